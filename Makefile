@@ -1,0 +1,42 @@
+# make run: the main job · make test: the tests · make check: format, lint, types, imports · make bench
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+# The first interpreter that both starts and has a supported version; PYTHON=... overrides.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$python && break; done)
+# Bytecode is written at installation: without it every start of TensorFlow takes seconds longer.
+PIP := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST_ARGS ?=
+
+.PHONY: run test check format bench clean
+
+run: $(VENV)/.runtime
+	$(BIN)/dnnjob run jobs/diabetes.toml
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/.runtime: requirements/$(EXTRA).txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "dnnjob needs Python 3.11, 3.12 or 3.13 on the PATH, or make PYTHON=/path/to/python3.11" >&2; exit 4; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --compile --require-hashes -r requirements/$(EXTRA).txt
+	$(PIP) install --compile --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	$(PIP) install --compile --require-hashes -r requirements/dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,30 @@
+"""Job files: what they may say, how the command line overrides them, what a sweep makes of them.
+
+job = load_job(Path("jobs/housing.toml"), overrides=["seed=7", "train.learning_rate=0.003"])
+for point in make_points(job): ...
+"""
+
+from dnnjob.config.job import (
+    DataConfig,
+    DevicesConfig,
+    JobConfig,
+    ModelConfig,
+    OutputConfig,
+    TrainConfig,
+)
+from dnnjob.config.overrides import load_job, resolve_job, to_toml
+from dnnjob.config.sweep import Point, make_points
+
+__all__ = [
+    "DataConfig",
+    "DevicesConfig",
+    "JobConfig",
+    "ModelConfig",
+    "OutputConfig",
+    "Point",
+    "TrainConfig",
+    "load_job",
+    "make_points",
+    "resolve_job",
+    "to_toml",
+]

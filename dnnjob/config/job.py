@@ -1,0 +1,189 @@
+"""The job file as frozen records: every key, its unit, its default and its rule, once.
+
+    job = JobConfig.model_validate(tomllib.loads(text))
+    job.train.global_batch_size
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A table of the job file: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
+
+
+class DataConfig(Section):
+    """Where the table is, what is predicted from what, and how rows are split and scaled."""
+
+    source: str
+    """A CSV or Parquet file, a folder or a glob of them, or `builtin:boston_housing`,
+    `builtin:diabetes`. Relative paths start at the job file."""
+    target: str
+    """The column to predict."""
+    features: tuple[str, ...] | None = None
+    """The columns to predict from. Default: every other column."""
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    """Share of all rows held out for the test split."""
+    validation_fraction: Fraction = 0.0
+    """Share of the training rows held out for the validation split."""
+    split_seed: Seed | None = None
+    """Seed of the splits. Default: the job's seed."""
+    standardize: Literal["train", "table", "none"] = "train"
+    """Rows whose mean and standard deviation make the z-scores: the training rows, all rows (as
+    the course does: the test rows take part), or no z-scores."""
+    window_rows: Annotated[int, Field(ge=1)] | None = None
+    """Training rows of a window. Default: from the table alone."""
+
+    @model_validator(mode="after")
+    def _target_is_no_feature(self) -> Self:
+        if self.features is not None:
+            if not self.features:
+                raise ValueError("data.features is empty. Name at least one column, or leave it out.")
+            if self.target in self.features:
+                raise ValueError(
+                    f"data.features names the target {self.target!r}. Leave it out of the features."
+                )
+            if len(set(self.features)) < len(self.features):
+                raise ValueError("data.features names a column twice. Name each once.")
+        return self
+
+
+class ModelConfig(Section):
+    """The dense network between the standardized features and the standardized target."""
+
+    hidden_units: tuple[Annotated[int, Field(ge=1)], ...] = (200, 1000)
+    """Units of each hidden layer; an empty list is linear regression."""
+    activation: Literal["relu", "gelu", "silu", "tanh", "elu", "selu", "sigmoid", "linear"] = "relu"
+    """Activation of the hidden layers."""
+    dropout_rate: Fraction = 0.0
+    """Share of each hidden layer's outputs dropped in training."""
+    l2: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    """Penalty on the sum of squared kernels, added to the loss that is minimised; histories and
+    reports show the loss without it."""
+
+
+class TrainConfig(Section):
+    """How the weights are found."""
+
+    epochs: Annotated[int, Field(ge=1)] = 500
+    """Passes over the training rows."""
+    global_batch_size: Annotated[int, Field(ge=1)] = 64
+    """Rows per optimizer step, over all replicas."""
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
+    """Update rule, as Keras defines it."""
+    learning_rate: Rate = 0.01
+    """Step size; the peak of a schedule."""
+    momentum: Fraction = 0.0
+    """Momentum of sgd and rmsprop."""
+    nesterov: bool = False
+    """Nesterov's momentum, for sgd."""
+    weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
+    """Decoupled decay of the kernels, for adamw. Default there: 0.004."""
+    schedule: Literal["constant", "cosine", "exponential"] = "constant"
+    """Course of the learning rate after the warm-up: constant, half a cosine down to zero, or an
+    exponential decay to a hundredth, over the epochs of the job."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate first rises linearly."""
+    clip_norm: Rate | None = None
+    """Largest global norm of a step's gradient. Default: no clipping."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Epochs without a better validation loss after which training stops and the best weights are
+    restored. Needs validation rows. Default: no early stopping."""
+    checkpoint_every_s: Annotated[float, Field(gt=0.0)] = 30.0
+    """Seconds between checkpoints."""
+
+    @model_validator(mode="after")
+    def _options_belong_to_their_optimizer(self) -> Self:
+        if self.momentum and self.optimizer not in ("sgd", "rmsprop"):
+            raise ValueError(
+                f"train.momentum is for sgd and rmsprop, the optimizer is {self.optimizer!r}. "
+                "Leave momentum out, or choose another optimizer."
+            )
+        if self.nesterov and not (self.optimizer == "sgd" and self.momentum > 0):
+            raise ValueError(
+                "train.nesterov needs sgd with momentum above 0. Set train.momentum, or leave "
+                "nesterov out."
+            )
+        if self.weight_decay is not None and self.optimizer != "adamw":
+            raise ValueError(
+                f"train.weight_decay is for adamw, the optimizer is {self.optimizer!r}. "
+                "Set train.optimizer = \"adamw\", or use model.l2."
+            )
+        return self
+
+
+class DevicesConfig(Section):
+    """What a run computes on."""
+
+    kind: Literal["auto", "cpu", "gpu"] = "auto"
+    """Kind of device; auto takes the GPUs the task was given, else its CPU cores."""
+    require_gpu: bool = False
+    """Refuse to run without a GPU."""
+    tasks: Annotated[int, Field(ge=1)] = 1
+    """Processes of the run; on submit the profile's nodes x tasks_per_node."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of a task; 0 takes the physical cores it may use."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Arithmetic of the matrix products; weights and losses stay float32."""
+    xla: Literal["auto", "on", "off"] = "auto"
+    """Compile the training function with XLA; auto follows a fixed rule of device and batch."""
+
+    @model_validator(mode="after")
+    def _gpu_wishes_agree(self) -> Self:
+        if self.require_gpu and self.kind == "cpu":
+            raise ValueError(
+                'devices.require_gpu = true contradicts devices.kind = "cpu". Drop one of them.'
+            )
+        return self
+
+
+class OutputConfig(Section):
+    """What a run leaves beside its report."""
+
+    predictions: Literal["all", "test", "none"] = "all"
+    """Rows written to predictions.parquet."""
+    model: bool = True
+    """Save model/model.keras."""
+    plots: bool = True
+    """Draw plots/."""
+
+
+class JobConfig(Section):
+    """A whole job file."""
+
+    name: Name
+    """1-64 letters, digits, dots, underscores, hyphens; a folder and a Slurm job name."""
+    seed: Seed = 0
+    """Seed of initial weights, order of rows, dropout and, by default, the splits."""
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    devices: DevicesConfig = DevicesConfig()
+    output: OutputConfig = OutputConfig()
+    sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Dotted keys and the values each takes; the runs are their product."""
+
+    @model_validator(mode="after")
+    def _patience_has_validation_rows(self) -> Self:
+        if self.train.patience is not None and self.data.validation_fraction == 0:
+            raise ValueError(
+                f"train.patience = {self.train.patience} needs validation rows, but "
+                "data.validation_fraction is 0. Set data.validation_fraction = 0.1, or leave "
+                "patience out."
+            )
+        return self
+
+    @property
+    def split_seed(self) -> int:
+        """Seed of the splits: `data.split_seed`, or the job's seed."""
+        return self.seed if self.data.split_seed is None else self.data.split_seed

@@ -1,0 +1,57 @@
+"""Errors a user can act on, each with the exit code of the command that meets it.
+
+A message gives the rule, what was received, and the way out:
+
+    raise DataError(f"{source} has no column {target!r}. It has: {columns}. Set data.target.")
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a dnnjob command ends with."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    DATA = 3
+    ENVIRONMENT = 4
+    CONTINUE = 75
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class DnnJobError(Exception):
+    """The run failed for a reason that its message explains."""
+
+    exit_code: ExitCode = ExitCode.FAILED
+
+
+class JobError(DnnJobError):
+    """The command line, a job file or a profile is wrong."""
+
+    exit_code = ExitCode.USAGE
+
+
+class DataError(DnnJobError):
+    """The table cannot be used as the job asks."""
+
+    exit_code = ExitCode.DATA
+
+
+class MissingError(DnnJobError):
+    """The machine lacks what the job needs: a GPU, a library, a writable folder."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class StoppedError(DnnJobError):
+    """The run was asked to stop, and stopped in good order."""
+
+    def __init__(self, message: str, *, exit_code: ExitCode) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class NonFiniteError(DnnJobError):
+    """A loss or gradient became NaN or infinite; the last finite weights were kept."""

@@ -1,0 +1,268 @@
+"""The run folder: every file name once, atomic writes, attempts, status.
+
+    paths = create_run(Path("runs"), job)
+    attempt = claim_attempt(paths)
+    write_status(paths, Status(state="RUNNING"))
+"""
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dnnjob.config import JobConfig, to_toml
+from dnnjob.errors import JobError, MissingError
+
+State = Literal["CREATED", "RUNNING", "REQUEUED", "COMPLETED", "FAILED", "CANCELLED"]
+Reason = Literal[
+    "nan",
+    "error",
+    "out_of_memory",
+    "time_limit",
+    "preempted",
+    "node_failure",
+    "peer_lost",
+    "cancelled",
+    "vanished",
+]
+RUN_ID = re.compile(r"^\d{8}-\d{6}-[0-9a-f]{6}$")
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run folder, `ROOT/<name>/<run id>/`."""
+
+    root: Path
+
+    @property
+    def run_id(self) -> str:
+        """The folder's own name, `YYYYMMDD-HHMMSS-<6 hex>`."""
+        return self.root.name
+
+    @property
+    def job(self) -> Path:
+        """The resolved job."""
+        return self.root / "job.toml"
+
+    @property
+    def profile(self) -> Path:
+        """The resolved profile, where the run was submitted."""
+        return self.root / "profile.toml"
+
+    @property
+    def status(self) -> Path:
+        """State, progress and attempts."""
+        return self.root / "status.json"
+
+    @property
+    def submission(self) -> Path:
+        """What `submit` left: executor, job id, command."""
+        return self.root / "submission.json"
+
+    @property
+    def cancel(self) -> Path:
+        """The wish to stop, written by `cancel` alone."""
+        return self.root / "cancel.json"
+
+    @property
+    def history(self) -> Path:
+        """One row an epoch."""
+        return self.root / "history.parquet"
+
+    @property
+    def predictions(self) -> Path:
+        """One row a source row."""
+        return self.root / "predictions.parquet"
+
+    @property
+    def report(self) -> Path:
+        """The report for programs, written last."""
+        return self.root / "report.json"
+
+    @property
+    def page(self) -> Path:
+        """The report for people."""
+        return self.root / "report.html"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the plots."""
+        return self.root / "plots"
+
+    @property
+    def model(self) -> Path:
+        """The exported model."""
+        return self.root / "model" / "model.keras"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints; gone once complete."""
+        return self.root / "checkpoints"
+
+    @property
+    def attempts(self) -> Path:
+        """Folder with one folder an attempt."""
+        return self.root / "attempts"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the logs of all tasks and attempts."""
+        return self.root / "logs"
+
+
+class Record(BaseModel):
+    """A JSON record; unknown keys of later versions are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Position(Record):
+    """A place in the order of training: the next batch to train is `batch` of `window`."""
+
+    epoch: int = 0
+    window: int = 0
+    batch: int = 0
+
+
+class Progress(Record):
+    """How far training has come; `loss` is that of the last whole epoch."""
+
+    epoch: int = 0
+    epochs: int = 0
+    loss: float | None = None
+
+
+class Attempt(Record):
+    """One start of a run."""
+
+    host: str
+    pid: int
+    slurm_cluster: str | None = None
+    slurm_job_id: str | None = None
+    started_at: datetime
+    ended_at: datetime | None = None
+    reason: Reason | None = None
+    resumed_from: Position | None = None
+
+
+class Status(Record):
+    """What `status.json` says."""
+
+    state: State = "CREATED"
+    reason: Reason | None = None
+    error: str | None = None
+    progress: Progress = Progress()
+    attempts: tuple[Attempt, ...] = ()
+    updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+def create_run(root: Path, job: JobConfig) -> RunPaths:
+    """Makes a new run folder under `root` with the job and a CREATED status in it.
+
+    Raises:
+        MissingError: If the folder cannot be made or written.
+    """
+    while True:
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        paths = RunPaths(root.absolute() / job.name / f"{stamp}-{secrets.token_hex(3)}")
+        try:
+            paths.root.parent.mkdir(parents=True, exist_ok=True)
+            paths.root.mkdir()
+        except FileExistsError:
+            if paths.root.is_dir():
+                continue
+            raise MissingError(f"A run needs a folder, but {root} is a file. Set --root.") from None
+        except OSError as error:
+            raise MissingError(
+                f"A run needs a writable root, but {paths.root.parent} cannot be written "
+                f"({error.strerror}). Set --root to a folder you can write."
+            ) from error
+        write_text(paths.job, to_toml(job))
+        write_status(paths, Status())
+        return paths
+
+
+def open_run(path: Path) -> RunPaths:
+    """The run folder at `path`.
+
+    Raises:
+        JobError: If there is none.
+    """
+    paths = RunPaths(path.absolute())
+    if not paths.job.is_file():
+        raise JobError(
+            f"A run folder holds a job.toml, but {path} has none. "
+            "Give the folder that `dnnjob run` printed, ROOT/<name>/<run id>."
+        )
+    return paths
+
+
+def claim_attempt(paths: RunPaths) -> int:
+    """Makes the folder of the next attempt, which only one of several claimants can; its number."""
+    paths.attempts.mkdir(exist_ok=True)
+    while True:
+        attempt = latest_attempt(paths) + 1
+        try:
+            (paths.attempts / str(attempt)).mkdir()
+        except FileExistsError:
+            continue
+        return attempt
+
+
+def latest_attempt(paths: RunPaths) -> int:
+    """Number of the highest attempt claimed, 0 without any."""
+    # A listing, since NFS caches the absence of a name for longer than that of a folder's entries.
+    names = os.listdir(paths.attempts) if paths.attempts.is_dir() else []  # noqa: PTH208
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def read_status(paths: RunPaths) -> Status:
+    """The status as last written.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is not a status.
+    """
+    return Status.model_validate_json(paths.status.read_bytes())
+
+
+def write_status(paths: RunPaths, status: Status) -> None:
+    """Replaces `status.json`, stamped with the present time."""
+    stamped = status.model_copy(update={"updated_at": datetime.now(UTC)})
+    write_text(paths.status, stamped.model_dump_json(indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces `path` by `text` in one step, as UTF-8."""
+    write_file(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces `path` by `value` as JSON in one step; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_file(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
+    """Replaces `path` in one step by what `fill` writes, or leaves it as it was.
+
+    The new content is written beside its place, flushed to the disk and renamed; its permissions
+    follow the umask, as shared storage needs.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
+    try:
+        with beside.open("xb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
