@@ -6,6 +6,7 @@ A message gives the rule, what was received, and the way out:
 """
 
 from enum import IntEnum
+from signal import Signals
 
 
 class ExitCode(IntEnum):
@@ -46,12 +47,18 @@ class MissingError(DnnJobError):
 
 
 class StoppedError(DnnJobError):
-    """The run was asked to stop, and stopped in good order."""
+    """A signal asked the run to stop, and it stopped in good order with a checkpoint."""
 
-    def __init__(self, message: str, *, exit_code: ExitCode) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    def __init__(self, received: Signals) -> None:
+        super().__init__(f"Stopped by {received.name}. `dnnjob resume RUN` goes on from there.")
+        self.signal = received
+        interrupted = received is Signals.SIGINT
+        self.exit_code = ExitCode.INTERRUPTED if interrupted else ExitCode.TERMINATED
 
 
 class NonFiniteError(DnnJobError):
     """A loss or gradient became NaN or infinite; the last finite weights were kept."""
+
+
+class SupersededError(DnnJobError):
+    """A later attempt has taken the run over."""

@@ -1,14 +1,16 @@
 """The run folder: every file name once, atomic writes, attempts, status.
 
     paths = create_run(Path("runs"), job)
-    attempt = claim_attempt(paths)
-    write_status(paths, Status(state="RUNNING"))
+    journal = Journal(paths)             # claims an attempt
+    journal.finish("COMPLETED")
 """
 
 import json
 import os
 import re
 import secrets
+import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +20,7 @@ from typing import Any, BinaryIO, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dnnjob.config import JobConfig, to_toml
-from dnnjob.errors import JobError, MissingError
+from dnnjob.errors import JobError, MissingError, SupersededError
 
 State = Literal["CREATED", "RUNNING", "REQUEUED", "COMPLETED", "FAILED", "CANCELLED"]
 Reason = Literal[
@@ -32,6 +34,7 @@ Reason = Literal[
     "cancelled",
     "vanished",
 ]
+SECONDS_BETWEEN_SIGNS = 10.0
 RUN_ID = re.compile(r"^\d{8}-\d{6}-[0-9a-f]{6}$")
 
 
@@ -266,3 +269,81 @@ def write_file(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def clear_folder(folder: Path) -> None:
+    """Removes a folder of plain files; nothing happens where there is none."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+class Journal:
+    """The chief's writer of `status.json`, from the claim of an attempt to its end.
+
+    Every write is rechecked against the highest attempt claimed: one that finds itself superseded
+    raises, and so stops writing.
+    """
+
+    def __init__(self, paths: RunPaths) -> None:
+        """Claims the next attempt of the run and marks it RUNNING."""
+        self.paths = paths
+        self.number = claim_attempt(paths)
+        self.status = self._continue_status()
+        self._written_at = 0.0
+        self._write()
+
+    def recheck(self) -> None:
+        """Makes sure that this is still the run's newest attempt.
+
+        Raises:
+            SupersededError: If a later one has been claimed.
+        """
+        if (latest := latest_attempt(self.paths)) != self.number:
+            raise SupersededError(
+                f"Only the newest attempt of a run writes: this is attempt {self.number} of "
+                f"{self.paths.root}, and attempt {latest} has begun. This one ends here."
+            )
+
+    def show_progress(self, progress: Progress, *_: float) -> None:
+        """Notes how far training has come; on disk at most every ten seconds."""
+        self.status = self.status.model_copy(update={"progress": progress})
+        if time.monotonic() - self._written_at >= SECONDS_BETWEEN_SIGNS:
+            self._write()
+
+    def mark_resumed(self, position: Position) -> None:
+        """Notes where this attempt goes on from."""
+        self._change_attempt(resumed_from=position)
+        self._write()
+
+    def finish(self, state: State, *, reason: Reason | None = None, error: str | None = None) -> None:
+        """Ends the attempt and leaves the run in `state`."""
+        self._change_attempt(ended_at=datetime.now(UTC), reason=reason)
+        update = {"state": state, "reason": reason, "error": error}
+        self.status = self.status.model_copy(update=update)
+        self._write()
+
+    def _continue_status(self) -> Status:
+        try:
+            attempts = read_status(self.paths).attempts
+        except (OSError, ValueError):
+            attempts = ()
+        attempt = Attempt(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            slurm_cluster=os.environ.get("SLURM_CLUSTER_NAME"),
+            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+            started_at=datetime.now(UTC),
+        )
+        return Status(state="RUNNING", attempts=(*attempts, attempt))
+
+    def _change_attempt(self, **update: Any) -> None:
+        *earlier, last = self.status.attempts
+        attempts = (*earlier, last.model_copy(update=update))
+        self.status = self.status.model_copy(update={"attempts": attempts})
+
+    def _write(self) -> None:
+        self.recheck()
+        write_status(self.paths, self.status)
+        self._written_at = time.monotonic()

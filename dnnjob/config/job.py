@@ -4,6 +4,7 @@
     job.train.global_batch_size
 """
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -12,6 +13,10 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,6
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+# Keras's own default.
+ADAMW_DECAY = 0.004
 
 
 class Section(BaseModel):
@@ -71,6 +76,11 @@ class ModelConfig(Section):
     """Penalty on the sum of squared kernels, added to the loss that is minimised; histories and
     reports show the loss without it."""
 
+    def count_params(self, *, num_inputs: int) -> int:
+        """Trainable parameters: the kernel and biases of every layer and of the one output."""
+        widths = [num_inputs, *self.hidden_units, 1]
+        return sum((below + 1) * above for below, above in pairwise(widths))
+
 
 class TrainConfig(Section):
     """How the weights are found."""
@@ -88,7 +98,7 @@ class TrainConfig(Section):
     nesterov: bool = False
     """Nesterov's momentum, for sgd."""
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
-    """Decoupled decay of the kernels, for adamw. Default there: 0.004."""
+    """Decoupled weight decay, for adamw. Default there: 0.004, as Keras has it."""
     schedule: Literal["constant", "cosine", "exponential"] = "constant"
     """Course of the learning rate after the warm-up: constant, half a cosine down to zero, or an
     exponential decay to a hundredth, over the epochs of the job."""
@@ -120,6 +130,14 @@ class TrainConfig(Section):
                 "Set train.optimizer = \"adamw\", or use model.l2."
             )
         return self
+
+
+    @property
+    def decay(self) -> float | None:
+        """Weight decay in force: None for optimizers other than adamw."""
+        if self.optimizer == "adamw" and self.weight_decay is None:
+            return ADAMW_DECAY
+        return self.weight_decay
 
 
 class DevicesConfig(Section):

@@ -1,0 +1,5 @@
+"""python -m dnnjob"""
+
+from dnnjob.cli import main
+
+main()

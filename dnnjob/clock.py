@@ -1,0 +1,34 @@
+"""Wall time by phase.
+
+watch = Stopwatch()
+with watch.time("load"): ...
+watch.seconds["load"]
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stopwatch:
+    """Seconds of each phase, and since the start."""
+
+    def __init__(self, *, age_s: float = 0.0) -> None:
+        """Starts; `age_s` is time that has passed already."""
+        self._began = time.perf_counter() - age_s
+        self.seconds: dict[str, float] = {}
+
+    @property
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._began
+
+    @contextmanager
+    def time(self, phase: str) -> Iterator[None]:
+        """Adds the seconds inside to `phase`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - began
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + spent

@@ -1,0 +1,162 @@
+"""The job file that `dnnjob init TABLE` writes: a table's columns, and every key with its default.
+
+text = draft_job("housing.csv")
+JobConfig.model_validate(tomllib.loads(text))
+"""
+
+import json
+import os
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel
+
+from dnnjob.config.job import JobConfig
+from dnnjob.data.builtin import is_builtin
+from dnnjob.data.schema import ColumnData, listed, problem_of
+from dnnjob.data.sources import COMPRESSED_SUFFIXES, TABLE_SUFFIXES, read_all
+from dnnjob.errors import DataError
+
+WIDTH = 100
+
+
+def draft_job(source: str | Path, *, folder: Path | None = None) -> str:
+    """A commented job file for a table, as TOML that loads and validates.
+
+    The target is a guess: the last column that can be one. Every key with a default is there as a
+    comment, and so are the columns, what they hold, and why some are no features.
+
+    Args:
+        source: Files as in `data.source`; a relative path starts at the working directory.
+        folder: Where the job file will lie, to name the table from there; without it the path is
+            absolute.
+
+    Raises:
+        DataError: If the table cannot be read, or has no usable target and feature.
+    """
+    columns = read_all(str(source))
+    target, features = _choose(str(source), columns)
+    data: dict[str, Any] = {"source": _path_from(str(source), folder), "target": target}
+    if len(features) < len(columns) - 1:
+        data["features"] = features
+    chosen = {"name": job_name(str(source)), "data": data}
+    notes = {
+        "target": ["A guess, the last that can be one, of:", *_column_list(columns)],
+        "features": _left_out(columns),
+    }
+    lines = _section_lines(JobConfig, chosen, notes)
+    return "\n".join(["# Keys behind a # show their defaults.", "", *lines, ""])
+
+
+def job_name(source: str) -> str:
+    """A job name from a source: its last part without suffixes, hyphens for what names forbid."""
+    stem = Path(source).name.removeprefix("builtin:")
+    for suffix in (*COMPRESSED_SUFFIXES, *TABLE_SUFFIXES):
+        if stem.lower().endswith(suffix):
+            stem = stem[: -len(suffix)]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[:64].strip("-._") or "job"
+
+
+def _choose(source: str, columns: Mapping[str, ColumnData]) -> tuple[str, list[str]]:
+    """Target and features among the columns."""
+    usable = [name for name, data in columns.items() if data.column.is_usable]
+    targets = [name for name in usable if not columns[name].column.is_constant]
+    if len(usable) < 2 or not targets:
+        raise DataError(
+            "A job needs a target that varies and a feature, numbers without gaps, but of the "
+            f"{len(columns)} columns of {source} usable are: {listed(usable) or 'none'}. "
+            "Repair the table."
+        )
+    numeric = [name for name in targets if columns[name].column.kind == "numeric"]
+    target = (numeric or targets)[-1]
+    return target, [name for name in usable if name != target]
+
+
+def _path_from(source: str, folder: Path | None) -> str:
+    if is_builtin(source):
+        return source
+    absolute = Path(source).absolute()
+    return str(absolute) if folder is None else os.path.relpath(absolute, folder.absolute())
+
+
+def _column_list(columns: Mapping[str, ColumnData]) -> list[str]:
+    width = min(max(len(_shown(name)) for name in columns), 40)
+    return [f"  {_shown(name):{width}}  {_told(data)}" for name, data in columns.items()]
+
+
+def _told(data: ColumnData) -> str:
+    column = data.column
+    told: list[str] = [column.kind]
+    if column.minimum is not None and column.maximum is not None:
+        told.append(f"{column.minimum:g} to {column.maximum:g}")
+    if column.example is not None:
+        told.append(f"such as {_shown(column.example[:40])}")
+    if column.num_missing:
+        told.append(f"{column.num_missing} missing")
+    if column.num_infinite:
+        told.append(f"{column.num_infinite} infinite")
+    return ", ".join(told)
+
+
+def _left_out(columns: Mapping[str, ColumnData]) -> list[str]:
+    """Why some columns are no features."""
+    told = [
+        f"  {_shown(name)}: {_printable(problem)}"
+        for name, data in columns.items()
+        if (problem := problem_of(data))
+    ]
+    return ["Left out, since features are numbers without gaps for now:", *told] if told else []
+
+
+def _section_lines(
+    section: type[BaseModel], chosen: Mapping[str, Any], notes: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """A section's keys with what the records say of them, then the sections inside it."""
+    inner: list[str] = []
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            inner += ["", *_comment(kind.__doc__), f"[{name}]"]
+            inner += _section_lines(kind, chosen.get(name, {}), notes if name in chosen else {})
+        elif isinstance(field.get_default(call_default_factory=True), dict):
+            inner += ["", *_comment(field.description), f"# [{name}]"]
+        else:
+            yield from _comment(field.description)
+            yield from (f"# {note}" for note in notes.get(name, ()))
+            default = field.get_default(call_default_factory=True)
+            yield (
+                _key_line(name, chosen[name]) if name in chosen else f"# {_key_line(name, default)}"
+            )
+    yield from inner
+
+
+def _comment(text: str | None) -> list[str]:
+    prose = " ".join((text or "").split())
+    return textwrap.wrap(prose, WIDTH, initial_indent="# ", subsequent_indent="# ")
+
+
+def _key_line(name: str, value: object) -> str:
+    return f"{name} = {'...' if value is None else _toml(value)}"
+
+
+def _toml(value: object) -> str:
+    """A value as TOML on one line, lists of strings too long for it on several."""
+    if not isinstance(value, list | tuple):
+        return tomli_w.dumps({"_": value}).removeprefix("_ = ").rstrip("\n")
+    items = ", ".join(map(_toml, value))
+    if len(items) < WIDTH - 20:
+        return f"[{items}]"
+    return "\n".join(["[", *(f"    {_toml(item)}," for item in value), "]"])
+
+
+def _shown(name: str) -> str:
+    """A name as a comment may hold it: TOML forbids control characters there."""
+    return name if name.isprintable() else json.dumps(name)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -1,0 +1,87 @@
+"""Which rows train, validate and test: the splits that scikit-learn makes.
+
+split = split_rows(506, test_fraction=0.3, validation_fraction=0.0, seed=0)
+split.train, split.test            # int64 row numbers, ascending
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnnjob.errors import DataError
+
+IndexArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of each split, int64 row numbers in ascending order."""
+
+    train: IndexArray
+    validation: IndexArray
+    test: IndexArray
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all splits together."""
+        return len(self.train) + len(self.validation) + len(self.test)
+
+    @property
+    def labels(self) -> NDArray[np.str_]:
+        """`train`, `validation` or `test` of every row, shape `(num_rows,)`."""
+        labels = np.full(self.num_rows, "train", dtype="<U10")
+        labels[self.validation] = "validation"
+        labels[self.test] = "test"
+        return labels
+
+
+def split_rows(
+    num_rows: int, *, test_fraction: float, validation_fraction: float, seed: int
+) -> Split:
+    """The same rows as scikit-learn's `train_test_split(rows, test_size=..., random_state=seed)`.
+
+    The validation rows are a second such split, of the training rows in the order scikit-learn
+    gives them, with the same seed.
+
+    Args:
+        num_rows: Rows of the table.
+        test_fraction: Share of all rows held out for test, in (0, 1).
+        validation_fraction: Share of the training rows held out for validation, in [0, 1).
+        seed: Seed of both splits, in [0, 2**32).
+
+    Raises:
+        DataError: If a split would be empty.
+    """
+    rows = np.arange(num_rows, dtype=np.int64)
+    train, test = _hold_out(rows, test_fraction, seed=seed)
+    if not (len(train) and len(test)):
+        raise DataError(
+            f"Training and test need at least one row each, but data.test_fraction = "
+            f"{test_fraction} of {num_rows} rows leaves {len(train)} and {len(test)}. "
+            "Set data.test_fraction, or add rows."
+        )
+    validation = rows[:0]
+    if validation_fraction > 0:
+        num_held_in = len(train)
+        train, validation = _hold_out(train, validation_fraction, seed=seed)
+        if not (len(train) and len(validation)):
+            raise DataError(
+                "Training and validation need at least one row each, but "
+                f"data.validation_fraction = {validation_fraction} of {num_held_in} training rows "
+                f"leaves {len(train)} and {len(validation)}. Set data.validation_fraction, or add "
+                "rows."
+            )
+    return Split(train=np.sort(train), validation=np.sort(validation), test=np.sort(test))
+
+
+def _hold_out(rows: IndexArray, fraction: float, *, seed: int) -> tuple[IndexArray, IndexArray]:
+    """The rest and the held-out part of `rows`, both in the order of the permutation.
+
+    The rounding, and the held-out part coming first in the permutation, are those of
+    https://github.com/scikit-learn/scikit-learn/blob/main/sklearn/model_selection/_split.py.
+    """
+    num_held_out = math.ceil(fraction * len(rows))
+    shuffled = rows[np.random.RandomState(seed).permutation(len(rows))]
+    return shuffled[num_held_out:], shuffled[:num_held_out]

@@ -1,0 +1,164 @@
+"""What the machine gives this process: cores, memory, GPUs, versions, the state of git.
+
+threads = count_cores()          # physical cores within affinity, cgroup and Slurm's grant
+limit = memory_limit_bytes()
+"""
+
+import math
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
+
+
+def count_cores(environ: Mapping[str, str] = os.environ) -> int:
+    """Physical cores this process may use: the least of affinity, cgroup quota and Slurm's grant.
+
+    Hyper-threads count once, since two of them share the units that matrix products keep busy.
+    """
+    affinity = os.sched_getaffinity(0)
+    granted = [len({_core_of(cpu) for cpu in affinity})]
+    if (quota := cgroup_cpus()) is not None:
+        granted.append(math.floor(quota))
+    if (slurm := environ.get("SLURM_CPUS_PER_TASK", "")).isdecimal():
+        granted.append(int(slurm))
+    return max(1, min(granted))
+
+
+def cgroup_cpus(root: Path = CGROUP) -> float | None:
+    """CPUs of the cgroup's quota, None where there is no quota."""
+    for quota, period in (_cgroup2_quota(root), _cgroup1_quota(root)):
+        if quota is not None and period and quota > 0:
+            return quota / period
+    return None
+
+
+def memory_limit_bytes(root: Path = CGROUP) -> int:
+    """Memory this process may use: the least of the machine's and the cgroup's."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        text = _read(root / name)
+        if text.isdecimal():
+            limits.append(int(text))
+    return min(limits)
+
+
+def list_gpus(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Names of the GPUs this process may use, without loading CUDA; empty where there are none.
+
+    `CUDA_VISIBLE_DEVICES` is a list of opaque ids; only its length is used.
+    """
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and not _visible_ids(visible):
+        return ()
+    found = _ask("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
+    names = tuple(name.strip() for name in found if name.strip())
+    return names if visible is None else names[: len(_visible_ids(visible))]
+
+
+def cpu_name() -> str:
+    """Model name of the processor."""
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> str:
+    """Instruction sets of the processor, in order; results are bit-equal only where they agree."""
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith(("flags", "Features")):
+            return " ".join(sorted(line.partition(":")[2].split()))
+    return platform.machine()
+
+
+def package_version(*names: str) -> str | None:
+    """Version of the first of `names` that is installed, without importing it."""
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def tensorflow_version() -> str | None:
+    """Version of the TensorFlow that is installed, whatever its package is called."""
+    return package_version("tensorflow", "tensorflow-cpu")
+
+
+def git_state(folder: Path) -> tuple[str | None, bool | None]:
+    """Commit of the checkout around `folder` and whether it has uncommitted changes."""
+    commit = _ask("git", "-C", str(folder), "rev-parse", "HEAD").strip() or None
+    if commit is None:
+        return None, None
+    return commit, bool(_ask("git", "-C", str(folder), "status", "--porcelain", "-uno").strip())
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process so far, in seconds."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def process_age_s() -> float:
+    """Seconds since this process was started, imports included; 0 where the kernel hides it."""
+    fields = _read(Path("/proc/self/stat")).rpartition(")")[2].split()
+    if len(fields) < 20:
+        return 0.0
+    started = float(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+
+
+def _core_of(cpu: int) -> str:
+    siblings = _read(CPU_TOPOLOGY / f"cpu{cpu}" / "topology" / "thread_siblings_list")
+    return siblings or str(cpu)
+
+
+def _cgroup2_quota(root: Path) -> tuple[float | None, float]:
+    quota, _, period = _read(root / "cpu.max").partition(" ")
+    return (float(quota), float(period)) if quota.isdecimal() else (None, 1.0)
+
+
+def _cgroup1_quota(root: Path) -> tuple[float | None, float]:
+    quota = _read(root / "cpu" / "cpu.cfs_quota_us")
+    period = _read(root / "cpu" / "cpu.cfs_period_us")
+    return (float(quota), float(period)) if quota.isdecimal() and period else (None, 1.0)
+
+
+def _visible_ids(visible: str) -> list[str]:
+    ids = [part.strip() for part in visible.split(",") if part.strip()]
+    # CUDA stops at the first -1.
+    return ids[: ids.index("-1")] if "-1" in ids else ids
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _ask(*command: str) -> str:
+    if shutil.which(command[0]) is None:
+        return ""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

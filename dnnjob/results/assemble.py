@@ -1,0 +1,199 @@
+"""The report of a finished run, from what its phases left.
+
+report = assemble_report(facts, environ=os.environ)
+"""
+
+import platform
+import shlex
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import dnnjob
+from dnnjob import machine
+from dnnjob.clock import Stopwatch
+from dnnjob.config import JobConfig
+from dnnjob.data.schema import FloatArray
+from dnnjob.data.sources import Table
+from dnnjob.data.split import Split
+from dnnjob.data.statistics import Standardization
+from dnnjob.results import report as parts
+from dnnjob.results.baselines import baseline_mse
+from dnnjob.results.metrics import measure
+from dnnjob.runs import Journal
+
+if TYPE_CHECKING:
+    from dnnjob.training.fit import Fitted
+    from dnnjob.training.history import EpochLog
+    from dnnjob.training.strategy import Devices
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a report is made of."""
+
+    job: JobConfig
+    journal: Journal
+    table: Table
+    split: Split
+    standardization: Standardization
+    fitted: "Fitted"
+    devices: "Devices"
+    y_pred: FloatArray
+    """Predictions of all rows, `(num_rows,)`, target units."""
+    metrics: parts.SplitMetrics
+    baselines: parts.SplitBaselines
+    watch: Stopwatch
+
+
+def measure_splits(
+    table: Table, split: Split, scale: Standardization, y_pred: FloatArray
+) -> parts.SplitMetrics:
+    """Metrics of the rows of each split, None where it has none."""
+    rows = {"train": split.train, "validation": split.validation, "test": split.test}
+    target_std = scale.reported_target_std
+    return parts.SplitMetrics(
+        **{
+            name: measure(table.y[ids], y_pred[ids], target_std=target_std)
+            for name, ids in rows.items()
+        }
+    )
+
+
+def measure_baselines(table: Table, split: Split) -> parts.SplitBaselines:
+    """Errors of the baselines on the test rows."""
+    train, test = split.train, split.test
+    return parts.SplitBaselines(
+        test=baseline_mse(table.x[train], table.y[train], table.x[test], table.y[test])
+    )
+
+
+def make_history(log: "EpochLog") -> parts.History:
+    """The epochs as `history.parquet` has them."""
+    return parts.History(
+        loss=np.array(log.losses),
+        val_loss=np.array(log.validation_losses) if log.validation_losses else None,
+        learning_rate=np.array(log.learning_rates),
+        seconds=np.array(log.seconds),
+    )
+
+
+def assemble_report(facts: Facts, *, environ: Mapping[str, str]) -> parts.Report:
+    """The report; its times end now."""
+    journal, job = facts.journal, facts.job
+    return parts.Report(
+        run_id=journal.paths.run_id,
+        name=job.name,
+        state="COMPLETED",
+        job=job.model_dump(mode="json", exclude={"sweep"}),
+        metrics=facts.metrics,
+        baselines=facts.baselines,
+        training=_training(facts),
+        model=_model(facts),
+        data=_data(facts.table),
+        strategy=_strategy(facts),
+        timing_s=_timing(facts),
+        throughput=_throughput(facts),
+        resources=parts.Resources(
+            peak_rss_mb=machine.peak_rss_mb(),
+            cpu_s=machine.cpu_seconds(),
+            gpu_peak_mb=facts.devices.gpu_peak_mb(),
+        ),
+        provenance=_provenance(facts, environ),
+    )
+
+
+def _training(facts: Facts) -> parts.Training:
+    fitted = facts.fitted
+    return parts.Training(
+        epochs=fitted.log.num_epochs,
+        steps=fitted.log.num_steps,
+        final_loss=fitted.log.losses[-1],
+        best_epoch=fitted.best_epoch,
+        stop_reason=fitted.stop_reason,
+    )
+
+
+def _model(facts: Facts) -> parts.Model:
+    table, job = facts.table, facts.job
+    return parts.Model(
+        num_trainable_params=job.model.count_params(num_inputs=len(table.features)),
+        summary=facts.fitted.summary,
+        inputs=dict.fromkeys(table.features, "float32"),
+    )
+
+
+def _data(table: Table) -> parts.Data:
+    fingerprint = parts.Fingerprint(
+        method=table.fingerprint.method, value=table.fingerprint.value
+    )
+    return parts.Data(
+        source=table.source,
+        num_rows=table.num_rows,
+        num_features=len(table.features),
+        columns=(*table.features, table.target),
+        fingerprint=fingerprint,
+    )
+
+
+def _strategy(facts: Facts) -> parts.Strategy:
+    devices, job = facts.devices, facts.job
+    return parts.Strategy(
+        kind=type(devices.strategy).__name__,
+        num_replicas=devices.num_replicas,
+        num_tasks=job.devices.tasks,
+        devices=devices.names,
+        threads=job.devices.threads,
+        xla="on" if devices.xla else "off",
+    )
+
+
+def _timing(facts: Facts) -> parts.Timing:
+    watch = facts.watch
+    phases = ("import", "load", "compile", "train", "evaluate", "predict", "report")
+    earlier = [
+        (attempt.ended_at or attempt.started_at) - attempt.started_at
+        for attempt in facts.journal.status.attempts[:-1]
+    ]
+    total = watch.total
+    return parts.Timing(
+        **{phase: watch.seconds.get(phase, 0.0) for phase in phases},
+        total=total,
+        total_all_attempts=total + sum(spent.total_seconds() for spent in earlier),
+    )
+
+
+def _throughput(facts: Facts) -> parts.Throughput:
+    pace, log = facts.fitted.pace, facts.fitted.log
+    steps_per_s = pace.steps_per_s
+    rows_per_step = log.plan.num_rows / log.plan.steps_per_epoch
+    return parts.Throughput(steps_per_s=steps_per_s, rows_per_s=steps_per_s * rows_per_step)
+
+
+def _provenance(facts: Facts, environ: Mapping[str, str]) -> parts.Provenance:
+    commit, dirty = machine.git_state(Path.cwd())
+    attempts = facts.journal.status.attempts
+    slurm = {key: value for key, value in environ.items() if key.startswith("SLURM_JOB")}
+    return parts.Provenance(
+        dnnjob=dnnjob.__version__,
+        python=platform.python_version(),
+        tensorflow=machine.tensorflow_version() or "",
+        keras=machine.package_version("keras") or "",
+        host=socket.gethostname(),
+        cpu=machine.cpu_name(),
+        gpus=machine.list_gpus() if facts.devices.kind == "gpu" else (),
+        git_commit=commit,
+        git_dirty=dirty,
+        slurm=slurm or None,
+        command=shlex.join(["dnnjob", *sys.argv[1:]]),
+        started_at=attempts[0].started_at,
+        ended_at=datetime.now(UTC),
+        attempts=attempts,
+        bit_exact=facts.fitted.inexact is None,
+    )

@@ -1,0 +1,149 @@
+"""Errors of predictions, from float64 totals that several blocks or tasks can add up.
+
+metrics = measure(y_true, y_pred, target_std=9.2)
+totals = add_up(*first_block) + add_up(*second_block)
+metrics = totals.metrics(target_std=9.2)
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dnnjob.errors import DataError, NonFiniteError
+from dnnjob.runs import Record
+
+BLOCK_ROWS = 1 << 20
+Array = npt.NDArray[np.floating]
+
+
+class Metrics(Record):
+    """Errors of the predictions of one split."""
+
+    num_rows: int
+    """Rows with a known target."""
+    mse: float
+    """Mean squared error, target units squared."""
+    rmse: float
+    """Its square root, target units."""
+    mae: float
+    """Mean absolute error, target units."""
+    r2: float | None
+    """Share of the target's variance explained; None where the target does not vary."""
+    mse_standardized: float | None
+    """`mse` over the squared standard deviation the target was scaled by; None unscaled."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over rows from which every metric follows; `+` joins those of disjoint rows."""
+
+    num_rows: int = 0
+    squared_error: float = 0.0
+    absolute_error: float = 0.0
+    mean: float = 0.0
+    """Mean of the observed targets."""
+    squared_deviation: float = 0.0
+    """Sum of the observed targets' squared deviations from `mean`."""
+
+    def __add__(self, other: "Totals") -> "Totals":
+        """Totals of both, deviations joined as Chan, Golub and LeVeque do.
+
+        See https://doi.org/10.1080/00031305.1983.10483115.
+        """
+        num_rows = self.num_rows + other.num_rows
+        if not num_rows:
+            return self
+        share = other.num_rows / num_rows
+        shift = other.mean - self.mean
+        # Without rows of its own a side has no mean to shift from.
+        mean = self.mean + shift * share if self.num_rows else other.mean
+        return Totals(
+            num_rows=num_rows,
+            squared_error=self.squared_error + other.squared_error,
+            absolute_error=self.absolute_error + other.absolute_error,
+            mean=mean,
+            squared_deviation=self.squared_deviation
+            + other.squared_deviation
+            + shift**2 * share * self.num_rows,
+        )
+
+    def metrics(self, *, target_std: float | None) -> Metrics | None:
+        """The metrics of these rows, None without rows.
+
+        Args:
+            target_std: Standard deviation the target was scaled by, target units, > 0; None
+                where it was not scaled.
+        """
+        if not self.num_rows:
+            return None
+        mse = self.squared_error / self.num_rows
+        return Metrics(
+            num_rows=self.num_rows,
+            mse=mse,
+            rmse=math.sqrt(mse),
+            mae=self.absolute_error / self.num_rows,
+            r2=1 - self.squared_error / self.squared_deviation if self.squared_deviation else None,
+            mse_standardized=None if target_std is None else mse / target_std**2,
+        )
+
+
+def measure(y_true: Array, y_pred: Array, *, target_std: float | None) -> Metrics | None:
+    """Metrics of predictions, None without rows; computed in float64, block by block.
+
+    Args:
+        y_true: Observed targets, shape `(num_rows,)`, target units, all known.
+        y_pred: Predicted targets, same shape and units.
+        target_std: Standard deviation the target was scaled by, target units, > 0; None where
+            it was not scaled.
+
+    Raises:
+        DataError: If the shapes differ or an observed target is not finite.
+        NonFiniteError: If a prediction is not finite.
+    """
+    return add_up(y_true, y_pred).metrics(target_std=target_std)
+
+
+def add_up(y_true: Array, y_pred: Array) -> Totals:
+    """Totals of rows; arguments and errors as `measure` has them."""
+    if y_true.shape != y_pred.shape or y_true.ndim != 1:
+        raise DataError(
+            f"Metrics need one prediction a row, but got targets of shape {y_true.shape} and "
+            f"predictions of shape {y_pred.shape}. Flatten both to (num_rows,)."
+        )
+    _refuse_non_finite(y_true, y_pred)
+    blocks = range(0, len(y_true), BLOCK_ROWS)
+    return sum(
+        (_add_up_block(y_true[i : i + BLOCK_ROWS], y_pred[i : i + BLOCK_ROWS]) for i in blocks),
+        start=Totals(),
+    )
+
+
+def _add_up_block(y_true: Array, y_pred: Array) -> Totals:
+    observed = y_true.astype(np.float64)
+    error = y_pred.astype(np.float64) - observed
+    # Seen from its first value a constant target deviates by exactly zero, whatever its mean
+    # rounds to, so that its R² is None instead of a quotient of rounding errors.
+    shifted = observed - observed[0]
+    shift = float(shifted.mean())
+    return Totals(
+        num_rows=len(observed),
+        squared_error=float(np.square(error).sum()),
+        absolute_error=float(np.abs(error).sum()),
+        mean=float(observed[0]) + shift,
+        squared_deviation=float(np.square(shifted - shift).sum()),
+    )
+
+
+def _refuse_non_finite(y_true: Array, y_pred: Array) -> None:
+    if num_bad := int((~np.isfinite(y_true)).sum()):
+        raise DataError(
+            f"Metrics need known, finite targets, but {num_bad} of {len(y_true)} are not. "
+            "Leave unlabelled rows out."
+        )
+    if num_bad := int((~np.isfinite(y_pred)).sum()):
+        raise NonFiniteError(
+            f"Metrics need finite predictions, but {num_bad} of {len(y_pred)} are NaN or infinite. "
+            "Lower train.learning_rate, or set train.clip_norm."
+        )

@@ -1,0 +1,110 @@
+"""`report.html`: the report and its plots as one self-contained page.
+
+write_text(paths.page, render_page(report, paths.plots))
+"""
+
+import base64
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from dnnjob.config import JobConfig, to_toml
+from dnnjob.results.report import PlotName, Report
+
+CAPTIONS: dict[PlotName, str] = {
+    "regplot": "Actual against predicted values of the test rows, with the fitted line and its "
+    "95 % confidence band. On the dashed line a prediction is exact.",
+    "residuals": "What the model misses: actual minus predicted values of the test rows, against "
+    "the prediction and as a histogram.",
+    "loss": "Mean squared error of each epoch on the trained scale, without penalties.",
+    "boxplot": "Every column in z-scores, the target last. Boxes span the quartiles, whiskers 1.5 "
+    "times their distance.",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot as the page shows it."""
+
+    name: PlotName
+    caption: str
+    source: str
+    """The PNG as a data URI."""
+
+
+def render_page(report: Report, plots: Path | None = None) -> str:
+    """The page as HTML that needs no other file.
+
+    Args:
+        report: What the page says.
+        plots: Folder of the plots; those that are there are shown. None shows none.
+    """
+    return _environment().get_template("report.html.j2").render(
+        report=report,
+        job=JobConfig.model_validate(report.job),
+        job_toml=to_toml(JobConfig.model_validate(report.job)),
+        figures=[] if plots is None else _load_figures(plots),
+    )
+
+
+def _load_figures(folder: Path) -> list[Figure]:
+    return [
+        Figure(name=name, caption=caption, source=_to_data_uri(path.read_bytes()))
+        for name, caption in CAPTIONS.items()
+        if (path := folder / f"{name}.png").is_file()
+    ]
+
+
+def _to_data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+@functools.cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("dnnjob.results"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "change": format_change,
+        "number": format_number,
+        "seconds": format_seconds,
+    }
+    return environment
+
+
+def format_number(value: float | None, digits: int = 4) -> str:
+    """`value` to `digits` significant digits, thousands apart; a dash for None."""
+    if value is None:
+        return "–"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    if decimals > 8 or decimals < -6:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:,.{max(decimals, 0)}f}"
+
+
+def format_change(value: float, base: float) -> str:
+    """What became of `base` > 0: `−62 %`, `+8 %`, or `12 times` from a tenfold on."""
+    ratio = value / base
+    if ratio >= 10:
+        return f"{ratio:.3g} times"
+    return f"{100 * (ratio - 1):+.0f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def format_seconds(value: float) -> str:
+    """A duration as a person says it: `0.42 s`, `3 min 20 s`, `5 h 12 min`."""
+    if value < 60:
+        return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"

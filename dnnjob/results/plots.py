@@ -1,0 +1,326 @@
+"""The four pictures of a run, drawn with seaborn and matplotlib, free of pyplot's global state.
+
+draw_plots(paths.plots, PlotData(target="MEDV", features=names, x=x, y=y, ...))
+"""
+
+import io
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.style import context
+from matplotlib.ticker import (
+    FixedLocator,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
+
+from dnnjob.results.report import History, PlotName
+from dnnjob.runs import write_file
+
+MAX_ROWS = 20_000
+MAX_COLUMNS = 120
+MAX_UPRIGHT_COLUMNS = 16
+FAR = 15.0
+DPI = 110
+HALF_PAGE = (5.2, 4.4)
+INK = "#22303c"
+BLUE = "#2b6a99"
+PALE_BLUE = "#a9cbe2"
+RED = "#c2502e"
+GREY = "#8b96a1"
+STYLE: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10.5,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "grid.color": "#e6eaee",
+    "grid.linewidth": 0.7,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "text.color": INK,
+    # A column may be called "$x" or "a$b$"; neither is mathematics.
+    "text.parse_math": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class PlotData:
+    """What the pictures show: all rows of the table, in any one order."""
+
+    target: str
+    features: tuple[str, ...]
+    x: Array
+    """Features, shape `(num_rows, num_features)`, as the table has them."""
+    y: Array
+    """Targets, shape `(num_rows,)`, target units, NaN where unlabelled."""
+    mean: Array | None
+    """Means of the z-scores, shape `(num_features + 1,)`, the target's last; None takes those of
+    the rows drawn."""
+    std: Array | None
+    """Standard deviations of the z-scores, as `mean`."""
+    y_pred: Array
+    """Predictions, shape `(num_rows,)`, target units."""
+    is_test: Array
+    """Whether a row is of the test split, shape `(num_rows,)`."""
+    history: History
+    seed: int = 0
+    """Seed of the rows drawn of a huge table and of the confidence band."""
+
+
+@dataclass(frozen=True)
+class _TestRows:
+    """Labelled test rows, at most `MAX_ROWS`, and a title that counts them."""
+
+    y_true: Array
+    y_pred: Array
+    title: str
+
+
+def draw_plots(folder: Path, data: PlotData) -> None:
+    """Replaces the four PNG files of `folder`; equal data give equal bytes."""
+    draw: dict[PlotName, Callable[[PlotData], Figure]] = {
+        "regplot": draw_regplot,
+        "boxplot": draw_boxplot,
+        "loss": draw_loss,
+        "residuals": draw_residuals,
+    }
+    # From the defaults, so that no matplotlibrc of a user changes a run's files.
+    with context(["default", STYLE]), warnings.catch_warnings():
+        # Names in scripts that the bundled font lacks show boxes; nothing a user could act on.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        # seaborn 0.13.2 calls matplotlib's `bxp` with `vert`, deprecated since matplotlib 3.11.
+        warnings.filterwarnings("ignore", message="vert: bool was deprecated")
+        for name, make_figure in draw.items():
+            write_png(folder / f"{name}.png", make_figure(data))
+
+
+def write_png(path: Path, figure: Figure) -> None:
+    """Replaces `path` by the figure as PNG."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=DPI)
+    write_file(path, lambda file: file.write(picture.getbuffer()))
+
+
+def draw_regplot(data: PlotData) -> Figure:
+    """Predicted against actual targets of the test rows, the fitted line and its 95 % band."""
+    rows = _take_test_rows(data)
+    figure = Figure(figsize=HALF_PAGE)
+    axes = figure.subplots()
+    _draw_identity(axes, rows)
+    sns.regplot(
+        x=rows.y_true,
+        y=rows.y_pred,
+        ax=axes,
+        # A band of 20,000 rows is thinner than its line: more resamples would not be seen.
+        n_boot=1000 if len(rows.y_true) <= 2000 else 100,
+        seed=data.seed,
+        scatter_kws=_dots(rows),
+        line_kws={"color": RED, "linewidth": 1.8, "label": "fitted line, 95 % band"},
+    )
+    axes.set(
+        xlabel=f"Actual Values ({_shorten(data.target)})",
+        ylabel=f"Predicted Values ({_shorten(data.target)})",
+        title=rows.title,
+    )
+    axes.legend(loc="upper left")
+    return figure
+
+
+def draw_boxplot(data: PlotData) -> Figure:
+    """Every column's z-scores as a box: features in order, then the target."""
+    columns, title = _take_columns(data)
+    upright = len(columns) <= MAX_UPRIGHT_COLUMNS
+    figure = Figure(figsize=(8.4, 4.6) if upright else (7.6, 1.2 + 0.165 * len(columns)))
+    axes = figure.subplots()
+    sns.boxplot(
+        data=list(columns.values()),
+        ax=axes,
+        orient="v" if upright else "h",
+        color=PALE_BLUE,
+        linecolor=INK,
+        linewidth=0.9 if upright else 0.7,
+        width=0.62,
+        showcaps=upright,
+        flierprops=_outliers(upright=upright),
+    )
+    _label_columns(axes, [_shorten(name, 28) for name in columns], upright=upright)
+    largest = max(float(np.abs(z).max(initial=0)) for z in columns.values())
+    _show_z(axes, largest, upright=upright)
+    axes.set_title(title)
+    return figure
+
+
+def draw_loss(data: PlotData) -> Figure:
+    """Training and validation loss of each epoch, the best epoch marked."""
+    history = data.history
+    figure = Figure(figsize=(8.4, 3.2))
+    axes = figure.subplots()
+    _draw_curve(axes, history.loss, color=BLUE, label="train")
+    if history.val_loss is not None:
+        _draw_curve(axes, history.val_loss, color=RED, label="validation")
+        _mark_best(axes, history.val_loss)
+        axes.legend(loc="upper right")
+    curves = [history.loss] if history.val_loss is None else [history.loss, history.val_loss]
+    _scale_loss(axes, np.concatenate(curves))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.set(
+        xlabel="Epoch",
+        ylabel="Mean squared error, trained scale",
+        title=f"{len(history.loss):,} epochs",
+    )
+    return figure
+
+
+def draw_residuals(data: PlotData) -> Figure:
+    """Actual minus predicted targets of the test rows against the prediction, with a histogram."""
+    rows = _take_test_rows(data)
+    residuals = rows.y_true - rows.y_pred
+    figure = Figure(figsize=HALF_PAGE)
+    axes, margin = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    axes.axhline(0, color=RED, linewidth=1.2)
+    axes.scatter(rows.y_pred, residuals, **_dots(rows))
+    margin.axhline(0, color=RED, linewidth=1.2)
+    margin.hist(residuals, bins=_num_bins(residuals), orientation="horizontal", color=PALE_BLUE)
+    axes.set(
+        xlabel=f"Predicted Values ({_shorten(data.target)})",
+        ylabel="Actual minus predicted",
+        title=rows.title,
+    )
+    margin.set_xlabel("Rows")
+    margin.tick_params(left=False)
+    return figure
+
+
+def _take_test_rows(data: PlotData) -> _TestRows:
+    labelled = np.flatnonzero(data.is_test & np.isfinite(data.y))
+    rows = _sample(labelled, data.seed)
+    return _TestRows(
+        y_true=data.y[rows],
+        y_pred=data.y_pred[rows],
+        title=_count(len(rows), len(labelled), "test rows"),
+    )
+
+
+def _take_columns(data: PlotData) -> tuple[dict[str, Array], str]:
+    num_rows, num_columns = len(data.y), len(data.features) + 1
+    rows = _sample(np.arange(num_rows), data.seed)
+    first = min(num_columns, MAX_COLUMNS) - 1
+    values = np.column_stack([data.x[rows, :first], data.y[rows]])
+    picked = [*range(first), num_columns - 1]
+    mean = np.nanmean(values, axis=0) if data.mean is None else data.mean[picked]
+    std = np.nanstd(values, axis=0) if data.std is None else data.std[picked]
+    z = (values - mean) / np.where(std > 0, std, 1)
+    names = [*data.features[:first], data.target]
+    title = _count(len(rows), num_rows, "rows")
+    if len(names) < num_columns:
+        title += f"; the first {first} of {num_columns - 1} features, then the target"
+    return {name: z[np.isfinite(z[:, i]), i] for i, name in enumerate(names)}, title
+
+
+def _sample(rows: Array, seed: int) -> Array:
+    if len(rows) <= MAX_ROWS:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, MAX_ROWS, replace=False))
+
+
+def _count(drawn: int, of: int, what: str) -> str:
+    if drawn == of:
+        return f"{of:,} {what}"
+    return f"{drawn:,} of {of:,} {what}, drawn at random"
+
+
+def _draw_identity(axes: Axes, rows: _TestRows) -> None:
+    ends = [np.min(rows.y_true), np.max(rows.y_true)] if len(rows.y_true) else [0, 0]
+    axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--", label="predicted = actual")
+
+
+def _draw_curve(axes: Axes, losses: Array, *, color: str, label: str) -> None:
+    epochs = np.arange(1, len(losses) + 1)
+    marker = "o" if len(losses) <= 30 else ""
+    axes.plot(epochs, losses, color=color, label=label, linewidth=1.3, marker=marker, markersize=3)
+
+
+def _mark_best(axes: Axes, val_losses: Array) -> None:
+    if not np.isfinite(val_losses).any():
+        return
+    best = int(np.nanargmin(val_losses))
+    axes.axvline(best + 1, color=GREY, linewidth=1, linestyle=":")
+    label = f"best epoch, {best + 1:,}"
+    axes.plot(best + 1, val_losses[best], "o", color=RED, markersize=6, label=label)
+
+
+def _scale_loss(axes: Axes, losses: Array) -> None:
+    losses = losses[np.isfinite(losses)]
+    if not len(losses) or losses.min() <= 0 or losses.max() < 10 * losses.min():
+        return
+    decades = math.log10(losses.max() / losses.min())
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _label_columns(axes: Axes, names: list[str], *, upright: bool) -> None:
+    places = range(len(names))
+    if upright:
+        slanted = sum(map(len, names)) > 80
+        axes.set_xticks(places, names)
+        if slanted:
+            axes.tick_params(axis="x", labelrotation=40)
+    else:
+        axes.set_yticks(places, names, fontsize=7.5)
+
+
+def _show_z(axes: Axes, largest: float, *, upright: bool) -> None:
+    across = axes.yaxis if upright else axes.xaxis
+    along = axes.xaxis if upright else axes.yaxis
+    along.grid(visible=not upright)
+    if largest > FAR:
+        # A few far outliers would press every box flat.
+        (axes.set_yscale if upright else axes.set_xscale)("symlog", linthresh=3)
+        ticks = [sign * z for z in (1, 3, 10, 30, 100, 300, 1000) for sign in (-1, 1)]
+        across.set_major_locator(FixedLocator([0, *ticks]))
+        across.set_major_formatter(StrMethodFormatter("{x:g}"))
+        across.set_minor_locator(NullLocator())
+    across.set_label_text("z-score")
+    across.grid(visible=True)
+
+
+def _dots(rows: _TestRows) -> dict[str, Any]:
+    many = len(rows.y_true) > 2000
+    return {"s": 6 if many else 16, "color": BLUE, "alpha": 0.25 if many else 0.6, "linewidths": 0}
+
+
+def _outliers(*, upright: bool) -> dict[str, Any]:
+    size = 3.5 if upright else 2
+    return {"marker": "o", "markersize": size, "markerfacecolor": GREY, "markeredgewidth": 0}
+
+
+def _num_bins(values: Array) -> int:
+    return int(np.clip(2 * np.cbrt(len(values)), 5, 60))
+
+
+def _shorten(name: str, width: int = 40) -> str:
+    return name if len(name) <= width else name[: width - 1] + "…"

@@ -1,0 +1,335 @@
+"""`report.json` as frozen records, and the two Parquet tables beside it.
+
+write_predictions(paths, row_id=ids, split=split, y_true=y, y_pred=y_pred)
+write_history(paths, History(loss=loss, val_loss=None, learning_rate=rate, seconds=seconds))
+write_report(paths, report)  # last: its presence means complete
+report = read_report(paths.report)
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ConfigDict, Field, ValidationError
+
+from dnnjob.errors import DataError, JobError
+from dnnjob.results.baselines import Baselines
+from dnnjob.results.metrics import Metrics
+from dnnjob.runs import Attempt, Record, RunPaths, State, write_file, write_json
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "validation", "test", "unlabelled")
+Split = Literal["train", "validation", "test", "unlabelled"]
+PlotName = Literal["regplot", "boxplot", "loss", "residuals"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Array = npt.NDArray[Any]
+
+PREDICTIONS_SCHEMA = pa.schema(
+    [
+        pa.field("row_id", pa.int64(), nullable=False),
+        pa.field("split", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        pa.field("y_true", pa.float64()),
+        pa.field("y_pred", pa.float64(), nullable=False),
+    ]
+)
+HISTORY_SCHEMA = pa.schema(
+    [
+        pa.field("epoch", pa.int64(), nullable=False),
+        pa.field("loss", pa.float64(), nullable=False),
+        pa.field("val_loss", pa.float64()),
+        pa.field("learning_rate", pa.float64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+    ]
+)
+
+
+class SplitMetrics(Record):
+    """Metrics of each split; an absent one is None."""
+
+    train: Metrics | None = None
+    validation: Metrics | None = None
+    test: Metrics | None = None
+
+
+class SplitBaselines(Record):
+    """Baselines of the splits that have them."""
+
+    test: Baselines
+
+
+class Training(Record):
+    """How training went."""
+
+    epochs: int
+    """Whole epochs trained."""
+    steps: int
+    """Optimizer steps."""
+    final_loss: Finite
+    """Mean squared error of the last epoch, on the trained scale."""
+    best_epoch: int | None
+    """Epoch, counted from 1, with the least validation loss; None without validation rows."""
+    stop_reason: str
+    """Why training ended: `epochs` were done, or `patience` ran out."""
+
+
+class Model(Record):
+    """What was trained."""
+
+    num_trainable_params: int
+    summary: str
+    """Keras's own summary."""
+    inputs: dict[str, str]
+    """Columns the exported model takes, with their types."""
+
+
+class Fingerprint(Record):
+    """What tells one table from another."""
+
+    method: str
+    value: str
+
+
+class Data(Record):
+    """The table."""
+
+    source: str
+    num_rows: int
+    """Rows of the source, unlabelled ones too."""
+    num_features: int
+    columns: tuple[str, ...]
+    """The features, in the model's order, then the target."""
+    fingerprint: Fingerprint
+
+
+class Strategy(Record):
+    """What it was computed on."""
+
+    kind: str
+    """Name of the `tf.distribute` strategy."""
+    num_replicas: int
+    num_tasks: int
+    devices: tuple[str, ...]
+    threads: int
+    xla: Literal["on", "off"]
+
+
+class Timing(Record):
+    """Seconds of wall time by phase."""
+
+    # "import" is no name Python allows for an attribute.
+    model_config = ConfigDict(populate_by_name=True)
+
+    import_: Finite = Field(alias="import")
+    load: Finite
+    compile: Finite
+    """Tracing and compiling."""
+    train: Finite
+    """The steps."""
+    evaluate: Finite
+    predict: Finite
+    report: Finite
+    total: Finite
+    """This attempt, from the start of the process."""
+    total_all_attempts: Finite
+
+
+class Throughput(Record):
+    """Speed of the steps, compilation apart."""
+
+    steps_per_s: Finite
+    rows_per_s: Finite
+
+
+class Resources(Record):
+    """What the run took."""
+
+    peak_rss_mb: Finite
+    cpu_s: Finite
+    gpu_peak_mb: Finite | None = None
+
+
+class Provenance(Record):
+    """Who computed it, where, and from what."""
+
+    dnnjob: str
+    python: str
+    tensorflow: str
+    keras: str
+    host: str
+    cpu: str
+    gpus: tuple[str, ...] = ()
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    slurm: dict[str, Any] | None = None
+    command: str
+    started_at: datetime
+    ended_at: datetime
+    attempts: tuple[Attempt, ...] = ()
+    bit_exact: bool = True
+    """Whether the weights are bit for bit those of a run never interrupted."""
+
+
+class Report(Record):
+    """All of `report.json`."""
+
+    format_version: int = FORMAT_VERSION
+    run_id: str
+    name: str
+    state: State
+    job: dict[str, Any]
+    """The resolved job, as `JobConfig.model_dump(mode="json")` gives it."""
+    metrics: SplitMetrics
+    baselines: SplitBaselines
+    training: Training
+    model: Model
+    data: Data
+    strategy: Strategy
+    timing_s: Timing
+    throughput: Throughput
+    resources: Resources
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class History:
+    """Training epoch by epoch; every array has shape `(num_epochs,)`."""
+
+    loss: Array
+    """Mean squared error, on the trained scale."""
+    val_loss: Array | None
+    """The same of the validation rows; None without any, NaN where not computed."""
+    learning_rate: Array
+    """Rate of the epoch's last step."""
+    seconds: Array
+    """Wall time of the epoch."""
+
+
+def write_report(paths: RunPaths, report: Report) -> None:
+    """Replaces `report.json`."""
+    write_json(paths.report, report.model_dump(mode="json", by_alias=True))
+
+
+def read_report(path: Path) -> Report:
+    """The report at `path`.
+
+    Raises:
+        JobError: If there is none.
+        DataError: If it cannot be read, is no report, or comes from a later format.
+    """
+    try:
+        return _check_version(Report.model_validate_json(path.read_bytes()), path)
+    except FileNotFoundError:
+        raise JobError(
+            f"A finished run holds a report.json, but there is no {path}. "
+            f"See `dnnjob status {path.parent}` for how far the run has come."
+        ) from None
+    except OSError as error:
+        raise DataError(f"The report {path} cannot be read: {error.strerror}.") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(part) for part in fault["loc"]) or "the file"
+        raise DataError(
+            f"{path} is not a report of dnnjob: {place}: {fault['msg']}. "
+            "Restore the file, or run the job again."
+        ) from error
+
+
+def write_predictions(
+    paths: RunPaths, *, row_id: Array, split: Array, y_true: Array, y_pred: Array
+) -> None:
+    """Replaces `predictions.parquet`.
+
+    Args:
+        paths: The run folder.
+        row_id: 0-based rows of the source, shape `(num_rows,)`, ascending.
+        split: Names of the splits, or integer places in `SPLITS`, same shape.
+        y_true: Observed targets, target units, NaN where unlabelled.
+        y_pred: Predicted targets, target units.
+    """
+    table = pa.Table.from_arrays(
+        [
+            pa.array(row_id, pa.int64()),
+            _encode_split(split),
+            pa.array(y_true.astype(np.float64, copy=False), from_pandas=True),
+            pa.array(y_pred.astype(np.float64, copy=False)),
+        ],
+        schema=PREDICTIONS_SCHEMA,
+    )
+    _write_table(paths.predictions, table)
+
+
+def read_predictions(path: Path) -> pa.Table:
+    """The predictions at `path`, with `PREDICTIONS_SCHEMA`; errors as `read_history` has them."""
+    return _read_table(path, PREDICTIONS_SCHEMA)
+
+
+def write_history(paths: RunPaths, history: History) -> None:
+    """Replaces `history.parquet`; epochs are counted from 1."""
+    num_epochs = len(history.loss)
+    val_loss = np.full(num_epochs, np.nan) if history.val_loss is None else history.val_loss
+    columns = [
+        pa.array(np.arange(1, num_epochs + 1, dtype=np.int64)),
+        *(
+            pa.array(np.asarray(values, np.float64), from_pandas=nullable)
+            for values, nullable in (
+                (history.loss, False),
+                (val_loss, True),
+                (history.learning_rate, False),
+                (history.seconds, False),
+            )
+        ),
+    ]
+    _write_table(paths.history, pa.Table.from_arrays(columns, schema=HISTORY_SCHEMA))
+
+
+def read_history(path: Path) -> History:
+    """The history at `path`.
+
+    Raises:
+        DataError: If it cannot be read or has other columns.
+    """
+    table = _read_table(path, HISTORY_SCHEMA)
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    unknown = table["val_loss"].null_count == table.num_rows
+    return History(
+        loss=columns["loss"],
+        val_loss=None if unknown else columns["val_loss"],
+        learning_rate=columns["learning_rate"],
+        seconds=columns["seconds"],
+    )
+
+
+def _check_version(report: Report, path: Path) -> Report:
+    if report.format_version > FORMAT_VERSION:
+        raise DataError(
+            f"This dnnjob reads reports up to format {FORMAT_VERSION}, but {path} has format "
+            f"{report.format_version}. Update dnnjob."
+        )
+    return report
+
+
+def _encode_split(split: Array) -> pa.DictionaryArray:
+    if split.dtype.kind in "iu":
+        return pa.DictionaryArray.from_arrays(pa.array(split, pa.int8()), pa.array(SPLITS))
+    names = pa.array(split, pa.string())
+    codes = pa.compute.index_in(names, pa.array(SPLITS))
+    return pa.DictionaryArray.from_arrays(codes.cast(pa.int8()), pa.array(SPLITS))
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    write_file(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+
+def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        return pq.read_table(path).select(schema.names).cast(schema)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise DataError(
+            f"{path} is not a Parquet file with the columns {', '.join(schema.names)}: {error}. "
+            "Restore the file, or run the job again."
+        ) from error

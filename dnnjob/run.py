@@ -1,0 +1,191 @@
+"""The whole story of a run: load, build, train, predict, report.
+
+report = run_job(paths, journal=Journal(paths), stop=StopFlag(), watch=Stopwatch())
+"""
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dnnjob.clock import Stopwatch
+from dnnjob.config import JobConfig, load_job, resolve_job, to_toml
+from dnnjob.data.order import default_window_rows
+from dnnjob.data.sources import Table, open_table
+from dnnjob.data.split import Split, split_rows
+from dnnjob.data.statistics import Standardization, fit_standardization
+from dnnjob.errors import JobError
+from dnnjob.results.assemble import (
+    Facts,
+    assemble_report,
+    make_history,
+    measure_baselines,
+    measure_splits,
+)
+from dnnjob.results.report import Report, write_history, write_predictions, write_report
+from dnnjob.runs import Journal, write_text
+from dnnjob.tasks import StopFlag, configure_process
+
+if TYPE_CHECKING:
+    from dnnjob.training.strategy import Devices
+
+logger = logging.getLogger(__name__)
+
+
+def run_job(journal: Journal, *, stop: StopFlag, watch: Stopwatch) -> Report:
+    """Trains, predicts and reports the job of a run folder into that folder.
+
+    Args:
+        journal: The claimed attempt.
+        stop: Asked between calls whether to stop.
+        watch: Started when the run was.
+
+    Raises:
+        DnnJobError: If the job, the table or the machine is unfit, or training diverges.
+        StoppedError: If a signal asked for it; `dnnjob resume` goes on.
+    """
+    job = load_job(journal.paths.job)
+    threads = configure_process(job.devices)
+    with ThreadPoolExecutor(max_workers=1) as background:
+        loading = background.submit(_load, job, watch)
+        with watch.time("import"):
+            from dnnjob.training.fit import fit_dnn, standardize_rows
+            from dnnjob.training.strategy import make_devices
+
+            # Plots need a second of imports, which pass while the network is compiled.
+            background.submit(import_module, "dnnjob.results.plots")
+        table, split = loading.result()
+        scale = fit_standardization(table, split, job.data.standardize)
+        devices = make_devices(job.devices, global_batch_size=job.train.global_batch_size)
+        job = _complete(job, table, split, threads=threads, devices=devices)
+        write_text(journal.paths.job, to_toml(job))
+
+        stop.check()
+        rows = standardize_rows(table, split, scale)
+        fitted = fit_dnn(job, rows, devices=devices, journal=journal, watch=watch, stop=stop)
+        stop.check()
+        with watch.time("predict"):
+            y_pred = fitted.predict(rows.x) * scale.target_std + scale.target_mean
+        with watch.time("evaluate"):
+            metrics = measure_splits(table, split, scale, y_pred)
+            baselines = measure_baselines(table, split)
+    return _publish(
+        Facts(
+            job=job,
+            journal=journal,
+            table=table,
+            split=split,
+            standardization=scale,
+            fitted=fitted,
+            devices=devices,
+            y_pred=y_pred,
+            metrics=metrics,
+            baselines=baselines,
+            watch=watch,
+        )
+    )
+
+
+def _load(job: JobConfig, watch: Stopwatch) -> tuple[Table, Split]:
+    with watch.time("load"):
+        table = open_table(job.data)
+        split = split_rows(
+            table.num_rows,
+            test_fraction=job.data.test_fraction,
+            validation_fraction=job.data.validation_fraction,
+            seed=job.split_seed,
+        )
+    return table, split
+
+
+def _complete(
+    job: JobConfig, table: Table, split: Split, *, threads: int, devices: "Devices"
+) -> JobConfig:
+    """The job with every default filled in."""
+    window_rows = job.data.window_rows or default_window_rows(len(table.features))
+    if window_rows < len(split.train):
+        raise JobError(
+            f"data.window_rows must hold the {len(split.train)} training rows of a table in "
+            f"memory, but it is {window_rows}. Leave it out, or raise it."
+        )
+    values = job.model_dump()
+    values["data"] |= {
+        "features": table.features,
+        "split_seed": job.split_seed,
+        "window_rows": window_rows,
+    }
+    values["train"] |= {"weight_decay": job.train.decay}
+    values["devices"] |= {"threads": threads, "xla": "on" if devices.xla else "off"}
+    return resolve_job(values, origin="The resolved job")
+
+
+def _publish(facts: Facts) -> Report:
+    """Writes everything a reader of the run folder finds, the report last."""
+    from dnnjob.results.page import render_page
+
+    paths, output = facts.journal.paths, facts.job.output
+    facts.journal.recheck()
+    with facts.watch.time("report"):
+        _write_tables(facts)
+        if output.plots:
+            _draw_plots(facts)
+        if output.model:
+            _save_model(facts)
+    report = assemble_report(facts, environ=os.environ)
+    facts.journal.recheck()
+    write_text(paths.page, render_page(report, paths.plots))
+    write_report(paths, report)
+    return report
+
+
+def _write_tables(facts: Facts) -> None:
+    paths, log, table = facts.journal.paths, facts.fitted.log, facts.table
+    write_history(paths, make_history(log))
+    if facts.job.output.predictions == "none":
+        return
+    ids = np.arange(table.num_rows)
+    kept = facts.split.test if facts.job.output.predictions == "test" else ids
+    write_predictions(
+        paths,
+        row_id=ids[kept],
+        split=facts.split.labels[kept],
+        y_true=table.y[kept],
+        y_pred=facts.y_pred[kept],
+    )
+
+
+def _draw_plots(facts: Facts) -> None:
+    from dnnjob.results.plots import PlotData, draw_plots
+
+    table, scale, log = facts.table, facts.standardization, facts.fitted.log
+    standardized = scale.mode != "none"
+    data = PlotData(
+        target=table.target,
+        features=table.features,
+        x=table.x,
+        y=table.y,
+        mean=np.append(scale.mean, scale.target_mean) if standardized else None,
+        std=np.append(scale.std, scale.target_std) if standardized else None,
+        y_pred=facts.y_pred,
+        is_test=facts.split.labels == "test",
+        history=make_history(log),
+        seed=facts.job.seed,
+    )
+    draw_plots(facts.journal.paths.plots, data)
+
+
+def _save_model(facts: Facts) -> None:
+    from dnnjob.training.export import build_export, save_model
+
+    job = facts.job
+    model = build_export(
+        job.model,
+        features=facts.table.features,
+        standardization=facts.standardization,
+        weights=facts.fitted.dnn.get_weights(),
+        precision=job.devices.precision,
+    )
+    save_model(facts.journal.paths.model, model)

@@ -1,0 +1,178 @@
+"""From standardized rows to a trained network: build, compile, train, keep.
+
+fitted = fit_dnn(job, rows, devices=devices, journal=journal, watch=watch, stop=stop)
+y_pred = fitted.predict(x)
+"""
+
+import logging
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from dnnjob.clock import Stopwatch
+from dnnjob.config import JobConfig
+from dnnjob.data.order import StepPlan
+from dnnjob.data.schema import FloatArray
+from dnnjob.data.sources import Table
+from dnnjob.data.split import Split
+from dnnjob.data.statistics import Standardization
+from dnnjob.errors import NonFiniteError, StoppedError
+from dnnjob.runs import Journal
+from dnnjob.tasks import StopFlag
+from dnnjob.training.checkpoint import CheckpointStore
+from dnnjob.training.evaluate import predict_rows
+from dnnjob.training.history import EpochLog
+from dnnjob.training.model import build_dnn, build_preprocessing, preprocess, summarize
+from dnnjob.training.optimizer import build_optimizer
+from dnnjob.training.progress import open_progress
+from dnnjob.training.resume import Keeper, identify
+from dnnjob.training.step import CompiledStep, ResidentData
+from dnnjob.training.strategy import Devices
+from dnnjob.training.train import Pace, TrainingLoop, TrainingState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table ready for the network.
+
+    Attributes:
+        x: Standardized inputs of all rows, `(num_rows, num_inputs)` float32.
+        y: Standardized targets of all rows, `(num_rows,)` float32.
+        split: Which rows train and validate.
+        fingerprint: What tells this table from another.
+    """
+
+    x: npt.NDArray[np.float32]
+    y: npt.NDArray[np.float32]
+    split: Split
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network and how it came to be."""
+
+    dnn: keras.Sequential
+    summary: str
+    log: EpochLog
+    pace: Pace
+    stop_reason: str
+    best_epoch: int | None
+    """Epoch with the least validation loss, from 1; None without validation rows."""
+    inexact: str | None
+    """Why the weights may differ in bits from a run never interrupted."""
+
+    def predict(self, x: npt.NDArray[np.float32]) -> FloatArray:
+        """Standardized predictions `(num_rows,)` of standardized rows."""
+        return predict_rows(self.dnn, x)
+
+
+def standardize_rows(table: Table, split: Split, standardization: Standardization) -> Rows:
+    """The table's rows through the preprocessing that the exported model has too."""
+    preprocessing = build_preprocessing(table.features, standardization)
+    x = preprocess(preprocessing, table.features, table.x).numpy()
+    y = (table.y - standardization.target_mean) / standardization.target_std
+    return Rows(x, y.astype(np.float32), split, table.fingerprint.value)
+
+
+def fit_dnn(
+    job: JobConfig,
+    rows: Rows,
+    *,
+    devices: Devices,
+    journal: Journal,
+    watch: Stopwatch,
+    stop: StopFlag,
+) -> Fitted:
+    """Trains the job's network from its newest checkpoint, or from the start.
+
+    Raises:
+        NonFiniteError: If training diverges; a checkpoint holds the last finite weights.
+        StoppedError: If a signal asked for it; a checkpoint holds the state.
+    """
+    plan = StepPlan(
+        num_rows=len(rows.split.train),
+        global_batch_size=job.train.global_batch_size,
+        num_replicas=devices.num_replicas,
+        epochs=job.train.epochs,
+    )
+    with devices.strategy.scope():
+        dnn = build_dnn(
+            job.model, num_inputs=rows.x.shape[1], seed=job.seed, precision=job.devices.precision
+        )
+        optimizer = build_optimizer(job.train, dnn)
+    summary = summarize(dnn)
+    logger.info("%s", summary)
+    with watch.time("compile"):
+        data = _place(rows, devices)
+        step = CompiledStep(dnn, optimizer, data, job=job, plan=plan, devices=devices)
+        step.compile()
+    keeper = Keeper(
+        store=CheckpointStore(journal.paths.checkpoints),
+        journal=journal,
+        dnn=dnn,
+        optimizer=optimizer,
+        step=step,
+        identity=identify(job, rows.fingerprint, devices),
+        every_s=job.train.checkpoint_every_s,
+    )
+    state = keeper.restore(plan) or TrainingState.begin(plan)
+    _announce(plan, devices)
+    with open_progress(epochs=plan.epochs) as show:
+        shows = (journal.show_progress, show)
+        loop = TrainingLoop(step, plan, job, keep=keeper.keep, stop=stop, shows=shows)
+        pace = _train(loop, keeper, state, watch)
+    if job.train.patience and state.stopping.best_epoch >= 0:
+        step.restore_best()
+    return Fitted(
+        dnn=dnn,
+        summary=summary,
+        log=state.log,
+        pace=pace,
+        stop_reason=str(state.stop_reason),
+        best_epoch=_best_epoch(state.log),
+        inexact=keeper.inexact,
+    )
+
+
+def _train(loop: TrainingLoop, keeper: Keeper, state: TrainingState, watch: Stopwatch) -> Pace:
+    try:
+        with watch.time("train"):
+            pace = loop.train(state)
+    except (NonFiniteError, StoppedError):
+        keeper.write(state)
+        raise
+    keeper.write(state)
+    return pace
+
+
+def _place(rows: Rows, devices: Devices) -> ResidentData:
+    train, validation = rows.split.train, rows.split.validation
+    return ResidentData(
+        x=devices.place(lambda: tf.constant(rows.x[train])),
+        y=devices.place(lambda: tf.constant(rows.y[train])),
+        x_validation=devices.place(lambda: tf.constant(rows.x[validation])),
+        y_validation=devices.place(lambda: tf.constant(rows.y[validation])),
+        num_validation_rows=len(validation),
+    )
+
+
+def _announce(plan: StepPlan, devices: Devices) -> None:
+    logger.info(
+        "Training on %d %s replica(s)%s: %d rows a step, %d a replica, %d steps an epoch.",
+        devices.num_replicas,
+        devices.kind.upper(),
+        " with XLA" if devices.xla else "",
+        plan.global_batch_size,
+        plan.rows_per_replica,
+        plan.steps_per_epoch,
+    )
+
+
+def _best_epoch(log: EpochLog) -> int | None:
+    return int(np.argmin(log.validation_losses)) + 1 if log.validation_losses else None

@@ -1,0 +1,118 @@
+"""The dense network and the preprocessing in front of it, as Keras models of stock layers.
+
+dnn = build_dnn(job.model, num_inputs=12, seed=0, precision="float32")
+preprocessing = build_preprocessing(("CRIM", "ZN"), mean=mean, std=std)
+"""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dnnjob.config import ModelConfig
+from dnnjob.data.order import weight_seeds
+from dnnjob.data.schema import FloatArray
+from dnnjob.data.statistics import Standardization
+
+_POLICIES = {"float32": "float32", "tf32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+def build_dnn(
+    model: ModelConfig, *, num_inputs: int, seed: int, precision: str
+) -> keras.Sequential:
+    """The untrained network from standardized inputs to one standardized output.
+
+    Kernels start Glorot-uniform, as Keras's default, biases at zero.
+
+    Args:
+        model: Layers, activation and dropout.
+        num_inputs: Inputs of a row, > 0.
+        seed: Seed of the initial weights.
+        precision: `devices.precision` of the job.
+    """
+    seeds = iter(weight_seeds(seed, count=len(model.hidden_units) + 1))
+    layers: list[keras.layers.Layer] = [keras.Input((num_inputs,), name="features")]
+    for number, units in enumerate(model.hidden_units, start=1):
+        layers.append(_dense(units, model.activation, next(seeds), _POLICIES[precision]))
+        if model.dropout_rate:
+            layers.append(keras.layers.Dropout(model.dropout_rate, name=f"dropout_{number}"))
+    # The output stays float32 in every precision: the loss is a difference of near numbers.
+    layers.append(_dense(1, "linear", next(seeds), "float32"))
+    return keras.Sequential(layers, name="dnn")
+
+
+def forward(dnn: keras.Sequential, x: tf.Tensor, *, masks: Sequence[tf.Tensor] = ()) -> tf.Tensor:
+    """Standardized predictions of the network, shape `(rows,)`.
+
+    Args:
+        dnn: The network.
+        x: Standardized inputs, `(rows, num_inputs)`.
+        masks: In training, what each dropout layer's inputs are multiplied by, `(rows, units)`;
+            without them dropout is the identity, as in prediction.
+    """
+    remaining = iter(masks)
+    for layer in dnn.layers:
+        if isinstance(layer, keras.layers.Dropout):
+            x = x * tf.cast(next(remaining), x.dtype) if masks else x
+        else:
+            x = layer(x)
+    return tf.cast(x[:, 0], tf.float32)
+
+
+def dropout_units(dnn: keras.Sequential) -> list[int]:
+    """Width of each dropout layer, in order."""
+    return [
+        int(layer.output.shape[-1])
+        for layer in dnn.layers
+        if isinstance(layer, keras.layers.Dropout)
+    ]
+
+
+def kernels(dnn: keras.Sequential) -> list[bool]:
+    """For each trainable variable, whether it is a kernel: what l2 acts on."""
+    return [variable.name == "kernel" for variable in dnn.trainable_variables]
+
+
+def build_preprocessing(
+    features: Sequence[str], standardization: Standardization
+) -> keras.Model:
+    """A model from raw columns to the network's inputs.
+
+    Args:
+        features: Names of the columns, each an input of shape `(rows, 1)`.
+        standardization: What the columns are scaled by.
+    """
+    # Keras warns where an input's name is not its key, but refuses slashes in names alone.
+    inputs = {name: keras.Input((1,), name=name.replace("/", "\N{DIVISION SLASH}")) for name in features}
+    columns = list(inputs.values())
+    joined = keras.layers.Concatenate(name="columns")(columns) if len(columns) > 1 else columns[0]
+    if standardization.mode != "none":
+        joined = keras.layers.Normalization(
+            mean=standardization.mean.tolist(),
+            variance=(standardization.std**2).tolist(),
+            name="z_scores",
+        )(joined)
+    return keras.Model(inputs, joined, name="preprocessing")
+
+
+def preprocess(preprocessing: keras.Model, features: Sequence[str], x: FloatArray) -> tf.Tensor:
+    """The network's inputs `(rows, num_inputs)` float32, from raw rows `(rows, num_features)`."""
+    columns = np.asarray(x, dtype=np.float32)
+    return preprocessing({name: columns[:, [at]] for at, name in enumerate(features)})
+
+
+def summarize(dnn: keras.Sequential) -> str:
+    """The text of `model.summary()`."""
+    lines: list[str] = []
+    dnn.summary(line_length=80, print_fn=lines.append)
+    return "\n".join(lines)
+
+
+def _dense(units: int, activation: str, seed: int, policy: str) -> keras.layers.Dense:
+    return keras.layers.Dense(
+        units,
+        activation=activation,
+        kernel_initializer=keras.initializers.GlorotUniform(seed=seed),
+        dtype=policy,
+    )

@@ -1,0 +1,86 @@
+"""What a person sees of training: a live bar on a terminal, a line every few seconds elsewhere.
+
+with open_progress(epochs=500) as show: show(progress, 1500.0, 1.2)
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from dnnjob.runs import Progress
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Show(Protocol):
+    """Shows how far training has come."""
+
+    def __call__(self, progress: Progress, steps_per_s: float, seconds_left: float, /) -> None:
+        """Shows it, or leaves it for later where that would be too often."""
+
+
+@contextmanager
+def open_progress(*, epochs: int) -> Iterator[Show]:
+    """A live bar on stderr where that is a terminal, else lines in the log."""
+    if not sys.stderr.isatty():
+        yield _LineShow()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("Epoch"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]}  {task.fields[speed]}  {task.fields[left]} left"),
+    )
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        row = bar.add_task("train", total=epochs, loss="-", speed="-", left="-")
+
+        def show(progress: Progress, steps_per_s: float, seconds_left: float) -> None:
+            bar.update(
+                row,
+                completed=progress.epoch,
+                loss=_number(progress.loss),
+                speed=f"{steps_per_s:,.0f} steps/s",
+                left=_duration(seconds_left),
+            )
+
+        yield show
+
+
+class _LineShow:
+    def __init__(self) -> None:
+        self._shown_at = -_SECONDS_BETWEEN_LINES
+        self._shown_epoch = 0
+
+    def __call__(self, progress: Progress, steps_per_s: float, seconds_left: float) -> None:
+        now = time.monotonic()
+        last = progress.epoch == progress.epochs > self._shown_epoch
+        if progress.epoch == 0 or not (last or now - self._shown_at >= _SECONDS_BETWEEN_LINES):
+            return
+        self._shown_at, self._shown_epoch = now, progress.epoch
+        logger.info(
+            "Epoch %d/%d: loss %s, %.0f steps/s, %s left.",
+            progress.epoch,
+            progress.epochs,
+            _number(progress.loss),
+            steps_per_s,
+            _duration(seconds_left),
+        )
+
+
+def _number(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,180 @@
+"""What a checkpoint holds of a training, and how a later attempt goes on from it.
+
+keeper = Keeper(store, dnn, optimizer, step, identity=identity, every_s=30)
+state = keeper.restore(plan) or TrainingState.begin(plan)
+keeper.keep(state)                     # writes where a checkpoint is due
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from dnnjob.config import JobConfig
+from dnnjob.data.order import StepPlan
+from dnnjob.errors import JobError
+from dnnjob.machine import cpu_flags, package_version, tensorflow_version
+from dnnjob.runs import Journal
+from dnnjob.training.checkpoint import Checkpoint, CheckpointStore
+from dnnjob.training.history import EpochLog
+from dnnjob.training.step import CompiledStep, Stopping
+from dnnjob.training.strategy import Devices
+from dnnjob.training.train import TrainingState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a checkpoint must share with the attempt that goes on from it.
+
+    Attributes:
+        origin: Facts of job and table; another value is refused.
+        fingerprint: Facts of the machine; another value ends bit equality.
+    """
+
+    origin: Mapping[str, Any]
+    fingerprint: Mapping[str, Any]
+
+
+def identify(job: JobConfig, table_fingerprint: str, devices: Devices) -> Identity:
+    """The identity of an attempt."""
+    # What only says where and how often things are written does not change a number.
+    values = job.model_dump(mode="json", exclude={"name", "output", "devices"})
+    del values["train"]["checkpoint_every_s"], values["data"]["source"]
+    origin = {"job": values, "precision": job.devices.precision, "table": table_fingerprint}
+    fingerprint = {
+        "device": devices.kind,
+        "replicas": devices.num_replicas,
+        "threads": job.devices.threads,
+        "xla": devices.xla,
+        "cpu": hashlib.sha256(cpu_flags().encode()).hexdigest()[:16],
+        "tensorflow": tensorflow_version(),
+        "keras": package_version("keras"),
+        "numpy": package_version("numpy"),
+    }
+    return Identity(origin, fingerprint)
+
+
+@dataclass
+class Keeper:
+    """Writes and restores the checkpoints of one training."""
+
+    store: CheckpointStore
+    journal: Journal
+    dnn: keras.Sequential
+    optimizer: keras.Optimizer
+    step: CompiledStep
+    identity: Identity
+    every_s: float
+    inexact: str | None = None
+    """Why the weights may differ in bits from a run never interrupted; None while they cannot."""
+    _written_at: float = field(default_factory=time.monotonic)
+
+    def keep(self, state: TrainingState) -> None:
+        """Writes a checkpoint if the last is old enough."""
+        if time.monotonic() - self._written_at >= self.every_s:
+            self.write(state)
+
+    def write(self, state: TrainingState) -> None:
+        """Writes a checkpoint now."""
+        self.journal.recheck()
+        facts = {
+            "origin": self.identity.origin,
+            "fingerprint": self.identity.fingerprint,
+            "inexact": self.inexact,
+            "stop_reason": state.stop_reason,
+        }
+        arrays = {
+            **state.log.to_arrays(),
+            **_number("weight", self.dnn.get_weights()),
+            **_number("optimizer", [variable.numpy() for variable in self.optimizer.variables]),
+            **_number("best", [variable.numpy() for variable in self.step.best_weights]),
+            "stopping": np.array([*state.stopping], np.float64),
+        }
+        self.store.write(Checkpoint(state.position, facts, arrays), attempt=self.journal.number)
+        self._written_at = time.monotonic()
+
+    def restore(self, plan: StepPlan) -> TrainingState | None:
+        """Training as the newest checkpoint left it; None without one.
+
+        Raises:
+            JobError: If it belongs to another job or table.
+        """
+        checkpoint = self.store.read_newest()
+        if checkpoint is None:
+            return None
+        _refuse_other_origin(checkpoint.facts["origin"], self.identity.origin)
+        self._compare_machine(checkpoint.facts)
+        self.dnn.set_weights(_numbered("weight", checkpoint.arrays))
+        _assign(self.optimizer.variables, _numbered("optimizer", checkpoint.arrays))
+        _assign(self.step.best_weights, _numbered("best", checkpoint.arrays))
+        best_loss, best_epoch = checkpoint.arrays["stopping"]
+        self.journal.mark_resumed(checkpoint.position)
+        logger.info(
+            "Going on from epoch %d, batch %d.",
+            checkpoint.position.epoch + 1,
+            checkpoint.position.batch + 1,
+        )
+        return TrainingState(
+            EpochLog.from_arrays(plan, checkpoint.arrays),
+            Stopping(np.float32(best_loss), np.int32(best_epoch)),
+            checkpoint.facts["stop_reason"],
+        )
+
+    def _compare_machine(self, facts: Mapping[str, Any]) -> None:
+        self.inexact = facts["inexact"]
+        before, now = facts["fingerprint"], self.identity.fingerprint
+        changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+        if changed:
+            self.inexact = f"resumed with another {', '.join(changed)}"
+            logger.warning(
+                "This run is %s. It goes on, but its weights may differ in their last bits from "
+                "those of a run never interrupted.",
+                self.inexact,
+            )
+
+
+def _refuse_other_origin(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if before == json.loads(json.dumps(now)):
+        return
+    differences = [
+        f"{key}: {was!r} then, {now_flat.get(key)!r} now"
+        for now_flat in [dict(_flatten(now))]
+        for key, was in _flatten(before)
+        if was != now_flat.get(key)
+    ]
+    raise JobError(
+        "A checkpoint belongs to one job and one table, but this one was written for another: "
+        f"{'; '.join(differences)}. Start a new run with `dnnjob run`, or restore the table."
+    )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            pairs += _flatten(value, f"{prefix}{key}.")
+        else:
+            pairs.append((prefix + key, value))
+    return pairs
+
+
+def _number(name: str, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{name}_{place}": array for place, array in enumerate(arrays)}
+
+
+def _numbered(name: str, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    count = sum(key.startswith(f"{name}_") for key in arrays)
+    return [arrays[f"{name}_{place}"] for place in range(count)]
+
+
+def _assign(variables: list[Any], values: list[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

@@ -1,0 +1,401 @@
+"""The compiled call: a range of training steps without Python between them.
+
+step = CompiledStep(dnn, optimizer, data, job=job, plan=plan, devices=devices)
+outcome = step(window, rates=rates, first_step=0, start=0, stop=6, stopping=Stopping.begin())
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dnnjob.config import JobConfig
+from dnnjob.data.order import StepPlan
+from dnnjob.training.model import dropout_units, forward, kernels
+from dnnjob.training.strategy import Devices
+
+# Rows of one matrix product of the validation; bounds memory, not results.
+_VALIDATION_ROWS = 8192
+_MAX_LAYERS = 1024
+
+
+class Stopping(NamedTuple):
+    """State of early stopping: scalars that enter and leave every call."""
+
+    best_loss: Any
+    best_epoch: Any
+
+    @classmethod
+    def begin(cls) -> "Stopping":
+        """Nothing seen yet."""
+        return cls(best_loss=np.float32(np.inf), best_epoch=np.int32(-1))
+
+
+@dataclass(frozen=True)
+class ResidentData:
+    """Standardized rows that every device holds.
+
+    Attributes:
+        x: Training inputs, `(num_rows, num_inputs)` float32, one copy a replica.
+        y: Standardized training targets, `(num_rows,)`.
+        x_validation: Validation inputs, or None without validation rows.
+        y_validation: Validation targets, likewise.
+        num_validation_rows: Rows of the two above.
+    """
+
+    x: Any
+    y: Any
+    x_validation: Any = None
+    y_validation: Any = None
+    num_validation_rows: int = 0
+
+
+class Outcome(NamedTuple):
+    """What a call brings back, as NumPy values.
+
+    Attributes:
+        stop: The step after the last that was taken; the failing one where `finite` is false.
+        finite: False if a loss or gradient was not finite; its update was not made.
+        patience_ended: True if early stopping ended the call.
+        squared_errors: Sum of squared errors of each step of the window, `(num_steps,)`.
+        validation_losses: Mean squared error after each epoch of the window, `(num_epochs,)`.
+        stopping: State of early stopping after the call.
+    """
+
+    stop: int
+    finite: bool
+    patience_ended: bool
+    squared_errors: np.ndarray
+    validation_losses: np.ndarray
+    stopping: Stopping
+
+
+class _Carry(NamedTuple):
+    """Loop variables of the compiled call."""
+
+    step: tf.Tensor
+    finite: tf.Tensor
+    patience_ended: tf.Tensor
+    squared_errors: tf.Tensor
+    validation_losses: tf.Tensor
+    best_loss: tf.Tensor
+    best_epoch: tf.Tensor
+
+
+class CompiledStep:
+    """Training steps of one network on one table, compiled once.
+
+    Weights and optimizer variables are updated in place. The range of steps, learning rates and
+    seeds are tensors, so that one compilation serves every call.
+    """
+
+    def __init__(
+        self,
+        dnn: keras.Sequential,
+        optimizer: keras.Optimizer,
+        data: ResidentData,
+        *,
+        job: JobConfig,
+        plan: StepPlan,
+        devices: Devices,
+    ) -> None:
+        self._dnn, self._optimizer, self._data = dnn, optimizer, data
+        self._job, self._plan, self._strategy = job, plan, devices.strategy
+        self._num_replicas = devices.num_replicas
+        self._variables = [variable.value for variable in dnn.trainable_variables]
+        self._kernels = kernels(dnn)
+        self.validates = data.num_validation_rows > 0
+        self._validation_indices = _validation_indices(data.num_validation_rows, self._num_replicas)
+        with devices.strategy.scope():
+            self.best_weights = self._copy_weights() if job.train.patience else []
+        # One device compiles the whole loop. Several compile what each computes alone, since
+        # XLA cannot compile the reduction between them.
+        alone = self._num_replicas == 1
+        self._local = _jit(self._local_gradients) if devices.xla and not alone else None
+        self._call = tf.function(
+            self._train_range, jit_compile=devices.xla and alone, autograph=False
+        )
+
+    def __call__(
+        self,
+        indices: tf.Tensor,
+        *,
+        rates: np.ndarray,
+        first_step: int,
+        start: int,
+        stop: int,
+        stopping: Stopping,
+    ) -> Outcome:
+        """Takes the steps `start` to `stop` of a window, fewer where one fails or patience ends.
+
+        Args:
+            indices: The window's index tensor, `(num_steps, num_replicas, rows_per_replica)`.
+            rates: Learning rate of each step of the window, `(num_steps,)` float32.
+            first_step: Number of the window's first step in the whole training.
+            start: First step to take, counted within the window.
+            stop: Step to stop before.
+            stopping: State of early stopping so far.
+        """
+        carry = self._call(
+            self._data.x,
+            self._data.y,
+            self._data.x_validation,
+            self._data.y_validation,
+            tf.convert_to_tensor(indices),
+            tf.constant(rates),
+            tf.constant(first_step, tf.int32),
+            tf.constant(start, tf.int32),
+            tf.constant(stop, tf.int32),
+            tf.constant(stopping.best_loss, tf.float32),
+            tf.constant(stopping.best_epoch, tf.int32),
+        )
+        values = _Carry(*(value.numpy() for value in carry))
+        return Outcome(
+            stop=int(values.step),
+            finite=bool(values.finite),
+            patience_ended=bool(values.patience_ended),
+            squared_errors=values.squared_errors,
+            validation_losses=values.validation_losses,
+            stopping=Stopping(values.best_loss, values.best_epoch),
+        )
+
+    def compile(self) -> None:
+        """Traces and compiles the call; trains nothing."""
+        indices = tf.zeros(self._plan.block_shape, tf.int32)
+        rates = np.zeros(len(indices), np.float32)
+        self(indices, rates=rates, first_step=0, start=0, stop=0, stopping=Stopping.begin())
+
+    def restore_best(self) -> None:
+        """Gives the network the weights of its best validation loss."""
+        for variable, best in zip(self._variables, self.best_weights, strict=True):
+            variable.assign(best)
+
+    def _copy_weights(self) -> list[tf.Variable]:
+        return [
+            tf.Variable(tf.zeros_like(variable), trainable=False, name="best")
+            for variable in self._variables
+        ]
+
+    def _train_range(
+        self,
+        x: Any,
+        y: Any,
+        x_validation: Any,
+        y_validation: Any,
+        indices: tf.Tensor,
+        rates: tf.Tensor,
+        first_step: tf.Tensor,
+        start: tf.Tensor,
+        stop: tf.Tensor,
+        best_loss: tf.Tensor,
+        best_epoch: tf.Tensor,
+    ) -> _Carry:
+        num_steps = int(indices.shape[0])
+        first_epoch = first_step // self._plan.steps_per_epoch
+
+        def goes_on(carry: _Carry) -> tf.Tensor:
+            return (carry.step < stop) & carry.finite & ~carry.patience_ended
+
+        def take_step(carry: _Carry) -> tuple[_Carry]:
+            gradients, error = self._gradients(x, y, indices[carry.step], first_step + carry.step)
+            finite = _all_finite([error, *gradients])
+            tf.cond(finite, lambda: self._update(gradients, rates[carry.step]), tf.no_op)
+            carry = carry._replace(
+                step=carry.step + tf.cast(finite, tf.int32),
+                finite=finite,
+                squared_errors=_put(carry.squared_errors, carry.step, error),
+            )
+            if self._data.num_validation_rows:
+                carry = self._validate_at_epoch_end(carry, x_validation, y_validation, first_epoch)
+            return (carry,)
+
+        carry = _Carry(
+            step=start,
+            finite=tf.constant(True),
+            patience_ended=tf.constant(False),
+            squared_errors=tf.zeros((num_steps,)),
+            validation_losses=tf.zeros((num_steps // self._plan.steps_per_epoch,)),
+            best_loss=best_loss,
+            best_epoch=best_epoch,
+        )
+        (carry,) = tf.while_loop(goes_on, take_step, (carry,), parallel_iterations=1)
+        return carry
+
+    def _gradients(
+        self, x: Any, y: Any, indices: tf.Tensor, step: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Gradients of the global batch's mean squared error, and its sum of squared errors."""
+        num_rows = tf.reduce_sum(tf.cast(indices >= 0, tf.float32))
+
+        def on_replica(x: tf.Tensor, y: tf.Tensor) -> list[tf.Tensor]:
+            local = self._local or self._local_gradients
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            return local(self._variables, x, y, indices[replica], num_rows, step, replica)
+
+        per_replica = self._strategy.run(on_replica, args=(x, y))
+        *gradients, error = self._add_over_replicas(per_replica)
+        penalty = 2.0 * self._job.model.l2
+        if penalty:
+            gradients = [
+                gradient + penalty * variable if is_kernel else gradient
+                for gradient, variable, is_kernel in zip(
+                    gradients, self._variables, self._kernels, strict=True
+                )
+            ]
+        if self._job.train.clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._job.train.clip_norm)
+        return gradients, error
+
+    def _local_gradients(
+        self,
+        weights: Sequence[tf.Tensor],
+        x: tf.Tensor,
+        y: tf.Tensor,
+        indices: tf.Tensor,
+        num_rows: tf.Tensor,
+        step: tf.Tensor,
+        replica: tf.Tensor,
+    ) -> list[tf.Tensor]:
+        """One replica's share of the gradients, and of the sum of squared errors."""
+        masks = self._dropout_masks(step, replica, rows=int(indices.shape[0]))
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            with keras.StatelessScope(
+                state_mapping=list(zip(self._dnn.trainable_variables, weights, strict=True))
+            ):
+                error = self._squared_error(x, y, indices, masks)
+            loss = error / num_rows
+        return [*tape.gradient(loss, weights), error]
+
+    def _squared_error(
+        self, x: tf.Tensor, y: tf.Tensor, indices: tf.Tensor, masks: Sequence[tf.Tensor] = ()
+    ) -> tf.Tensor:
+        rows = tf.maximum(indices, 0)
+        predicted = forward(self._dnn, tf.gather(x, rows), masks=masks)
+        residual = tf.where(indices >= 0, predicted - tf.gather(y, rows), 0.0)
+        return tf.reduce_sum(tf.square(residual))
+
+    def _dropout_masks(self, step: tf.Tensor, replica: tf.Tensor, *, rows: int) -> list[tf.Tensor]:
+        """This replica's rows of the masks of the global batch, each `(rows, units)`."""
+        rate = self._job.model.dropout_rate
+        masks = []
+        for layer, units in enumerate(dropout_units(self._dnn)):
+            place = tf.cast(step, tf.int64) * _MAX_LAYERS + layer
+            seed = tf.stack([tf.constant(self._job.seed, tf.int64), place])
+            drawn = tf.random.stateless_uniform(
+                (rows * self._num_replicas, units), seed=seed, alg="philox"
+            )
+            drawn = tf.slice(drawn, (replica * rows, 0), (rows, units))
+            masks.append(tf.cast(drawn >= rate, tf.float32) / (1.0 - rate))
+        return masks
+
+    def _add_over_replicas(self, per_replica: list[Any]) -> list[tf.Tensor]:
+        """Sums over all replicas, in one reduction."""
+        if self._num_replicas == 1:
+            return per_replica
+        shapes = [variable.shape for variable in self._variables] + [tf.TensorShape(())]
+        packed = self._strategy.run(
+            lambda parts: tf.concat([tf.reshape(part, (-1,)) for part in parts], 0),
+            args=(per_replica,),
+        )
+        total = self._strategy.reduce(tf.distribute.ReduceOp.SUM, packed, axis=None)
+        parts = tf.split(total, [shape.num_elements() for shape in shapes])
+        return [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _update(self, gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> tf.Operation:
+        """Lets the optimizer change every replica's copy of the weights.
+
+        Keras's own `apply` would reduce over the replicas a second time.
+        """
+        decay = self._job.train.decay
+
+        def change(variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor) -> None:
+            if decay:
+                variable.assign_sub(variable * (decay * rate))
+            self._optimizer.update_step(gradient, variable, rate)
+
+        for variable, gradient in zip(self._variables, gradients, strict=True):
+            self._strategy.extended.update(variable, change, args=(gradient, rate), group=False)
+        self._optimizer.iterations.value.assign_add(1)
+        return tf.no_op()
+
+    def _validate_at_epoch_end(
+        self, carry: _Carry, x: Any, y: Any, first_epoch: tf.Tensor
+    ) -> _Carry:
+        per_epoch = self._plan.steps_per_epoch
+        ended = carry.finite & (carry.step % per_epoch == 0)
+        place = carry.step // per_epoch - 1
+        loss = tf.cond(
+            ended, lambda: self._validation_loss(x, y), lambda: tf.constant(0.0, tf.float32)
+        )
+        place = tf.maximum(place, 0)
+        kept = tf.where(ended, loss, carry.validation_losses[place])
+        carry = carry._replace(validation_losses=_put(carry.validation_losses, place, kept))
+        better = ended & (loss < carry.best_loss)
+        epoch = first_epoch + place
+        if self.best_weights:
+            tf.cond(better, self._keep_best, tf.no_op)
+        best_epoch = tf.where(better, epoch, carry.best_epoch)
+        patience = self._job.train.patience
+        waited_out = ended & (epoch - best_epoch >= patience) if patience else tf.constant(False)
+        return carry._replace(
+            best_loss=tf.where(better, loss, carry.best_loss),
+            best_epoch=best_epoch,
+            patience_ended=waited_out,
+        )
+
+    def _validation_loss(self, x: Any, y: Any) -> tf.Tensor:
+        def on_replica(x: tf.Tensor, y: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            return self._squared_error(x, y, indices[replica])
+
+        def add_chunk(chunk: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            part = self._strategy.run(on_replica, args=(x, y, places[chunk]))
+            return chunk + 1, total + self._strategy.reduce(
+                tf.distribute.ReduceOp.SUM, part, axis=None
+            )
+
+        places = tf.constant(self._validation_indices)
+        num_chunks = len(self._validation_indices)
+        _, total = tf.while_loop(
+            lambda chunk, _: chunk < num_chunks,
+            add_chunk,
+            (tf.constant(0), tf.constant(0.0)),
+            parallel_iterations=1,
+        )
+        return total / self._data.num_validation_rows
+
+    def _keep_best(self) -> tf.Operation:
+        for best, variable in zip(self.best_weights, self._variables, strict=True):
+            self._strategy.extended.update(
+                best, lambda best, weights: best.assign(weights), args=(variable,), group=False
+            )
+        return tf.no_op()
+
+
+def _validation_indices(num_rows: int, num_replicas: int) -> np.ndarray:
+    if num_rows == 0:
+        return np.zeros((0, num_replicas, 1), np.int32)
+    plan = StepPlan(num_rows, _VALIDATION_ROWS, num_replicas, epochs=1)
+    shape = (plan.steps_per_epoch, num_replicas, plan.rows_per_replica)
+    places = np.full(np.prod(shape), -1, np.int32)
+    places[:num_rows] = np.arange(num_rows)
+    return places.reshape(shape)
+
+
+def _jit(function: Any) -> Any:
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+def _all_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    # A sum of absolute values is finite exactly where all of them are (short of overflow, which
+    # is a step no optimizer survives); columns first, which vectorizes.
+    totals = [tf.reduce_sum(tf.reduce_sum(tf.abs(tensor), axis=0)) for tensor in tensors[1:]]
+    return tf.math.is_finite(tf.add_n([tf.abs(tensors[0]), *totals]))
+
+
+def _put(vector: tf.Tensor, at: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    return tf.tensor_scatter_nd_update(vector, [[at]], [value])

@@ -1,0 +1,173 @@
+"""The training loop: decides how far each call goes and when to stop, and computes nothing.
+
+loop = TrainingLoop(step, plan, job=job, keep=keep, stop=stop, show=show)
+pace = loop.train(state)
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dnnjob.config import JobConfig
+from dnnjob.data.order import StepPlan
+from dnnjob.data.windows import Window, make_windows
+from dnnjob.errors import NonFiniteError
+from dnnjob.runs import Position, Progress
+from dnnjob.tasks import StopFlag
+from dnnjob.training.history import EpochLog
+from dnnjob.training.progress import Show
+from dnnjob.training.schedule import learning_rates
+from dnnjob.training.step import CompiledStep, Outcome, Stopping
+
+# A call this long costs nothing in speed and lets a bar, a checkpoint or a stop come in time.
+_SECONDS_A_CALL = 0.5
+_MAX_GROWTH = 8
+
+EPOCHS_DONE, PATIENCE_ENDED = "epochs", "patience"
+
+
+@dataclass
+class TrainingState:
+    """Where training stands between two calls: what a checkpoint holds beside the weights."""
+
+    log: EpochLog
+    stopping: Stopping
+    stop_reason: str | None = None
+    """Why training ended, `epochs` or `patience`; None while it goes on."""
+
+    @classmethod
+    def begin(cls, plan: StepPlan) -> "TrainingState":
+        """Nothing trained yet."""
+        return cls(EpochLog(plan), Stopping.begin())
+
+    @property
+    def position(self) -> Position:
+        """The next batch to train."""
+        return Position(epoch=self.log.num_epochs, batch=len(self.log.pending_errors))
+
+    @property
+    def progress(self) -> Progress:
+        """What `status.json` shows."""
+        loss = self.log.losses[-1] if self.log.losses else None
+        # A loss can overflow in the sum over an epoch's finite batches.
+        shown = loss if loss is not None and np.isfinite(loss) else None
+        return Progress(epoch=self.log.num_epochs, epochs=self.log.plan.epochs, loss=shown)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Steps that an attempt has taken, and the seconds they took."""
+
+    steps: int = 0
+    seconds: float = 0.0
+
+    @property
+    def steps_per_s(self) -> float:
+        """Speed of this attempt so far, 0 before its first step."""
+        return self.steps / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class TrainingLoop:
+    """What a training needs besides its state.
+
+    Attributes:
+        step: The compiled call.
+        plan: Steps of the job.
+        job: The job.
+        keep: Called after every call to write a checkpoint where one is due.
+        stop: Asked between calls.
+        shows: Told after every call.
+    """
+
+    step: CompiledStep
+    plan: StepPlan
+    job: JobConfig
+    keep: Callable[[TrainingState], None]
+    stop: StopFlag
+    shows: tuple[Show, ...] = ()
+
+    def train(self, state: TrainingState) -> Pace:
+        """Trains from `state` to the job's end; the weights and `state` change in place.
+
+        Raises:
+            NonFiniteError: If a loss or gradient is not finite; the weights are the last finite.
+            StoppedError: If a signal asked for it.
+        """
+        pace = Pace()
+        if state.stop_reason is not None:
+            return pace
+        size = 1
+        for window in self._windows(state):
+            while (start := self._start(window, state)) < self._num_steps(window):
+                self.stop.check()
+                began = time.perf_counter()
+                outcome = self._call(window, state, start=start, size=size)
+                seconds = time.perf_counter() - began
+                self._record(window, state, outcome, start=start, seconds=seconds)
+                pace = Pace(pace.steps + outcome.stop - start, pace.seconds + seconds)
+                size = _next_size(size, seconds)
+                for show in self.shows:
+                    show(state.progress, pace.steps_per_s, self._seconds_left(state, pace))
+                if outcome.patience_ended:
+                    state.stop_reason = PATIENCE_ENDED
+                    return pace
+                self.keep(state)
+        state.stop_reason = EPOCHS_DONE
+        return pace
+
+    def _windows(self, state: TrainingState) -> Iterator[Window]:
+        block_steps = self.plan.epochs_per_block * self.plan.steps_per_epoch
+        first_block = state.log.num_steps // block_steps
+        return make_windows(self.plan, seed=self.job.seed, first_block=first_block)
+
+    def _start(self, window: Window, state: TrainingState) -> int:
+        return state.log.num_steps - window.epochs.start * self.plan.steps_per_epoch
+
+    def _num_steps(self, window: Window) -> int:
+        return len(window.epochs) * self.plan.steps_per_epoch
+
+    def _call(self, window: Window, state: TrainingState, *, start: int, size: int) -> Outcome:
+        return self.step(
+            window.indices,
+            rates=self._rates(window),
+            first_step=window.epochs.start * self.plan.steps_per_epoch,
+            start=start,
+            stop=min(start + size, self._num_steps(window)),
+            stopping=state.stopping,
+        )
+
+    def _rates(self, window: Window) -> np.ndarray:
+        first = window.epochs.start * self.plan.steps_per_epoch
+        steps = np.arange(first, first + len(window.indices))
+        return learning_rates(self.job.train, steps=steps, num_steps=self.plan.num_steps)
+
+    def _record(
+        self, window: Window, state: TrainingState, outcome: Outcome, *, start: int, seconds: float
+    ) -> None:
+        done = slice(start, outcome.stop)
+        completed = state.log.num_epochs - window.epochs.start
+        state.log.add(
+            outcome.squared_errors[done],
+            self._rates(window)[done],
+            outcome.validation_losses[completed:] if self.step.validates else None,
+            seconds=seconds,
+        )
+        state.stopping = outcome.stopping
+        if not outcome.finite:
+            raise NonFiniteError(
+                "Loss and gradients must stay finite, but they did not in epoch "
+                f"{state.log.num_epochs + 1}, batch {len(state.log.pending_errors) + 1}. "
+                f"Lower train.learning_rate ({self.job.train.learning_rate}), set "
+                "train.clip_norm, or look for extreme values in the table."
+            )
+
+    def _seconds_left(self, state: TrainingState, pace: Pace) -> float:
+        return (self.plan.num_steps - state.log.num_steps) / (pace.steps_per_s or 1.0)
+
+
+def _next_size(size: int, seconds: float) -> int:
+    wanted = size * _SECONDS_A_CALL / max(seconds, 1e-6)
+    return max(1, round(min(wanted, size * _MAX_GROWTH)))

@@ -1,0 +1,161 @@
+"""The job file that `dnnjob init` writes."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pydantic import BaseModel
+
+from dnnjob.config.job import JobConfig
+from dnnjob.data.draft import draft_job, job_name
+from dnnjob.data.sources import open_table
+from dnnjob.errors import DataError
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    folder = Path(__file__).parents[2].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real tables are not there: {folder}")
+    return folder
+
+
+def load(text: str) -> JobConfig:
+    return JobConfig.model_validate(tomllib.loads(text))
+
+
+def uncommented(text: str) -> dict[str, Any]:
+    """The draft with its commented keys switched on, placeholders aside."""
+    lines = [re.sub(r"^# (?=\[?[a-z0-9_]+\]?( = |$))", "", line) for line in text.splitlines()]
+    return tomllib.loads("\n".join(line for line in lines if not line.endswith(" = ...")))
+
+
+@pytest.mark.parametrize(
+    ("table", "target", "num_features"),
+    [("housing", "MEDV", 12), ("abalone", "rings", 7), ("autos", "price", 10)],
+)
+def test_a_real_tables_draft_opens_as_it_is(
+    shared_data: Path, table: str, target: str, num_features: int
+) -> None:
+    job = load(draft_job(shared_data / f"{table}.csv"))
+    opened = open_table(job.data)
+    assert (job.name, job.data.target, len(opened.features)) == (table, target, num_features)
+
+
+def test_columns_that_cannot_be_features_are_left_out_with_the_reason(shared_data: Path) -> None:
+    text = draft_job(shared_data / "autos.csv")
+    assert "#   make: text (201 of 201 rows hold no number, such as 'alfa-romero')" in text
+    assert "#   bore: text (4 of 201 rows hold no number, such as '?')" in text
+    assert "#   wheel_base         numeric, 86.6 to 120.9" in text
+    features = load(text).data.features
+    assert features is not None
+    assert "bore" not in features
+
+
+def test_every_default_is_shown_as_the_records_have_it(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,y\n1,2\n3,5\n")
+    shown = uncommented(draft_job(tmp_path / "t.csv"))
+    expected = JobConfig(name="t", data={"source": str(tmp_path / "t.csv"), "target": "y"})
+    assert shown == expected.model_dump(mode="json", exclude_none=True)
+
+
+def test_every_key_and_its_documentation_are_there(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,y\n1,2\n3,5\n")
+    text = draft_job(tmp_path / "t.csv")
+    prose = " ".join(text.replace("\n#", " ").split())
+
+    def check(section: type[BaseModel]) -> None:
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                assert f"\n[{name}]\n" in text
+                check(field.annotation)
+            else:
+                assert re.search(rf"^(# )?\[?{name}\b", text, re.MULTILINE), name
+                assert " ".join((field.description or "?").split()) in prose
+
+    check(JobConfig)
+    assert all(len(line) <= 100 for line in text.splitlines() if line.startswith("#"))
+
+
+def test_gaps_infinities_and_ranges_are_told(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"gap": [1.0, None, 3.0], "wild": [1, float("inf"), 2], "a": [0, 1, 2.5], "y": [4, 5, 7]}
+    )
+    table.to_parquet(tmp_path / "t.parquet")
+    text = draft_job(tmp_path / "t.parquet")
+    assert "#   gap   numeric, 1 to 3, 1 missing" in text
+    assert "#   wild  numeric, 1 to 2, 1 infinite" in text
+    assert load(text).data.features == ("a",)
+
+
+def test_the_target_is_the_last_number_that_varies(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        "a,price,flag,same,note\n1,2,True,7,x\n3,5,False,7,y\n4,6,True,7,z\n"
+    )
+    data = load(draft_job(tmp_path / "t.csv")).data
+    assert data.target == "price"
+    assert data.features == ("a", "flag", "same")
+
+
+def test_odd_column_names_survive(tmp_path: Path) -> None:
+    names = ['say "hi"', "back\\slash", "tab\there", "line\nbreak", "Größe = 3 # m²", "a.b", "y"]
+    table = pd.DataFrame([range(7), range(2, 9)], columns=names)
+    table["text\x07"] = ["bell\x07", "x"]
+    table.to_parquet(tmp_path / "t.parquet")
+    data = load(draft_job(tmp_path / "t.parquet")).data
+    assert data.target == "y"
+    assert data.features == tuple(names[:-1])
+
+
+def test_the_table_can_be_named_from_the_job_files_folder(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "t.csv").write_text("a,y\n1,2\n3,5\n")
+    text = draft_job(tmp_path / "tables" / "t.csv", folder=tmp_path / "jobs")
+    assert load(text).data.source == "../tables/t.csv"
+
+
+def test_a_relative_table_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t.csv").write_text("a,y\n1,2\n3,5\n")
+    monkeypatch.chdir(tmp_path)
+    assert load(draft_job("t.csv")).data.source == str(tmp_path / "t.csv")
+
+
+def test_a_builtin_table_keeps_its_name() -> None:
+    job = load(draft_job("builtin:diabetes"))
+    assert (job.name, job.data.source) == ("diabetes", "builtin:diabetes")
+    assert job.data.target == "progression"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("data/housing.csv", "housing"),
+        ("my table (2024).CSV.gz", "my-table-2024"),
+        ("runs/", "runs"),
+        ("part-*.parquet", "part"),
+        ("_hidden.csv", "hidden"),
+        ("größe.csv", "gr-e"),
+        ("表.csv", "job"),
+        ("v1.2.tsv", "v1.2"),
+        ("x" * 200 + ".csv", "x" * 64),
+        ("builtin:diabetes", "diabetes"),
+    ],
+)
+def test_a_job_name_is_made_from_the_table(source: str, name: str) -> None:
+    assert job_name(source) == name
+    assert JobConfig(name=name, data={"source": source, "target": "y"}).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "usable"),
+    [("a,b\nx,1\ny,2\n", "b"), ("a,b\n1,1\n1,1\n", "a, b"), ("a,b\nx,\ny,\n", "none")],
+)
+def test_a_table_without_target_and_feature_is_refused(
+    tmp_path: Path, text: str, usable: str
+) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=rf"usable are: {usable}\."):
+        draft_job(tmp_path / "t.csv")
