@@ -8,6 +8,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 # Bytecode is written at installation: without it every start of TensorFlow takes seconds longer.
 PIP := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
+# dnnjob's peers, which the benchmark compares it with, have an environment of their own.
+PEERS := .venv-peers
+BENCH_ARGS ?=
 
 .PHONY: run test check format bench clean
 
@@ -38,5 +41,13 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	$(PIP) install --compile --require-hashes -r requirements/dev.txt
 	touch $@
 
+$(PEERS)/.installed: requirements/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	env -u PYTHONDONTWRITEBYTECODE $(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --compile -r $<
+	touch $@
+
+bench: $(VENV)/.runtime $(PEERS)/.installed
+	$(BIN)/python tests/bench/bench.py $(BENCH_ARGS)
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(PEERS) build *.egg-info

@@ -59,7 +59,7 @@ def run_job(journal: Journal, *, stop: StopFlag, watch: Stopwatch) -> Report:
             background.submit(import_module, "dnnjob.results.plots")
         table, split = loading.result()
         scale = fit_standardization(table, split, job.data.standardize)
-        devices = make_devices(job.devices, global_batch_size=job.train.global_batch_size)
+        devices = make_devices(job.devices)
         job = _complete(job, table, split, threads=threads, devices=devices)
         write_text(journal.paths.job, to_toml(job))
 

@@ -154,7 +154,8 @@ class DevicesConfig(Section):
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Arithmetic of the matrix products; weights and losses stay float32."""
     xla: Literal["auto", "on", "off"] = "auto"
-    """Compile the training function with XLA; auto follows a fixed rule of device and batch."""
+    """Compile the training function with XLA; auto does, always. Off draws other dropout
+    masks and rounds otherwise."""
 
     @model_validator(mode="after")
     def _gpu_wishes_agree(self) -> Self:

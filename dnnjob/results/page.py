@@ -42,10 +42,12 @@ def render_page(report: Report, plots: Path | None = None) -> str:
         report: What the page says.
         plots: Folder of the plots; those that are there are shown. None shows none.
     """
-    return _environment().get_template("report.html.j2").render(
+    job = JobConfig.model_validate(report.job)
+    template = _environment().get_template("report.html.j2")
+    return template.render(
         report=report,
-        job=JobConfig.model_validate(report.job),
-        job_toml=to_toml(JobConfig.model_validate(report.job)),
+        job=job,
+        job_toml=to_toml(job),
         figures=[] if plots is None else _load_figures(plots),
     )
 
@@ -82,7 +84,7 @@ def _environment() -> Environment:
 def format_number(value: float | None, digits: int = 4) -> str:
     """`value` to `digits` significant digits, thousands apart; a dash for None."""
     if value is None:
-        return "–"
+        return "\N{EN DASH}"
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     decimals = digits - 1 - math.floor(math.log10(abs(value)))
@@ -92,7 +94,7 @@ def format_number(value: float | None, digits: int = 4) -> str:
 
 
 def format_change(value: float, base: float) -> str:
-    """What became of `base` > 0: `−62 %`, `+8 %`, or `12 times` from a tenfold on."""
+    """What became of `base` > 0: a signed percentage, or `12 times` from a tenfold on."""
     ratio = value / base
     if ratio >= 10:
         return f"{ratio:.3g} times"
@@ -101,7 +103,7 @@ def format_change(value: float, base: float) -> str:
 
 def format_seconds(value: float) -> str:
     """A duration as a person says it: `0.42 s`, `3 min 20 s`, `5 h 12 min`."""
-    if value < 60:
+    if round(value, 1) < 60:
         return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
     minutes, seconds = divmod(round(value), 60)
     if minutes < 60:

@@ -15,16 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.style import context
 from matplotlib.ticker import (
     FixedLocator,
     LogLocator,
     MaxNLocator,
-    NullFormatter,
     NullLocator,
     StrMethodFormatter,
 )
+from matplotlib.transforms import Bbox
 
 from dnnjob.results.report import History, PlotName
 from dnnjob.runs import write_file
@@ -32,8 +33,9 @@ from dnnjob.runs import write_file
 MAX_ROWS = 20_000
 MAX_COLUMNS = 120
 MAX_UPRIGHT_COLUMNS = 16
+MAX_UPRIGHT_LETTERS = 80
 FAR = 15.0
-DPI = 110
+MARGIN = 7
 HALF_PAGE = (5.2, 4.4)
 INK = "#22303c"
 BLUE = "#2b6a99"
@@ -50,7 +52,7 @@ STYLE: dict[str, Any] = {
     "axes.titlecolor": INK,
     "axes.titlelocation": "left",
     "axes.titlesize": 10.5,
-    "figure.constrained_layout.use": True,
+    "figure.dpi": 110,
     "font.size": 10,
     "grid.color": "#e6eaee",
     "grid.linewidth": 0.7,
@@ -112,6 +114,8 @@ def draw_plots(folder: Path, data: PlotData) -> None:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         # seaborn 0.13.2 calls matplotlib's `bxp` with `vert`, deprecated since matplotlib 3.11.
         warnings.filterwarnings("ignore", message="vert: bool was deprecated")
+        # A column may have no value among the rows drawn.
+        warnings.filterwarnings("ignore", message="Mean of empty slice|Degrees of freedom")
         for name, make_figure in draw.items():
             write_png(folder / f"{name}.png", make_figure(data))
 
@@ -119,7 +123,8 @@ def draw_plots(folder: Path, data: PlotData) -> None:
 def write_png(path: Path, figure: Figure) -> None:
     """Replaces `path` by the figure as PNG."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=DPI)
+    _fit_margins(figure)
+    figure.savefig(picture, format="png")
     write_file(path, lambda file: file.write(picture.getbuffer()))
 
 
@@ -134,7 +139,7 @@ def draw_regplot(data: PlotData) -> Figure:
         y=rows.y_pred,
         ax=axes,
         # A band of 20,000 rows is thinner than its line: more resamples would not be seen.
-        n_boot=1000 if len(rows.y_true) <= 2000 else 100,
+        n_boot=500 if len(rows.y_true) <= 2000 else 100,
         seed=data.seed,
         scatter_kws=_dots(rows),
         line_kws={"color": RED, "linewidth": 1.8, "label": "fitted line, 95 % band"},
@@ -151,8 +156,10 @@ def draw_regplot(data: PlotData) -> Figure:
 def draw_boxplot(data: PlotData) -> Figure:
     """Every column's z-scores as a box: features in order, then the target."""
     columns, title = _take_columns(data)
-    upright = len(columns) <= MAX_UPRIGHT_COLUMNS
-    figure = Figure(figsize=(8.4, 4.6) if upright else (7.6, 1.2 + 0.165 * len(columns)))
+    names = [_shorten(name) for name in columns]
+    upright = len(names) <= MAX_UPRIGHT_COLUMNS and sum(map(len, names)) <= MAX_UPRIGHT_LETTERS
+    height = 1.0 + (0.28 if len(names) <= 40 else 0.165) * len(names)
+    figure = Figure(figsize=(8.4, 4.6) if upright else (7.6, height))
     axes = figure.subplots()
     sns.boxplot(
         data=list(columns.values()),
@@ -165,7 +172,7 @@ def draw_boxplot(data: PlotData) -> Figure:
         showcaps=upright,
         flierprops=_outliers(upright=upright),
     )
-    _label_columns(axes, [_shorten(name, 28) for name in columns], upright=upright)
+    _label_columns(axes, names, upright=upright)
     largest = max(float(np.abs(z).max(initial=0)) for z in columns.values())
     _show_z(axes, largest, upright=upright)
     axes.set_title(title)
@@ -184,11 +191,14 @@ def draw_loss(data: PlotData) -> Figure:
         axes.legend(loc="upper right")
     curves = [history.loss] if history.val_loss is None else [history.loss, history.val_loss]
     _scale_loss(axes, np.concatenate(curves))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    num_epochs = len(history.loss)
+    margin = max(0.5, 0.02 * num_epochs)
+    axes.set_xlim(1 - margin, num_epochs + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.set(
         xlabel="Epoch",
         ylabel="Mean squared error, trained scale",
-        title=f"{len(history.loss):,} epochs",
+        title=_count(num_epochs, num_epochs, "epoch"),
     )
     return figure
 
@@ -198,7 +208,9 @@ def draw_residuals(data: PlotData) -> Figure:
     rows = _take_test_rows(data)
     residuals = rows.y_true - rows.y_pred
     figure = Figure(figsize=HALF_PAGE)
-    axes, margin = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    axes, margin = figure.subplots(
+        1, 2, sharey=True, gridspec_kw={"width_ratios": (3, 1), "wspace": 0.06}
+    )
     axes.axhline(0, color=RED, linewidth=1.2)
     axes.scatter(rows.y_pred, residuals, **_dots(rows))
     margin.axhline(0, color=RED, linewidth=1.2)
@@ -213,13 +225,29 @@ def draw_residuals(data: PlotData) -> Figure:
     return figure
 
 
+def _fit_margins(figure: Figure) -> None:
+    # One measurement, where matplotlib's layout engines take several and a second drawing: of
+    # the time of all plots that is a third.
+    FigureCanvasAgg(figure)
+    inner = Bbox.union([axes.bbox for axes in figure.axes])
+    outer = Bbox.union([box for axes in figure.axes if (box := axes.get_tightbbox())])
+    outer = outer.padded(MARGIN)
+    width, height = figure.bbox.size
+    figure.subplots_adjust(
+        left=(inner.x0 - outer.x0) / width,
+        right=1 - (outer.x1 - inner.x1) / width,
+        bottom=(inner.y0 - outer.y0) / height,
+        top=1 - (outer.y1 - inner.y1) / height,
+    )
+
+
 def _take_test_rows(data: PlotData) -> _TestRows:
     labelled = np.flatnonzero(data.is_test & np.isfinite(data.y))
     rows = _sample(labelled, data.seed)
     return _TestRows(
         y_true=data.y[rows],
         y_pred=data.y_pred[rows],
-        title=_count(len(rows), len(labelled), "test rows"),
+        title=_count(len(rows), len(labelled), "test row"),
     )
 
 
@@ -233,7 +261,7 @@ def _take_columns(data: PlotData) -> tuple[dict[str, Array], str]:
     std = np.nanstd(values, axis=0) if data.std is None else data.std[picked]
     z = (values - mean) / np.where(std > 0, std, 1)
     names = [*data.features[:first], data.target]
-    title = _count(len(rows), num_rows, "rows")
+    title = _count(len(rows), num_rows, "row")
     if len(names) < num_columns:
         title += f"; the first {first} of {num_columns - 1} features, then the target"
     return {name: z[np.isfinite(z[:, i]), i] for i, name in enumerate(names)}, title
@@ -245,10 +273,9 @@ def _sample(rows: Array, seed: int) -> Array:
     return np.sort(np.random.default_rng(seed).choice(rows, MAX_ROWS, replace=False))
 
 
-def _count(drawn: int, of: int, what: str) -> str:
-    if drawn == of:
-        return f"{of:,} {what}"
-    return f"{drawn:,} of {of:,} {what}, drawn at random"
+def _count(drawn: int, of: int, noun: str) -> str:
+    what = f"{of:,} {noun}" if of == 1 else f"{of:,} {noun}s"
+    return what if drawn == of else f"{drawn:,} of {what}, drawn at random"
 
 
 def _draw_identity(axes: Axes, rows: _TestRows) -> None:
@@ -279,33 +306,27 @@ def _scale_loss(axes: Axes, losses: Array) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _label_columns(axes: Axes, names: list[str], *, upright: bool) -> None:
-    places = range(len(names))
-    if upright:
-        slanted = sum(map(len, names)) > 80
-        axes.set_xticks(places, names)
-        if slanted:
-            axes.tick_params(axis="x", labelrotation=40)
-    else:
-        axes.set_yticks(places, names, fontsize=7.5)
+    axis = axes.xaxis if upright else axes.yaxis
+    axis.set_ticks(range(len(names)), names, fontsize=10 if len(names) <= 40 else 7.5)
+    axis.grid(visible=not upright)
 
 
 def _show_z(axes: Axes, largest: float, *, upright: bool) -> None:
-    across = axes.yaxis if upright else axes.xaxis
-    along = axes.xaxis if upright else axes.yaxis
-    along.grid(visible=not upright)
+    axis = axes.yaxis if upright else axes.xaxis
+    axis.set_label_text("z-score")
+    axis.grid(visible=True)
     if largest > FAR:
         # A few far outliers would press every box flat.
         (axes.set_yscale if upright else axes.set_xscale)("symlog", linthresh=3)
-        ticks = [sign * z for z in (1, 3, 10, 30, 100, 300, 1000) for sign in (-1, 1)]
-        across.set_major_locator(FixedLocator([0, *ticks]))
-        across.set_major_formatter(StrMethodFormatter("{x:g}"))
-        across.set_minor_locator(NullLocator())
-    across.set_label_text("z-score")
-    across.grid(visible=True)
+        axes.autoscale_view()
+        powers = [10.0**power for power in range(math.ceil(math.log10(largest)))]
+        axis.set_major_locator(FixedLocator([*(-z for z in reversed(powers)), 0, *powers]))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_locator(NullLocator())
 
 
 def _dots(rows: _TestRows) -> dict[str, Any]:
@@ -322,5 +343,5 @@ def _num_bins(values: Array) -> int:
     return int(np.clip(2 * np.cbrt(len(values)), 5, 60))
 
 
-def _shorten(name: str, width: int = 40) -> str:
+def _shorten(name: str, width: int = 28) -> str:
     return name if len(name) <= width else name[: width - 1] + "…"

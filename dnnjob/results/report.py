@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -317,7 +318,7 @@ def _encode_split(split: Array) -> pa.DictionaryArray:
     if split.dtype.kind in "iu":
         return pa.DictionaryArray.from_arrays(pa.array(split, pa.int8()), pa.array(SPLITS))
     names = pa.array(split, pa.string())
-    codes = pa.compute.index_in(names, pa.array(SPLITS))
+    codes = pc.index_in(names, pa.array(SPLITS))
     return pa.DictionaryArray.from_arrays(codes.cast(pa.int8()), pa.array(SPLITS))
 
 

@@ -13,10 +13,6 @@ import tensorflow as tf
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
 
-# XLA on a CPU wins where a step is too small to hide the cost of starting its operations, and
-# loses where one large matrix product is the step; docs/decisions/xla.md has the measurements.
-_XLA_CPU_MAX_BATCH = 256
-
 
 @dataclass(frozen=True)
 class Devices:
@@ -56,14 +52,12 @@ class Devices:
         return float(max(peaks)) / 2**20
 
 
-def choose_xla(devices: DevicesConfig, *, kind: str, global_batch_size: int) -> bool:
-    """Whether to compile with XLA: as asked, or by a fixed rule of device and batch."""
-    if devices.xla != "auto":
-        return devices.xla == "on"
-    return kind == "gpu" or global_batch_size <= _XLA_CPU_MAX_BATCH
+def choose_xla(devices: DevicesConfig) -> bool:
+    """Whether to compile with XLA: as asked; auto is always, as docs/decisions/xla.md measured."""
+    return devices.xla != "off"
 
 
-def make_devices(devices: DevicesConfig, *, global_batch_size: int) -> Devices:
+def make_devices(devices: DevicesConfig) -> Devices:
     """The devices of this process and the strategy over them.
 
     Raises:
@@ -79,7 +73,7 @@ def make_devices(devices: DevicesConfig, *, global_batch_size: int) -> Devices:
     local = gpus or tf.config.list_logical_devices("CPU")
     kind: Literal["cpu", "gpu"] = "gpu" if gpus else "cpu"
     names = tuple(device.name for device in local)
-    xla = choose_xla(devices, kind=kind, global_batch_size=global_batch_size)
+    xla = choose_xla(devices)
     return Devices(kind=kind, names=names, strategy=_make_strategy(names), xla=xla)
 
 

@@ -1,4 +1,4 @@
-"""dnnjob against its peers on this machine: medians of paired runs, and the bars they must reach.
+"""Dnnjob against its peers on this machine: medians of paired runs, and the bars they must reach.
 
     make bench
     make bench BENCH_ARGS="--only housing,startup --pairs 7 --housing housing.csv"
@@ -186,7 +186,7 @@ def make_startup_work() -> Work:
 
 
 def make_run(job: str, table: Table, *overrides: str) -> Contender:
-    """dnnjob on a job file beside this module; the round is its seed."""
+    """A run of dnnjob on a job file beside this module; the round is its seed."""
     command = words(DNNJOB, "run", HERE / job, f"data.source={table.source}", *overrides)
     return Contender(
         name="dnnjob",

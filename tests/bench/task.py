@@ -7,6 +7,7 @@ NumPy alone, since the peers live in an environment without dnnjob.
 """
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -78,7 +79,7 @@ def load_task(arguments: argparse.Namespace) -> Task:
     rng = np.random.default_rng(arguments.seed)
     widths = [x.shape[1], *arguments.hidden_units, 1]
     weights = []
-    for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+    for inputs, outputs in itertools.pairwise(widths):
         limit = np.sqrt(6.0 / (inputs + outputs))
         kernel = rng.uniform(-limit, limit, (inputs, outputs)).astype(np.float32)
         weights.append((kernel, np.zeros(outputs, np.float32)))

@@ -1,0 +1,346 @@
+"""What columns hold, and which of them a job may use."""
+
+import datetime
+import decimal
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from dnnjob.config.job import DataConfig
+from dnnjob.data.schema import (
+    Column,
+    arrow_kind,
+    check_features,
+    check_names,
+    check_target,
+    check_values,
+    infer_arrow,
+    infer_series,
+    join_columns,
+    listed,
+    make_column,
+)
+from dnnjob.data.sources import open_table, read_all
+from dnnjob.errors import DataError, ExitCode
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "table.csv"
+    path.write_text(text)
+    return str(path)
+
+
+def columns_of(source: str) -> dict[str, Column]:
+    return {name: data.column for name, data in read_all(source).items()}
+
+
+def open_text(folder: Path, text: str, features: tuple[str, ...] | None = None) -> None:
+    open_table(DataConfig(source=write(folder, text), target="y", features=features))
+
+
+# What a column holds
+
+
+def test_a_csv_column_is_what_its_values_are(tmp_path: Path) -> None:
+    columns = columns_of(
+        write(
+            tmp_path,
+            "i,f,b,gaps,t,d,e,big\n"
+            "1,1.5,True,,x,2024-01-31,,99999999999999999999999\n"
+            "-2,inf,False,2,?,2024-02-01 10:30,,1\n"
+            "3,-7,True,NA,3,2024-02-02T10:30:00Z,,2\n",
+        )
+    )
+    assert columns["i"] == Column("i", "numeric", minimum=-2.0, maximum=3.0)
+    assert columns["f"] == Column("f", "numeric", num_infinite=1, minimum=-7.0, maximum=1.5)
+    assert columns["b"] == Column("b", "boolean", minimum=0.0, maximum=1.0)
+    assert columns["gaps"] == Column("gaps", "numeric", num_missing=2, minimum=2.0, maximum=2.0)
+    assert columns["t"] == Column("t", "text", num_text=2, example="x")
+    assert columns["d"] == Column("d", "datetime", num_text=3, example="2024-01-31")
+    assert columns["e"] == Column("e", "numeric", num_missing=3)
+    assert columns["big"] == Column("big", "numeric", minimum=1.0, maximum=1e23)
+
+
+def test_booleans_become_zero_and_one_and_keep_their_gaps() -> None:
+    whole = infer_series("b", pd.Series([True, False, True]))
+    np.testing.assert_array_equal(whole.numbers, [1.0, 0.0, 1.0])
+    gaps = infer_series("b", pd.Series([True, None, False], dtype=object))
+    assert (gaps.column.kind, gaps.column.num_missing) == ("boolean", 1)
+    np.testing.assert_array_equal(gaps.numbers, [1.0, np.nan, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (pa.array([1, 2], pa.uint8()), "numeric"),
+        (pa.array([1, None], pa.int64()), "numeric"),
+        (pa.array([1.5, 2.5], pa.float16()), "numeric"),
+        (pa.array([decimal.Decimal("1.25"), None]), "numeric"),
+        (pa.array([None, None]), "numeric"),
+        (pa.array([True, None]), "boolean"),
+        (pa.array(["a", "b"]), "text"),
+        (pa.array(["a", "b"], pa.large_string()), "text"),
+        (pa.array(["a", "b"], pa.string_view()), "text"),
+        (pa.array([b"a", None]), "text"),
+        (pa.array(["a", "b"]).dictionary_encode(), "text"),
+        (pa.array([3, 4]).dictionary_encode(), "numeric"),
+        (pa.array([datetime.datetime(2024, 1, 1)]), "datetime"),
+        (pa.array([datetime.date(2024, 1, 1)]), "datetime"),
+        (pa.array([[1], [2]]), "other"),
+        (pa.array([{"a": 1}]), "other"),
+    ],
+)
+def test_a_parquet_column_is_what_its_type_says(values: pa.Array, kind: str) -> None:
+    data = infer_arrow("c", pa.chunked_array([values]))
+    assert data.column.kind == kind
+    assert data.column.num_missing == values.null_count
+    assert data.num_rows == len(values)
+    if kind in ("numeric", "boolean"):
+        expected = pd.to_numeric(values.to_pandas().astype(object), errors="raise")
+        np.testing.assert_array_equal(data.numbers, np.asarray(expected, dtype=float))
+        assert data.numbers.dtype == np.float64
+
+
+def test_a_parquet_nan_counts_as_missing() -> None:
+    data = infer_arrow("c", pa.chunked_array([pa.array([1.0, float("nan"), None, float("inf")])]))
+    assert (data.column.num_missing, data.column.num_infinite) == (2, 1)
+
+
+def test_integers_beyond_float64_round_as_in_pandas() -> None:
+    data = infer_arrow("c", pa.chunked_array([pa.array([2**53 + 1, 0])]))
+    assert data.numbers[0] == float(2**53 + 1)
+
+
+def test_an_unknown_arrow_type_is_other() -> None:
+    assert arrow_kind(pa.map_(pa.string(), pa.int8())) == "other"
+
+
+def test_a_column_of_several_files_adds_up() -> None:
+    parts = [make_column("c", "boolean", np.array([0.0, 1.0]))]
+    parts.append(make_column("c", "numeric", np.array([np.nan, -3.0, np.inf])))
+    joined = join_columns(parts, source="s", files=["a", "b"])
+    assert joined.column == Column(
+        "c", "numeric", num_missing=1, num_infinite=1, minimum=-3.0, maximum=1.0
+    )
+    np.testing.assert_array_equal(joined.numbers, [0, 1, np.nan, -3, np.inf])
+
+
+def test_a_file_of_gaps_takes_the_kind_of_the_others() -> None:
+    gaps = make_column("c", "numeric", np.full(2, np.nan))
+    texts = infer_series("c", pd.Series(["x", "y"]))
+    joined = join_columns([gaps, texts], source="s", files=["a", "b"])
+    assert joined.column == Column("c", "text", num_missing=2, num_text=2, example="x")
+
+
+def test_files_of_gaps_alone_stay_gaps() -> None:
+    parts = [make_column("c", "numeric", np.full(2, np.nan)) for _ in range(2)]
+    joined = join_columns(parts, source="s", files=["a", "b"])
+    assert joined.column == Column("c", "numeric", num_missing=4)
+
+
+def test_files_that_disagree_on_a_columns_kind_are_named() -> None:
+    parts = [make_column("c", "numeric", np.ones(2)), infer_series("c", pd.Series(["?", "1"]))]
+    with pytest.raises(DataError, match=r"'c' is numeric in a\.csv, text in b\.csv"):
+        join_columns(parts, source="s", files=["a.csv", "b.csv"])
+
+
+def test_asking_for_the_numbers_of_text_is_a_mistake_of_ours() -> None:
+    with pytest.raises(TypeError, match="'c' were not read as numbers"):
+        _ = infer_series("c", pd.Series(["x"])).numbers
+
+
+# Names
+
+
+def test_features_are_all_other_columns_in_the_tables_order() -> None:
+    data = DataConfig(source="s", target="b")
+    assert check_names(data, ["c", "b", "a"]) == ("c", "a")
+
+
+def test_named_features_keep_the_jobs_order() -> None:
+    data = DataConfig(source="s", target="b", features=("a", "c"))
+    assert check_names(data, ["c", "b", "a", "d"]) == ("a", "c")
+
+
+def test_a_missing_target_is_answered_with_the_nearest_and_all_columns() -> None:
+    with pytest.raises(DataError) as caught:
+        check_names(DataConfig(source="t.csv", target="medv"), ["CRIM", "MEDV"])
+    assert str(caught.value) == (
+        "t.csv has no column 'medv' (did you mean 'MEDV'?). It has: CRIM, MEDV. "
+        "Set data.target, or point data.source elsewhere."
+    )
+    assert caught.value.exit_code == ExitCode.DATA
+
+
+def test_a_long_list_of_columns_is_abbreviated() -> None:
+    with pytest.raises(DataError, match=r"c18, c19 and 80 more\. Set data"):
+        check_names(DataConfig(source="s", target="zzz"), [f"c{n}" for n in range(100)])
+    assert listed(["a", "b"]) == "a, b"
+
+
+def test_a_name_with_a_space_around_it_is_found_as_the_nearest() -> None:
+    with pytest.raises(DataError, match="did you mean ' y'"):
+        check_names(DataConfig(source="s", target="y"), ["a", " y"])
+
+
+def test_missing_features_are_all_named() -> None:
+    data = DataConfig(source="s", target="y", features=("a", "bb", "zzz"))
+    with pytest.raises(DataError, match=r"no column 'bb' \(did you mean 'b'\?\), 'zzz'\. It has"):
+        check_names(data, ["a", "b", "y"])
+
+
+def test_a_file_without_a_header_is_recognized() -> None:
+    with pytest.raises(DataError, match="first line holds only numbers: add a line"):
+        check_names(DataConfig(source="s", target="y"), ["0.00632", "18", "2.31"])
+
+
+def test_a_table_of_the_target_alone_is_refused() -> None:
+    with pytest.raises(DataError, match="needs a feature beside its target"):
+        check_names(DataConfig(source="s", target="y"), ["y"])
+
+
+# The target
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ("x,1,2", "it is text (1 of 3 rows hold no number, such as 'x')"),
+        ("2024-01-01,2024-01-02,2024-01-03", "it is datetime (3 of 3 rows"),
+        ("1,,3", "it is missing in 1 of 3 rows"),
+        (",,", "it is missing in all 3 rows"),
+        ("1,inf,-inf", "it is infinite in 2 of 3 rows"),
+        ("1,1e39,2", "it is beyond the range of float32 (3.4e38) in 1 of 3 rows"),
+        ("5,5,5", "all 3 rows are 5."),
+    ],
+)
+def test_an_unusable_target_is_refused_with_the_reason(
+    tmp_path: Path, values: str, told: str
+) -> None:
+    rows = "".join(f"{n},{value}\n" for n, value in enumerate(values.split(",")))
+    with pytest.raises(DataError) as caught:
+        open_text(tmp_path, f"a,y\n{rows}")
+    assert told in str(caught.value)
+    assert "'y'" in str(caught.value)
+    assert "Set data.target" in str(caught.value)
+
+
+def test_a_boolean_target_is_zero_and_one(tmp_path: Path) -> None:
+    source = write(tmp_path, "a,y\n1,True\n2,False\n")
+    np.testing.assert_array_equal(open_table(DataConfig(source=source, target="y")).y, [1, 0])
+
+
+def test_a_good_target_passes() -> None:
+    check_target("s", make_column("y", "numeric", np.array([1.0, 2.0])))
+
+
+# The features
+
+
+def test_every_unusable_feature_is_named_with_its_count(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        open_text(
+            tmp_path,
+            "good,text,gap,none,wild,huge,date,fine,y\n"
+            "1,red,1,,inf,1e39,2024-01-01,True,1\n"
+            "2,?,,,2,-1e39,2024-01-02,False,2\n"
+            "3,4,,,3,1,2024-01-03,True,3\n",
+        )
+    message = str(caught.value)
+    for told in (
+        "'text' is text (2 of 3 rows hold no number, such as 'red')",
+        "'gap' is missing in 2 of 3 rows",
+        "'none' is missing in all 3 rows",
+        "'wild' is infinite in 1 of 3 rows",
+        "'huge' is beyond the range of float32 (3.4e38) in 2 of 3 rows",
+        "'date' is datetime (3 of 3 rows hold no number, such as '2024-01-01')",
+        'Set data.features to numeric ones: ["good", "fine"].',
+    ):
+        assert told in message
+
+
+def test_the_features_it_offers_are_usable(tmp_path: Path) -> None:
+    text = "good,text,y\n1,red,1\n2,?,2\n"
+    with pytest.raises(DataError, match=r'data\.features to numeric ones: \["good"\]'):
+        open_text(tmp_path, text)
+    open_text(tmp_path, text, features=("good",))
+
+
+def test_unusable_columns_that_are_no_features_do_not_matter(tmp_path: Path) -> None:
+    text = "a,text,gap,y\n1,red,,1\n2,?,2,2\n"
+    source = write(tmp_path, text)
+    table = open_table(DataConfig(source=source, target="y", features=("a",)))
+    assert [column.kind for column in table.columns] == ["numeric", "text", "numeric", "numeric"]
+    assert table.columns[2].num_missing == 1
+
+
+def test_many_problems_and_many_usable_features_are_abbreviated() -> None:
+    bad = [infer_series(f"t{n}", pd.Series(["x"])) for n in range(50)]
+    good = [make_column(f"g{n}", "numeric", np.array([1.0])) for n in range(30)]
+    with pytest.raises(DataError, match=r"and 30 more\. .* 30 are usable, and `dnnjob init`"):
+        check_features("s", [*bad, *good])
+
+
+def test_a_table_without_any_usable_feature_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="None of the features is usable"):
+        open_text(tmp_path, "a,y\nx,1\nz,2\n")
+
+
+@pytest.mark.parametrize(("rows", "count"), [("1,2\n", 1)])
+def test_one_row_cannot_be_split(tmp_path: Path, rows: str, count: int) -> None:
+    with pytest.raises(DataError, match=rf"at least 2 rows, but .* has {count}\."):
+        open_text(tmp_path, f"a,y\n{rows}")
+
+
+# Warnings
+
+
+def warnings_for(values: list[float], y: list[float] | None = None) -> tuple[str, ...]:
+    feature = make_column("a", "numeric", np.array(values))
+    target = make_column("y", "numeric", np.array(y or range(len(values)), dtype=float))
+    return check_values(DataConfig(source="s.csv", target="y"), [feature], target)
+
+
+def test_a_constant_feature_warns(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        (warning,) = warnings_for([3.0, 3.0])
+    assert warning == "constant features tell nothing: a."
+    assert caplog.messages == [f"s.csv: {warning}"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e6, 1e6 + 1, 1e6 + 2],
+        [-1e9, -1e9 + 3],
+        [20240101.0, 20240102.0],
+        [3e38, 3e38 * (1 + 1e-6)],
+        [1e-50, 2e-50],
+    ],
+)
+def test_a_spread_that_float32_cannot_hold_warns(values: list[float]) -> None:
+    (warning,) = warnings_for(values)
+    assert "float32 cannot hold the differences within a" in warning
+
+
+@pytest.mark.parametrize(
+    "values", [[1e6, 1e6 + 100], [1e-30, 2e-30], [-3e38, 3e38], [0.0, 1.0], [2000.0, 2024.0]]
+)
+def test_a_spread_that_float32_holds_does_not_warn(values: list[float]) -> None:
+    assert warnings_for(values) == ()
+
+
+def test_a_narrow_target_warns_too() -> None:
+    (warning,) = warnings_for([1.0, 2.0], y=[1e8, 1e8 + 1])
+    assert "within y" in warning
+
+
+def test_a_feature_without_a_name_warns(tmp_path: Path) -> None:
+    source = write(tmp_path, ",a,y\n0,1,2\n1,5,3\n")
+    table = open_table(DataConfig(source=source, target="y"))
+    assert table.features == ("Unnamed: 0", "a")
+    assert "leaves columns without a name: Unnamed: 0" in table.warnings[0]

@@ -1,0 +1,511 @@
+"""Tables from files, against pandas."""
+
+import bz2
+import gzip
+import hashlib
+import io
+import lzma
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dnnjob.config.job import DataConfig
+from dnnjob.data import sources
+from dnnjob.data.sources import (
+    Table,
+    find_files,
+    fingerprint_files,
+    open_table,
+    peek_columns,
+    read_columns,
+)
+from dnnjob.errors import DataError, ExitCode
+
+ROWS = pd.DataFrame(
+    {
+        "a": np.arange(40) / 7,
+        "b": np.random.default_rng(0).normal(size=40),
+        "c": np.arange(40) % 3 == 0,
+        "y": np.arange(40) ** 2,
+    }
+)
+TEXT = ROWS.to_csv(index=False)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    folder = Path(__file__).parents[2].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real tables are not there: {folder}")
+    return folder
+
+
+def config(
+    source: object, target: str = "y", features: tuple[str, ...] | None = None
+) -> DataConfig:
+    return DataConfig(source=str(source), target=target, features=features)
+
+
+def assert_is(table: Table, frame: pd.DataFrame) -> None:
+    """The table holds exactly the frame's numbers."""
+    features = frame.drop(columns="y")
+    assert table.features == tuple(features.columns)
+    np.testing.assert_array_equal(table.x, features.astype(float).to_numpy())
+    np.testing.assert_array_equal(table.y, frame["y"].astype(float).to_numpy())
+    assert table.x.dtype == table.y.dtype == np.float64
+    assert table.x.flags.c_contiguous
+
+
+def zipped(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("table.csv", content)
+    return file.getvalue()
+
+
+def zstandard(content: bytes) -> bytes:
+    return bytes(pa.compress(content, codec="zstd", asbytes=True))
+
+
+# Files that open
+
+
+def test_the_housing_table_is_what_pandas_reads(shared_data: Path) -> None:
+    table = open_table(config(shared_data / "housing.csv", "MEDV"))
+    frame = pd.read_csv(shared_data / "housing.csv")
+    np.testing.assert_array_equal(table.x, frame.drop(columns="MEDV").to_numpy())
+    np.testing.assert_array_equal(table.y, frame["MEDV"].to_numpy())
+    assert table.x.shape == (506, 12)
+    assert table.x[:, 0].mean() == pytest.approx(3.613524, abs=5e-7)
+    assert table.y.mean() == pytest.approx(22.532806, abs=5e-7)
+    assert table.warnings == ()
+
+
+def test_abalone_needs_its_text_left_out(shared_data: Path) -> None:
+    with pytest.raises(DataError, match=r"'sex' is text \(4177 of 4177 rows"):
+        open_table(config(shared_data / "abalone.csv", "rings"))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_delimiters_are_those_that_pandas_sniffs(tmp_path: Path, delimiter: str) -> None:
+    path = tmp_path / "table.csv"
+    ROWS.to_csv(path, sep=delimiter, index=False)
+    assert_is(open_table(config(path)), pd.read_csv(path, sep=None, engine="python"))
+
+
+def test_columns_may_be_aligned_with_spaces(tmp_path: Path) -> None:
+    path = tmp_path / "table.txt"
+    path.write_text(ROWS.to_string(index=False))
+    assert_is(open_table(config(path)), pd.read_csv(path, sep=r"\s+"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"a;1";y\n"1";2\n"3";4\n',
+        "a note, with commas;y\n1;2\n3;4\n",
+        'a,"y"\n1,2\n"3",4\n',
+        '"two\nlines",y\n1,2\n3,4\n',
+        "my target;y\r\n1;2\r\n3;4\r\n",
+    ],
+)
+def test_quotes_and_odd_headers_do_not_mislead(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(text.encode())
+    table = open_table(config(path))
+    np.testing.assert_array_equal(table.x, [[1], [3]])
+    np.testing.assert_array_equal(table.y, [2, 4])
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_line_endings_and_blank_first_lines_do_not_matter(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(("\n\n" + TEXT).replace("\n", ending).encode())
+    assert_is(open_table(config(path)), ROWS)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(TEXT, encoding="utf-8-sig")
+    assert_is(open_table(config(path)), ROWS)
+
+
+@pytest.mark.parametrize("suffix", ["by its suffix", "by its content"])
+@pytest.mark.parametrize(
+    ("ending", "compress"),
+    [
+        (".gz", gzip.compress),
+        (".bz2", bz2.compress),
+        (".xz", lzma.compress),
+        (".zip", zipped),
+        (".zst", zstandard),
+    ],
+)
+def test_compressed_files_open(
+    tmp_path: Path, ending: str, compress: Callable[[bytes], bytes], suffix: str
+) -> None:
+    path = tmp_path / f"table.csv{ending if suffix == 'by its suffix' else ''}"
+    path.write_bytes(compress(TEXT.encode()))
+    assert_is(open_table(config(path)), ROWS)
+
+
+def test_a_parquet_file_opens_by_its_suffix_or_content(tmp_path: Path) -> None:
+    for name in ("table.parquet", "table.dat"):
+        ROWS.to_parquet(tmp_path / name, row_group_size=7)
+        assert_is(open_table(config(tmp_path / name)), ROWS)
+
+
+def test_a_wide_parquet_file_keeps_its_order_of_columns(tmp_path: Path) -> None:
+    wide = pd.DataFrame(np.random.default_rng(0).normal(size=(3, 150))).rename(columns=str)
+    wide["y"] = [1.0, 2.0, 3.0]
+    wide.to_parquet(tmp_path / "table.parquet")
+    assert_is(open_table(config(tmp_path / "table.parquet")), wide)
+
+
+def test_parquet_columns_with_dots_are_not_nested(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": [1, 2], "a.b": [3, 4], "y": [5, 6]})
+    table.to_parquet(tmp_path / "t.parquet")
+    assert_is(open_table(config(tmp_path / "t.parquet")), table)
+
+
+def test_the_index_that_pandas_hides_in_parquet_is_no_column(tmp_path: Path) -> None:
+    ROWS[ROWS["a"] > 2].to_parquet(tmp_path / "table.parquet")
+    assert peek_columns(config(tmp_path / "table.parquet")) == ("a", "b", "c", "y")
+
+
+def test_features_come_in_the_jobs_order(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(TEXT)
+    table = open_table(config(path, features=("b", "a")))
+    np.testing.assert_array_equal(table.x, ROWS[["b", "a"]].to_numpy())
+    assert [column.name for column in table.columns] == ["a", "b", "c", "y"]
+
+
+# Folders and globs
+
+
+def test_a_folders_files_follow_each_other_bytewise(tmp_path: Path) -> None:
+    for name, rows in (("b.csv", ROWS[20:30]), ("B.csv", ROWS[:10]), ("a10.csv", ROWS[10:20])):
+        rows.to_csv(tmp_path / name, index=False)
+    ROWS[30:].to_csv(tmp_path / "é.csv.gz", index=False)
+    assert_is(open_table(config(tmp_path)), ROWS)
+
+
+def test_a_folder_may_mix_csv_and_parquet_and_the_order_of_columns(tmp_path: Path) -> None:
+    ROWS[:20].to_csv(tmp_path / "1.csv", index=False)
+    ROWS[20:][["y", "c", "b", "a"]].to_parquet(tmp_path / "2.parquet")
+    assert_is(open_table(config(tmp_path)), ROWS)
+
+
+def test_what_is_no_table_in_a_folder_is_left_alone(tmp_path: Path) -> None:
+    ROWS.to_csv(tmp_path / "part.csv", index=False)
+    for name in ("_SUCCESS", ".part.csv.crc", "._part.csv", "_metadata.parquet", "README.md"):
+        (tmp_path / name).write_text("something else")
+    (tmp_path / "folder.csv").mkdir()
+    assert find_files(str(tmp_path)) == [tmp_path / "part.csv"]
+
+
+def test_a_glob_reaches_where_it_says(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    ROWS[:20].to_csv(tmp_path / "a.csv", index=False)
+    ROWS[20:].to_csv(tmp_path / "deep" / "b.csv", index=False)
+    assert open_table(config(tmp_path / "*.csv")).num_rows == 20
+    assert_is(open_table(config(tmp_path / "**" / "*.csv")), ROWS)
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> None:
+    ROWS.to_csv(tmp_path / "t[1].csv", index=False)
+    assert_is(open_table(config(tmp_path / "t[1].csv")), ROWS)
+
+
+def test_a_folder_of_mixed_schemas_names_files_and_columns(tmp_path: Path) -> None:
+    ROWS.to_csv(tmp_path / "1.csv", index=False)
+    ROWS.rename(columns={"b": "bb"}).to_csv(tmp_path / "2.csv", index=False)
+    with pytest.raises(DataError) as caught:
+        peek_columns(config(tmp_path))
+    first, second = tmp_path / "1.csv", tmp_path / "2.csv"
+    assert f"compared with {first}, {second} lacks b and {second} has bb besides" in str(
+        caught.value
+    )
+
+
+def test_files_whose_values_differ_in_kind_are_named(tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("a,y\n1,2\n3,4\n")
+    (tmp_path / "2.csv").write_text("a,y\n?,2\n3,4\n")
+    with pytest.raises(DataError, match=r"'a' is numeric in .*1\.csv, text in .*2\.csv"):
+        open_table(config(tmp_path))
+
+
+def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    ROWS.to_csv(tmp_path / "deep" / "a.csv")
+    with pytest.raises(DataError, match=r"A folder needs tables .*\*\*/\*\.csv' reaches deeper"):
+        peek_columns(config(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["nope.csv", "nope-*.csv"])
+def test_a_source_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"There is no file .*nope.* Set data\.source") as caught:
+        peek_columns(config(tmp_path / name))
+    assert caught.value.exit_code == ExitCode.DATA
+
+
+def test_a_path_that_the_system_refuses_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="File name too long"):
+        peek_columns(config(tmp_path / ("x" * 300)))
+
+
+# Files that do not open
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf", gzip.compress(b"")])
+def test_an_empty_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "table.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"needs a header and rows, but .*table\.csv is empty"):
+        peek_columns(config(tmp_path / "table.csv"))
+
+
+def test_a_header_without_rows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,y\n")
+    ROWS[:0].to_parquet(tmp_path / "t.parquet")
+    for name in ("t.csv", "t.parquet"):
+        with pytest.raises(DataError, match="has only a header"):
+            open_table(config(tmp_path / name))
+
+
+GZIPPED = gzip.compress(TEXT.encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("truncated.csv.gz", GZIPPED[:-30]),
+        ("wrong checksum.csv.gz", GZIPPED[:-8] + b"\0\0\0\0" + GZIPPED[-4:]),
+        ("not gzip.csv.gz", b"\x1f\x8b" + b"x" * 200),
+        ("truncated.csv.bz2", bz2.compress(TEXT.encode())[:-10]),
+        ("truncated.csv.xz", lzma.compress(TEXT.encode())[:-30]),
+        ("broken.csv.xz", b"\xfd7zXZ\0" + b"x" * 200),
+        ("broken.csv.zst", b"\x28\xb5\x2f\xfd" + b"x" * 200),
+        ("broken.zip", b"PK\x03\x04" + b"x" * 200),
+        ("utf16.csv", TEXT.encode("utf-16")),
+        ("latin1.csv", "größe,y\n1,2\n3,4\n".encode("latin-1")),
+        ("binary.csv", bytes(range(256)) * 10),
+        ("late long row.csv", (TEXT + "1,2,True,4,5\n").encode()),
+        ("open quote.csv", b'a,y\n1,2\n3,"4\n'),
+        ("long field.csv", b'"' + b"x" * 200_000 + b'",y\n1,2\n'),
+        ("text.parquet", b"hello world, this is no Parquet file"),
+        ("truncated.parquet", b"PAR1" + b"x" * 100),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"reading .*{name} failed: .+\. Replace the file"):
+        open_table(config(tmp_path / name))
+
+
+def test_a_parquet_file_with_damaged_pages_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    ROWS.to_parquet(path, compression="zstd")
+    content = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(0).column(1).data_page_offset
+    content[start : start + 60] = bytes(60)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"reading .*t\.parquet failed"):
+        open_table(config(path))
+
+
+def test_a_file_that_cannot_be_opened_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.csv").write_text(TEXT)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # A test that runs as root can read everything.
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"reading .*t\.csv failed: .*Permission denied"):
+        peek_columns(config(tmp_path / "t.csv"))
+
+
+def test_a_zip_of_several_files_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr("a.csv", TEXT)
+        archive.writestr("b.csv", TEXT)
+    with pytest.raises(DataError, match=r"must hold one CSV file, but .* holds 2 files"):
+        peek_columns(config(tmp_path / "t.zip"))
+
+
+def test_rows_longer_than_the_header_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,y\nrow1,1,2\nrow2,3,4\n")
+    with pytest.raises(DataError, match="names 2 columns and has a row of 3: 'row1,1,2'"):
+        peek_columns(config(tmp_path / "t.csv"))
+
+
+def test_a_row_that_is_too_short_has_gaps(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("y,a,b\n1,2,3\n2,3\n")
+    with pytest.raises(DataError, match="'b' is missing in 1 of 2 rows"):
+        open_table(config(tmp_path / "t.csv"))
+
+
+def test_a_repeated_column_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,a,y,a\n1,2,3,4,5\n")
+    repeated = pa.table([[1], [2], [3]], names=["b", "b", "y"])
+    pq.write_table(repeated, tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"t\.csv repeats 'a' \(3 times\)\. Rename"):
+        peek_columns(config(tmp_path / "t.csv"))
+    with pytest.raises(DataError, match=r"t\.parquet repeats 'b' \(2 times\)\. Rename"):
+        peek_columns(config(tmp_path / "t.parquet"))
+
+
+def test_a_column_named_like_pandas_renames_repeats_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,a.1,y\n1,2,3\n3,5,6\n")
+    assert open_table(config(tmp_path / "t.csv")).features == ("a", "a.1")
+
+
+# Peeking
+
+
+def test_a_peek_reads_no_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t.csv").write_text(TEXT)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a peek must not read the table")
+
+    monkeypatch.setattr(sources, "_read_csv", refuse)
+    assert peek_columns(config(tmp_path / "t.csv")) == ("a", "b", "c", "y")
+
+
+@pytest.mark.parametrize("check", [peek_columns, open_table])
+def test_a_peek_refuses_the_names_that_opening_refuses(
+    tmp_path: Path, check: Callable[[DataConfig], object]
+) -> None:
+    (tmp_path / "t.csv").write_text(TEXT)
+    with pytest.raises(DataError, match="no column 'z'"):
+        check(config(tmp_path / "t.csv", "z"))
+    with pytest.raises(DataError, match="no column 'z'"):
+        check(config(tmp_path / "t.csv", features=("a", "z")))
+
+
+def test_importing_and_peeking_at_a_csv_file_leaves_heavy_libraries_alone(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(TEXT)
+    program = (
+        "import sys; from dnnjob.config.job import DataConfig; import dnnjob.data;"
+        f"dnnjob.data.peek_columns(DataConfig(source={str(tmp_path / 't.csv')!r}, target='y'));"
+        "print({'pandas', 'pyarrow', 'sklearn', 'scipy', 'tensorflow'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+# Rows to predict
+
+
+def test_rows_to_predict_come_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    ROWS[["y", "c", "b", "a"]].assign(more="text").to_csv(path, index=False)
+    rows = read_columns(str(path), ("a", "c"))
+    assert list(rows) == ["a", "c"]
+    np.testing.assert_array_equal(rows["a"], ROWS["a"])
+    np.testing.assert_array_equal(rows["c"], ROWS["c"].astype(float))
+
+
+def test_one_row_can_be_predicted(tmp_path: Path) -> None:
+    ROWS[:1].to_parquet(tmp_path / "new.parquet")
+    rows = read_columns(str(tmp_path / "new.parquet"), ("a",))
+    np.testing.assert_array_equal(rows["a"], [0.0])
+
+
+def test_an_optional_target_may_be_there_with_gaps_or_not_at_all(tmp_path: Path) -> None:
+    path = str(tmp_path / "new.csv")
+    Path(path).write_text("a,y\n1,\n2,5\n")
+    rows = read_columns(path, ("a",), optional=("y",))
+    np.testing.assert_array_equal(rows["y"], [np.nan, 5.0])
+    Path(path).write_text("a\n1\n2\n")
+    assert list(read_columns(path, ("a",), optional=("y",))) == ["a"]
+    Path(path).write_text("a,y\n1,?\n2,?\n")
+    assert list(read_columns(path, ("a",), optional=("y",))) == ["a"]
+
+
+def test_a_missing_column_to_predict_from_is_named(tmp_path: Path) -> None:
+    ROWS.drop(columns="b").to_csv(tmp_path / "new.csv", index=False)
+    with pytest.raises(DataError, match=r"no column 'b'\. It has: a, c, y\. Add it to the table"):
+        read_columns(str(tmp_path / "new.csv"), ("a", "b"))
+
+
+def test_gaps_in_rows_to_predict_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("a,b\n1,\n2,3\n,4\n,5\n")
+    with pytest.raises(
+        DataError,
+        match=r"'a' is missing in 2 of 4 rows; 'b' is missing in 1 of 4 rows\. Repair these rows",
+    ):
+        read_columns(str(tmp_path / "new.csv"), ("a", "b"))
+
+
+def test_a_table_without_rows_cannot_be_predicted(tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text("a,b\n")
+    with pytest.raises(DataError, match="has only a header"):
+        read_columns(str(tmp_path / "new.csv"), ("a",))
+
+
+def test_a_builtin_table_can_be_predicted_for() -> None:
+    rows = read_columns("builtin:diabetes", ("bmi", "age"), optional=("progression",))
+    assert list(rows) == ["bmi", "age", "progression"]
+    assert rows["bmi"].shape == (442,)
+
+
+# The fingerprint
+
+
+def test_the_fingerprint_of_a_file_is_its_sha256(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(TEXT)
+    fingerprint = open_table(config(tmp_path / "t.csv")).fingerprint
+    assert fingerprint.method == "sha256-bytes"
+    assert fingerprint.value == hashlib.sha256(TEXT.encode()).hexdigest()
+
+
+def test_the_fingerprint_of_several_files_is_that_of_their_bytes_in_order(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,y\n1,2\n")
+    (tmp_path / "b.csv").write_text("a,y\n3,4\n")
+    fingerprint = open_table(config(tmp_path)).fingerprint
+    assert fingerprint.value == hashlib.sha256(b"a,y\n1,2\na,y\n3,4\n").hexdigest()
+
+
+def test_beyond_the_limit_names_sizes_and_footers_are_the_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_HASHED_BYTES", 10)
+    path = tmp_path / "t.parquet"
+    ROWS.to_parquet(path)
+    before = fingerprint_files([path])
+    assert before.method == "sha256-footers"
+    assert fingerprint_files([path]) == before
+
+    content = bytearray(path.read_bytes())
+    length = int.from_bytes(content[-8:-4], "little")
+    footer = bytes(content[-8 - length : -8])
+    size = len(content)
+    expected = hashlib.sha256(f"t.parquet\0{size}\0".encode() + footer).hexdigest()
+    assert before.value == expected
+
+    content[-20] ^= 1
+    path.write_bytes(content)
+    assert fingerprint_files([path]) != before
+
+
+def test_beyond_the_limit_a_csv_file_counts_by_name_and_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_HASHED_BYTES", 1)
+    (tmp_path / "t.csv").write_text("ab")
+    assert (
+        fingerprint_files([tmp_path / "t.csv"]).value == hashlib.sha256(b"t.csv\x002\0").hexdigest()
+    )

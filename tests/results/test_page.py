@@ -1,0 +1,184 @@
+"""The page: complete, escaped, self-contained."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from dnnjob.results.page import (
+    CAPTIONS,
+    format_change,
+    format_number,
+    format_seconds,
+    render_page,
+)
+from dnnjob.results.report import Report, SplitMetrics
+
+PNG = b"\x89PNG\r\n\x1a\n made up"
+
+
+class _Page(HTMLParser):
+    """Tags, the addresses in their attributes, and whether all that opens closes."""
+
+    VOID = frozenset({"meta", "link", "img", "br"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        names = ("src", "href", "srcset", "action", "data", "poster")
+        self.addresses += [value or "" for name, value in attrs if name in names]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def _say(html: str) -> str:
+    return re.sub(r"\s+", " ", _Page(html.replace("</", " </")).text)
+
+
+@pytest.fixture
+def plots(tmp_path: Path) -> Path:
+    """A folder with every plot."""
+    for name in CAPTIONS:
+        (tmp_path / f"{name}.png").write_bytes(PNG)
+    return tmp_path
+
+
+def test_every_tag_that_opens_closes(report: Report, plots: Path) -> None:
+    page = _Page(render_page(report, plots))
+
+    assert page.open == []
+    assert page.tags.count("img") == 4
+
+
+def test_the_page_needs_no_other_file(report: Report, plots: Path) -> None:
+    html = render_page(report, plots)
+
+    page = _Page(html)
+    assert "script" not in page.tags
+    assert all(address.startswith("data:") for address in page.addresses)
+    assert not re.search(r"https?:|url\(|@import", html)
+
+
+def test_the_headline_says_how_good_the_model_is(report: Report) -> None:
+    said = _say(render_page(report))
+
+    assert "COMPLETED" in said
+    assert "12.25 test MSE, MEDV squared" in said
+    assert "0.1512 test MSE, z-units" in said
+    assert "3.500 test RMSE, MEDV" in said
+    assert "0.860 test R²" in said
+    assert "\N{MINUS SIGN}50 % MSE against linear regression" in said
+
+
+def test_the_resolved_job_stands_in_the_page(report: Report) -> None:
+    assert 'name = "housing"' in _say(render_page(report))
+
+
+def test_absent_splits_and_plots_are_left_out(report: Report, tmp_path: Path) -> None:
+    html = render_page(report, tmp_path / "nowhere")
+
+    assert "img" not in _Page(html).tags
+    assert ">validation<" not in html
+    assert ">Figures<" not in html
+
+
+def test_markup_in_names_is_shown_not_obeyed(report: Report) -> None:
+    evil = "<script>alert('&')</script>"
+    job = report.job | {"data": report.job["data"] | {"target": evil}}
+    data = report.data.model_copy(update={"columns": (evil,), "source": evil})
+    model = report.model.model_copy(update={"summary": evil})
+    update = {"job": job, "data": data, "model": model, "name": evil}
+
+    html = render_page(report.model_copy(update=update))
+
+    assert "script" not in _Page(html).tags
+    assert evil in _Page(html).text
+
+
+@pytest.mark.parametrize(("standardize", "warned"), [("table", True), ("train", False)])
+def test_test_rows_in_the_z_scores_are_said_plainly(
+    report: Report, standardize: str, warned: bool
+) -> None:
+    job = report.job | {"data": report.job["data"] | {"standardize": standardize}}
+
+    said = _say(render_page(report.model_copy(update={"job": job})))
+
+    assert ("The test rows took part in the z-scores" in said) is warned
+
+
+def test_an_unscaled_target_has_no_z_units(report: Report) -> None:
+    test = report.metrics.test
+    assert test is not None
+    metrics = SplitMetrics(test=test.model_copy(update={"mse_standardized": None, "r2": None}))
+    job = report.job | {"data": report.job["data"] | {"standardize": "none"}}
+
+    said = _say(render_page(report.model_copy(update={"metrics": metrics, "job": job})))
+
+    assert "z-units" not in said
+    assert "\N{EN DASH} test R²" in said
+
+
+def test_a_run_without_labelled_test_rows_says_so(report: Report) -> None:
+    html = render_page(report.model_copy(update={"metrics": SplitMetrics()}))
+
+    assert "no labelled test rows" in _say(html)
+
+
+def test_a_continued_run_that_is_not_exact_says_so(report: Report) -> None:
+    provenance = report.provenance.model_copy(update={"bit_exact": False})
+
+    said = _say(render_page(report.model_copy(update={"provenance": provenance})))
+
+    assert "need not repeat bit for bit" in said
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.09322, "0.09322"),
+        (7.87, "7.870"),
+        (91_700.0, "91,700"),
+        (1.5e-9, "1.500e-09"),
+        (2e12, "2.000e+12"),
+        (-3.14159, "-3.142"),
+    ],
+)
+def test_numbers_keep_four_digits(value: float, text: str) -> None:
+    assert format_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.423, "0.42 s"),
+        (59.94, "59.9 s"),
+        (59.97, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (18_725, "5 h 12 min"),
+    ],
+)
+def test_durations_are_said_as_people_do(value: float, text: str) -> None:
+    assert format_seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.5, "\N{MINUS SIGN}50 %"), (1.0, "+0 %"), (2.2, "+120 %"), (12.0, "12 times")],
+)
+def test_changes_are_signed_percentages(value: float, text: str) -> None:
+    assert format_change(value, 1.0) == text

@@ -1,0 +1,203 @@
+"""The report and its tables, written and read back."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from dnnjob.errors import DataError, JobError
+from dnnjob.results.report import (
+    HISTORY_SCHEMA,
+    PREDICTIONS_SCHEMA,
+    History,
+    Report,
+    Training,
+    read_history,
+    read_predictions,
+    read_report,
+    write_history,
+    write_predictions,
+    write_report,
+)
+from dnnjob.runs import RunPaths
+
+KEYS = {
+    "": "format_version run_id name state job metrics baselines training model data strategy "
+    "timing_s throughput resources provenance",
+    "metrics": "train validation test",
+    "metrics.test": "num_rows mse rmse mae r2 mse_standardized",
+    "baselines": "test",
+    "baselines.test": "mean linear",
+    "baselines.test.linear": "mse",
+    "training": "epochs steps final_loss best_epoch stop_reason",
+    "model": "num_trainable_params summary inputs",
+    "data": "source num_rows num_features columns fingerprint",
+    "data.fingerprint": "method value",
+    "strategy": "kind num_replicas num_tasks devices threads xla",
+    "timing_s": "import load compile train evaluate predict report total total_all_attempts",
+    "throughput": "steps_per_s rows_per_s",
+    "resources": "peak_rss_mb cpu_s gpu_peak_mb",
+    "provenance": "dnnjob python tensorflow keras host cpu gpus git_commit git_dirty slurm command "
+    "started_at ended_at attempts bit_exact",
+}
+
+
+@pytest.mark.parametrize("place", KEYS)
+def test_report_json_has_exactly_the_keys_it_promises(
+    paths: RunPaths, report: Report, place: str
+) -> None:
+    write_report(paths, report)
+
+    found = json.loads(paths.report.read_text())
+    for key in filter(None, place.split(".")):
+        found = found[key]
+    assert " ".join(found) == KEYS[place]
+
+
+def test_a_report_reads_back_as_it_was_written(paths: RunPaths, report: Report) -> None:
+    write_report(paths, report)
+
+    assert read_report(paths.report) == report
+
+
+def test_an_absent_split_is_null(paths: RunPaths, report: Report) -> None:
+    write_report(paths, report)
+
+    assert json.loads(paths.report.read_text())["metrics"]["validation"] is None
+
+
+def test_keys_of_a_later_dnnjob_are_ignored(paths: RunPaths, report: Report) -> None:
+    write_report(paths, report)
+    values = json.loads(paths.report.read_text())
+    paths.report.write_text(json.dumps(values | {"new": 1}))
+
+    assert read_report(paths.report) == report
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_non_finite_number_is_no_part_of_a_report(loss: float) -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        Training(epochs=1, steps=1, final_loss=loss, best_epoch=None, stop_reason="epochs")
+
+
+def test_a_missing_report_points_to_status(paths: RunPaths) -> None:
+    with pytest.raises(JobError, match="there is no .*report.json.*dnnjob status"):
+        read_report(paths.report)
+
+
+def test_an_unreadable_report_is_named(paths: RunPaths) -> None:
+    paths.report.mkdir(parents=True)
+
+    with pytest.raises(DataError, match="report.json cannot be read"):
+        read_report(paths.report)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"run_id": 3}'])
+def test_what_is_no_report_is_refused(paths: RunPaths, text: str) -> None:
+    paths.root.mkdir()
+    paths.report.write_text(text)
+
+    with pytest.raises(DataError, match="is not a report of dnnjob.*Restore the file"):
+        read_report(paths.report)
+
+
+def test_a_later_format_asks_for_an_update(paths: RunPaths, report: Report) -> None:
+    write_report(paths, report.model_copy(update={"format_version": 2}))
+
+    with pytest.raises(DataError, match="up to format 1.*has format 2. Update dnnjob"):
+        read_report(paths.report)
+
+
+def test_predictions_read_back_in_pandas_with_their_types(paths: RunPaths) -> None:
+    write_predictions(
+        paths,
+        row_id=np.arange(3),
+        split=np.array(["test", "train", "unlabelled"]),
+        y_true=np.array([1.5, 2.5, np.nan]),
+        y_pred=np.array([1, 2, 3], np.float32),
+    )
+
+    table = pd.read_parquet(paths.predictions)
+    assert list(table.columns) == ["row_id", "split", "y_true", "y_pred"]
+    assert table.row_id.dtype == np.int64
+    assert isinstance(table.split.dtype, pd.CategoricalDtype)
+    assert table.split.tolist() == ["test", "train", "unlabelled"]
+    assert table.y_pred.dtype == np.float64
+    assert table.y_true.isna().tolist() == [False, False, True]
+
+
+def test_predictions_keep_their_schema_and_a_null_for_the_unlabelled(paths: RunPaths) -> None:
+    codes = np.array([2, 0, 3])
+    values = np.array([1.0, 2.0, np.nan])
+
+    write_predictions(paths, row_id=np.arange(3), split=codes, y_true=values, y_pred=np.ones(3))
+
+    table = read_predictions(paths.predictions)
+    assert pq.read_schema(paths.predictions) == PREDICTIONS_SCHEMA
+    assert table["split"].to_pylist() == ["test", "train", "unlabelled"]
+    assert table["y_true"].null_count == 1
+
+
+def test_equal_predictions_make_equal_files(paths: RunPaths) -> None:
+    content = []
+    for _ in range(2):
+        write_predictions(
+            paths,
+            row_id=np.arange(3),
+            split=np.array(["test"] * 3),
+            y_true=np.ones(3),
+            y_pred=np.ones(3),
+        )
+        content.append(paths.predictions.read_bytes())
+
+    assert content[0] == content[1]
+    assert [path.name for path in paths.root.iterdir()] == ["predictions.parquet"]
+
+
+def test_history_counts_epochs_from_one(paths: RunPaths) -> None:
+    write_history(
+        paths,
+        History(
+            loss=np.array([2.0, 1.0]),
+            val_loss=np.array([3.0, np.nan]),
+            learning_rate=np.array([0.1, 0.05]),
+            seconds=np.array([0.5, 0.25]),
+        ),
+    )
+
+    table = pd.read_parquet(paths.history)
+    assert pq.read_schema(paths.history) == HISTORY_SCHEMA
+    assert table.epoch.tolist() == [1, 2]
+    assert table.val_loss.isna().tolist() == [False, True]
+    assert table.learning_rate.tolist() == [0.1, 0.05]
+
+
+def test_history_without_validation_reads_back(paths: RunPaths) -> None:
+    losses = np.array([2.0, 1.0])
+    write_history(paths, History(loss=losses, val_loss=None, learning_rate=losses, seconds=losses))
+
+    found = read_history(paths.history)
+
+    assert found.val_loss is None
+    assert found.loss.tolist() == [2.0, 1.0]
+
+
+def test_a_table_with_other_columns_is_refused(paths: RunPaths) -> None:
+    paths.root.mkdir()
+    pd.DataFrame({"a": [1]}).to_parquet(paths.history)
+
+    with pytest.raises(DataError, match="not a Parquet file with the columns epoch, loss"):
+        read_history(paths.history)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1"])
+def test_what_is_no_parquet_file_is_refused(paths: RunPaths, content: bytes | None) -> None:
+    paths.root.mkdir()
+    if content is not None:
+        paths.predictions.write_bytes(content)
+
+    with pytest.raises(DataError, match="not a Parquet file.*Restore the file"):
+        read_predictions(paths.predictions)

@@ -1,0 +1,110 @@
+"""A small training, without a run folder around it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dnnjob.config import JobConfig, resolve_job
+from dnnjob.data.order import StepPlan
+
+
+@dataclass
+class SmallTraining:
+    """One network on one table of random rows, and what training it left."""
+
+    job: JobConfig
+    plan: StepPlan
+    x: np.ndarray
+    y: np.ndarray
+    x_validation: np.ndarray
+    y_validation: np.ndarray
+    dnn: Any = field(init=False)
+    optimizer: Any = field(init=False)
+    step: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        import tensorflow as tf
+
+        from dnnjob.training.model import build_dnn
+        from dnnjob.training.optimizer import build_optimizer
+        from dnnjob.training.step import CompiledStep, ResidentData
+        from dnnjob.training.strategy import make_devices
+
+        job = self.job
+        devices = make_devices(job.devices)
+        with devices.strategy.scope():
+            self.dnn = build_dnn(
+                job.model,
+                num_inputs=self.x.shape[1],
+                seed=job.seed,
+                precision=job.devices.precision,
+            )
+            self.optimizer = build_optimizer(job.train, self.dnn)
+        data = ResidentData(
+            tf.constant(self.x),
+            tf.constant(self.y),
+            tf.constant(self.x_validation),
+            tf.constant(self.y_validation),
+            len(self.y_validation),
+        )
+        self.step = CompiledStep(
+            self.dnn, self.optimizer, data, job=job, plan=self.plan, devices=devices
+        )
+
+    def train(self) -> Any:
+        """Trains to the end and returns the state."""
+        from dnnjob.tasks import StopFlag
+        from dnnjob.training.train import TrainingLoop, TrainingState
+
+        state = TrainingState.begin(self.plan)
+        loop = TrainingLoop(
+            self.step, self.plan, self.job, keep=lambda _: None, stop=StopFlag(), shows=()
+        )
+        loop.train(state)
+        return state
+
+
+MakeTraining = Callable[..., SmallTraining]
+
+
+@pytest.fixture
+def make_training() -> MakeTraining:
+    """Builds a training of 100 rows of 5 features; sections of the job as keywords."""
+
+    def make(
+        *,
+        num_rows: int = 100,
+        num_validation_rows: int = 0,
+        table: tuple[np.ndarray, np.ndarray] | None = None,
+        seed: int = 0,
+        **sections: dict[str, Any],
+    ) -> SmallTraining:
+        x, y = table or random_table(num_rows + num_validation_rows)
+        x, y = x.astype(np.float32), y.astype(np.float32)
+        num_rows = len(y) - num_validation_rows
+        sections = {"data": {"source": "x.csv", "target": "y"}, **sections}
+        if num_validation_rows:
+            sections["data"]["validation_fraction"] = 0.5
+        sections["devices"] = {"kind": "cpu", "threads": 1, **sections.get("devices", {})}
+        sections["model"] = {"hidden_units": (8, 4), **sections.get("model", {})}
+        sections["train"] = {"epochs": 3, "global_batch_size": 16, **sections.get("train", {})}
+        job = resolve_job({"name": "small", "seed": seed, **sections}, origin="test")
+        plan = StepPlan(
+            num_rows=num_rows,
+            global_batch_size=job.train.global_batch_size,
+            num_replicas=1,
+            epochs=job.train.epochs,
+        )
+        return SmallTraining(job, plan, x[:num_rows], y[:num_rows], x[num_rows:], y[num_rows:])
+
+    return make
+
+
+def random_table(num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Five standard normal features and a smooth function of two of them."""
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(num_rows, 5))
+    return x, np.tanh(x[:, 0]) + 0.5 * x[:, 1] + 0.1 * rng.normal(size=num_rows)

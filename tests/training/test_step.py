@@ -1,0 +1,238 @@
+"""The compiled call against Keras's own training, and against itself."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dnnjob.training.step import Stopping
+
+OPTIMIZERS = {
+    "sgd": ({}, lambda: keras.optimizers.SGD(0.01)),
+    "momentum": (
+        {"optimizer": "sgd", "momentum": 0.9},
+        lambda: keras.optimizers.SGD(0.01, momentum=0.9),
+    ),
+    "nesterov": (
+        {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+        lambda: keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True),
+    ),
+    "adam": ({"optimizer": "adam"}, lambda: keras.optimizers.Adam(0.01)),
+    "adamw": ({"optimizer": "adamw"}, lambda: keras.optimizers.AdamW(0.01)),
+    "rmsprop": (
+        {"optimizer": "rmsprop", "momentum": 0.5},
+        lambda: keras.optimizers.RMSprop(0.01, momentum=0.5),
+    ),
+    "clipped": (
+        {"optimizer": "sgd", "clip_norm": 0.05},
+        lambda: keras.optimizers.SGD(0.01, global_clipnorm=0.05),
+    ),
+}
+
+
+def same_batches(training: Any) -> tf.data.Dataset:
+    """The batches of all epochs of a plan, in its order, for Keras's `fit`."""
+
+    def generate() -> Any:
+        for epoch in range(training.plan.epochs):
+            for batch in training.plan.indices([epoch], seed=training.job.seed):
+                rows = batch[batch >= 0]
+                yield training.x[rows], training.y[rows]
+
+    signature = (
+        tf.TensorSpec((None, training.x.shape[1]), tf.float32),
+        tf.TensorSpec((None,), tf.float32),
+    )
+    return tf.data.Dataset.from_generator(generate, output_signature=signature)
+
+
+def fit_with_keras(training: Any, optimizer: keras.Optimizer, *, l2: float = 0.0) -> Any:
+    """History of Keras's `fit` from the same weights; the model is in `history.model`."""
+    layers: list[Any] = [keras.Input((training.x.shape[1],))]
+    for layer in training.dnn.layers:
+        regularizer = keras.regularizers.L2(l2) if l2 else None
+        config = layer.get_config() | {"kernel_regularizer": regularizer}
+        layers.append(
+            keras.layers.Dense(
+                config["units"], config["activation"], kernel_regularizer=regularizer
+            )
+        )
+    model = keras.Sequential(layers)
+    model.set_weights(training.dnn.get_weights())
+    model.compile(optimizer=optimizer, loss="mse")
+    plan = training.plan
+    return model.fit(
+        same_batches(training), epochs=plan.epochs, steps_per_epoch=plan.steps_per_epoch, verbose=0
+    )
+
+
+@pytest.mark.parametrize("xla", ["on", "off"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_trains_as_it_does_in_keras(
+    make_training: Any, name: str, xla: str
+) -> None:
+    settings, make_optimizer = OPTIMIZERS[name]
+    training = make_training(train=settings, devices={"xla": xla})
+    history = fit_with_keras(training, make_optimizer())
+
+    state = training.train()
+
+    np.testing.assert_allclose(state.log.losses, history.history["loss"], rtol=2e-6)
+    for ours, theirs in zip(training.dnn.get_weights(), history.model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_l2_trains_as_keras_regularizers_do_and_stays_out_of_the_loss(make_training: Any) -> None:
+    training = make_training(model={"l2": 0.01}, train={"epochs": 2})
+    history = fit_with_keras(training, keras.optimizers.SGD(0.01), l2=0.01)
+
+    state = training.train()
+
+    for ours, theirs in zip(training.dnn.get_weights(), history.model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert state.log.losses[0] < history.history["loss"][0]
+
+
+def test_a_linear_job_reaches_the_least_squares_solution(make_training: Any) -> None:
+    training = make_training(
+        model={"hidden_units": ()},
+        train={"epochs": 2000, "learning_rate": 0.05, "global_batch_size": 100},
+    )
+    design = np.column_stack([training.x, np.ones(len(training.x))])
+    expected, *_ = np.linalg.lstsq(design.astype(np.float64), training.y, rcond=None)
+
+    training.train()
+
+    kernel, bias = training.dnn.get_weights()
+    np.testing.assert_allclose([*kernel.ravel(), *bias], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("xla", ["on", "off"])
+def test_how_steps_are_cut_into_calls_never_changes_a_bit(make_training: Any, xla: str) -> None:
+    sections = {
+        "model": {"dropout_rate": 0.3},
+        "train": {"optimizer": "adam", "epochs": 4, "patience": 4},
+        "devices": {"xla": xla},
+    }
+    results = []
+    for cuts in ([0, 28], [0, 1, 2, 9, 10, 27, 28]):
+        training = make_training(num_validation_rows=30, **sections)
+        indices = tf.constant(training.plan.indices(range(4), seed=0))
+        rates = np.full(28, 0.01, np.float32)
+        stopping, errors = Stopping.begin(), np.zeros(28, np.float32)
+        for start, stop in zip(cuts, cuts[1:], strict=False):
+            outcome = training.step(
+                indices, rates=rates, first_step=0, start=start, stop=stop, stopping=stopping
+            )
+            errors[start:stop] = outcome.squared_errors[start:stop]
+            stopping = outcome.stopping
+        results.append([errors, *training.dnn.get_weights(), *map(np.asarray, stopping)])
+
+    for whole, cut in zip(*results, strict=True):
+        np.testing.assert_array_equal(whole, cut)
+
+
+@pytest.mark.parametrize("xla", ["on", "off"])
+def test_a_batch_added_up_from_chunks_trains_as_one_product(
+    make_training: Any, monkeypatch: pytest.MonkeyPatch, xla: str
+) -> None:
+    weights = []
+    for chunk_rows in (1024, 24):
+        monkeypatch.setattr("dnnjob.training.step._CHUNK_ROWS", chunk_rows)
+        training = make_training(
+            model={"dropout_rate": 0.5}, train={"global_batch_size": 50}, devices={"xla": xla}
+        )
+        training.train()
+        weights.append(training.dnn.get_weights())
+
+    for whole, chunked in zip(*weights, strict=True):
+        np.testing.assert_allclose(whole, chunked, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean(make_training: Any) -> None:
+    training = make_training(model={"hidden_units": (1000,), "dropout_rate": 0.3})
+
+    (mask,) = training.step._dropout_masks(tf.constant(5), tf.constant(0), rows=16)
+    (other,) = training.step._dropout_masks(tf.constant(6), tf.constant(0), rows=16)
+
+    assert np.mean(mask.numpy() == 0) == pytest.approx(0.3, abs=0.02)
+    assert np.mean(mask.numpy()) == pytest.approx(1.0, abs=0.03)
+    assert np.mean(mask.numpy() == other.numpy()) < 0.7
+
+
+@pytest.mark.parametrize("xla", ["on", "off"])
+def test_validation_loss_is_the_mean_squared_error_after_each_epoch(
+    make_training: Any, xla: str
+) -> None:
+    training = make_training(num_validation_rows=33, devices={"xla": xla}, train={"epochs": 5})
+
+    state = training.train()
+
+    predicted = training.dnn.predict(training.x_validation, verbose=0)[:, 0].astype(np.float64)
+    expected = np.mean((predicted - training.y_validation) ** 2)
+    assert len(state.log.validation_losses) == 5
+    assert state.log.validation_losses[-1] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("xla", ["on", "off"])
+def test_patience_stops_and_gives_back_the_best_weights(make_training: Any, xla: str) -> None:
+    training = make_training(
+        num_rows=20,
+        num_validation_rows=40,
+        devices={"xla": xla},
+        model={"hidden_units": (64,)},
+        train={
+            "epochs": 400,
+            "patience": 5,
+            "optimizer": "adam",
+            "learning_rate": 0.05,
+            "global_batch_size": 8,
+        },
+    )
+
+    state = training.train()
+    training.step.restore_best()
+
+    losses = state.log.validation_losses
+    best = int(np.argmin(losses))
+    assert state.stop_reason == "patience"
+    assert len(losses) == best + 1 + 5 < 400
+    predicted = training.dnn.predict(training.x_validation, verbose=0)[:, 0].astype(np.float64)
+    assert np.mean((predicted - training.y_validation) ** 2) == pytest.approx(
+        losses[best], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("xla", ["on", "off"])
+def test_a_gradient_that_is_not_finite_skips_the_update_and_ends_the_call(
+    make_training: Any, xla: str
+) -> None:
+    x, y = np.ones((32, 5)), np.zeros(32)
+    training = make_training(table=(x, y), devices={"xla": xla}, train={"epochs": 1})
+    indices = training.plan.indices([0], seed=0)
+    training.y[indices[1, 0, 3]] = np.inf
+    training.__post_init__()
+    rates = np.full(2, 0.01, np.float32)
+    call = {"rates": rates, "first_step": 0, "stopping": Stopping.begin()}
+    training.step(tf.constant(indices), start=0, stop=1, **call)
+    before = training.dnn.get_weights()
+
+    outcome = training.step(tf.constant(indices), start=1, stop=2, **call)
+
+    assert not outcome.finite
+    assert outcome.stop == 1
+    for then, now in zip(before, training.dnn.get_weights(), strict=True):
+        np.testing.assert_array_equal(then, now)
+
+
+def test_bfloat16_trains_near_float32_with_float32_weights(make_training: Any) -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        training = make_training(devices={"precision": precision}, train={"epochs": 20})
+        losses[precision] = training.train().log.losses[-1]
+        assert {weight.dtype.name for weight in training.dnn.get_weights()} == {"float32"}
+
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
