@@ -18,6 +18,7 @@ from dnnjob.data.sources import Table, open_table
 from dnnjob.data.split import Split, split_rows
 from dnnjob.data.statistics import Standardization, fit_standardization
 from dnnjob.errors import JobError
+from dnnjob.imports import hidden
 from dnnjob.results.assemble import (
     Facts,
     assemble_report,
@@ -49,15 +50,15 @@ def run_job(journal: Journal, *, stop: StopFlag, watch: Stopwatch) -> Report:
     """
     job = load_job(journal.paths.job)
     threads = configure_process(job.devices)
+    table, split = _load(job, watch)
     with ThreadPoolExecutor(max_workers=1) as background:
-        loading = background.submit(_load, job, watch)
-        with watch.time("import"):
+        stop.check()
+        with watch.time("import"), hidden("sklearn", "matplotlib"):
             from dnnjob.training.fit import fit_dnn, standardize_rows
             from dnnjob.training.strategy import make_devices
-
-            # Plots need a second of imports, which pass while the network is compiled.
+        if job.output.plots:
+            # Plots need two seconds of imports, which pass while the network compiles and trains.
             background.submit(import_module, "dnnjob.results.plots")
-        table, split = loading.result()
         scale = fit_standardization(table, split, job.data.standardize)
         devices = make_devices(job.devices)
         job = _complete(job, table, split, threads=threads, devices=devices)

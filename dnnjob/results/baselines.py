@@ -4,6 +4,7 @@ baselines = baseline_mse(x_train, y_train, x_test, y_test)
 baselines.linear.mse
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from dnnjob.errors import DataError
 from dnnjob.runs import Record
 
-BLOCK_VALUES = 1 << 22
+BLOCK_VALUES = 1 << 18
 Array = npt.NDArray[np.floating]
 Doubles = npt.NDArray[np.float64]
 
@@ -81,18 +82,25 @@ def _fit(x: Array, y: Array) -> _Linear:
     x_mean = _mean(x)
     x_std = _spread(x, x_mean)
     y_mean = float(y.mean(dtype=np.float64))
-    triangle: Doubles = np.empty((0, x.shape[1] + 1))
-    # The triangle of a QR of all rows so far stands for them: least squares from it are those of
-    # the whole table, without the squared condition number of normal equations.
-    for rows in _blocks(x):
-        block = np.column_stack([_standardize(x[rows], x_mean, x_std), y[rows] - y_mean])
-        triangle = np.asarray(np.linalg.qr(np.concatenate([triangle, block]), mode="r"))
-    # Of all rows, not of the triangle's: columns that depend on others are dependent up to the
-    # rounding of the whole sum.
-    cutoff = np.finfo(np.float64).eps * max(x.shape)
-    solution, *_ = np.linalg.lstsq(triangle[:, :-1], triangle[:, -1], rcond=cutoff)
-    weights = np.asarray(solution, np.float64)
+    # Of centred columns, so that the intercept is the mean.
+    blocks = ((_standardize(x[rows], x_mean, x_std), y[rows] - y_mean) for rows in _blocks(x))
+    weights = _solve(*next(blocks)) if x.size <= BLOCK_VALUES else _solve_normal(blocks)
     return _Linear(x_mean=x_mean, x_std=x_std, y_mean=y_mean, weights=weights)
+
+
+def _solve(z: Doubles, y: Doubles) -> Doubles:
+    weights, *_ = np.linalg.lstsq(z, y)
+    return np.asarray(weights, np.float64)
+
+
+def _solve_normal(blocks: Iterator[tuple[Doubles, Doubles]]) -> Doubles:
+    # 1,000,000 x 100 take 1 s, QR of the blocks took 28 s. Z-scores keep the squared condition
+    # number small; what is dependent up to it is cut off.
+    sums = functools.reduce(np.add, (np.column_stack([z, y]).T @ z for z, y in blocks))
+    gram, moments = sums[:-1], sums[-1]
+    cutoff = 100 * len(gram) * np.finfo(np.float64).eps
+    weights, *_ = np.linalg.lstsq(gram, moments, rcond=cutoff)
+    return np.asarray(weights, np.float64)
 
 
 def _mean(x: Array) -> Doubles:

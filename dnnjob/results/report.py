@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from dnnjob.errors import DataError, JobError
 from dnnjob.results.baselines import Baselines
@@ -122,10 +122,8 @@ class Strategy(Record):
 class Timing(Record):
     """Seconds of wall time by phase."""
 
-    # "import" is no name Python allows for an attribute.
-    model_config = ConfigDict(populate_by_name=True)
-
     import_: Finite = Field(alias="import")
+    """`import` in the file and as a key; Python keeps the word for itself."""
     load: Finite
     compile: Finite
     """Tracing and compiling."""

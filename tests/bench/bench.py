@@ -3,7 +3,9 @@
     make bench
     make bench BENCH_ARGS="--only housing,startup --pairs 7 --housing housing.csv"
 
-Works: housing, process, batch-1024, batch-8192, startup. Everything runs on two CPU cores.
+Works: housing, process, batch-1024, batch-8192, startup. Everything runs on two CPU cores, which
+nothing else should use meanwhile: rounds in which something did are counted as disturbed, and
+PyTorch suffers most from it, since its threads wait for each other by spinning.
 """
 
 import argparse
@@ -44,7 +46,7 @@ DNNJOB = Path(sys.executable).with_name("dnnjob")
 PYTHON = Path(sys.executable)
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 
-TRAINING_FIGURES = ("compile_s", "train_s", "rows_per_s", "final_loss")
+TRAINING_FIGURES = ("compile_s", "train_s", "rows_per_s", "final_loss", "foreign_cores")
 
 
 def main() -> int:
@@ -133,7 +135,7 @@ def make_process_work(table: Table) -> Work:
         name="process",
         title="the housing job as a whole process, plots included",
         contenders=(make_run("housing.toml", table), course),
-        figures=("wall_s",),
+        figures=("wall_s", "foreign_cores"),
         make_bars=make_bars,
         warm_up=True,
     )
@@ -179,7 +181,7 @@ def make_startup_work() -> Work:
             Contender("dnnjob", lambda _: words(DNNJOB, "--help"), read_nothing),
             Contender("python", lambda _: words(PYTHON, "-c", "pass"), read_nothing),
         ),
-        figures=("wall_s",),
+        figures=("wall_s", "foreign_cores"),
         make_bars=make_bars,
         warm_up=True,
     )
@@ -257,14 +259,12 @@ def describe_machine(cores: set[int]) -> dict[str, Any]:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     cpu = names[0] if names else platform.processor()
-    load = os.getloadavg()[0]
     return {
         "cpu": cpu,
         "cores": sorted(cores),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load_before": load,
-        "line": f"{cpu}, {len(cores)} cores, load {load:.1f} before",
+        "line": f"{cpu}, {len(cores)} cores",
     }
 
 

@@ -17,9 +17,17 @@ from pathlib import Path
 from typing import Any
 
 Figures = dict[str, Any]
-"""What one process gave: numbers by name, among them `wall_s` and `load`."""
+"""What one process gave: numbers by name, among them `wall_s` and `foreign_cores`."""
 Round = dict[str, Figures]
 """The figures of one pass over the contenders, by their names."""
+
+
+FOREIGN_CORES = 0.1
+"""CPU time of other processes, in cores, above which a figure is disturbed."""
+TICKS_S = 0.05
+"""What the kernel's ticks of 10 ms may err by."""
+QUIET_WAIT_S = 60
+"""Longest wait for a quiet machine before a process."""
 
 
 class BenchError(Exception):
@@ -96,18 +104,46 @@ def alternate(work: Work, *, pairs: int, environment: dict[str, str]) -> list[Ro
 
 
 def run_contender(contender: Contender, number: int, *, environment: dict[str, str]) -> Figures:
-    """The figures of one process, with its wall time and the load average before it."""
+    """The figures of one process, with its wall time and what others took of its cores."""
     command = contender.command(number)
-    load = os.getloadavg()[0]
-    start = time.perf_counter()
+    wait_for_quiet()
+    start, busy, own = time.perf_counter(), busy_seconds(), child_seconds()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     wall_s = time.perf_counter() - start
+    foreign = (busy_seconds() - busy) - (child_seconds() - own)
     if done.returncode:
         raise BenchError(
             f"{contender.name} ended with code {done.returncode}.\n"
             f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
         )
-    return {"wall_s": wall_s, "load": load, **contender.read(done.stdout)}
+    foreign_cores = max(0.0, foreign - TICKS_S) / wall_s
+    return {"wall_s": wall_s, "foreign_cores": foreign_cores, **contender.read(done.stdout)}
+
+
+def wait_for_quiet() -> None:
+    """Returns once other processes leave this process's cores alone for a second, or gives up."""
+    for _ in range(QUIET_WAIT_S):
+        busy = busy_seconds()
+        time.sleep(1.0)
+        if busy_seconds() - busy < FOREIGN_CORES:
+            return
+
+
+def busy_seconds() -> float:
+    """CPU seconds that this process's cores have worked or been withheld since the start."""
+    names = {f"cpu{cpu}" for cpu in os.sched_getaffinity(0)}
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *times = line.split()
+        if name in names:  # user, nice, system, idle, iowait, irq, softirq, steal
+            ticks += sum(map(int, times[:8])) - int(times[3]) - int(times[4])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def child_seconds() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def read_peer(stdout: str) -> Figures:
@@ -143,6 +179,13 @@ def median_of(rounds: list[Round], name: str, figure: str) -> float:
     return statistics.median(one[name][figure] for one in rounds)
 
 
+def count_disturbed(rounds: list[Round]) -> int:
+    """Rounds in which other processes took part of the cores from a contender."""
+    return sum(
+        any(figures["foreign_cores"] > FOREIGN_CORES for figures in one.values()) for one in rounds
+    )
+
+
 def render_figures(work: Work, rounds: list[Round]) -> str:
     """A table of medians and spreads, one line a contender."""
     lines = [["", *work.figures]]
@@ -165,6 +208,7 @@ def judge(work: Work, rounds: list[Round]) -> list[dict[str, Any]]:
                 "median": median,
                 "values": values,
                 "bar": bar.limit,
+                "disturbed": count_disturbed(rounds),
                 "met": bar.is_met(median),
             }
         )
@@ -176,6 +220,8 @@ def render_verdicts(verdicts: list[dict[str, Any]]) -> str:
     lines = [["work", "claim", "median (min to max)", "bar", ""]]
     for one in verdicts:
         verdict = "pass" if one["met"] else "FAIL"
+        if one["disturbed"]:
+            verdict += f", {one['disturbed']} of {len(one['values'])} rounds disturbed"
         lines.append([one["work"], one["claim"], spread(one["values"]), one["bar"], verdict])
     return render_table(lines)
 

@@ -81,16 +81,18 @@ def _make_metrics(num_rows: int, mse: float) -> Metrics:
 
 
 def _make_timing() -> Timing:
-    return Timing(
-        import_=3.4,
-        load=0.05,
-        compile=1.02,
-        train=1.93,
-        evaluate=0.04,
-        predict=0.11,
-        report=0.9,
-        total=7.8,
-        total_all_attempts=7.8,
+    return Timing.model_validate(
+        {
+            "import": 3.4,
+            "load": 0.05,
+            "compile": 1.02,
+            "train": 1.93,
+            "evaluate": 0.04,
+            "predict": 0.11,
+            "report": 0.9,
+            "total": 7.8,
+            "total_all_attempts": 7.8,
+        }
     )
 
 

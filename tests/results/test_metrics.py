@@ -1,5 +1,7 @@
 """Metrics against sums by hand and scikit-learn."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
@@ -44,7 +46,7 @@ def test_totals_of_parts_add_up_to_those_of_all_rows() -> None:
     y_pred = y_true + rng.normal(size=997)
     cuts = [0, 1, 400, 400, 997]
 
-    parts = [add_up(y_true[a:b], y_pred[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [add_up(y_true[a:b], y_pred[a:b]) for a, b in pairwise(cuts)]
     found = sum(parts, start=Totals()).metrics(target_std=3.0)
     whole = measure(y_true, y_pred, target_std=3.0)
 

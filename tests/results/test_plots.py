@@ -2,6 +2,7 @@
 
 import dataclasses
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     return figures
 
 
-def _make_data(num_rows: int = 60, num_features: int = 3, **changes: Any) -> PlotData:
+def _make_data(num_rows: int = 60, num_features: int = 3, **changes: Any) -> PlotData:  # noqa: ANN401
     rng = np.random.default_rng(0)
     x = rng.normal(size=(num_rows, num_features))
     y = 20 + 5 * x[:, 0] + rng.normal(size=num_rows)
@@ -130,8 +131,8 @@ def test_boxplot_of_a_hundred_features_lies_down_and_keeps_its_names_apart(
     names = axes.get_yticklabels()
     boxes = [name.get_window_extent() for name in names]
     assert [name.get_text() for name in names] == [*(f"feature_{i}" for i in range(100)), "MEDV"]
-    assert all(name.get_fontsize() >= 7 for name in names)
-    assert all(above.y0 >= below.y1 for above, below in zip(boxes, boxes[1:], strict=False))
+    assert all(float(name.get_fontsize()) >= 7 for name in names)
+    assert all(above.y0 >= below.y1 for above, below in pairwise(boxes))
     assert min(box.x0 for box in boxes) >= 0
 
 
@@ -147,7 +148,7 @@ def test_boxplot_uses_the_z_scores_of_the_run(tmp_path: Path, drawn: dict[str, F
     data = _make_data(num_features=1, mean=np.array([100.0, 20.0]), std=np.array([1.0, 5.0]))
     draw_plots(tmp_path, data)
 
-    median = drawn["boxplot"].axes[0].lines[4].get_ydata()
+    median = np.asarray(drawn["boxplot"].axes[0].lines[4].get_ydata())
     np.testing.assert_allclose(median, np.median(data.x[:, 0]) - 100)
 
 

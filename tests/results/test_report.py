@@ -84,14 +84,14 @@ def test_a_non_finite_number_is_no_part_of_a_report(loss: float) -> None:
 
 
 def test_a_missing_report_points_to_status(paths: RunPaths) -> None:
-    with pytest.raises(JobError, match="there is no .*report.json.*dnnjob status"):
+    with pytest.raises(JobError, match=r"there is no .*report\.json.*dnnjob status"):
         read_report(paths.report)
 
 
 def test_an_unreadable_report_is_named(paths: RunPaths) -> None:
     paths.report.mkdir(parents=True)
 
-    with pytest.raises(DataError, match="report.json cannot be read"):
+    with pytest.raises(DataError, match=r"report\.json cannot be read"):
         read_report(paths.report)
 
 
@@ -100,14 +100,14 @@ def test_what_is_no_report_is_refused(paths: RunPaths, text: str) -> None:
     paths.root.mkdir()
     paths.report.write_text(text)
 
-    with pytest.raises(DataError, match="is not a report of dnnjob.*Restore the file"):
+    with pytest.raises(DataError, match=r"is not a report of dnnjob.*Restore the file"):
         read_report(paths.report)
 
 
 def test_a_later_format_asks_for_an_update(paths: RunPaths, report: Report) -> None:
     write_report(paths, report.model_copy(update={"format_version": 2}))
 
-    with pytest.raises(DataError, match="up to format 1.*has format 2. Update dnnjob"):
+    with pytest.raises(DataError, match=r"up to format 1.*has format 2\. Update dnnjob"):
         read_report(paths.report)
 
 
@@ -199,5 +199,5 @@ def test_what_is_no_parquet_file_is_refused(paths: RunPaths, content: bytes | No
     if content is not None:
         paths.predictions.write_bytes(content)
 
-    with pytest.raises(DataError, match="not a Parquet file.*Restore the file"):
+    with pytest.raises(DataError, match=r"not a Parquet file.*Restore the file"):
         read_predictions(paths.predictions)

@@ -1,0 +1,169 @@
+"""Every run under a folder as its files tell it, whatever state they are in.
+
+runs = read_runs(Path("runs"))
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dnnjob.collect.cache import Cache, Facts, load_cache
+from dnnjob.collect.find import SWEEP_FILE, Oddity, find_runs
+from dnnjob.collect.parse import parse_job, parse_report, parse_status, parse_submission, parse_sweep
+from dnnjob.collect.record import Line, Run
+from dnnjob.runs import RunPaths
+
+# Readers wait for the disk, not for a core.
+NUM_READERS = 16
+RUNS_PER_TURN = 32
+# A run signs every 10 s while it trains; imports, compilation and plots take minutes at most.
+SILENCE = timedelta(minutes=10)
+
+
+def read_runs(root: Path, *, now: datetime | None = None) -> tuple[Run, ...]:
+    """All runs at and under `root`, ordered by path, and what is wrong with those that are none.
+
+    Args:
+        root: A root, a job's folder, one run, or one sweep.
+        now: The present, against which signs of life are judged.
+
+    Raises:
+        JobError: If `root` is no folder or cannot be listed.
+    """
+    cache = load_cache(root)
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        found = find_runs(root, pool=pool)
+        sweep_of, odd_sweeps = _read_sweeps(found.sweeps, cache)
+        only_a_sweep = bool(found.sweeps) and found.sweeps[0] == root.absolute()
+        folders = sorted(sweep_of) if only_a_sweep else found.runs
+        read = partial(_read_run, cache=cache, sweep_of=sweep_of, now=now or datetime.now(UTC))
+        runs = _map_in_turns(read, folders, pool)
+    cache.save()
+    odd = [_describe_oddity(oddity) for oddity in (*found.oddities, *odd_sweeps)]
+    return tuple(sorted([*runs, *odd], key=lambda run: run.line.path))
+
+
+def _read_run(
+    folder: Path, *, cache: Cache, sweep_of: Mapping[Path, str], now: datetime
+) -> Run:
+    paths = RunPaths(folder)
+    facts = cache.recall(paths.report)
+    try:
+        if facts is None or "fault" in facts:
+            facts = _read_files(paths, cache=cache, now=now)
+    except OSError as error:
+        facts = {"fault": f"unreadable: {error.strerror}"}
+    return _assemble(folder, {"sweep_id": sweep_of.get(folder), **facts})
+
+
+def _read_files(paths: RunPaths, *, cache: Cache, now: datetime) -> Facts:
+    """What a run's files say that was not known: its report, or else its status and its job."""
+    # A listing first: it costs less than asking for each file, and NFS remembers missing names.
+    names = set(os.listdir(paths.root))  # noqa: PTH208
+    report = cache.read(paths.report, parse_report) if paths.report.name in names else None
+    if report is not None and "fault" not in report:
+        return report
+    files = {
+        paths.submission: parse_submission,
+        paths.job: parse_job,
+        paths.status: parse_status,
+    }
+    parts = [cache.read(path, parse) for path, parse in files.items() if path.name in names]
+    facts = _merge([part for part in (*parts, report) if part is not None])
+    if "state" not in facts and "fault" not in facts:
+        return {**facts, "fault": _describe_absence(paths, names)}
+    if facts.get("state") == "COMPLETED" and report is None:
+        return {**facts, "fault": f"no {paths.report.name}, though its status says COMPLETED"}
+    return _judge(facts, names=names, paths=paths, now=now)
+
+
+def _merge(parts: Iterable[Facts]) -> Facts:
+    """All facts together, later ones first in rank where they have a value; faults add up."""
+    merged: Facts = {}
+    for part in parts:
+        merged |= {key: value for key, value in part.items() if value is not None}
+    faults = [part["fault"] for part in parts if "fault" in part]
+    return {**merged, "fault": "; ".join(faults)} if faults else merged
+
+
+def _describe_absence(paths: RunPaths, names: set[str]) -> str:
+    if paths.job.name in names:
+        return f"no {paths.status.name}: half-written, or being made just now"
+    return "no run of dnnjob: it has neither report nor status"
+
+
+def _judge(facts: Facts, *, names: set[str], paths: RunPaths, now: datetime) -> Facts:
+    """The facts with what they mean by now: a wish to stop, or no sign of life."""
+    state, reason = facts.get("state"), facts.get("reason")
+    if reason is not None or state not in ("CREATED", "RUNNING", "REQUEUED"):
+        return facts
+    awaits_its_turn = state == "REQUEUED" or (
+        state == "CREATED" and paths.submission.name in names
+    )
+    seen_at = datetime.fromisoformat(facts["updated_at"])
+    if not awaits_its_turn and now - seen_at > SILENCE:
+        return {**facts, "reason": f"no sign of life since {seen_at:%Y-%m-%d %H:%M} UTC"}
+    if paths.cancel.name in names:
+        return {**facts, "reason": "asked to stop"}
+    return facts
+
+
+def _assemble(folder: Path, facts: Facts) -> Run:
+    beside = {"job", "error", "progress", "fault", "updated_at"}
+    columns = {key: value for key, value in facts.items() if key not in beside}
+    for key in ("started_at", "ended_at"):
+        if columns.get(key) is not None:
+            columns[key] = datetime.fromisoformat(columns[key])
+    fault = facts.get("fault")
+    columns["name"] = columns.get("name") or printable_path(folder.parent.name)
+    columns["reason"] = fault or columns.get("reason")
+    line = Line(run_id=printable_path(folder.name), path=printable_path(folder), **columns)
+    return Run(
+        line=line,
+        job=facts.get("job", {}),
+        error=facts.get("error"),
+        progress=facts.get("progress"),
+        fault=fault,
+    )
+
+
+def _read_sweeps(
+    folders: Iterable[Path], cache: Cache
+) -> tuple[dict[Path, str], list[Oddity]]:
+    """The sweep of each run folder that one names, and the sweeps that cannot be read."""
+    sweep_of: dict[Path, str] = {}
+    odd = []
+    for folder in folders:
+        facts = cache.read(folder / SWEEP_FILE, parse_sweep) or {"fault": "gone"}
+        if "fault" in facts:
+            odd.append(Oddity(folder, facts["fault"]))
+            continue
+        for run in facts["runs"]:
+            sweep_of[_place_run(folder, run)] = printable_path(folder.name)
+    return sweep_of, odd
+
+
+def _place_run(sweep: Path, run: str) -> Path:
+    """The folder of a sweep's run: beside the sweep's, for a copied root keeps no absolute path."""
+    # normpath, not resolve: links stay as they are, as in the folders that were found.
+    named = Path(os.path.normpath(sweep / run))
+    if named.is_relative_to(sweep.parents[2]):
+        return named
+    return sweep.parents[1] / named.name
+
+
+def _describe_oddity(oddity: Oddity) -> Run:
+    path = oddity.path
+    line = Line(
+        run_id=printable_path(path.name), reason=oddity.reason, path=printable_path(path)
+    )
+    return Run(line=line, fault=oddity.reason)
+
+
+def printable_path(path: Path | str) -> str:
+    """A path as UTF-8 text; bytes that are none show as `\\xff`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
