@@ -9,8 +9,8 @@ import math
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 import pydantic_core
 from pydantic import ValidationError
@@ -18,7 +18,10 @@ from pydantic import ValidationError
 from dnnjob.collect.cache import Facts
 from dnnjob.collect.record import Scalar
 from dnnjob.results.report import FORMAT_VERSION, Report
-from dnnjob.runs import Attempt, Status
+from dnnjob.runs import Attempt, Record, Status
+
+MAX_INT = 2**63 - 1
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def parse_report(content: bytes) -> Facts:
@@ -27,17 +30,14 @@ def parse_report(content: bytes) -> Facts:
     Raises:
         ValueError: If it is no report, or one of a later format.
     """
-    try:
-        report = Report.model_validate_json(content)
-    except ValidationError as error:
-        raise ValueError(_describe_fault(error)) from error
+    report = _validate(Report, content)
     if report.format_version > FORMAT_VERSION:
         raise ValueError(
             f"its format {report.format_version} is later than {FORMAT_VERSION}, update dnnjob"
         )
     facts = {"state": report.state, **_error_columns(report), **_size_columns(report)}
     facts |= {**_work_columns(report), **_origin_columns(report)}
-    return {**_drop_non_finite(facts), "job": dict(_flatten(report.job))}
+    return {**_drop_unfit(facts), "job": dict(_flatten(report.job))}
 
 
 def parse_status(content: bytes) -> Facts:
@@ -46,10 +46,7 @@ def parse_status(content: bytes) -> Facts:
     Raises:
         ValueError: If it is no status.
     """
-    try:
-        status = Status.model_validate_json(content)
-    except ValidationError as error:
-        raise ValueError(_describe_fault(error)) from error
+    status = _validate(Status, content)
     done = status.progress
     loss = "" if done.loss is None else f", loss {done.loss:.4g}"
     return {
@@ -72,7 +69,7 @@ def parse_job(content: bytes) -> Facts:
     name, seed = values.get("name"), values.get("seed")
     return {
         "name": name if isinstance(name, str) else None,
-        "seed": seed if isinstance(seed, int) else None,
+        "seed": seed if isinstance(seed, int) and _fits(seed) else None,
         "job": dict(_flatten(values)),
     }
 
@@ -102,11 +99,6 @@ def parse_sweep(content: bytes) -> Facts:
         raise ValueError("it has no list of points")
     named = [point.get("run") for point in points if isinstance(point, dict)]
     return {"runs": [run for run in named if isinstance(run, str)]}
-
-
-def parse_nothing(content: bytes) -> Facts:
-    """No facts: the file's presence says all."""
-    return {}
 
 
 def _error_columns(report: Report) -> Facts:
@@ -182,21 +174,34 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
                 continue
             case str():
                 yield sys.intern(prefix + key), sys.intern(value)
-            case None | bool() | int():
-                yield sys.intern(prefix + key), value
-            case float():
-                yield sys.intern(prefix + key), value if math.isfinite(value) else str(value)
+            case None | bool() | int() | float():
+                yield sys.intern(prefix + key), value if _fits(value) else str(value)
             case _:
                 # Thousands of runs share their long lists of features: one text serves all.
                 text = json.dumps(value, ensure_ascii=False, default=str)
                 yield sys.intern(prefix + key), sys.intern(text)
 
 
-def _drop_non_finite(facts: Facts) -> Facts:
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in facts.items()
-    }
+def _drop_unfit(facts: Facts) -> Facts:
+    return {key: value if _fits(value) else None for key, value in facts.items()}
+
+
+def _fits(value: Any) -> bool:
+    """Whether a number is finite, and an integer one of 64 bits."""
+    match value:
+        case int():
+            return -MAX_INT <= value <= MAX_INT
+        case float():
+            return math.isfinite(value)
+        case _:
+            return True
+
+
+def _validate(record: type[AnyRecord], content: bytes) -> AnyRecord:
+    try:
+        return record.model_validate_json(content)
+    except ValidationError as error:
+        raise ValueError(_describe_fault(error)) from error
 
 
 def _load_object(content: bytes) -> dict[str, Any]:
@@ -213,4 +218,4 @@ def _describe_fault(error: ValidationError) -> str:
 
 
 def _to_text(time: datetime) -> str:
-    return time.isoformat()
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).isoformat()

@@ -4,12 +4,12 @@ runs = read_runs(Path("runs"))
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from dnnjob.collect.cache import Cache, Facts, load_cache
 from dnnjob.collect.find import SWEEP_FILE, Oddity, find_runs
@@ -45,6 +45,15 @@ def read_runs(root: Path, *, now: datetime | None = None) -> tuple[Run, ...]:
     cache.save()
     odd = [_describe_oddity(oddity) for oddity in (*found.oddities, *odd_sweeps)]
     return tuple(sorted([*runs, *odd], key=lambda run: run.line.path))
+
+
+def _map_in_turns(
+    read: Callable[[Path], Run], folders: Sequence[Path], pool: Executor
+) -> Iterator[Run]:
+    """`read` of every folder, side by side; many to a turn, since handing over costs as a call."""
+    starts = range(0, len(folders), RUNS_PER_TURN)
+    turns = [folders[start : start + RUNS_PER_TURN] for start in starts]
+    return chain.from_iterable(pool.map(lambda turn: [read(folder) for folder in turn], turns))
 
 
 def _read_run(
@@ -151,9 +160,8 @@ def _place_run(sweep: Path, run: str) -> Path:
     """The folder of a sweep's run: beside the sweep's, for a copied root keeps no absolute path."""
     # normpath, not resolve: links stay as they are, as in the folders that were found.
     named = Path(os.path.normpath(sweep / run))
-    if named.is_relative_to(sweep.parents[2]):
-        return named
-    return sweep.parents[1] / named.name
+    job = sweep.parent.parent
+    return named if named.is_relative_to(job.parent) else job / named.name
 
 
 def _describe_oddity(oddity: Oddity) -> Run:

@@ -88,14 +88,14 @@ def _fit(x: Array, y: Array) -> _Linear:
     return _Linear(x_mean=x_mean, x_std=x_std, y_mean=y_mean, weights=weights)
 
 
-def _solve(z: Doubles, y: Doubles) -> Doubles:
+def _solve(z: Doubles, y: Array) -> Doubles:
     weights, *_ = np.linalg.lstsq(z, y)
     return np.asarray(weights, np.float64)
 
 
-def _solve_normal(blocks: Iterator[tuple[Doubles, Doubles]]) -> Doubles:
-    # 1,000,000 x 100 take 1 s, QR of the blocks took 28 s. Z-scores keep the squared condition
-    # number small; what is dependent up to it is cut off.
+def _solve_normal(blocks: Iterator[tuple[Doubles, Array]]) -> Doubles:
+    # For 1,000,000 x 100 an eighth of the time of QR block by block. Z-scores keep the squared
+    # condition number small; what depends on other columns up to its rounding is cut off.
     sums = functools.reduce(np.add, (np.column_stack([z, y]).T @ z for z, y in blocks))
     gram, moments = sums[:-1], sums[-1]
     cutoff = 100 * len(gram) * np.finfo(np.float64).eps

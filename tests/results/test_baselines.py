@@ -54,7 +54,11 @@ def test_many_blocks_give_the_fit_of_one(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.mean.mse == pytest.approx(whole.mean.mse, rel=1e-12)
 
 
-def test_repeated_and_constant_features_change_nothing() -> None:
+@pytest.mark.parametrize("block_values", [35, 1 << 18])
+def test_repeated_and_constant_features_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, block_values: int
+) -> None:
+    monkeypatch.setattr(baselines, "BLOCK_VALUES", block_values)
     x, y = _make_table()
     padded = np.column_stack([x, x[:, 0], 2 * x[:, 3] - 1, np.full(len(x), 0.1)])
     plain = baseline_mse(x[:200], y[:200], x[200:], y[200:])

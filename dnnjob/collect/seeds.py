@@ -1,0 +1,145 @@
+"""Seeds together: one line for each setting of a job, over its seeds and splits.
+
+settings = make_settings(table, keys=["job.train.learning_rate"])
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dnnjob.collect.paired import PairedDifference, measure_difference
+from dnnjob.collect.table import resolve_column, varying_keys
+from dnnjob.errors import JobError
+
+Values = tuple[Any, ...]
+# Two runs are a pair where these agree: the same rows were held out of the same table.
+SPLIT = (
+    "data_fingerprint",
+    "job.data.target",
+    "job.data.split_seed",
+    "job.data.test_fraction",
+    "job.data.validation_fraction",
+)
+UNFINISHED = ("CREATED", "RUNNING", "REQUEUED")
+MEASURES = pa.schema(
+    [
+        pa.field("best", pa.bool_()),
+        pa.field("test_mse_mean", pa.float64()),
+        pa.field("test_mse_std", pa.float64()),
+        pa.field("test_mse_min", pa.float64()),
+        pa.field("num_runs", pa.int64()),
+        pa.field("num_scored", pa.int64()),
+        pa.field("num_failed", pa.int64()),
+        pa.field("num_unfinished", pa.int64()),
+        pa.field("next_difference", pa.float64()),
+        pa.field("next_difference_low", pa.float64()),
+        pa.field("next_difference_high", pa.float64()),
+        pa.field("next_num_pairs", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The runs that share the values of the keys."""
+
+    values: Values
+    lines: tuple[dict[str, Any], ...]
+
+    @property
+    def errors(self) -> list[float]:
+        """Test MSE of the runs that have one."""
+        return [line["test_mse"] for line in self.lines if line["test_mse"] is not None]
+
+    @property
+    def mean(self) -> float | None:
+        """Mean test MSE, None if no run has any."""
+        return float(np.mean(self.errors)) if self.errors else None
+
+    def errors_by_split(self) -> dict[Values, float]:
+        """Mean test MSE on each split."""
+        groups = defaultdict(list)
+        for line in self.lines:
+            if line["test_mse"] is not None:
+                groups[tuple(line[name] for name in SPLIT)].append(line["test_mse"])
+        return {split: float(np.mean(errors)) for split, errors in groups.items()}
+
+
+def setting_keys(table: pa.Table, by: str = "") -> list[str]:
+    """The columns of a comma-separated list; without any, all that vary but the seeds.
+
+    Raises:
+        JobError: If there is no such column.
+    """
+    if by.strip():
+        names = [name.strip() for name in by.split(",") if name.strip()]
+        return list(dict.fromkeys(resolve_column(table, name) for name in names))
+    return [*(["name"] if len(table["name"].unique()) > 1 else []), *varying_keys(table)]
+
+
+def make_settings(table: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """A line for each setting, least mean test MSE first, each set against the next.
+
+    `next_difference` is the mean of its test MSE minus the next one's over the splits that both
+    have runs on, negative where it is better, with the interval of 95 % confidence.
+
+    Raises:
+        JobError: If a key is one of the table's measures.
+    """
+    if taken := set(keys) & set(MEASURES.names):
+        raise JobError(f"--by takes columns that tell runs apart, but got {', '.join(taken)}.")
+    settings = sorted(_group(table, keys), key=_rank)
+    rivals = [*settings[1:], None]
+    measures = [_measure(mine, rival) for mine, rival in zip(settings, rivals, strict=True)]
+    if measures and measures[0]["test_mse_mean"] is not None:
+        measures[0]["best"] = True
+    columns = [
+        pa.array([setting.values[i] for setting in settings], table.schema.field(key).type)
+        for i, key in enumerate(keys)
+    ]
+    measured = pa.Table.from_pylist(measures, schema=MEASURES)
+    return pa.Table.from_arrays(
+        [*columns, *measured.columns], names=[*keys, *measured.column_names]
+    )
+
+
+def _group(table: pa.Table, keys: Sequence[str]) -> list[Setting]:
+    needed = dict.fromkeys([*keys, "test_mse", "state", "path", *SPLIT])
+    groups: dict[Values, list[dict[str, Any]]] = defaultdict(list)
+    for line in table.select(list(needed)).to_pylist():
+        groups[tuple(line[key] for key in keys)].append(line)
+    return [Setting(values, tuple(lines)) for values, lines in groups.items()]
+
+
+def _rank(setting: Setting) -> tuple[bool, float, str]:
+    mean = setting.mean
+    return mean is None, mean or 0.0, str(setting.values)
+
+
+def _measure(mine: Setting, rival: Setting | None) -> dict[str, Any]:
+    errors, states = mine.errors, [line["state"] for line in mine.lines]
+    paired = None if rival is None else _compare(mine, rival)
+    return {
+        "best": False,
+        "test_mse_mean": mine.mean,
+        "test_mse_std": float(np.std(errors, ddof=1)) if len(errors) > 1 else None,
+        "test_mse_min": min(errors, default=None),
+        "num_runs": len(mine.lines),
+        "num_scored": len(errors),
+        "num_failed": states.count("FAILED"),
+        "num_unfinished": sum(states.count(state) for state in UNFINISHED),
+        "next_difference": paired and paired.mean,
+        "next_difference_low": paired and paired.low,
+        "next_difference_high": paired and paired.high,
+        "next_num_pairs": paired and paired.num_pairs,
+    }
+
+
+def _compare(mine: Setting, rival: Setting) -> PairedDifference | None:
+    ours, theirs = mine.errors_by_split(), rival.errors_by_split()
+    common = sorted(ours.keys() & theirs.keys(), key=str)
+    return measure_difference(np.array([ours[split] - theirs[split] for split in common]))
