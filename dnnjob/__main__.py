@@ -1,4 +1,4 @@
-"""python -m dnnjob"""
+"""`python -m dnnjob`: the same command as `dnnjob`."""
 
 from dnnjob.cli import main
 

@@ -73,7 +73,9 @@ def doctor(root: Root = Path("runs")) -> None:
 
 
 @app.command()
-def init(table: Annotated[str, typer.Argument(metavar="TABLE", help="A CSV or Parquet table.")]) -> None:
+def init(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A CSV or Parquet table.")],
+) -> None:
     """Write a commented job file for a table to stdout."""
     from dnnjob.data.draft import draft_job
 

@@ -16,7 +16,7 @@ from dnnjob.config import JobConfig, load_job, resolve_job, to_toml
 from dnnjob.data.order import default_window_rows
 from dnnjob.data.sources import Table, open_table
 from dnnjob.data.split import Split, split_rows
-from dnnjob.data.statistics import Standardization, fit_standardization
+from dnnjob.data.statistics import fit_standardization
 from dnnjob.errors import JobError
 from dnnjob.imports import hidden
 from dnnjob.results.assemble import (

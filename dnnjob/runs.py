@@ -1,8 +1,8 @@
 """The run folder: every file name once, atomic writes, attempts, status.
 
-    paths = create_run(Path("runs"), job)
-    journal = Journal(paths)             # claims an attempt
-    journal.finish("COMPLETED")
+paths = create_run(Path("runs"), job)
+journal = Journal(paths)             # claims an attempt
+journal.finish("COMPLETED")
 """
 
 import json
@@ -317,7 +317,9 @@ class Journal:
         self._change_attempt(resumed_from=position)
         self._write()
 
-    def finish(self, state: State, *, reason: Reason | None = None, error: str | None = None) -> None:
+    def finish(
+        self, state: State, *, reason: Reason | None = None, error: str | None = None
+    ) -> None:
         """Ends the attempt and leaves the run in `state`."""
         self._change_attempt(ended_at=datetime.now(UTC), reason=reason)
         update = {"state": state, "reason": reason, "error": error}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dnnjob.collect.paired import PairedDifference, measure_difference
 from dnnjob.collect.table import resolve_column, varying_keys
@@ -85,7 +86,8 @@ def make_settings(table: pa.Table, keys: Sequence[str]) -> pa.Table:
     """A line for each setting, least mean test MSE first, each set against the next.
 
     `next_difference` is the mean of its test MSE minus the next one's over the splits that both
-    have runs on, negative where it is better, with the interval of 95 % confidence.
+    have runs on, negative where it is better, with the interval of 95 % confidence that
+    independent splits would give; random splits of one table overlap, which makes it optimistic.
 
     Raises:
         JobError: If a key is one of the table's measures.
@@ -110,7 +112,9 @@ def make_settings(table: pa.Table, keys: Sequence[str]) -> pa.Table:
 def _group(table: pa.Table, keys: Sequence[str]) -> list[Setting]:
     needed = dict.fromkeys([*keys, "test_mse", "state", "path", *SPLIT])
     groups: dict[Values, list[dict[str, Any]]] = defaultdict(list)
-    for line in table.select(list(needed)).to_pylist():
+    # Of a folder without a state no setting is known.
+    known = table.filter(pc.is_valid(table["state"]))
+    for line in known.select(list(needed)).to_pylist():
         groups[tuple(line[key] for key in keys)].append(line)
     return [Setting(values, tuple(lines)) for values, lines in groups.items()]
 

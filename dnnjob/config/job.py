@@ -1,22 +1,32 @@
 """The job file as frozen records: every key, its unit, its default and its rule, once.
 
-    job = JobConfig.model_validate(tomllib.loads(text))
-    job.train.global_batch_size
+job = JobConfig.model_validate(tomllib.loads(text))
+job.train.global_batch_size
 """
 
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
-
 # Keras's own default.
 ADAMW_DECAY = 0.004
+# Far beyond any machine: a slip of the hand would start that many threads.
+MAX_THREADS = 4096
 
 
 class Section(BaseModel):
@@ -26,11 +36,20 @@ class Section(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _booleans_are_no_numbers(cls, value: object, info: ValidationInfo) -> object:
+        # To pydantic, as to Python, true is 1.
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError("a boolean is not taken for a number or a text")
+        return value
+
 
 class DataConfig(Section):
     """Where the table is, what is predicted from what, and how rows are split and scaled."""
 
-    source: str
+    source: Annotated[str, Field(min_length=1)]
     """A CSV or Parquet file, a folder or a glob of them, or `builtin:boston_housing`,
     `builtin:diabetes`. Relative paths start at the job file."""
     target: str
@@ -53,7 +72,9 @@ class DataConfig(Section):
     def _target_is_no_feature(self) -> Self:
         if self.features is not None:
             if not self.features:
-                raise ValueError("data.features is empty. Name at least one column, or leave it out.")
+                raise ValueError(
+                    "data.features is empty. Name at least one column, or leave it out."
+                )
             if self.target in self.features:
                 raise ValueError(
                     f"data.features names the target {self.target!r}. Leave it out of the features."
@@ -109,7 +130,7 @@ class TrainConfig(Section):
     patience: Annotated[int, Field(ge=1)] | None = None
     """Epochs without a better validation loss after which training stops and the best weights are
     restored. Needs validation rows. Default: no early stopping."""
-    checkpoint_every_s: Annotated[float, Field(gt=0.0)] = 30.0
+    checkpoint_every_s: Rate = 30.0
     """Seconds between checkpoints."""
 
     @model_validator(mode="after")
@@ -127,10 +148,9 @@ class TrainConfig(Section):
         if self.weight_decay is not None and self.optimizer != "adamw":
             raise ValueError(
                 f"train.weight_decay is for adamw, the optimizer is {self.optimizer!r}. "
-                "Set train.optimizer = \"adamw\", or use model.l2."
+                'Set train.optimizer = "adamw", or use model.l2.'
             )
         return self
-
 
     @property
     def decay(self) -> float | None:
@@ -149,7 +169,7 @@ class DevicesConfig(Section):
     """Refuse to run without a GPU."""
     tasks: Annotated[int, Field(ge=1)] = 1
     """Processes of the run; on submit the profile's nodes x tasks_per_node."""
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0, le=MAX_THREADS)] = 0
     """CPU threads of a task; 0 takes the physical cores it may use."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Arithmetic of the matrix products; weights and losses stay float32."""
@@ -192,6 +212,12 @@ class JobConfig(Section):
     sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Dotted keys and the values each takes; the runs are their product."""
 
+    @field_validator("sweep", mode="before")
+    @classmethod
+    def _dotted_keys_need_no_quotes(cls, sweep: object) -> object:
+        # TOML reads a dotted key without quotes as nested tables.
+        return dict(_flatten(sweep)) if isinstance(sweep, Mapping) else sweep
+
     @model_validator(mode="after")
     def _patience_has_validation_rows(self) -> Self:
         if self.train.patience is not None and self.data.validation_fraction == 0:
@@ -206,3 +232,11 @@ class JobConfig(Section):
     def split_seed(self) -> int:
         """Seed of the splits: `data.split_seed`, or the job's seed."""
         return self.seed if self.data.split_seed is None else self.data.split_seed
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

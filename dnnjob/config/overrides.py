@@ -14,11 +14,13 @@ from typing import Any
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from dnnjob.config.job import JobConfig
 from dnnjob.errors import JobError
 
 BUILTIN = "builtin:"
+_SOURCE_KEY = "data.source"
 
 
 def load_job(path: Path, *, overrides: Iterable[str] = ()) -> JobConfig:
@@ -32,13 +34,13 @@ def load_job(path: Path, *, overrides: Iterable[str] = ()) -> JobConfig:
     Raises:
         JobError: If the file cannot be read, is no TOML, or breaks a rule of the job file.
     """
+    words = [parse_override(word) for word in overrides]
     values = _read_toml(path)
-    _anchor_source(values, path.absolute().parent)
-    for word in overrides:
-        key, value = parse_override(word)
+    _anchor_sources(values, path.absolute().parent)
+    for key, value in words:
         wanted: dict[str, Any] = {}
         set_key(wanted, key, value)
-        _anchor_source(wanted, Path.cwd())
+        _anchor_sources(wanted, Path.cwd())
         set_key(values, key, get_key(wanted, key))
     return resolve_job(values, origin=str(path))
 
@@ -124,23 +126,51 @@ def _read_toml(path: Path) -> dict[str, Any]:
             "`dnnjob init TABLE` writes one from a table."
         ) from None
     except OSError as error:
-        raise JobError(f"The job file {path} cannot be read: {error.strerror}.") from error
+        raise JobError(
+            f"A job file is a TOML file, but {path} cannot be read: {error.strerror}. "
+            "Give the path of a file you can read."
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise JobError(f"A job file is TOML, but {path} does not parse: {error}.") from error
+        raise JobError(
+            f"A job file is TOML, but {path} does not parse: {str(error).rstrip('.')}. "
+            "Texts stand in quotes, and each key on a line of its own."
+        ) from error
 
 
-def _anchor_source(values: Mapping[str, Any], folder: Path) -> None:
-    data = values.get("data")
-    if isinstance(data, dict) and isinstance(source := data.get("source"), str):
-        data["source"] = anchor(source, folder)
+def _anchor_sources(values: Mapping[str, Any], folder: Path) -> None:
+    """Makes `data.source`, and the values a sweep gives it, absolute in place."""
+    if isinstance(data := values.get("data"), dict) and "source" in data:
+        data["source"] = _anchor_each(data["source"], folder)
+    sweep = values.get("sweep")
+    if isinstance(sweep, dict) and _SOURCE_KEY in sweep:
+        sweep[_SOURCE_KEY] = _anchor_each(sweep[_SOURCE_KEY], folder)
+    elif isinstance(sweep, dict):
+        _anchor_sources(sweep, folder)
+
+
+def _anchor_each(source: Any, folder: Path) -> Any:
+    if isinstance(source, list):
+        return [_anchor_each(one, folder) for one in source]
+    return anchor(source, folder) if isinstance(source, str) else source
 
 
 def anchor(source: str, folder: Path) -> str:
-    """`source` as an absolute path, relative ones from `folder`; symlinks stay, builtins too."""
+    """`source` as an absolute path, relative ones from `folder`; symlinks stay, builtins too.
+
+    Raises:
+        JobError: If it starts in the home of an unknown user.
+    """
     if not source or source.startswith(BUILTIN):
         return source
+    try:
+        path = folder / Path(source).expanduser()
+    except RuntimeError as error:
+        raise JobError(
+            f"data.source = {source!r} starts in a home that is not known ({error}). "
+            "Give the whole path."
+        ) from error
     # abspath, not resolve: a symlink is often the stable name of data that moves.
-    return os.path.abspath(folder / Path(source).expanduser())  # noqa: PTH100
+    return os.path.abspath(path)  # noqa: PTH100
 
 
 def _describe_faults(error: ValidationError) -> Iterator[str]:
@@ -151,19 +181,49 @@ def _describe_faults(error: ValidationError) -> Iterator[str]:
                 yield f"{key}: no such key. {_suggest(key)}"
             case "missing":
                 yield f"{key}: required, but missing. Set it."
-            case "value_error":
+            case "value_error" if key not in valid_keys():
                 yield str(fault["ctx"]["error"])
             case _:
-                message = fault["msg"]
-                yield f"{key}: {message[:1].lower()}{message[1:]}, but got {fault['input']!r}."
+                yield f"{key}: {_rule(fault)}, but got {_as_toml(fault['input'])}."
+
+
+def _rule(fault: ErrorDetails) -> str:
+    """What a value must be, in the words of job files."""
+    match fault["type"]:
+        case "value_error":
+            return str(fault["ctx"]["error"])
+        case "string_pattern_mismatch":
+            return "must be 1 to 64 letters, digits, dots, underscores or hyphens, no mark first"
+        case "tuple_type":
+            return "must be a list"
+        case "model_type" | "dict_type":
+            return "must be a table of keys"
+        case "string_too_short":
+            return "must not be empty"
+        case "int_parsing":
+            return "must be a valid integer"
+        case "float_parsing":
+            return "must be a valid number"
+        case _:
+            return fault["msg"].replace("Input should", "must")
+
+
+def _as_toml(value: Any) -> str:
+    try:
+        return tomli_w.dumps({"value": value}).removeprefix("value = ").rstrip("\n")
+    except TypeError:
+        return repr(value)
 
 
 def _suggest(key: str) -> str:
-    keys = sorted(valid_keys())
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6) or [
-        known for known in keys if known.rpartition(".")[2] == key.rpartition(".")[2]
-    ]
-    section = key.rpartition(".")[0]
-    siblings = [known for known in keys if known.rpartition(".")[0] == section] or keys
-    hint = f"Did you mean {near[0]}? " if near else ""
-    return f"{hint}Valid keys: {', '.join(siblings)}."
+    """The nearest valid key, if one is near, and those of the same table."""
+    section, _, name = key.rpartition(".")
+    tables: dict[str, list[str]] = {}
+    for table, known in [("", "data"), *(k.rpartition(".")[::2] for k in valid_keys())]:
+        tables.setdefault(table, []).append(known)
+    tables[""] = list(JobConfig.model_fields)
+    siblings = tables.get(section, tables[""])
+    near = [f"{section}.{known}" for known in difflib.get_close_matches(name, siblings, n=1)]
+    elsewhere = [known for known in valid_keys() if known.rpartition(".")[2] == name]
+    hint = "".join(f"Did you mean {known.lstrip('.')}? " for known in (near or elsewhere)[:1])
+    return f"{hint}Valid keys there: {', '.join(siblings)}."

@@ -9,7 +9,7 @@ from pathlib import Path
 from dnnjob.clock import Stopwatch
 from dnnjob.config import load_job, make_points
 from dnnjob.data.sources import peek_columns
-from dnnjob.errors import ExitCode, JobError
+from dnnjob.errors import ExitCode
 from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_age_s
 from dnnjob.runs import create_run, open_run, read_status

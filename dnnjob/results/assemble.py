@@ -130,9 +130,7 @@ def _model(facts: Facts) -> parts.Model:
 
 
 def _data(table: Table) -> parts.Data:
-    fingerprint = parts.Fingerprint(
-        method=table.fingerprint.method, value=table.fingerprint.value
-    )
+    fingerprint = parts.Fingerprint(method=table.fingerprint.method, value=table.fingerprint.value)
     return parts.Data(
         source=table.source,
         num_rows=table.num_rows,

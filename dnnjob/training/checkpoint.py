@@ -79,7 +79,8 @@ class CheckpointStore:
 def _encode(checkpoint: Checkpoint) -> bytes:
     facts = {"position": checkpoint.position.model_dump(), "facts": dict(checkpoint.facts)}
     arrays = io.BytesIO()
-    np.savez(arrays, **checkpoint.arrays, facts=np.array(json.dumps(facts)))
+    named: dict[str, Any] = {**checkpoint.arrays, "facts": np.array(json.dumps(facts))}
+    np.savez(arrays, **named)
     body = arrays.getvalue()
     return _MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 

@@ -25,7 +25,6 @@ def predict_rows(dnn: keras.Sequential, x: Any) -> npt.NDArray[np.float64]:
         autograph=False,
     )
     blocks = [
-        compiled(x[start : start + _BLOCK_ROWS]).numpy()
-        for start in range(0, len(x), _BLOCK_ROWS)
+        compiled(x[start : start + _BLOCK_ROWS]).numpy() for start in range(0, len(x), _BLOCK_ROWS)
     ]
     return np.concatenate(blocks, dtype=np.float64)

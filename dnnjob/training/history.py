@@ -86,7 +86,9 @@ class EpochLog:
         }
 
     @classmethod
-    def from_arrays(cls, plan: StepPlan, arrays: Mapping[str, npt.NDArray[np.float64]]) -> "EpochLog":
+    def from_arrays(
+        cls, plan: StepPlan, arrays: Mapping[str, npt.NDArray[np.float64]]
+    ) -> "EpochLog":
         """The log that `to_arrays` described."""
         *errors, seconds = arrays["history_pending"].tolist()
         return cls(

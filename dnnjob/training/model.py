@@ -74,9 +74,7 @@ def kernels(dnn: keras.Sequential) -> list[bool]:
     return [variable.name == "kernel" for variable in dnn.trainable_variables]
 
 
-def build_preprocessing(
-    features: Sequence[str], standardization: Standardization
-) -> keras.Model:
+def build_preprocessing(features: Sequence[str], standardization: Standardization) -> keras.Model:
     """A model from raw columns to the network's inputs.
 
     Args:
@@ -84,7 +82,9 @@ def build_preprocessing(
         standardization: What the columns are scaled by.
     """
     # Keras warns where an input's name is not its key, but refuses slashes in names alone.
-    inputs = {name: keras.Input((1,), name=name.replace("/", "\N{DIVISION SLASH}")) for name in features}
+    inputs = {
+        name: keras.Input((1,), name=name.replace("/", "\N{DIVISION SLASH}")) for name in features
+    }
     columns = list(inputs.values())
     joined = keras.layers.Concatenate(name="columns")(columns) if len(columns) > 1 else columns[0]
     if standardization.mode != "none":

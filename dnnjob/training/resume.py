@@ -131,7 +131,9 @@ class Keeper:
     def _compare_machine(self, facts: Mapping[str, Any]) -> None:
         self.inexact = facts["inexact"]
         before, now = facts["fingerprint"], self.identity.fingerprint
-        changed = [f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+        changed = [
+            f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]
+        ]
         if changed:
             self.inexact = f"resumed with another {', '.join(changed)}"
             logger.warning(

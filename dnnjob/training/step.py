@@ -5,7 +5,7 @@ outcome = step(window, rates=rates, first_step=0, start=0, stop=6, stopping=Stop
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import tensorflow as tf
 from dnnjob.config import JobConfig
 from dnnjob.data.order import StepPlan
 from dnnjob.training.model import dropout_units, forward, kernels
-from dnnjob.training.strategy import Devices
+from dnnjob.training.strategy import Devices, Placed
 
 # Rows of one matrix product. A larger batch is added up from chunks, whose activations stay in
 # the cache: 20 % faster at 8192 rows than one product (docs/decisions/xla.md).
@@ -48,10 +48,10 @@ class ResidentData:
         num_validation_rows: Rows of the two above.
     """
 
-    x: Any
-    y: Any
-    x_validation: Any = None
-    y_validation: Any = None
+    x: Placed
+    y: Placed
+    x_validation: Placed = None
+    y_validation: Placed = None
     num_validation_rows: int = 0
 
 
@@ -183,10 +183,10 @@ class CompiledStep:
 
     def _train_range(
         self,
-        x: Any,
-        y: Any,
-        x_validation: Any,
-        y_validation: Any,
+        x: Placed,
+        y: Placed,
+        x_validation: Placed,
+        y_validation: Placed,
         indices: tf.Tensor,
         rates: tf.Tensor,
         first_step: tf.Tensor,
@@ -223,11 +223,11 @@ class CompiledStep:
             best_loss=best_loss,
             best_epoch=best_epoch,
         )
-        (carry,) = tf.while_loop(goes_on, take_step, (carry,), parallel_iterations=1)
-        return carry
+        ended: tuple[_Carry] = tf.while_loop(goes_on, take_step, (carry,), parallel_iterations=1)
+        return ended[0]
 
     def _gradients(
-        self, x: Any, y: Any, indices: tf.Tensor, step: tf.Tensor
+        self, x: Placed, y: Placed, indices: tf.Tensor, step: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Gradients of the global batch's mean squared error, and its sum of squared errors."""
         num_rows = tf.reduce_sum(tf.cast(indices >= 0, tf.float32))
@@ -276,6 +276,7 @@ class CompiledStep:
             return chunk + 1, *(total + part for total, part in zip(totals, parts, strict=True))
 
         zeros = [*(tf.zeros(weight.shape) for weight in weights), tf.constant(0.0)]
+        totals: list[tf.Tensor]
         _, *totals = tf.while_loop(
             lambda chunk, *_: chunk < num_chunks,
             add_chunk,
@@ -355,7 +356,7 @@ class CompiledStep:
         return tf.no_op()
 
     def _validate_at_epoch_end(
-        self, carry: _Carry, x: Any, y: Any, first_epoch: tf.Tensor
+        self, carry: _Carry, x: Placed, y: Placed, first_epoch: tf.Tensor
     ) -> _Carry:
         per_epoch = self._plan.steps_per_epoch
         ended = carry.finite & (carry.step % per_epoch == 0)
@@ -379,7 +380,7 @@ class CompiledStep:
             patience_ended=waited_out,
         )
 
-    def _validation_loss(self, x: Any, y: Any) -> tf.Tensor:
+    def _validation_loss(self, x: Placed, y: Placed) -> tf.Tensor:
         def on_replica(x: tf.Tensor, y: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             return self._squared_error(x, y, indices[replica])
@@ -427,8 +428,11 @@ def _cut(rows: tf.Tensor, num_chunks: int, *, padding: float) -> tf.Tensor:
     return tf.reshape(padded, (num_chunks, size, *rows.shape[1:]))
 
 
-def _jit(function: Any) -> Any:
-    return tf.function(function, jit_compile=True, autograph=False)
+def _jit(function: Callable[..., list[tf.Tensor]]) -> Callable[..., list[tf.Tensor]]:
+    compiled: Callable[..., list[tf.Tensor]] = tf.function(
+        function, jit_compile=True, autograph=False
+    )
+    return compiled
 
 
 def _all_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:

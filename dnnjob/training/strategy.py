@@ -13,6 +13,9 @@ import tensorflow as tf
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
 
+Placed = Any
+"""A tensor, or one tensor a replica where there are several: TensorFlow has no common type."""
+
 
 @dataclass(frozen=True)
 class Devices:
@@ -35,7 +38,7 @@ class Devices:
         """Replicas over all tasks."""
         return int(self.strategy.num_replicas_in_sync)
 
-    def place(self, make: Callable[[], tf.Tensor]) -> Any:
+    def place(self, make: Callable[[], tf.Tensor]) -> Placed:
         """A tensor that every local device holds, to be passed to the compiled function."""
         if self.num_replicas == 1:
             return make()
