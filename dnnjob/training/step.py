@@ -91,7 +91,9 @@ class CompiledStep:
     """Training steps of one network on one table, compiled once.
 
     Weights and optimizer variables are updated in place. The range of steps, learning rates and
-    seeds are tensors, so that one compilation serves every call.
+    seeds are tensors, so that one compilation serves every call. What a loop variable selects is
+    gathered, never sliced: XLA takes the bounds of a slice for constants and would compile anew for
+    every range of steps.
     """
 
     def __init__(
@@ -202,9 +204,12 @@ class CompiledStep:
             return (carry.step < stop) & carry.finite & ~carry.patience_ended
 
         def take_step(carry: _Carry) -> tuple[_Carry]:
-            gradients, error = self._gradients(x, y, indices[carry.step], first_step + carry.step)
+            gradients, error = self._gradients(
+                x, y, tf.gather(indices, carry.step), first_step + carry.step
+            )
             finite = _all_finite([error, *gradients])
-            tf.cond(finite, lambda: self._update(gradients, rates[carry.step]), tf.no_op)
+            rate = tf.gather(rates, carry.step)
+            tf.cond(finite, lambda: self._update(gradients, rate), tf.no_op)
             carry = carry._replace(
                 step=carry.step + tf.cast(finite, tf.int32),
                 finite=finite,
@@ -235,7 +240,7 @@ class CompiledStep:
         def on_replica(x: tf.Tensor, y: tf.Tensor) -> list[tf.Tensor]:
             local = self._local or self._local_gradients
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            return local(self._variables, x, y, indices[replica], num_rows, step, replica)
+            return local(self._variables, x, y, tf.gather(indices, replica), num_rows, step, replica)
 
         per_replica = self._strategy.run(on_replica, args=(x, y))
         *gradients, error = self._add_over_replicas(per_replica)
@@ -271,8 +276,9 @@ class CompiledStep:
         masks = [_cut(mask, num_chunks, padding=0.0) for mask in masks]
 
         def add_chunk(chunk: tf.Tensor, *totals: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            chunk_masks = [mask[chunk] for mask in masks]
-            parts = self._chunk_gradients(weights, x, y, places[chunk], num_rows, chunk_masks)
+            chunk_masks = [tf.gather(mask, chunk) for mask in masks]
+            chunk_indices = tf.gather(places, chunk)
+            parts = self._chunk_gradients(weights, x, y, chunk_indices, num_rows, chunk_masks)
             return chunk + 1, *(total + part for total, part in zip(totals, parts, strict=True))
 
         zeros = [*(tf.zeros(weight.shape) for weight in weights), tf.constant(0.0)]
@@ -365,7 +371,7 @@ class CompiledStep:
             ended, lambda: self._validation_loss(x, y), lambda: tf.constant(0.0, tf.float32)
         )
         place = tf.maximum(place, 0)
-        kept = tf.where(ended, loss, carry.validation_losses[place])
+        kept = tf.where(ended, loss, tf.gather(carry.validation_losses, place))
         carry = carry._replace(validation_losses=_put(carry.validation_losses, place, kept))
         better = ended & (loss < carry.best_loss)
         epoch = first_epoch + place
@@ -383,10 +389,10 @@ class CompiledStep:
     def _validation_loss(self, x: Placed, y: Placed) -> tf.Tensor:
         def on_replica(x: tf.Tensor, y: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            return self._squared_error(x, y, indices[replica])
+            return self._squared_error(x, y, tf.gather(indices, replica))
 
         def add_chunk(chunk: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            part = self._strategy.run(on_replica, args=(x, y, places[chunk]))
+            part = self._strategy.run(on_replica, args=(x, y, tf.gather(places, chunk)))
             return chunk + 1, total + self._strategy.reduce(
                 tf.distribute.ReduceOp.SUM, part, axis=None
             )
