@@ -1,8 +1,8 @@
 """Files of runs read once: what was made of each, kept by path, size, times and inode.
 
-    cache = load_cache(root)
-    facts = cache.read(paths.report, parse_report)   # a dict, or None without such a file
-    cache.save()
+cache = load_cache(root)
+facts = cache.read(paths.report, parse_report)   # a dict, or None without such a file
+cache.save()
 """
 
 import errno
@@ -91,7 +91,7 @@ class Cache:
 
 
 def load_cache(root: Path) -> Cache:
-    """The cache of `root` in the user's cache folder; an empty one if there is none or a bad one."""
+    """The cache of `root` in the user's cache folder; an empty one if none is to be read."""
     if (folder := _cache_folder()) is None:
         return Cache(None)
     name = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:24]

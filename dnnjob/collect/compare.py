@@ -4,7 +4,6 @@ comparison = compare_runs(Path("runs/housing/..."), Path("runs/housing/..."))
 comparison.differences, comparison.metrics, comparison.paired
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,10 +177,3 @@ def _measures(report: Report) -> dict[str, float | None]:
         "rows_per_s": report.throughput.rows_per_s,
         "peak_rss_mb": report.resources.peak_rss_mb,
     }
-
-
-def to_text(value: Any) -> str:
-    """A fact as a person reads it: text as it is, a dash for none, the rest as JSON."""
-    if value is None:
-        return "–"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,7 +1,7 @@
 """Where the runs are: run folders, sweeps, and what only looks like them, under any folder.
 
-    found = find_runs(Path("runs"), pool=pool)
-    found.runs, found.sweeps, found.oddities
+found = find_runs(Path("runs"), pool=pool)
+found.runs, found.sweeps, found.oddities
 """
 
 import os
@@ -98,9 +98,7 @@ def find_runs(root: Path, *, pool: Executor) -> Found:
     level = _take(search, first)
     for _ in range(MAX_DEPTH - 1):
         level = [
-            folder
-            for listing in pool.map(_list_folder, level)
-            for folder in _take(search, listing)
+            folder for listing in pool.map(_list_folder, level) for folder in _take(search, listing)
         ]
     return _conclude(search)
 

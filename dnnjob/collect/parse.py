@@ -186,7 +186,7 @@ def _drop_unfit(facts: Facts) -> Facts:
     return {key: value if _fits(value) else None for key, value in facts.items()}
 
 
-def _fits(value: Any) -> bool:
+def _fits(value: object) -> bool:
     """Whether a number is finite, and an integer one of 64 bits."""
     match value:
         case int():

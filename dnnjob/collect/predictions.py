@@ -55,7 +55,7 @@ class _Member:
     @property
     def test_rows(self) -> Array:
         """Ids of its test rows."""
-        return self.row_id[self.split == "test"]
+        return np.asarray(self.row_id[self.split == "test"])
 
 
 def join_predictions(folders: Sequence[Path]) -> Joined:

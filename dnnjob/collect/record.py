@@ -1,12 +1,13 @@
 """A run as the collected table shows it: one record, whose fields are the columns.
 
 line = Line(run_id="20260101-000000-abcdef", state="RUNNING", path="/runs/...")
-run = Run(line=line, job={"train.epochs": 500})
+run = Run(folder=folder, line=line, job={"train.epochs": 500})
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
 from dnnjob.runs import State
 
@@ -58,6 +59,7 @@ class Line:
 class Run:
     """A folder that is, or should be, a run."""
 
+    folder: Path
     line: Line
     job: Mapping[str, Scalar] = field(default_factory=dict)
     """The resolved job by dotted keys; lists as JSON text."""

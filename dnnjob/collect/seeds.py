@@ -6,6 +6,7 @@ settings = make_settings(table, keys=["job.train.learning_rate"])
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,8 @@ def setting_keys(table: pa.Table, by: str = "") -> list[str]:
     if by.strip():
         names = [name.strip() for name in by.split(",") if name.strip()]
         return list(dict.fromkeys(resolve_column(table, name) for name in names))
-    return [*(["name"] if len(table["name"].unique()) > 1 else []), *varying_keys(table)]
+    names = pc.drop_null(pc.unique(table["name"]))
+    return [*(["name"] if len(names) > 1 else []), *varying_keys(table)]
 
 
 def make_settings(table: pa.Table, keys: Sequence[str]) -> pa.Table:
@@ -95,8 +97,7 @@ def make_settings(table: pa.Table, keys: Sequence[str]) -> pa.Table:
     if taken := set(keys) & set(MEASURES.names):
         raise JobError(f"--by takes columns that tell runs apart, but got {', '.join(taken)}.")
     settings = sorted(_group(table, keys), key=_rank)
-    rivals = [*settings[1:], None]
-    measures = [_measure(mine, rival) for mine, rival in zip(settings, rivals, strict=True)]
+    measures = [_measure(*pair) for pair in zip_longest(settings, settings[1:])]
     if measures and measures[0]["test_mse_mean"] is not None:
         measures[0]["best"] = True
     columns = [

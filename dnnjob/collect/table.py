@@ -1,9 +1,9 @@
 """The collected table: a line for every run, typed columns, filters, order.
 
-    table = make_table(runs)
-    table = filter_lines(table, ["state=COMPLETED", "job.train.learning_rate<0.1"])
-    table = sort_lines(table, "-started_at")
-    table = pick_columns(table, "run_id,test_mse")
+table = make_table(runs)
+table = filter_lines(table, ["state=COMPLETED", "job.train.learning_rate<0.1"])
+table = sort_lines(table, "-started_at")
+table = pick_columns(table, "run_id,test_mse")
 """
 
 import difflib
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -79,10 +79,11 @@ def sort_lines(table: pa.Table, column: str) -> pa.Table:
     """
     name = resolve_column(table, column.removeprefix("-"))
     order = "descending" if column.startswith("-") else "ascending"
+    # Arrow puts what has no value last, in either order.
     keys = [(name, order)]
     if "path" in table.column_names and name != "path":
         keys.append(("path", "ascending"))
-    return table.take(pc.sort_indices(table, sort_keys=keys, null_placement="at_end"))
+    return table.take(pc.sort_indices(table, sort_keys=keys))
 
 
 def pick_columns(table: pa.Table, columns: str) -> pa.Table:
@@ -144,7 +145,7 @@ def _config_types(record: type[BaseModel], prefix: str = "") -> Iterable[tuple[s
             yield prefix + name, _arrow_type(kind)
 
 
-def _arrow_type(kind: Any) -> pa.DataType:
+def _arrow_type(kind: object) -> pa.DataType:
     """The column's type for a job's annotation; text for lists and choices."""
     if get_origin(kind) in (Union, UnionType):
         kind = next(choice for choice in get_args(kind) if choice is not type(None))
@@ -152,7 +153,7 @@ def _arrow_type(kind: Any) -> pa.DataType:
         kind = get_args(kind)[0]
     if get_origin(kind) is Literal:
         return pa.string()
-    return ARROW_TYPES.get(kind, pa.string())
+    return ARROW_TYPES.get(kind, pa.string()) if isinstance(kind, type) else pa.string()
 
 
 def _make_array(values: Sequence[Scalar], kind: pa.DataType | None) -> pa.Array:

@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -77,7 +76,7 @@ def _to_csv(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def _encode_time(value: Any) -> str:
+def _encode_time(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"A table holds plain values and times, but got {type(value).__name__}.")
