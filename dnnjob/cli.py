@@ -1,35 +1,82 @@
 """The `dnnjob` command: verbs, exit codes, and nothing that they do."""
 
+import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import dnnjob
 from dnnjob.errors import DnnJobError, ExitCode
 
 app = typer.Typer(
     name="dnnjob",
-    help="Tabular DNN regression as one job: train, predict and report.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Brackets stand for themselves, as in [train]; and rich takes a third of the start-up.
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
 )
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="A TOML job file.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Overrides, as in train.epochs=100 seed=7."),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Keys of the job file with other values, as TOML: train.epochs=100 seed=7.",
+        show_default=False,
+    ),
 ]
-Root = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+Root = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder that holds the runs.")]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder, as `dnnjob run` printed it.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dnnjob {dnnjob.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def dnnjob_command(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """DNN regression on tables as one job: train, predict and report.
+
+    \b
+      dnnjob init houses.csv > houses.toml      a job file from the table's columns
+      dnnjob validate houses.toml               what the job would do
+      dnnjob run houses.toml                    do it; prints the run folder
+
+    stdout carries the product, stderr the talk. Exit codes: 0 done, 1 the run failed, 2 wrong
+    usage or job file, 3 bad data, 4 missing environment, 130 interrupted, 143 terminated.
+    """
 
 
 @app.command()
 def run(job: JobFile, overrides: Overrides = None, root: Root = Path("runs")) -> None:
-    """Run a job here and now; the points of a sweep in turn."""
+    """Run a job here and now, and print its run folder.
+
+    The points of a [sweep] run in turn; a table of their results ends the talk.
+
+    \b
+      dnnjob run jobs/diabetes.toml
+      dnnjob run jobs/diabetes.toml train.learning_rate=0.003 seed=7 --root /scratch/runs
+      dnnjob run jobs/diabetes.toml 'model.hidden_units=[64, 64]' data.source=mine.csv
+    """
     from dnnjob.launch.foreground import run_foreground
 
     _exit(run_foreground(job, overrides or [], root=root))
@@ -37,7 +84,13 @@ def run(job: JobFile, overrides: Overrides = None, root: Root = Path("runs")) ->
 
 @app.command()
 def resume(run: RunFolder) -> None:
-    """Go on with a run from its newest checkpoint."""
+    """Go on with a run from its newest checkpoint.
+
+    A completed run is left alone.
+
+    \b
+      dnnjob resume runs/houses/20261123-101500-3f9a1c
+    """
     from dnnjob.launch.foreground import resume_foreground
 
     _exit(resume_foreground(run))
@@ -46,48 +99,141 @@ def resume(run: RunFolder) -> None:
 @app.command()
 def predict(
     run: RunFolder,
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A table: file, folder or glob.")],
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="CSV or Parquet: a file, a folder or a glob.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.")],
 ) -> None:
-    """Predict the rows of another table with the model of a run."""
+    """Predict every row of a table with the model of a finished run.
+
+    The file has row_id (0-based row of the table), y_pred in target units, and y_true where the
+    table has the target.
+
+    \b
+      dnnjob predict runs/houses/20261123-101500-3f9a1c new.parquet --out predictions.parquet
+    """
     from dnnjob.predict import predict_table
 
     predict_table(run, data, out=out)
     typer.echo(out)
+    _exit(ExitCode.DONE)
 
 
 @app.command()
-def validate(job: JobFile, overrides: Overrides = None) -> None:
-    """Check a job file and its table, and say what the run would be."""
-    from dnnjob.launch.checks import describe_job
+def validate(job: JobFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what a job would do, without doing it.
 
-    typer.echo(describe_job(job, overrides or []))
+    Checks the job file and its table: columns, splits, parameters, steps, memory, sweep.
+
+    \b
+      dnnjob validate houses.toml train.global_batch_size=256
+    """
+    from dnnjob.launch.checks import check_job, render_check
+
+    check = check_job(job, overrides or [])
+    typer.echo(check.model_dump_json(indent=1) if as_json else render_check(check))
 
 
 @app.command()
-def doctor(root: Root = Path("runs")) -> None:
-    """Say what this machine offers, and what is missing."""
-    from dnnjob.doctor import examine
+def doctor(root: Root = Path("runs"), as_json: AsJson = False) -> None:
+    """Say what this machine offers a run, and what it lacks.
 
-    _exit(examine(root))
+    \b
+      dnnjob doctor --root /scratch/runs
+    """
+    from dnnjob.doctor import examine, is_fit, render_findings
+
+    findings = examine(root)
+    if as_json:
+        typer.echo(json.dumps([finding.model_dump() for finding in findings], indent=1))
+    else:
+        typer.echo(render_findings(findings))
+    _exit(ExitCode.DONE if is_fit(findings) else ExitCode.ENVIRONMENT)
+
+
+@app.command()
+def collect(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder that holds the runs.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the table: .parquet, .csv, .json or .html."),
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Order; --sort=-COLUMN for descending.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Keep these lines; repeatable; < and > too."),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEYS", help="A line a setting: these keys, or auto for all that vary."
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="COLUMNS", help="Show these, separated by commas.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Join the runs' predictions by row into a .parquet."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show every run under a folder in one table, best test MSE first.
+
+    \b
+      dnnjob collect runs
+      dnnjob collect runs --where state=COMPLETED --by auto
+      dnnjob collect runs --out runs.html
+    """
+    from dnnjob.collect.commands import collect_command
+
+    code = collect_command(
+        root,
+        out=out,
+        sort=sort,
+        where=where or [],
+        by="" if by == "auto" else by,
+        columns=columns,
+        predictions=predictions,
+        as_json=as_json,
+    )
+    _exit(code)
+
+
+@app.command()
+def compare(run: RunFolder, other: RunFolder, as_json: AsJson = False) -> None:
+    """Say what differs between two runs, and by how much on the test rows they share."""
+    from dnnjob.collect.commands import compare_command
+
+    _exit(compare_command(run, other, as_json=as_json))
 
 
 @app.command()
 def init(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="A CSV or Parquet table.")],
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="CSV or Parquet: a file, a folder or a glob.")
+    ],
 ) -> None:
-    """Write a commented job file for a table to stdout."""
+    """Write a commented job file for a table to stdout.
+
+    It lists the columns, and every key with its meaning and default.
+
+    \b
+      dnnjob init houses.csv > houses.toml
+    """
     from dnnjob.data.draft import draft_job
 
     typer.echo(draft_job(table), nl=False)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit code."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("dnnjob").setLevel(logging.INFO)
     try:
-        app()
+        app(arguments, prog_name="dnnjob")
     except DnnJobError as error:
         typer.echo(f"dnnjob: {error}", err=True)
         _exit(error.exit_code)

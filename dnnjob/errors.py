@@ -60,5 +60,9 @@ class NonFiniteError(DnnJobError):
     """A loss or gradient became NaN or infinite; the last finite weights were kept."""
 
 
+class PeerLostError(DnnJobError):
+    """Another task of the run ended, was cut off or fell silent."""
+
+
 class SupersededError(DnnJobError):
     """A later attempt has taken the run over."""

@@ -12,43 +12,53 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
 CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 def count_cores(environ: Mapping[str, str] = os.environ) -> int:
-    """Physical cores this process may use: the least of affinity, cgroup quota and Slurm's grant.
+    """Physical cores this process may use: the least of what affinity, cgroup and Slurm grant."""
+    return min(core_grants(environ).values())
+
+
+def core_grants(environ: Mapping[str, str] = os.environ, root: Path = CGROUP) -> dict[str, int]:
+    """Cores that each of `affinity`, `cgroup` and `Slurm` grants, where it says so; at least 1.
 
     Hyper-threads count once, since two of them share the units that matrix products keep busy.
     """
-    affinity = os.sched_getaffinity(0)
-    granted = [len({_core_of(cpu) for cpu in affinity})]
-    if (quota := cgroup_cpus()) is not None:
-        granted.append(math.floor(quota))
-    if (slurm := environ.get("SLURM_CPUS_PER_TASK", "")).isdecimal():
-        granted.append(int(slurm))
-    return max(1, min(granted))
+    grants = {"affinity": len({_core_of(cpu) for cpu in os.sched_getaffinity(0)})}
+    if (quota := cgroup_cpus(root)) is not None:
+        grants["cgroup"] = max(1, math.floor(quota))
+    slurm = environ.get("SLURM_CPUS_PER_TASK", "")
+    if slurm.isdecimal():
+        grants["Slurm"] = max(1, int(slurm))
+    return grants
 
 
-def cgroup_cpus(root: Path = CGROUP) -> float | None:
-    """CPUs of the cgroup's quota, None where there is no quota."""
-    for quota, period in (_cgroup2_quota(root), _cgroup1_quota(root)):
-        if quota is not None and period and quota > 0:
-            return quota / period
-    return None
+def cgroup_cpus(root: Path = CGROUP, own: Path = OWN_CGROUP) -> float | None:
+    """CPUs of the tightest quota on this process's cgroup or one above; None without a quota."""
+    quotas = [
+        quota / period
+        for folder in _cgroup_folders(root, own)
+        for quota, period in (_cgroup2_quota(folder), _cgroup1_quota(folder))
+        if quota is not None and period and quota > 0
+    ]
+    return min(quotas, default=None)
 
 
-def memory_limit_bytes(root: Path = CGROUP) -> int:
-    """Memory this process may use: the least of the machine's and the cgroup's."""
+def memory_limit_bytes(root: Path = CGROUP, own: Path = OWN_CGROUP) -> int:
+    """Memory this process may use: the least of the machine's and its cgroups' limits."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        text = _read(root / name)
-        if text.isdecimal():
-            limits.append(int(text))
+    for folder in _cgroup_folders(root, own):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            text = _read(folder / name)
+            if text.isdecimal():
+                limits.append(int(text))
     return min(limits)
 
 
@@ -63,6 +73,40 @@ def list_gpus(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     found = _ask("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
     names = tuple(name.strip() for name in found if name.strip())
     return names if visible is None else names[: len(_visible_ids(visible))]
+
+
+def visible_gpus(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Ids of the GPUs this process sees, without loading CUDA; as `CUDA_VISIBLE_DEVICES` takes.
+
+    Numbers become the GPUs' own ids where the driver tells them: under Slurm's cgroups every task
+    may see another GPU as number 0.
+    """
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and not _visible_ids(visible):
+        return ()
+    lines = _ask("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader").splitlines()
+    uuids = {index.strip(): uuid.strip() for index, _, uuid in (s.partition(",") for s in lines)}
+    if visible is None:
+        return tuple(uuids.values())
+    return tuple(uuids.get(one, one) for one in _visible_ids(visible))
+
+
+def network_key() -> str:
+    """What processes share that reach each other on the loopback address."""
+    return f"{platform.node()}/{_boot_id()}/{_namespace('net')}"
+
+
+def process_key(pid: int) -> str | None:
+    """What tells a process from a later one with its number; None if it has ended."""
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    if len(fields) < 20 or fields[0] in "ZX":
+        return None
+    return f"{process_space()}/{fields[19]}"
+
+
+def process_space() -> str:
+    """Where process numbers mean what they mean here: this boot of this machine or container."""
+    return f"{_boot_id()}/{_namespace('pid')}"
 
 
 def cpu_name() -> str:
@@ -125,19 +169,49 @@ def process_age_s() -> float:
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
 
 
+def _boot_id() -> str:
+    return _read(Path("/proc/sys/kernel/random/boot_id"))
+
+
+def _namespace(kind: str) -> str:
+    try:
+        return str(Path(f"/proc/self/ns/{kind}").readlink())
+    except OSError:
+        return ""
+
+
 def _core_of(cpu: int) -> str:
     siblings = _read(CPU_TOPOLOGY / f"cpu{cpu}" / "topology" / "thread_siblings_list")
     return siblings or str(cpu)
 
 
-def _cgroup2_quota(root: Path) -> tuple[float | None, float]:
-    quota, _, period = _read(root / "cpu.max").partition(" ")
+def _cgroup_folders(root: Path, own: Path) -> Iterator[Path]:
+    """Folders whose limits hold for this process.
+
+    A container mounts its own cgroup as the root; a Slurm job finds its limits on a cgroup far
+    below it, or on one above that.
+    """
+    yield root
+    for line in _read(own).splitlines():
+        _, controllers, path = line.split(":", 2)
+        # Version 2 has one hierarchy, version 1 one for each group of controllers.
+        base = root / controllers.removeprefix("name=")
+        yield base
+        for name in Path(path).relative_to("/").parts:
+            if name == "..":
+                break
+            base /= name
+            yield base
+
+
+def _cgroup2_quota(folder: Path) -> tuple[float | None, float]:
+    quota, _, period = _read(folder / "cpu.max").partition(" ")
     return (float(quota), float(period)) if quota.isdecimal() else (None, 1.0)
 
 
-def _cgroup1_quota(root: Path) -> tuple[float | None, float]:
-    quota = _read(root / "cpu" / "cpu.cfs_quota_us")
-    period = _read(root / "cpu" / "cpu.cfs_period_us")
+def _cgroup1_quota(folder: Path) -> tuple[float | None, float]:
+    quota = _read(folder / "cpu.cfs_quota_us")
+    period = _read(folder / "cpu.cfs_period_us")
     return (float(quota), float(period)) if quota.isdecimal() and period else (None, 1.0)
 
 

@@ -1,6 +1,6 @@
 """The whole story of a run: load, build, train, predict, report.
 
-report = run_job(paths, journal=Journal(paths), stop=StopFlag(), watch=Stopwatch())
+report = run_job(Journal(paths), crew=Crew(StopFlag()), watch=Stopwatch())
 """
 
 import logging
@@ -28,7 +28,7 @@ from dnnjob.results.assemble import (
 )
 from dnnjob.results.report import Report, write_history, write_predictions, write_report
 from dnnjob.runs import Journal, write_text
-from dnnjob.tasks import StopFlag, configure_process
+from dnnjob.tasks import Crew, configure_process
 
 if TYPE_CHECKING:
     from dnnjob.training.strategy import Devices
@@ -36,38 +36,46 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def run_job(journal: Journal, *, stop: StopFlag, watch: Stopwatch) -> Report:
+def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
     """Trains, predicts and reports the job of a run folder into that folder.
+
+    Every task trains. The chief alone predicts and reports, and returns a report: predicting the
+    table once costs a fraction of an epoch, and each row is predicted as a single task would.
 
     Args:
         journal: The claimed attempt.
-        stop: Asked between calls whether to stop.
+        crew: The tasks of the run.
         watch: Started when the run was.
 
     Raises:
         DnnJobError: If the job, the table or the machine is unfit, or training diverges.
         StoppedError: If a signal asked for it; `dnnjob resume` goes on.
+        PeerLostError: If another task is lost while it is needed.
     """
     job = load_job(journal.paths.job)
-    threads = configure_process(job.devices)
+    threads = configure_process(job.devices, crew)
     table, split = _load(job, watch)
     with ThreadPoolExecutor(max_workers=1) as background:
-        stop.check()
+        crew.check()
         with watch.time("import"), hidden("sklearn", "matplotlib"):
             from dnnjob.training.fit import fit_dnn, standardize_rows
             from dnnjob.training.strategy import make_devices
-        if job.output.plots:
+        if job.output.plots and crew.is_chief:
             # Plots need two seconds of imports, which pass while the network compiles and trains.
             background.submit(import_module, "dnnjob.results.plots")
         scale = fit_standardization(table, split, job.data.standardize)
-        devices = make_devices(job.devices)
+        devices = make_devices(job.devices, crew)
         job = _complete(job, table, split, threads=threads, devices=devices)
-        write_text(journal.paths.job, to_toml(job))
+        if crew.is_chief:
+            write_text(journal.paths.job, to_toml(job))
 
-        stop.check()
+        crew.check()
         rows = standardize_rows(table, split, scale)
-        fitted = fit_dnn(job, rows, devices=devices, journal=journal, watch=watch, stop=stop)
-        stop.check()
+        fitted = fit_dnn(job, rows, devices=devices, journal=journal, watch=watch, crew=crew)
+        if not crew.is_chief:
+            return None
+        crew.release()
+        crew.check()
         with watch.time("predict"):
             y_pred = fitted.predict(rows.x) * scale.target_std + scale.target_mean
         with watch.time("evaluate"):

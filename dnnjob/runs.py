@@ -9,9 +9,12 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,6 +122,10 @@ class RunPaths:
         """Folder of the logs of all tasks and attempts."""
         return self.root / "logs"
 
+    def log(self, *, attempt: int, rank: int) -> Path:
+        """What one task said in one attempt."""
+        return self.logs / f"attempt-{attempt}-task-{rank}.log"
+
 
 class Record(BaseModel):
     """A JSON record; unknown keys of later versions are ignored."""
@@ -147,6 +154,8 @@ class Attempt(Record):
 
     host: str
     pid: int
+    process: str | None = None
+    """Boot, container and start of the process: what tells it from a later one with its pid."""
     slurm_cluster: str | None = None
     slurm_job_id: str | None = None
     started_at: datetime
@@ -170,26 +179,39 @@ def create_run(root: Path, job: JobConfig) -> RunPaths:
     """Makes a new run folder under `root` with the job and a CREATED status in it.
 
     Raises:
-        MissingError: If the folder cannot be made or written.
+        MissingError: If the folder cannot be made or written; nothing of it is left.
     """
-    while True:
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        paths = RunPaths(root.absolute() / job.name / f"{stamp}-{secrets.token_hex(3)}")
-        try:
-            paths.root.parent.mkdir(parents=True, exist_ok=True)
-            paths.root.mkdir()
-        except FileExistsError:
-            if paths.root.is_dir():
-                continue
-            raise MissingError(f"A run needs a folder, but {root} is a file. Set --root.") from None
-        except OSError as error:
-            raise MissingError(
-                f"A run needs a writable root, but {paths.root.parent} cannot be written "
-                f"({error.strerror}). Set --root to a folder you can write."
-            ) from error
+    paths = _make_folder(root.absolute() / job.name)
+    try:
         write_text(paths.job, to_toml(job))
         write_status(paths, Status())
+    except OSError as error:
+        shutil.rmtree(paths.root, ignore_errors=True)
+        raise _refuse_root(paths.root, error) from error
+    return paths
+
+
+def _make_folder(parent: Path) -> RunPaths:
+    while True:
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        paths = RunPaths(parent / f"{stamp}-{secrets.token_hex(3)}")
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            paths.root.mkdir()
+        except FileExistsError as error:
+            if paths.root.is_dir():
+                continue
+            raise _refuse_root(parent, error) from error
+        except OSError as error:
+            raise _refuse_root(parent, error) from error
         return paths
+
+
+def _refuse_root(folder: Path, error: OSError) -> MissingError:
+    return MissingError(
+        f"A run needs a folder it can write, but {folder} cannot be made or written "
+        f"({error.strerror}). Set --root to a folder you can write, with room on its disk."
+    )
 
 
 def open_run(path: Path) -> RunPaths:
@@ -199,23 +221,37 @@ def open_run(path: Path) -> RunPaths:
         JobError: If there is none.
     """
     paths = RunPaths(path.absolute())
-    if not paths.job.is_file():
+    # A job file may be called job.toml anywhere.
+    if not (paths.job.is_file() and paths.status.is_file()):
         raise JobError(
-            f"A run folder holds a job.toml, but {path} has none. "
+            f"A run folder holds a job.toml and a status.json, but {path} does not. "
             "Give the folder that `dnnjob run` printed, ROOT/<name>/<run id>."
         )
     return paths
 
 
-def claim_attempt(paths: RunPaths) -> int:
-    """Makes the folder of the next attempt, which only one of several claimants can; its number."""
+def claim_attempt(paths: RunPaths, *, after: int | None = None) -> int:
+    """Makes the folder of the next attempt, which only one of several claimants can; its number.
+
+    Args:
+        paths: The run.
+        after: The attempt that was the latest when the claimant looked at the run.
+
+    Raises:
+        JobError: If there is a later attempt than `after`.
+    """
     paths.attempts.mkdir(exist_ok=True)
     while True:
-        attempt = latest_attempt(paths) + 1
+        attempt = (latest_attempt(paths) if after is None else after) + 1
         try:
             (paths.attempts / str(attempt)).mkdir()
         except FileExistsError:
-            continue
+            if after is None:
+                continue
+            raise JobError(
+                f"A run goes on once at a time, but another `dnnjob resume` of {paths.root} has "
+                f"just begun attempt {attempt}. Follow that one."
+            ) from None
         return attempt
 
 
@@ -279,20 +315,58 @@ def clear_folder(folder: Path) -> None:
         folder.rmdir()
 
 
+def clear_leftovers(paths: RunPaths) -> None:
+    """Removes what attempts that were killed left half written."""
+    for path in paths.root.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 class Journal:
     """The chief's writer of `status.json`, from the claim of an attempt to its end.
+
+    Several threads may use it.
 
     Every write is rechecked against the highest attempt claimed: one that finds itself superseded
     raises, and so stops writing.
     """
 
-    def __init__(self, paths: RunPaths) -> None:
-        """Claims the next attempt of the run and marks it RUNNING."""
+    def __init__(
+        self, paths: RunPaths, *, after: int | None = None, process: str | None = None
+    ) -> None:
+        """Claims the next attempt of the run and marks it RUNNING.
+
+        Args:
+            paths: The run.
+            after: As in `claim_attempt`.
+            process: What tells this process from a later one with its pid.
+
+        Raises:
+            JobError: If there is a later attempt than `after`.
+        """
         self.paths = paths
-        self.number = claim_attempt(paths)
-        self.status = self._continue_status()
+        self.number = claim_attempt(paths, after=after)
+        self.status = self._continue_status(process)
         self._written_at = 0.0
+        self._lock = threading.RLock()
         self._write()
+
+    @contextmanager
+    def living(self) -> Iterator[None]:
+        """Writes a sign of life every ten seconds inside, whatever this thread does."""
+        over = threading.Event()
+
+        def live() -> None:
+            while not over.wait(SECONDS_BETWEEN_SIGNS):
+                # What goes wrong meets the main thread in its next writing.
+                with suppress(OSError, SupersededError), self._lock:
+                    if not over.is_set():
+                        self._write()
+
+        threading.Thread(target=live, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
     def recheck(self) -> None:
         """Makes sure that this is still the run's newest attempt.
@@ -308,25 +382,28 @@ class Journal:
 
     def show_progress(self, progress: Progress, *_: float) -> None:
         """Notes how far training has come; on disk at most every ten seconds."""
-        self.status = self.status.model_copy(update={"progress": progress})
-        if time.monotonic() - self._written_at >= SECONDS_BETWEEN_SIGNS:
-            self._write()
+        with self._lock:
+            self.status = self.status.model_copy(update={"progress": progress})
+            if time.monotonic() - self._written_at >= SECONDS_BETWEEN_SIGNS:
+                self._write()
 
     def mark_resumed(self, position: Position) -> None:
         """Notes where this attempt goes on from."""
-        self._change_attempt(resumed_from=position)
-        self._write()
+        with self._lock:
+            self._change_attempt(resumed_from=position)
+            self._write()
 
     def finish(
         self, state: State, *, reason: Reason | None = None, error: str | None = None
     ) -> None:
         """Ends the attempt and leaves the run in `state`."""
-        self._change_attempt(ended_at=datetime.now(UTC), reason=reason)
         update = {"state": state, "reason": reason, "error": error}
-        self.status = self.status.model_copy(update=update)
-        self._write()
+        with self._lock:
+            self._change_attempt(ended_at=datetime.now(UTC), reason=reason)
+            self.status = self.status.model_copy(update=update)
+            self._write()
 
-    def _continue_status(self) -> Status:
+    def _continue_status(self, process: str | None) -> Status:
         try:
             attempts = read_status(self.paths).attempts
         except (OSError, ValueError):
@@ -334,6 +411,7 @@ class Journal:
         attempt = Attempt(
             host=socket.gethostname(),
             pid=os.getpid(),
+            process=process,
             slurm_cluster=os.environ.get("SLURM_CLUSTER_NAME"),
             slurm_job_id=os.environ.get("SLURM_JOB_ID"),
             started_at=datetime.now(UTC),
@@ -349,3 +427,33 @@ class Journal:
         self.recheck()
         write_status(self.paths, self.status)
         self._written_at = time.monotonic()
+
+
+class FollowerJournal(Journal):
+    """What another task than the chief has in the journal's place: it writes nothing."""
+
+    def __init__(self, paths: RunPaths, number: int) -> None:
+        self.paths, self.number = paths, number
+        self.status = read_status(paths)
+        self._written_at = 0.0
+        self._lock = threading.RLock()
+
+    def recheck(self) -> None:
+        """Leaves it to the chief."""
+
+    def _write(self) -> None:
+        pass
+
+
+def close_for_chief(paths: RunPaths, attempt: int, *, reason: Reason, error: str) -> None:
+    """Leaves a run FAILED whose chief has ended without a word, unless another attempt has begun.
+
+    Several tasks may do so at once, in the same words.
+    """
+    status = read_status(paths)
+    if status.state != "RUNNING" or latest_attempt(paths) != attempt:
+        return
+    *earlier, last = status.attempts
+    ended = last.model_copy(update={"ended_at": datetime.now(UTC), "reason": reason})
+    update = {"state": "FAILED", "reason": reason, "error": error}
+    write_status(paths, status.model_copy(update={**update, "attempts": (*earlier, ended)}))

@@ -22,6 +22,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,6
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=1024, le=65535)]
 
 # Keras's own default.
 ADAMW_DECAY = 0.004
@@ -41,8 +42,9 @@ class Section(BaseModel):
     def _booleans_are_no_numbers(cls, value: object, info: ValidationInfo) -> object:
         # To pydantic, as to Python, true is 1.
         kind = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and kind is not bool:
-            raise ValueError("a boolean is not taken for a number or a text")
+        values = value if isinstance(value, list | tuple) else (value,)
+        if kind is not bool and any(isinstance(one, bool) for one in values):
+            raise ValueError("must not be a boolean")
         return value
 
 
@@ -176,6 +178,22 @@ class DevicesConfig(Section):
     xla: Literal["auto", "on", "off"] = "auto"
     """Compile the training function with XLA; auto does, always. Off draws other dropout
     masks and rounds otherwise."""
+
+    hang_timeout_s: Rate = 900.0
+    """Seconds without progress after which a run of several tasks gives up; imports, compilation
+    and suspension do not count."""
+    port_range: tuple[Port, Port] | None = None
+    """First and last TCP port that the tasks may listen on, two for the first task of a machine
+    and one for each other. Default: any free ones."""
+
+    @model_validator(mode="after")
+    def _ports_are_in_order(self) -> Self:
+        if self.port_range is not None and self.port_range[0] > self.port_range[1]:
+            raise ValueError(
+                f"devices.port_range goes from {self.port_range[0]} down to {self.port_range[1]}. "
+                "Give the first port and the last."
+            )
+        return self
 
     @model_validator(mode="after")
     def _gpu_wishes_agree(self) -> Self:

@@ -218,12 +218,10 @@ def _as_toml(value: Any) -> str:
 def _suggest(key: str) -> str:
     """The nearest valid key, if one is near, and those of the same table."""
     section, _, name = key.rpartition(".")
-    tables: dict[str, list[str]] = {}
-    for table, known in [("", "data"), *(k.rpartition(".")[::2] for k in valid_keys())]:
-        tables.setdefault(table, []).append(known)
-    tables[""] = list(JobConfig.model_fields)
-    siblings = tables.get(section, tables[""])
-    near = [f"{section}.{known}" for known in difflib.get_close_matches(name, siblings, n=1)]
-    elsewhere = [known for known in valid_keys() if known.rpartition(".")[2] == name]
-    hint = "".join(f"Did you mean {known.lstrip('.')}? " for known in (near or elsewhere)[:1])
-    return f"{hint}Valid keys there: {', '.join(siblings)}."
+    table = JobConfig.model_fields[section].annotation if section else JobConfig
+    siblings = list(table.model_fields) if isinstance(table, type) else []
+    near = [
+        f"{section}.{known}".lstrip(".") for known in difflib.get_close_matches(name, siblings, n=1)
+    ] or [known for known in valid_keys() if known.rpartition(".")[2] == name]
+    hint = f"Did you mean {near[0]}? " if near else ""
+    return f"{hint}Valid keys: {', '.join(siblings)}."

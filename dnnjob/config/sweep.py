@@ -28,7 +28,10 @@ def make_points(job: JobConfig) -> tuple[Point, ...]:
     """
     for key, values in job.sweep.items():
         if not values:
-            raise JobError(f"sweep.{key!r} is empty. Give it at least one value, or leave it out.")
+            raise JobError(
+                f"A sweep's key needs values, but sweep.{key} is an empty list. "
+                "Give it at least one value, or leave it out."
+            )
     return tuple(
         _make_point(job, dict(zip(job.sweep, values, strict=True)))
         for values in itertools.product(*job.sweep.values())

@@ -3,16 +3,32 @@
 code = run_foreground(Path("jobs/housing.toml"), ["seed=7"], root=Path("runs"))
 """
 
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dnnjob.clock import Stopwatch
-from dnnjob.config import load_job, make_points
+from dnnjob.config import Point, load_job, make_points
 from dnnjob.data.sources import peek_columns
 from dnnjob.errors import ExitCode
+from dnnjob.launch.local import run_local_tasks
 from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_age_s
-from dnnjob.runs import create_run, open_run, read_status
+from dnnjob.results.report import read_report
+from dnnjob.runs import RunPaths, State, create_run, open_run, read_status
+from dnnjob.text import align
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that this process, or one started by it, has brought to an end."""
+
+    point: Point
+    paths: RunPaths
+    code: ExitCode
 
 
 def run_foreground(job_file: Path, overrides: Sequence[str], *, root: Path) -> ExitCode:
@@ -28,16 +44,27 @@ def run_foreground(job_file: Path, overrides: Sequence[str], *, root: Path) -> E
     points = make_points(load_job(job_file, overrides=overrides))
     for point in points:
         peek_columns(point.job.data)
-    worst = ExitCode.DONE
-    age_s = process_age_s()
-    for point in points:
-        paths = create_run(root, point.job)
-        print(paths.root, flush=True)
-        code = run_attempt(paths, watch=Stopwatch(age_s=age_s))
-        if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
-            return code
-        worst, age_s = max(worst, code), 0.0
-    return worst
+    if len(points) > 1:
+        return run_sweep(points, root=root)
+    return _run_new(points[0], root=root, age_s=process_age_s()).code
+
+
+def run_sweep(points: Sequence[Point], *, root: Path) -> ExitCode:
+    """Runs the points of a sweep in turn, tells their results, and returns the worst exit code.
+
+    A signal that stops one ends the sweep.
+    """
+    ended: list[Ended] = []
+    for number, point in enumerate(points, start=1):
+        logger.info("Run %d of %d: %s", number, len(points), _setting(point))
+        # TensorFlow takes threads, devices and precision once a process.
+        apart = point.job.devices != points[0].job.devices
+        age_s = 0.0 if ended else process_age_s()
+        ended.append(_run_new(point, root=root, age_s=age_s, apart=apart))
+        if ended[-1].code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+            break
+    logger.info("\n%s", "\n".join(align([_heading(points[0]), *map(_outcome, ended)])))
+    return max(run.code for run in ended)
 
 
 def resume_foreground(folder: Path) -> ExitCode:
@@ -48,7 +75,44 @@ def resume_foreground(folder: Path) -> ExitCode:
     """
     paths = open_run(folder)
     print(paths.root, flush=True)
-    status = read_status(paths)
-    if status.state == "COMPLETED":
+    if _read_state(paths) == "COMPLETED":
         return ExitCode.DONE
     return run_attempt(paths, watch=Stopwatch(age_s=process_age_s()))
+
+
+def _run_new(point: Point, *, root: Path, age_s: float, apart: bool = False) -> Ended:
+    paths = create_run(root, point.job)
+    print(paths.root, flush=True)
+    num_tasks = point.job.devices.tasks
+    if apart or num_tasks > 1:
+        code = run_local_tasks(paths, num_tasks=num_tasks)
+    else:
+        code = run_attempt(paths, watch=Stopwatch(age_s=age_s))
+    return Ended(point, paths, code)
+
+
+def _setting(point: Point) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in point.values.items())
+
+
+def _heading(point: Point) -> tuple[str, ...]:
+    return (*point.values, "state", "test MSE", "run folder")
+
+
+def _read_state(paths: RunPaths) -> State | None:
+    try:
+        return read_status(paths).state
+    except (OSError, ValueError):
+        return None
+
+
+def _outcome(run: Ended) -> tuple[str, ...]:
+    state = _read_state(run.paths)
+    test = read_report(run.paths.report).metrics.test if state == "COMPLETED" else None
+    values = map(str, run.point.values.values())
+    return (
+        *values,
+        state or "unknown",
+        "-" if test is None else f"{test.mse:.6g}",
+        str(run.paths.root),
+    )

@@ -2,7 +2,7 @@
 
 store = CheckpointStore(paths.checkpoints)
 store.write(checkpoint)
-checkpoint = store.read_newest()      # None where there is none to read
+found = store.read_newest()           # None where there is none to read
 """
 
 import hashlib
@@ -39,6 +39,14 @@ class Checkpoint:
     arrays: Mapping[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint and the name of its file."""
+
+    name: str
+    checkpoint: Checkpoint
+
+
 class CheckpointStore:
     """The checkpoints of one run; the newest valid one wins."""
 
@@ -60,11 +68,20 @@ class CheckpointStore:
             old.unlink(missing_ok=True)
         return True
 
-    def read_newest(self) -> Checkpoint | None:
+    def read(self, name: str) -> Checkpoint:
+        """The checkpoint of a file.
+
+        Raises:
+            OSError: If it cannot be read.
+            ValueError: If it is damaged.
+        """
+        return _decode((self._folder / name).read_bytes())
+
+    def read_newest(self) -> Found | None:
         """The newest checkpoint that is whole; damaged ones are skipped with a warning."""
         for path in reversed(self._files()):
             try:
-                return _decode(path.read_bytes())
+                return Found(path.name, self.read(path.name))
             except (OSError, ValueError, KeyError) as error:
                 logger.warning("Skipping the damaged checkpoint %s: %s.", path, error)
         return None

@@ -1,6 +1,6 @@
 """From standardized rows to a trained network: build, compile, train, keep.
 
-fitted = fit_dnn(job, rows, devices=devices, journal=journal, watch=watch, stop=stop)
+fitted = fit_dnn(job, rows, devices=devices, journal=journal, watch=watch, crew=crew)
 y_pred = fitted.predict(x)
 """
 
@@ -21,7 +21,7 @@ from dnnjob.data.split import Split
 from dnnjob.data.statistics import Standardization
 from dnnjob.errors import NonFiniteError, StoppedError
 from dnnjob.runs import Journal
-from dnnjob.tasks import StopFlag
+from dnnjob.tasks import Crew
 from dnnjob.training.checkpoint import CheckpointStore
 from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.history import EpochLog
@@ -87,13 +87,14 @@ def fit_dnn(
     devices: Devices,
     journal: Journal,
     watch: Stopwatch,
-    stop: StopFlag,
+    crew: Crew,
 ) -> Fitted:
     """Trains the job's network from its newest checkpoint, or from the start.
 
     Raises:
         NonFiniteError: If training diverges; a checkpoint holds the last finite weights.
         StoppedError: If a signal asked for it; a checkpoint holds the state.
+        PeerLostError: If another task is lost.
     """
     plan = StepPlan(
         num_rows=len(rows.split.train),
@@ -118,14 +119,15 @@ def fit_dnn(
         dnn=dnn,
         optimizer=optimizer,
         step=step,
-        identity=identify(job, rows.fingerprint, devices),
+        identity=identify(job, rows.fingerprint, devices, num_tasks=crew.task.num_tasks),
         every_s=job.train.checkpoint_every_s,
+        crew=crew,
     )
     state = keeper.restore(plan) or TrainingState.begin(plan)
     _announce(plan, devices)
     with open_progress(epochs=plan.epochs) as show:
         shows = (journal.show_progress, show)
-        loop = TrainingLoop(step, plan, job, keep=keeper.keep, stop=stop, shows=shows)
+        loop = TrainingLoop(step, plan, job, keep=keeper.keep, crew=crew, shows=shows)
         pace = _train(loop, keeper, state, watch)
     if job.train.patience and state.stopping.best_epoch >= 0:
         step.restore_best()
@@ -142,7 +144,7 @@ def fit_dnn(
 
 def _train(loop: TrainingLoop, keeper: Keeper, state: TrainingState, watch: Stopwatch) -> Pace:
     try:
-        with watch.time("train"):
+        with watch.time("train"), loop.crew.training():
             pace = loop.train(state)
     except (NonFiniteError, StoppedError):
         keeper.write(state)

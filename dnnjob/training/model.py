@@ -4,7 +4,10 @@ dnn = build_dnn(job.model, num_inputs=12, seed=0, precision="float32")
 preprocessing = build_preprocessing(("CRIM", "ZN"), mean=mean, std=std)
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import keras
 import numpy as np
@@ -34,11 +37,13 @@ def build_dnn(
     seeds = iter(weight_seeds(seed, count=len(model.hidden_units) + 1))
     layers: list[keras.layers.Layer] = [keras.Input((num_inputs,), name="features")]
     for number, units in enumerate(model.hidden_units, start=1):
-        layers.append(_dense(units, model.activation, next(seeds), _POLICIES[precision]))
+        name = _dense_name(number - 1)
+        layers.append(_dense(name, units, model.activation, next(seeds), _POLICIES[precision]))
         if model.dropout_rate:
             layers.append(keras.layers.Dropout(model.dropout_rate, name=f"dropout_{number}"))
     # The output stays float32 in every precision: the loss is a difference of near numbers.
-    layers.append(_dense(1, "linear", next(seeds), "float32"))
+    name = _dense_name(len(model.hidden_units))
+    layers.append(_dense(name, 1, "linear", next(seeds), "float32"))
     return keras.Sequential(layers, name="dnn")
 
 
@@ -81,7 +86,6 @@ def build_preprocessing(features: Sequence[str], standardization: Standardizatio
         features: Names of the columns, each an input of shape `(rows, 1)`.
         standardization: What the columns are scaled by.
     """
-    # Keras warns where an input's name is not its key, but refuses slashes in names alone.
     inputs = {
         name: keras.Input((1,), name=name.replace("/", "\N{DIVISION SLASH}")) for name in features
     }
@@ -93,7 +97,24 @@ def build_preprocessing(features: Sequence[str], standardization: Standardizatio
             variance=(standardization.std**2).tolist(),
             name="z_scores",
         )(joined)
-    return keras.Model(inputs, joined, name="preprocessing")
+    return build_model(inputs, joined, name="preprocessing")
+
+
+def build_model(inputs: Mapping[str, Any], outputs: Any, *, name: str) -> keras.Model:
+    """A Keras model whose inputs are a dictionary of columns."""
+    with slashes_in_columns():
+        return keras.Model(inputs, outputs, name=name)
+
+
+@contextmanager
+def slashes_in_columns() -> Iterator[None]:
+    """Inside, models are made of columns whose names have slashes, without Keras's warning.
+
+    An input's name cannot have one, so it differs from the column's, the key of the dictionary.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
+        yield
 
 
 def preprocess(preprocessing: keras.Model, features: Sequence[str], x: FloatArray) -> tf.Tensor:
@@ -109,9 +130,15 @@ def summarize(dnn: keras.Sequential) -> str:
     return "\n".join(lines)
 
 
-def _dense(units: int, activation: str, seed: int, policy: str) -> keras.layers.Dense:
+def _dense_name(place: int) -> str:
+    # Keras's own numbers go on counting from one network of a process to the next.
+    return f"dense_{place}" if place else "dense"
+
+
+def _dense(name: str, units: int, activation: str, seed: int, policy: str) -> keras.layers.Dense:
     return keras.layers.Dense(
         units,
+        name=name,
         activation=activation,
         kernel_initializer=keras.initializers.GlorotUniform(seed=seed),
         dtype=policy,

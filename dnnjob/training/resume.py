@@ -21,6 +21,7 @@ from dnnjob.data.order import StepPlan
 from dnnjob.errors import JobError
 from dnnjob.machine import cpu_flags, package_version, tensorflow_version
 from dnnjob.runs import Journal
+from dnnjob.tasks import Crew
 from dnnjob.training.checkpoint import Checkpoint, CheckpointStore
 from dnnjob.training.history import EpochLog
 from dnnjob.training.step import CompiledStep, Stopping
@@ -43,7 +44,9 @@ class Identity:
     fingerprint: Mapping[str, Any]
 
 
-def identify(job: JobConfig, table_fingerprint: str, devices: Devices) -> Identity:
+def identify(
+    job: JobConfig, table_fingerprint: str, devices: Devices, *, num_tasks: int
+) -> Identity:
     """The identity of an attempt."""
     # What only says where and how often things are written does not change a number.
     values = job.model_dump(mode="json", exclude={"name", "output", "devices"})
@@ -52,6 +55,7 @@ def identify(job: JobConfig, table_fingerprint: str, devices: Devices) -> Identi
     fingerprint = {
         "device": devices.kind,
         "replicas": devices.num_replicas,
+        "tasks": num_tasks,
         "threads": job.devices.threads,
         "xla": devices.xla,
         "cpu": hashlib.sha256(cpu_flags().encode()).hexdigest()[:16],
@@ -64,7 +68,7 @@ def identify(job: JobConfig, table_fingerprint: str, devices: Devices) -> Identi
 
 @dataclass
 class Keeper:
-    """Writes and restores the checkpoints of one training."""
+    """Writes and restores the checkpoints of one training: the chief writes, every task restores."""
 
     store: CheckpointStore
     journal: Journal
@@ -73,6 +77,7 @@ class Keeper:
     step: CompiledStep
     identity: Identity
     every_s: float
+    crew: Crew
     inexact: str | None = None
     """Why the weights may differ in bits from a run never interrupted; None while they cannot."""
     _written_at: float = field(default_factory=time.monotonic)
@@ -84,6 +89,8 @@ class Keeper:
 
     def write(self, state: TrainingState) -> None:
         """Writes a checkpoint now."""
+        if not self.crew.is_chief:
+            return
         self.journal.recheck()
         facts = {
             "origin": self.identity.origin,
@@ -107,7 +114,7 @@ class Keeper:
         Raises:
             JobError: If it belongs to another job or table.
         """
-        checkpoint = self.store.read_newest()
+        checkpoint = self._read()
         if checkpoint is None:
             return None
         _refuse_other_origin(checkpoint.facts["origin"], self.identity.origin)
@@ -127,6 +134,14 @@ class Keeper:
             Stopping(np.float32(best_loss), np.int32(best_epoch)),
             checkpoint.facts["stop_reason"],
         )
+
+    def _read(self) -> Checkpoint | None:
+        # The chief says which: another task may see an older list of the folder.
+        found = self.store.read_newest() if self.crew.is_chief else None
+        name = self.crew.share(found.name if found else None)
+        if found is None and name is not None:
+            return self.store.read(name)
+        return found.checkpoint if found else None
 
     def _compare_machine(self, facts: Mapping[str, Any]) -> None:
         self.inexact = facts["inexact"]

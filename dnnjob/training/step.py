@@ -143,9 +143,24 @@ class CompiledStep:
             stop: Step to stop before.
             stopping: State of early stopping so far.
         """
+        return self._take(
+            self._data.y, indices, rates, first_step, start=start, stop=stop, stopping=stopping
+        )
+
+    def _take(
+        self,
+        y: Placed,
+        indices: tf.Tensor,
+        rates: np.ndarray,
+        first_step: int,
+        *,
+        start: int,
+        stop: int,
+        stopping: Stopping,
+    ) -> Outcome:
         carry = self._call(
             self._data.x,
-            self._data.y,
+            y,
             self._data.x_validation,
             self._data.y_validation,
             tf.convert_to_tensor(indices),
@@ -170,7 +185,17 @@ class CompiledStep:
         """Traces and compiles the call; trains nothing."""
         indices = tf.zeros(self._plan.block_shape, tf.int32)
         rates = np.zeros(len(indices), np.float32)
-        self(indices, rates=rates, first_step=0, start=0, stop=0, stopping=Stopping.begin())
+        # What replicas compile apart is compiled at the first step: one with targets of NaN, which
+        # makes no update.
+        y = self._spoil(self._data.y)
+        stop = 0 if self._local is None else 1
+        self._take(y, indices, rates, 0, start=0, stop=stop, stopping=Stopping.begin())
+
+    def _spoil(self, y: Placed) -> Placed:
+        def on_replica(y: tf.Tensor) -> tf.Tensor:
+            return y * math.nan
+
+        return tf.function(lambda y: self._strategy.run(on_replica, (y,)), autograph=False)(y)
 
     def restore_best(self) -> None:
         """Gives the network the weights of its best validation loss."""
@@ -240,7 +265,9 @@ class CompiledStep:
         def on_replica(x: tf.Tensor, y: tf.Tensor) -> list[tf.Tensor]:
             local = self._local or self._local_gradients
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            return local(self._variables, x, y, tf.gather(indices, replica), num_rows, step, replica)
+            return local(
+                self._variables, x, y, tf.gather(indices, replica), num_rows, step, replica
+            )
 
         per_replica = self._strategy.run(on_replica, args=(x, y))
         *gradients, error = self._add_over_replicas(per_replica)

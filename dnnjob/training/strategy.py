@@ -1,17 +1,26 @@
 """Devices and the distribution strategy over them.
 
-devices = make_devices(job.devices)
+devices = make_devices(job.devices, crew)
 with devices.strategy.scope(): ...
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+from tensorflow.python.eager import context
 
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
+from dnnjob.tasks import Crew
+
+LOGICAL_CPUS = "DNNJOB_LOGICAL_CPUS"
+"""Environment variable with the number of devices that tests make of one CPU."""
+
+_DAY_MS = 24 * 60 * 60 * 1000
 
 Placed = Any
 """A tensor, or one tensor a replica where there are several: TensorFlow has no common type."""
@@ -60,27 +69,70 @@ def choose_xla(devices: DevicesConfig) -> bool:
     return devices.xla != "off"
 
 
-def make_devices(devices: DevicesConfig) -> Devices:
-    """The devices of this process and the strategy over them.
+def make_devices(devices: DevicesConfig, crew: Crew) -> Devices:
+    """The devices of this process and the strategy over those of all tasks.
+
+    With several tasks it waits until TensorFlow has started in all of them.
 
     Raises:
         MissingError: If a GPU is asked for and there is none.
     """
     tf.config.experimental.enable_tensor_float_32_execution(devices.precision == "tf32")
-    gpus = [] if devices.kind == "cpu" else tf.config.list_logical_devices("GPU")
+    gpus = [] if devices.kind == "cpu" else tf.config.list_physical_devices("GPU")
     if not gpus and (devices.require_gpu or devices.kind == "gpu"):
         raise MissingError(
             "The job asks for a GPU, but TensorFlow sees none. Run `dnnjob doctor` to see why, "
             'or set devices.kind = "cpu" and devices.require_gpu = false.'
         )
-    local = gpus or tf.config.list_logical_devices("CPU")
     kind: Literal["cpu", "gpu"] = "gpu" if gpus else "cpu"
-    names = tuple(device.name for device in local)
-    xla = choose_xla(devices)
-    return Devices(kind=kind, names=names, strategy=_make_strategy(names), xla=xla)
+    _split_cpu()
+    if crew.task.num_tasks > 1:
+        strategy: tf.distribute.Strategy = _join_strategy(kind, crew)
+        names = tuple(strategy.extended.worker_devices)
+    else:
+        names = tuple(device.name for device in tf.config.list_logical_devices(kind.upper()))
+        strategy = _local_strategy(names)
+    return Devices(kind=kind, names=names, strategy=strategy, xla=choose_xla(devices))
 
 
-def _make_strategy(names: tuple[str, ...]) -> tf.distribute.Strategy:
+def _local_strategy(names: tuple[str, ...]) -> tf.distribute.Strategy:
     if len(names) == 1:
         return tf.distribute.OneDeviceStrategy(names[0])
     return tf.distribute.MirroredStrategy(list(names))
+
+
+def _join_strategy(kind: Literal["cpu", "gpu"], crew: Crew) -> tf.distribute.Strategy:
+    _leave_watching_to_crew(crew)
+    implementation = tf.distribute.experimental.CommunicationImplementation
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=implementation.NCCL if kind == "gpu" else implementation.RING
+    )
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    crew.connected()
+    return strategy
+
+
+def _leave_watching_to_crew(crew: Crew) -> None:
+    """Keeps TensorFlow from ending a run whose tasks are merely suspended.
+
+    Its coordination service counts a task as dead ten seconds after its last heartbeat, and waits
+    an hour for one that never comes. It has no public setting (TensorFlow 2.21).
+    """
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        heartbeat_timeout_in_ms=_DAY_MS,
+        cluster_register_timeout_in_ms=_DAY_MS,
+        coordinated_jobs=[
+            coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=crew.task.num_tasks)
+        ],
+    )
+
+
+def _split_cpu() -> None:
+    """Makes the CPU several devices where a test asks for it, to have replicas without GPUs."""
+    wanted = int(os.environ.get(LOGICAL_CPUS, "1"))
+    if wanted > 1:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        logical = [tf.config.LogicalDeviceConfiguration() for _ in range(wanted)]
+        tf.config.set_logical_device_configuration(cpu, logical)

@@ -15,7 +15,7 @@ from dnnjob.data.order import StepPlan
 from dnnjob.data.windows import Window, make_windows
 from dnnjob.errors import NonFiniteError
 from dnnjob.runs import Position, Progress
-from dnnjob.tasks import StopFlag
+from dnnjob.tasks import Crew
 from dnnjob.training.history import EpochLog
 from dnnjob.training.progress import Show
 from dnnjob.training.schedule import learning_rates
@@ -78,7 +78,7 @@ class TrainingLoop:
         plan: Steps of the job.
         job: The job.
         keep: Called after every call to write a checkpoint where one is due.
-        stop: Asked between calls.
+        crew: The tasks of the run: agrees on the length of each call, or to stop.
         shows: Told after every call.
     """
 
@@ -86,7 +86,7 @@ class TrainingLoop:
     plan: StepPlan
     job: JobConfig
     keep: Callable[[TrainingState], None]
-    stop: StopFlag
+    crew: Crew
     shows: tuple[Show, ...] = ()
 
     def train(self, state: TrainingState) -> Pace:
@@ -95,6 +95,7 @@ class TrainingLoop:
         Raises:
             NonFiniteError: If a loss or gradient is not finite; the weights are the last finite.
             StoppedError: If a signal asked for it.
+            PeerLostError: If another task is lost.
         """
         pace = Pace()
         if state.stop_reason is not None:
@@ -102,7 +103,7 @@ class TrainingLoop:
         size = 1
         for window in self._windows(state):
             while (start := self._start(window, state)) < self._num_steps(window):
-                self.stop.check()
+                size = self.crew.agree(size)
                 began = time.perf_counter()
                 outcome = self._call(window, state, start=start, size=size)
                 seconds = time.perf_counter() - began

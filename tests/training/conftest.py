@@ -31,10 +31,11 @@ class SmallTraining:
         from dnnjob.training.model import build_dnn
         from dnnjob.training.optimizer import build_optimizer
         from dnnjob.training.step import CompiledStep, ResidentData
+        from dnnjob.tasks import Crew, StopFlag
         from dnnjob.training.strategy import make_devices
 
         job = self.job
-        devices = make_devices(job.devices)
+        devices = make_devices(job.devices, Crew(StopFlag()))
         with devices.strategy.scope():
             self.dnn = build_dnn(
                 job.model,
@@ -56,12 +57,12 @@ class SmallTraining:
 
     def train(self) -> Any:
         """Trains to the end and returns the state."""
-        from dnnjob.tasks import StopFlag
+        from dnnjob.tasks import Crew, StopFlag
         from dnnjob.training.train import TrainingLoop, TrainingState
 
         state = TrainingState.begin(self.plan)
         loop = TrainingLoop(
-            self.step, self.plan, self.job, keep=lambda _: None, stop=StopFlag(), shows=()
+            self.step, self.plan, self.job, keep=lambda _: None, crew=Crew(StopFlag()), shows=()
         )
         loop.train(state)
         return state

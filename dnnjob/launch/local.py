@@ -1,0 +1,124 @@
+"""Several tasks of one run as processes of this machine, which behave like one command.
+
+code = run_local_tasks(paths, num_tasks=2)
+"""
+
+import logging
+import os
+import secrets
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from dnnjob.errors import ExitCode
+from dnnjob.runs import RunPaths, close_for_chief, latest_attempt
+from dnnjob.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+COMMAND = "DNNJOB_COMMAND"
+"""Where a task finds the command that its user gave, for the report."""
+
+_NAP_S = 0.05
+# Above what a task takes to notice that another is gone, and to say so.
+_GRACE_S = 45.0
+
+
+def run_local_tasks(paths: RunPaths, *, num_tasks: int, after: int | None = None) -> ExitCode:
+    """Runs the job of a run folder in processes of their own.
+
+    SIGINT and SIGTERM are passed on, and a second SIGINT ends the tasks at once. They end, too, if
+    this process does.
+
+    Args:
+        paths: The run.
+        num_tasks: Processes, at least 1.
+        after: The attempt after which this one must come, where it matters.
+
+    Returns:
+        The exit code of the chief, or of another task if the chief was killed.
+    """
+    launch = secrets.token_hex(8)
+    tasks = [_start(_task(rank, num_tasks, launch), paths, after) for rank in range(num_tasks)]
+    with _passing_on(tasks):
+        _wait(tasks)
+    return _close(paths, tasks)
+
+
+def _task(rank: int, num_tasks: int, launch: str) -> Task:
+    return Task(
+        rank=rank,
+        num_tasks=num_tasks,
+        launch=launch,
+        local_tasks=num_tasks,
+        launcher="local",
+        parent=os.getpid(),
+    )
+
+
+def _start(task: Task, paths: RunPaths, after: int | None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "dnnjob.launch", str(paths.root)]
+    command += [] if after is None else ["--after", str(after)]
+    asked = shlex.join(["dnnjob", *sys.argv[1:]])
+    environ = {**os.environ, **task.to_environ(), COMMAND: asked}
+    # stdout is the product of this command, which tells of the run itself. A group of its own, so
+    # that a terminal's Ctrl-C comes once, from here.
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environ, process_group=0)
+
+
+def _wait(tasks: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Returns once all have ended; those that outlive the chief for long are killed."""
+    chief_ended_at: float | None = None
+    while any(task.poll() is None for task in tasks):
+        time.sleep(_NAP_S)
+        if tasks[0].poll() is not None:
+            chief_ended_at = chief_ended_at or time.monotonic()
+            if time.monotonic() - chief_ended_at > _GRACE_S:
+                _send(tasks, signal.SIGKILL)
+
+
+@contextmanager
+def _passing_on(tasks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    interrupted = False
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        _send(tasks, signal.SIGKILL if interrupted and number == signal.SIGINT else number)
+        interrupted = interrupted or number == signal.SIGINT
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, pass_on) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _send(tasks: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+    for task in tasks:
+        with suppress(ProcessLookupError):
+            task.send_signal(number)
+
+
+def _close(paths: RunPaths, tasks: Sequence[subprocess.Popen[bytes]]) -> ExitCode:
+    """The exit code of all; a run whose every task was killed is marked as such."""
+    codes = [task.returncode for task in tasks]
+    killed = {rank: -code for rank, code in enumerate(codes) if code < 0}
+    if 0 not in killed:
+        return _exit_code(codes[0])
+    names = ", ".join(f"task {rank} by signal {number}" for rank, number in killed.items())
+    error = f"A run needs all its tasks, but some were killed: {names}."
+    logger.error("%s `dnnjob resume %s` goes on.", error, paths.root)
+    with suppress(OSError, ValueError):
+        close_for_chief(paths, latest_attempt(paths), reason="peer_lost", error=error)
+    return max((_exit_code(code) for code in codes if code > 0), default=ExitCode.FAILED)
+
+
+def _exit_code(code: int) -> ExitCode:
+    return ExitCode(code) if code in set(ExitCode) else ExitCode.FAILED

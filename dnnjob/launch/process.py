@@ -1,0 +1,76 @@
+"""What a process does about itself: its log, its parent, its end.
+
+die_with(parent)
+with logging_to(paths.log(attempt=1, rank=0), rank=0, keeps_stderr=True): ...
+leave(ExitCode.DONE)
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from dnnjob.errors import ExitCode
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with(parent: int) -> None:
+    """Has the kernel kill this process when `parent` ends, however that ends; 0 is no parent."""
+    if not parent:
+        return
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        # It ended before the kernel was told.
+        os._exit(ExitCode.FAILED)
+
+
+@contextmanager
+def logging_to(path: Path, *, rank: int, keeps_stderr: bool) -> Iterator[None]:
+    """Adds what is logged inside to a file; of the tasks, the chief alone also tells the terminal.
+
+    Args:
+        path: The file, made if need be.
+        rank: The task's number.
+        keeps_stderr: Leaves stderr where it was, else sends it, with TensorFlow's own talk, to the
+            file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        logging.getLogger(__name__).warning("No log can be kept in %s: %s.", path, error)
+        yield
+        return
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger, root = logging.getLogger("dnnjob"), logging.getLogger()
+    if rank:
+        for other in root.handlers:
+            other.setLevel(logging.CRITICAL)
+    if not keeps_stderr:
+        os.dup2(handler.stream.fileno(), sys.stderr.fileno())
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def leave(code: ExitCode) -> NoReturn:
+    """Ends this process at once.
+
+    Everything is on the disk; TensorFlow's shutdown takes a second, waits for tasks that may be
+    gone, and frees what the end of the process frees.
+    """
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    logging.shutdown()
+    os._exit(code)

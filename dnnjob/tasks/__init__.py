@@ -1,0 +1,25 @@
+"""The tasks of a run: which one this process is, its environment, and how they keep together.
+
+task = find_task()
+crew = Crew(stop)                                    # alone; else lead_crew or follow_crew
+threads = configure_process(job.devices, crew)       # before TensorFlow is imported
+steps = crew.agree(steps)                            # the chief's word, at the start of each call
+"""
+
+from dnnjob.tasks.crew import ChiefEndedError, Crew, FollowerCrew
+from dnnjob.tasks.environment import configure_process
+from dnnjob.tasks.join import follow_crew, lead_crew
+from dnnjob.tasks.stop import StopFlag
+from dnnjob.tasks.task import Task, find_task
+
+__all__ = [
+    "ChiefEndedError",
+    "Crew",
+    "FollowerCrew",
+    "StopFlag",
+    "Task",
+    "configure_process",
+    "find_task",
+    "follow_crew",
+    "lead_crew",
+]

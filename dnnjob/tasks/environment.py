@@ -1,0 +1,104 @@
+"""What a task is given of its machine, set before TensorFlow, Keras and matplotlib are imported.
+
+threads = configure_process(job.devices, crew)
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dnnjob.config import DevicesConfig
+from dnnjob.errors import MissingError
+from dnnjob.machine import core_grants
+from dnnjob.tasks.crew import Crew, tf_cluster
+from dnnjob.tasks.rendezvous import Peer
+from dnnjob.tasks.stop import StopFlag
+
+# gRPC would send the tasks' talk through them.
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+
+
+def configure_process(devices: DevicesConfig, crew: Crew | None = None) -> int:
+    """Sets what TensorFlow, Keras and matplotlib read at their import; the number of threads.
+
+    Args:
+        devices: `[devices]` of the job.
+        crew: The tasks of the run; without one there is this process alone.
+
+    Raises:
+        MissingError: If the tasks of this machine have too few GPUs to share.
+    """
+    crew = crew or Crew(StopFlag())
+    threads = devices.threads or count_threads(crew)
+    caches = tempfile.mkdtemp(prefix="dnnjob-")
+    settings = {
+        "TF_NUM_INTRAOP_THREADS": str(threads),
+        "TF_NUM_INTEROP_THREADS": os.environ.get("XXI", str(threads)),
+        "OMP_NUM_THREADS": str(threads),
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "KERAS_BACKEND": "tensorflow",
+        # A user's ~/.keras/keras.json may change the float type; several tasks race to write it.
+        "KERAS_HOME": str(Path(caches) / "keras"),
+        # HDF5 locks fail on NFS and Lustre.
+        "HDF5_USE_FILE_LOCKING": "FALSE",
+        "MPLBACKEND": "Agg",
+    }
+    os.environ.update(settings)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if devices.kind == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if crew.task.num_tasks > 1:
+        _configure_task(devices, crew)
+    return threads
+
+
+def count_threads(crew: Crew, environ: Mapping[str, str] = os.environ) -> int:
+    """Threads of this task: its share of the physical cores it may use, at least 1."""
+    task, grants = crew.task, core_grants(environ)
+    if task.launcher != "slurm":
+        # In a batch script Slurm's word is about the tasks of srun; these are not.
+        node = environ.get("SLURM_CPUS_ON_NODE", "") if task.num_tasks > 1 else ""
+        if node.isdecimal():
+            grants["Slurm"] = max(1, int(node))
+        return max(1, min(grants.values()) // task.local_tasks)
+    if "Slurm" not in grants:
+        node = environ.get("SLURM_CPUS_ON_NODE", "")
+        whole = int(node) if node.isdecimal() else min(grants.values())
+        grants["Slurm"] = max(1, whole // task.local_tasks)
+    return min(grants.values())
+
+
+def share_gpus(rank: int, peers: Sequence[Peer]) -> tuple[str, ...]:
+    """The GPUs of a task, of those that it and the others on its machine see.
+
+    Args:
+        rank: The task.
+        peers: The tasks on its machine, by rank.
+
+    Raises:
+        MissingError: If there are fewer GPUs than tasks.
+    """
+    mine = next(peer.gpus for peer in peers if peer.rank == rank)
+    if not mine or any(set(peer.gpus) != set(mine) for peer in peers):
+        # The scheduler has cut them already.
+        return mine
+    each = len(mine) // len(peers)
+    if each == 0:
+        raise MissingError(
+            f"Each task needs a GPU of its own, but the {len(peers)} tasks on {peers[0].host} see "
+            f'{len(mine)}. Set devices.tasks = {len(mine)}, or devices.kind = "cpu".'
+        )
+    place = [peer.rank for peer in peers].index(rank)
+    return mine[place * each : (place + 1) * each]
+
+
+def _configure_task(devices: DevicesConfig, crew: Crew) -> None:
+    rank = crew.task.rank
+    cluster = {"cluster": {"worker": tf_cluster(crew)}, "task": {"type": "worker", "index": rank}}
+    os.environ["TF_CONFIG"] = json.dumps(cluster)
+    for name in (*_PROXIES, *map(str.upper, _PROXIES)):
+        os.environ.pop(name, None)
+    if devices.kind != "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share_gpus(rank, crew.local_peers))

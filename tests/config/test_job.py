@@ -1,0 +1,242 @@
+"""Every key of a job file: its default and its rule."""
+
+from typing import Any
+
+import pytest
+
+from dnnjob.config import JobConfig, ModelConfig, resolve_job
+from dnnjob.config.overrides import set_key
+from dnnjob.errors import ExitCode, JobError
+
+LEAST = {"name": "least", "data": {"source": "/t.csv", "target": "y"}}
+
+DEFAULTS = {
+    "name": "least",
+    "seed": 0,
+    "data": {
+        "source": "/t.csv",
+        "target": "y",
+        "features": None,
+        "test_fraction": 0.3,
+        "validation_fraction": 0.0,
+        "split_seed": None,
+        "standardize": "train",
+        "window_rows": None,
+    },
+    "model": {"hidden_units": (200, 1000), "activation": "relu", "dropout_rate": 0.0, "l2": 0.0},
+    "train": {
+        "epochs": 500,
+        "global_batch_size": 64,
+        "optimizer": "sgd",
+        "learning_rate": 0.01,
+        "momentum": 0.0,
+        "nesterov": False,
+        "weight_decay": None,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "clip_norm": None,
+        "patience": None,
+        "checkpoint_every_s": 30.0,
+    },
+    "devices": {
+        "kind": "auto",
+        "require_gpu": False,
+        "tasks": 1,
+        "threads": 0,
+        "precision": "float32",
+        "xla": "auto",
+        "hang_timeout_s": 900.0,
+        "port_range": None,
+    },
+    "output": {"predictions": "all", "model": True, "plots": True},
+    "sweep": {},
+}
+
+
+def make(**keys: Any) -> JobConfig:
+    """A job with dotted keys (`__` for the dot) beside the least that it needs."""
+    values: dict[str, Any] = {"name": "least", "data": dict(LEAST["data"])}
+    for key, value in keys.items():
+        set_key(values, key.replace("__", "."), value)
+    return resolve_job(values, origin="job.toml")
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    assert make().model_dump() == DEFAULTS
+
+
+GOOD: list[tuple[str, Any]] = [
+    ("name", "a"),
+    ("name", "A-1.b_c" + "d" * 57),
+    ("seed", 2**32 - 1),
+    ("data__features", ["a", "b"]),
+    ("data__test_fraction", 0.999),
+    ("data__split_seed", 0),
+    ("data__standardize", "table"),
+    ("data__standardize", "none"),
+    ("data__window_rows", 1),
+    ("model__hidden_units", []),
+    ("model__activation", "gelu"),
+    ("model__dropout_rate", 0.5),
+    ("model__l2", 0),
+    ("train__epochs", 1),
+    ("train__global_batch_size", 10**9),
+    ("train__optimizer", "rmsprop"),
+    ("train__learning_rate", 1e-9),
+    ("train__momentum", 0.9),
+    ("train__schedule", "cosine"),
+    ("train__schedule", "exponential"),
+    ("train__warmup_steps", 10),
+    ("train__clip_norm", 1.0),
+    ("train__checkpoint_every_s", 0.1),
+    ("devices__kind", "gpu"),
+    ("devices__require_gpu", True),
+    ("devices__tasks", 8),
+    ("devices__threads", 64),
+    ("devices__precision", "bfloat16"),
+    ("devices__xla", "off"),
+    ("devices__hang_timeout_s", 10.0),
+    ("devices__port_range", [20000, 20100]),
+    ("output__predictions", "none"),
+    ("output__model", False),
+    ("output__plots", False),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), GOOD)
+def test_a_value_within_its_rule_is_taken(key: str, value: Any) -> None:
+    found: Any = make(**{key: value})
+    for part in key.split("__"):
+        found = getattr(found, part)
+    assert found == (tuple(value) if isinstance(value, list) else value)
+
+
+BAD: list[tuple[str, Any, str]] = [
+    ("name", "", "1 to 64 letters"),
+    ("name", "a/b", "1 to 64 letters"),
+    ("name", "..", "1 to 64 letters"),
+    ("name", "a" * 65, "1 to 64 letters"),
+    ("seed", -1, "greater than or equal to 0"),
+    ("seed", 2**32, "less than 4294967296"),
+    ("seed", 0.5, "integer"),
+    ("data__source", "", "must not be empty"),
+    ("data__source", 7, "string"),
+    ("data__features", [], "at least one column"),
+    ("data__features", ["a", "y"], "names the target 'y'"),
+    ("data__features", ["a", "a"], "a column twice"),
+    ("data__features", "a", "must be a list"),
+    ("data__test_fraction", 0.0, "greater than 0"),
+    ("data__test_fraction", 1.0, "less than 1"),
+    ("data__test_fraction", "half", "valid number"),
+    ("data__validation_fraction", -0.1, "greater than or equal to 0"),
+    ("data__validation_fraction", 1.0, "less than 1"),
+    ("data__split_seed", -1, "greater than or equal to 0"),
+    ("data__standardize", "all", "'train', 'table' or 'none'"),
+    ("data__window_rows", 0, "greater than or equal to 1"),
+    ("model__hidden_units", [0], "greater than or equal to 1"),
+    ("model__hidden_units", [True], "must not be a boolean"),
+    ("model__hidden_units", 200, "must be a list"),
+    ("model__activation", "rleu", "'relu'"),
+    ("model__dropout_rate", 1.0, "less than 1"),
+    ("model__dropout_rate", float("nan"), "must be"),
+    ("model__l2", -1e-9, "greater than or equal to 0"),
+    ("model__l2", float("inf"), "finite"),
+    ("train__epochs", 0, "greater than or equal to 1"),
+    ("train__epochs", 1.5, "integer"),
+    ("train__epochs", "many", "valid integer"),
+    ("train__epochs", True, "must not be a boolean"),
+    ("train__global_batch_size", 0, "greater than or equal to 1"),
+    ("train__optimizer", "lion", "'sgd', 'adam', 'adamw' or 'rmsprop'"),
+    ("train__learning_rate", 0.0, "greater than 0"),
+    ("train__learning_rate", float("nan"), "finite"),
+    ("train__learning_rate", float("inf"), "finite"),
+    ("train__momentum", 1.0, "less than 1"),
+    ("train__nesterov", True, "needs sgd with momentum"),
+    ("train__weight_decay", 0.1, "is for adamw, the optimizer is 'sgd'"),
+    ("train__schedule", "linear", "'constant', 'cosine' or 'exponential'"),
+    ("train__warmup_steps", -1, "greater than or equal to 0"),
+    ("train__clip_norm", 0.0, "greater than 0"),
+    ("train__patience", 0, "greater than or equal to 1"),
+    ("train__patience", 5, "needs validation rows"),
+    ("train__checkpoint_every_s", 0.0, "greater than 0"),
+    ("train__checkpoint_every_s", float("inf"), "finite"),
+    ("devices__kind", "tpu", "'auto', 'cpu' or 'gpu'"),
+    ("devices__require_gpu", "perhaps", "boolean"),
+    ("devices__tasks", 0, "greater than or equal to 1"),
+    ("devices__threads", -1, "greater than or equal to 0"),
+    ("devices__threads", 10**6, "less than or equal to 4096"),
+    ("devices__precision", "float16", "'float32', 'tf32' or 'bfloat16'"),
+    ("devices__xla", "sometimes", "'auto', 'on' or 'off'"),
+    ("devices__hang_timeout_s", 0.0, "greater than 0"),
+    ("devices__port_range", [80, 90], "greater than or equal to 1024"),
+    ("devices__port_range", [30000, 20000], "Give the first port and the last"),
+    ("devices__port_range", [20000], "devices.port_range"),
+    ("output__predictions", "train", "'all', 'test' or 'none'"),
+    ("output__model", 3, "boolean"),
+    ("data", 3, "must be a table of keys"),
+    ("train", [1], "must be a table of keys"),
+    ("sweep", [1], "must be a table of keys"),
+    ("sweep__seed", 1, "must be a list"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "told"), BAD)
+def test_a_value_beyond_its_rule_is_refused_with_the_rule(key: str, value: Any, told: str) -> None:
+    with pytest.raises(JobError) as caught:
+        make(**{key: value})
+    message = str(caught.value)
+    assert told in message
+    assert key.replace("__", ".") in message
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_a_gpu_cannot_be_required_of_a_cpu_job() -> None:
+    with pytest.raises(JobError, match="contradicts"):
+        make(devices__kind="cpu", devices__require_gpu=True)
+
+
+def test_momentum_belongs_to_sgd_and_rmsprop() -> None:
+    assert make(train__optimizer="rmsprop", train__momentum=0.9).train.momentum == 0.9
+    with pytest.raises(JobError, match=r"train.momentum is for sgd and rmsprop"):
+        make(train__optimizer="adam", train__momentum=0.9)
+
+
+def test_nesterov_goes_with_sgd_and_momentum() -> None:
+    assert make(train__momentum=0.9, train__nesterov=True).train.nesterov
+
+
+def test_patience_goes_with_validation_rows() -> None:
+    assert make(train__patience=3, data__validation_fraction=0.1).train.patience == 3
+
+
+def test_weight_decay_in_force_is_kerass_for_adamw_and_none_elsewhere() -> None:
+    assert make(train__optimizer="adamw").train.decay == 0.004
+    assert make(train__optimizer="adamw", train__weight_decay=0.1).train.decay == 0.1
+    assert make().train.decay is None
+
+
+def test_the_split_seed_is_the_jobs_unless_it_is_given() -> None:
+    assert make(seed=5).split_seed == 5
+    assert make(seed=5, data__split_seed=0).split_seed == 0
+
+
+def test_every_missing_key_is_named_at_once() -> None:
+    with pytest.raises(JobError) as caught:
+        resolve_job({"data": {}}, origin="job.toml")
+    for key in ("name", "data.source", "data.target"):
+        assert f"{key}: required, but missing" in str(caught.value)
+
+
+def test_a_job_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        make().seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("hidden_units", "num_inputs", "count"),
+    [((200, 1000), 12, 204_601), ((), 3, 4), ((5,), 2, 21)],
+)
+def test_parameters_are_counted_in_closed_form(
+    hidden_units: tuple[int, ...], num_inputs: int, count: int
+) -> None:
+    assert ModelConfig(hidden_units=hidden_units).count_params(num_inputs=num_inputs) == count

@@ -1,0 +1,145 @@
+"""What tests of several rooms share: tables, jobs, real commands, golden files, a finished run."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tomli_w
+
+from dnnjob.runs import RunPaths
+
+CHECKOUT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+# Names that files, Keras and TOML might each take amiss.
+FEATURES = ("plain", "with space", "per/cent", "größe", "0.5", "is_new")
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Golden = Callable[[str, str], None]
+WriteJob = Callable[..., Path]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
+
+
+@pytest.fixture(autouse=True)
+def _same_environment(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Runs inside this process set variables for TensorFlow; the next test starts without them."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    folder = CHECKOUT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real tables are not there: {folder}")
+    return folder
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Compares a text with a file of tests/golden; `--update-golden` rewrites the file."""
+
+    def check(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        assert text == path.read_text()
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def dnnjob() -> Command:
+    """Runs the real command in a process of its own."""
+    return run_command
+
+
+def run_command(
+    *arguments: object, cwd: Path | None = None, **environ: str
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command_line(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "100", "TERM": "dumb", **environ},
+    )
+
+
+def command_line(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "dnnjob", *map(str, arguments)]
+
+
+def make_frame(num_rows: int = 120) -> pd.DataFrame:
+    """Numbers of several sizes, a boolean, and a target that follows from them with noise."""
+    rng = np.random.default_rng(42)
+    values = rng.normal(size=(num_rows, 5)) * [1, 10, 0.01, 1e4, 1] + [0, 5, 0, 2e4, -3]
+    frame = pd.DataFrame(values, columns=list(FEATURES[:5]))
+    frame["is_new"] = rng.random(num_rows) < 0.3
+    signal = values[:, 0] + values[:, 1] / 10 - 2 * frame["is_new"]
+    frame["y"] = 50 + 4 * signal + rng.normal(size=num_rows)
+    return frame
+
+
+@pytest.fixture
+def write_job(tmp_path: Path) -> WriteJob:
+    """Writes `table.csv` and a job on it that trains in a moment; sections change the job."""
+
+    def write(frame: pd.DataFrame | None = None, **sections: Any) -> Path:
+        return write_tiny_job(tmp_path, frame, **sections)
+
+    return write
+
+
+def write_tiny_job(folder: Path, frame: pd.DataFrame | None = None, **sections: Any) -> Path:
+    (make_frame() if frame is None else frame).to_csv(folder / "table.csv", index=False)
+    job: dict[str, Any] = {
+        "name": "tiny",
+        "seed": 3,
+        "data": {"source": "table.csv", "target": "y", "validation_fraction": 0.2},
+        "model": {"hidden_units": [8, 4]},
+        "train": {"epochs": 8, "global_batch_size": 16},
+        "devices": {"kind": "cpu", "threads": 1},
+        "output": {"plots": False},
+    }
+    for name, values in sections.items():
+        job[name] = {**job.get(name, {}), **values} if isinstance(values, dict) else values
+    path = folder / "job.toml"
+    path.write_text(tomli_w.dumps(job))
+    return path
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that a real `dnnjob run` has completed, and what the command said."""
+
+    paths: RunPaths
+    job_file: Path
+    frame: pd.DataFrame
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """The tiny job, run once for all tests that only look; none may change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    job_file = write_tiny_job(folder, output={"plots": True})
+    done = run_command("run", "job.toml", "--root", "runs", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    paths = RunPaths(Path(done.stdout.strip()))
+    return FinishedRun(paths, job_file, make_frame(), done.stdout, done.stderr)

@@ -1,0 +1,150 @@
+"""What `dnnjob validate` finds out."""
+
+from pathlib import Path
+
+import pytest
+
+from dnnjob.data.split import split_rows
+from dnnjob.errors import DataError, JobError
+from dnnjob.launch import checks
+from dnnjob.launch.checks import check_job, render_check
+from dnnjob.results.report import read_report
+from tests.conftest import FEATURES, FinishedRun, WriteJob, make_frame
+
+
+def test_a_check_says_what_the_run_then_is(finished: FinishedRun) -> None:
+    check = check_job(finished.job_file)
+    report = read_report(finished.paths.report)
+    (point,) = check.points
+    metrics = report.metrics
+    assert metrics.train is not None
+    assert metrics.validation is not None
+    assert metrics.test is not None
+    assert point.num_trainable_params == report.model.num_trainable_params
+    assert point.steps == report.training.steps
+    assert point.num_rows == report.data.num_rows
+    assert (point.num_train_rows, point.num_validation_rows, point.num_test_rows) == (
+        metrics.train.num_rows,
+        metrics.validation.num_rows,
+        metrics.test.num_rows,
+    )
+
+
+def test_the_reference_job_has_its_known_sizes(shared_data: Path) -> None:
+    job_file = Path(__file__).parents[2] / "jobs" / "housing.toml"
+    check = check_job(job_file, [f"data.source={shared_data / 'housing.csv'}"])
+    (point,) = check.points
+    assert point.layers == (12, 200, 1000, 1)
+    assert point.num_trainable_params == 204_601
+    assert (point.num_train_rows, point.num_test_rows) == (354, 152)
+    assert (point.steps_per_epoch, point.steps) == (6, 3000)
+
+
+def test_columns_have_their_roles(write_job: WriteJob) -> None:
+    check = check_job(write_job(), ['data.features=["plain", "is_new"]'])
+    roles = {column.name: column.role for column in check.columns}
+    assert roles == {
+        **dict.fromkeys(FEATURES, "unused"),
+        "plain": "feature",
+        "is_new": "feature",
+        "y": "target",
+    }
+
+
+def test_a_sweeps_points_are_all_checked(write_job: WriteJob) -> None:
+    job_file = write_job(
+        sweep={"model.hidden_units": [[], [4]], "data.validation_fraction": [0, 0.5]}
+    )
+    check = check_job(job_file)
+    half = split_rows(120, test_fraction=0.3, validation_fraction=0.5, seed=3)
+    assert [point.num_trainable_params for point in check.points] == [7, 7, 33, 33]
+    assert check.points[1].num_validation_rows == len(half.validation)
+    assert check.points[1].values == {"model.hidden_units": [], "data.validation_fraction": 0.5}
+
+
+def test_a_table_is_read_once_for_all_points(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def count(data: checks.DataConfig) -> checks.Table:
+        opened.append(data)
+        return real(data)
+
+    real = checks.open_table
+    monkeypatch.setattr(checks, "open_table", count)
+    check_job(write_job(sweep={"seed": [1, 2, 3]}))
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "error"),
+    [
+        ("data.target=z", DataError),
+        ("data.test_fraction=0.999", DataError),
+        ("sweep.data.test_fraction=[0.3, 0.999]", DataError),
+        ("train.epochs=0", JobError),
+        ("sweep.train.epochs=[1, 0]", JobError),
+    ],
+)
+def test_what_a_run_would_refuse_is_refused(
+    write_job: WriteJob, override: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        check_job(write_job(), [override])
+
+
+def test_memory_covers_what_the_run_then_takes(finished: FinishedRun) -> None:
+    (point,) = check_job(finished.job_file).points
+    peak = read_report(finished.paths.report).resources.peak_rss_mb
+    assert 0.8 * peak < point.memory_mb < 2 * peak
+
+
+def test_memory_grows_with_rows_and_parameters(write_job: WriteJob) -> None:
+    job_file = write_job()
+    small = check_job(job_file).points[0].memory_mb
+    wide = check_job(job_file, ["model.hidden_units=[4000, 4000]"]).points[0].memory_mb
+    long = check_job(write_job(make_frame(12_000))).points[0].memory_mb
+    # 16 million weights, their gradients and their momentum, 4 bytes each.
+    assert wide - small > 3 * 4 * 16e6 / 2**20
+    assert long > small
+
+
+def test_too_little_memory_is_warned_about(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(checks, "memory_limit_bytes", lambda: 2**28)
+    check = check_job(write_job())
+    assert "this machine gives 0.2 GiB" in check.warnings[0]
+    assert check.warnings[0] in caplog.text
+
+
+def test_weaknesses_of_the_table_are_told(write_job: WriteJob) -> None:
+    frame = make_frame()
+    frame["plain"] = 1.0
+    (warning,) = check_job(write_job(frame)).warnings
+    assert "constant features tell nothing: plain" in warning
+
+
+def test_a_screen_shows_sizes_columns_and_points(write_job: WriteJob) -> None:
+    text = render_check(check_job(write_job(sweep={"train.learning_rate": [0.1, 0.2]})))
+    assert "split     67 train, 17 validation, 36 test" in text
+    assert "network   6 -> 8 -> 4 -> 1, 97 parameters" in text
+    assert "training  8 epochs of 5 steps, 40 steps in all" in text
+    assert "sweep     2 runs" in text
+    assert "per/cent    numeric  feature" in text
+    assert "                0.2          67          97     40" in text
+
+
+def test_a_wide_table_is_shown_in_part(write_job: WriteJob) -> None:
+    frame = make_frame(20)
+    for number in range(60):
+        frame[f"x{number}"] = frame["plain"] + number
+    text = render_check(check_job(write_job(frame)))
+    assert "and 27 more columns" in text
+    assert len(text.splitlines()) < 60
+
+
+def test_names_cannot_act_on_a_terminal(write_job: WriteJob) -> None:
+    frame = make_frame().rename(columns={"plain": "\x1b[31mred"})
+    assert "\x1b" not in render_check(check_job(write_job(frame)))

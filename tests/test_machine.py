@@ -1,0 +1,198 @@
+"""What the machine gives, from made-up files of the kernel and from the real ones."""
+
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dnnjob import machine
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "cgroup").mkdir()
+    return tmp_path / "cgroup"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Our place among the cgroups: a Slurm step under version 2."""
+    path = tmp_path / "own"
+    path.write_text("0::/system.slice/slurmstepd.scope/job_7/step_0\n")
+    return path
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder alone on the PATH, for made-up commands."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def make_command(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+# Cores
+
+
+def test_the_least_grant_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(machine, "_core_of", str)
+    monkeypatch.setattr(machine, "cgroup_cpus", lambda _: 3.9)
+    assert machine.core_grants({}) == {"affinity": 8, "cgroup": 3}
+    assert machine.core_grants({"SLURM_CPUS_PER_TASK": "2"})["Slurm"] == 2
+    assert machine.count_cores({"SLURM_CPUS_PER_TASK": "2"}) == 2
+    assert machine.count_cores({"SLURM_CPUS_PER_TASK": "16"}) == 3
+    assert machine.count_cores({"SLURM_CPUS_PER_TASK": "many"}) == 3
+
+
+def test_less_than_a_cpu_is_still_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cgroup_cpus", lambda _: 0.5)
+    assert machine.count_cores({}) == 1
+
+
+def test_hyper_threads_count_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "CPU_TOPOLOGY", tmp_path)
+    for cpu in range(8):
+        siblings = f"{cpu % 4},{cpu % 4 + 4}\n"
+        write(tmp_path / f"cpu{cpu}" / "topology" / "thread_siblings_list", siblings)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 5, 6})
+    monkeypatch.setattr(machine, "cgroup_cpus", lambda _: None)
+    assert machine.count_cores({}) == 3
+
+
+def test_a_real_affinity_is_respected() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from dnnjob.machine import core_grants; print(core_grants({})['affinity'])"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == b"1\n"
+
+
+def test_a_quota_of_the_container_holds(root: Path, own: Path) -> None:
+    write(root / "cpu.max", "150000 100000\n")
+    assert machine.cgroup_cpus(root, own) == 1.5
+
+
+def test_a_quota_anywhere_above_us_holds(root: Path, own: Path) -> None:
+    write(root / "system.slice" / "cpu.max", "800000 100000\n")
+    write(root / "system.slice/slurmstepd.scope/job_7/cpu.max", "200000 100000\n")
+    write(root / "system.slice/slurmstepd.scope/job_7/step_0/cpu.max", "max 100000\n")
+    write(root / "system.slice/slurmstepd.scope/job_8/cpu.max", "100000 100000\n")
+    assert machine.cgroup_cpus(root, own) == 2.0
+
+
+def test_a_quota_of_version_1_holds(root: Path, own: Path) -> None:
+    own.write_text("4:cpu,cpuacct:/slurm/job_7\n3:memory:/slurm/job_7\n1:name=systemd:/\n")
+    write(root / "cpu,cpuacct" / "cpu.cfs_quota_us", "-1\n")
+    write(root / "cpu,cpuacct" / "cpu.cfs_period_us", "100000\n")
+    assert machine.cgroup_cpus(root, own) is None
+    write(root / "cpu,cpuacct" / "slurm/job_7" / "cpu.cfs_quota_us", "400000\n")
+    write(root / "cpu,cpuacct" / "slurm/job_7" / "cpu.cfs_period_us", "100000\n")
+    assert machine.cgroup_cpus(root, own) == 4.0
+
+
+def test_without_cgroups_there_is_no_quota(root: Path, tmp_path: Path) -> None:
+    assert machine.cgroup_cpus(root, tmp_path / "none") is None
+
+
+# Memory
+
+
+def test_the_least_memory_limit_counts(root: Path, own: Path) -> None:
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    write(root / "memory.max", "max\n")
+    assert machine.memory_limit_bytes(root, own) == physical
+    write(root / "system.slice/slurmstepd.scope/job_7/memory.max", "1073741824\n")
+    write(root / "system.slice/slurmstepd.scope/memory.max", "2147483648\n")
+    assert machine.memory_limit_bytes(root, own) == 2**30
+
+
+def test_the_memory_limit_of_version_1_counts(root: Path, own: Path) -> None:
+    own.write_text("3:memory:/slurm/job_7\n")
+    write(root / "memory" / "memory.limit_in_bytes", "9223372036854771712\n")
+    write(root / "memory" / "slurm/job_7" / "memory.limit_in_bytes", "536870912\n")
+    assert machine.memory_limit_bytes(root, own) == 2**29
+
+
+# GPUs
+
+
+def test_gpus_are_named_by_the_driver(command: Path) -> None:
+    make_command(command, "nvidia-smi", "echo 'GPU A'; echo 'GPU B'")
+    assert machine.list_gpus({}) == ("GPU A", "GPU B")
+
+
+@pytest.mark.parametrize(
+    ("visible", "count"), [("0", 1), ("0,1", 2), ("", 0), ("-1", 0), ("0,-1,1", 1), ("GPU-uuid", 1)]
+)
+def test_only_visible_gpus_count(command: Path, visible: str, count: int) -> None:
+    make_command(command, "nvidia-smi", "echo 'GPU A'; echo 'GPU B'")
+    assert len(machine.list_gpus({"CUDA_VISIBLE_DEVICES": visible})) == count
+
+
+def test_a_machine_without_a_driver_has_no_gpus(command: Path) -> None:
+    assert machine.list_gpus({}) == ()
+    make_command(command, "nvidia-smi", "echo 'no devices'; exit 9")
+    assert machine.list_gpus({}) == ()
+
+
+# The rest
+
+
+def test_git_tells_commit_and_changes(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.run(
+            ["git", "-C", str(tmp_path), *who, *arguments],
+            check=True, capture_output=True, text=True,
+        ).stdout.strip()  # fmt: skip
+
+    assert machine.git_state(tmp_path) == (None, None)
+    git("init", "-q")
+    write(tmp_path / "a.txt", "a")
+    git("add", ".")
+    git("commit", "-qm", "a")
+    commit = git("rev-parse", "HEAD")
+    assert machine.git_state(tmp_path) == (commit, False)
+    write(tmp_path / "a.txt", "b")
+    assert machine.git_state(tmp_path) == (commit, True)
+
+
+def test_a_machine_without_git_tells_nothing(command: Path, tmp_path: Path) -> None:
+    assert machine.git_state(tmp_path) == (None, None)
+
+
+def test_versions_are_found_without_an_import() -> None:
+    assert machine.package_version("no-such-package", "numpy")
+    assert machine.package_version("no-such-package") is None
+    assert machine.tensorflow_version()
+
+
+def test_memory_time_and_age_of_this_process_are_plausible() -> None:
+    assert 10 < machine.peak_rss_mb() < 100_000
+    assert 0 < machine.cpu_seconds() < 100_000
+    age = machine.process_age_s()
+    time.sleep(0.05)
+    assert 0.02 < machine.process_age_s() - age < 5
+
+
+def test_the_processor_has_a_name_and_instructions() -> None:
+    assert machine.cpu_name()
+    flags = machine.cpu_flags().split()
+    assert flags == sorted(flags)

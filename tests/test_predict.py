@@ -1,0 +1,170 @@
+"""Predictions for other tables."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from dnnjob.errors import DataError, ExitCode, JobError
+from dnnjob.predict import predict_table
+from dnnjob.runs import RunPaths
+from tests.conftest import FEATURES, Command, FinishedRun, make_frame
+
+
+@pytest.fixture
+def predicted(finished: FinishedRun) -> np.ndarray[Any, Any]:
+    """What the run itself predicted for its table."""
+    return pd.read_parquet(finished.paths.predictions)["y_pred"].to_numpy()
+
+
+@pytest.fixture
+def copied(finished: FinishedRun, tmp_path: Path) -> RunPaths:
+    """The run, to be spoiled."""
+    shutil.copytree(finished.paths.root, tmp_path / "copy")
+    return RunPaths(tmp_path / "copy")
+
+
+def test_the_command_predicts_what_the_run_predicted(
+    finished: FinishedRun, predicted: Any, dnnjob: Command, tmp_path: Path
+) -> None:
+    table = finished.job_file.parent / "table.csv"
+    done = dnnjob("predict", finished.paths.root, table, "--out", "p.parquet", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "p.parquet\n"), done.stderr
+    found = pd.read_parquet(tmp_path / "p.parquet")
+    assert list(found.columns) == ["row_id", "y_true", "y_pred"]
+    assert found["row_id"].tolist() == list(range(120))
+    np.testing.assert_array_equal(found["y_true"], finished.frame["y"])
+    np.testing.assert_allclose(found["y_pred"], predicted, rtol=2e-6)
+    assert "Predicted 120 rows" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["p.parquet"]
+
+
+def test_columns_may_be_more_and_in_any_order_and_the_target_absent(
+    finished: FinishedRun, predicted: Any, tmp_path: Path
+) -> None:
+    frame = make_frame()[[*reversed(FEATURES)]].assign(comment="new")
+    frame.iloc[::-1].to_parquet(tmp_path / "new.parquet", index=False)
+    predict_table(finished.paths.root, str(tmp_path / "new.parquet"), out=tmp_path / "p.parquet")
+    schema = pq.read_schema(tmp_path / "p.parquet")
+    assert [(field.name, str(field.type)) for field in schema] == [
+        ("row_id", "int64"),
+        ("y_pred", "double"),
+    ]
+    found = pd.read_parquet(tmp_path / "p.parquet")["y_pred"]
+    np.testing.assert_allclose(found, predicted[::-1], rtol=2e-6)
+
+
+def test_a_row_alone_and_many_blocks_are_predicted_alike(
+    finished: FinishedRun, predicted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnjob.training.export._BLOCK_ROWS", 7)
+    make_frame().to_csv(tmp_path / "all.csv", index=False)
+    make_frame().head(1).to_csv(tmp_path / "one.csv", index=False)
+    for name, rows in {"all": 120, "one": 1}.items():
+        out = tmp_path / f"{name}.parquet"
+        found = predict_table(finished.paths.root, str(tmp_path / f"{name}.csv"), out=out)
+        np.testing.assert_allclose(found.y_pred, predicted[:rows], rtol=2e-6)
+
+
+def test_gaps_in_the_target_are_null(finished: FinishedRun, tmp_path: Path) -> None:
+    frame = make_frame()
+    frame.loc[3, "y"] = np.nan
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    predict_table(finished.paths.root, str(tmp_path / "new.csv"), out=tmp_path / "p.parquet")
+    y_true = pq.read_table(tmp_path / "p.parquet")["y_true"]
+    assert y_true.null_count == 1
+    assert y_true[3].as_py() is None
+
+
+# What bad input gets
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda frame: frame.drop(columns="größe"), "has no column 'größe'"),
+        (lambda frame: frame.rename(columns={"plain": "plian"}), "did you mean 'plian'?"),
+        (lambda frame: frame.assign(plain="high"), "'plain' is text"),
+        (lambda frame: frame.assign(plain=np.nan), "'plain' is missing in all 120 rows"),
+        (lambda frame: frame.head(0), "only a header"),
+    ],
+)
+def test_an_unfit_table_is_refused_and_nothing_written(
+    finished: FinishedRun, tmp_path: Path, change: Any, told: str
+) -> None:
+    change(make_frame()).to_csv(tmp_path / "new.csv", index=False)
+    with pytest.raises(DataError) as caught:
+        predict_table(finished.paths.root, str(tmp_path / "new.csv"), out=tmp_path / "p.parquet")
+    assert told in str(caught.value)
+    assert not (tmp_path / "p.parquet").exists()
+
+
+def test_a_missing_column_ends_the_command_with_3(
+    finished: FinishedRun, dnnjob: Command, tmp_path: Path
+) -> None:
+    make_frame().drop(columns="plain").to_csv(tmp_path / "new.csv", index=False)
+    done = dnnjob("predict", finished.paths.root, "new.csv", "--out", "p.parquet", cwd=tmp_path)
+    assert done.returncode == ExitCode.DATA
+    assert "has no column 'plain'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p", "folder.parquet", "none/p.parquet"])
+def test_an_output_that_cannot_be_is_refused_before_any_work(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.parquet").mkdir()
+    with pytest.raises(JobError, match="--out") as caught:
+        predict_table(tmp_path / "no-run", "no-table.csv", out=tmp_path / name)
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_an_output_in_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="must be in a folder that can be written"):
+        predict_table(tmp_path, "no-table.csv", out=Path("/proc/p.parquet"))
+
+
+def test_an_unfinished_run_is_refused_with_the_way_out(copied: RunPaths, tmp_path: Path) -> None:
+    copied.report.unlink()
+    with pytest.raises(JobError, match="Finish it with `dnnjob resume"):
+        predict_table(copied.root, "no-table.csv", out=tmp_path / "p.parquet")
+
+
+def test_a_run_without_a_model_is_refused_with_the_way_out(
+    copied: RunPaths, tmp_path: Path
+) -> None:
+    copied.model.unlink()
+    with pytest.raises(JobError, match=r"output\.model=true"):
+        predict_table(copied.root, "no-table.csv", out=tmp_path / "p.parquet")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a model"])
+def test_a_damaged_model_is_refused(
+    copied: RunPaths, finished: FinishedRun, tmp_path: Path, content: bytes
+) -> None:
+    copied.model.write_bytes(content)
+    table = str(finished.job_file.parent / "table.csv")
+    with pytest.raises(JobError, match=r"cannot be loaded.*Run the job again"):
+        predict_table(copied.root, table, out=tmp_path / "p.parquet")
+
+
+def test_predictions_that_are_not_finite_are_told(
+    finished: FinishedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = make_frame()
+    frame.loc[0, "plain"] = 3e38
+    frame.loc[0, "with space"] = 3e38
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    found = predict_table(
+        finished.paths.root, str(tmp_path / "new.csv"), out=tmp_path / "p.parquet"
+    )
+    strange = (~np.isfinite(found.y_pred)).sum()
+    assert (f"{strange} predictions are not finite" in caplog.text) == bool(strange)
+
+
+def test_the_run_is_left_as_it_was(finished: FinishedRun) -> None:
+    assert json.loads(finished.paths.status.read_text())["state"] == "COMPLETED"
+    assert not list(finished.paths.root.rglob("*.tmp"))
