@@ -204,7 +204,13 @@ def collect(
 
 @app.command()
 def compare(run: RunFolder, other: RunFolder, as_json: AsJson = False) -> None:
-    """Say what differs between two runs, and by how much on the test rows they share."""
+    """Say what differs between two runs, and by how much.
+
+    Errors are compared on the test rows that both have.
+
+    \b
+      dnnjob compare runs/houses/20261123-101500-3f9a1c runs/houses/20261123-102200-77b01d
+    """
     from dnnjob.collect.commands import compare_command
 
     _exit(compare_command(run, other, as_json=as_json))

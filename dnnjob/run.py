@@ -65,7 +65,8 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
             background.submit(import_module, "dnnjob.results.plots")
         scale = fit_standardization(table, split, job.data.standardize)
         devices = make_devices(job.devices, crew)
-        job = _complete(job, table, split, threads=threads, devices=devices)
+        num_tasks = crew.task.num_tasks
+        job = _complete(job, table, split, num_tasks=num_tasks, threads=threads, devices=devices)
         if crew.is_chief:
             write_text(journal.paths.job, to_toml(job))
 
@@ -111,7 +112,13 @@ def _load(job: JobConfig, watch: Stopwatch) -> tuple[Table, Split]:
 
 
 def _complete(
-    job: JobConfig, table: Table, split: Split, *, threads: int, devices: "Devices"
+    job: JobConfig,
+    table: Table,
+    split: Split,
+    *,
+    num_tasks: int,
+    threads: int,
+    devices: "Devices",
 ) -> JobConfig:
     """The job with every default filled in."""
     window_rows = job.data.window_rows or default_window_rows(len(table.features))
@@ -127,7 +134,11 @@ def _complete(
         "window_rows": window_rows,
     }
     values["train"] |= {"weight_decay": job.train.decay}
-    values["devices"] |= {"threads": threads, "xla": "on" if devices.xla else "off"}
+    values["devices"] |= {
+        "tasks": num_tasks,
+        "threads": threads,
+        "xla": "on" if devices.xla else "off",
+    }
     return resolve_job(values, origin="The resolved job")
 
 

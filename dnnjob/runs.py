@@ -5,6 +5,7 @@ journal = Journal(paths)             # claims an attempt
 journal.finish("COMPLETED")
 """
 
+import errno
 import json
 import os
 import re
@@ -38,6 +39,7 @@ Reason = Literal[
     "vanished",
 ]
 SECONDS_BETWEEN_SIGNS = 10.0
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 RUN_ID = re.compile(r"^\d{8}-\d{6}-[0-9a-f]{6}$")
 
 
@@ -175,13 +177,18 @@ class Status(Record):
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
-def create_run(root: Path, job: JobConfig) -> RunPaths:
+def create_run(root: Path, job: JobConfig, *, token: str | None = None) -> RunPaths:
     """Makes a new run folder under `root` with the job and a CREATED status in it.
+
+    Args:
+        root: Folder that holds runs.
+        job: The job.
+        token: The 6 hex digits that end its name, by which others find it; default: random ones.
 
     Raises:
         MissingError: If the folder cannot be made or written; nothing of it is left.
     """
-    paths = _make_folder(root.absolute() / job.name)
+    paths = _make_folder(root.absolute() / job.name, token)
     try:
         write_text(paths.job, to_toml(job))
         write_status(paths, Status())
@@ -191,10 +198,10 @@ def create_run(root: Path, job: JobConfig) -> RunPaths:
     return paths
 
 
-def _make_folder(parent: Path) -> RunPaths:
+def _make_folder(parent: Path, token: str | None) -> RunPaths:
     while True:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        paths = RunPaths(parent / f"{stamp}-{secrets.token_hex(3)}")
+        paths = RunPaths(parent / f"{stamp}-{token or secrets.token_hex(3)}")
         try:
             parent.mkdir(parents=True, exist_ok=True)
             paths.root.mkdir()
@@ -273,9 +280,22 @@ def read_status(paths: RunPaths) -> Status:
 
 
 def write_status(paths: RunPaths, status: Status) -> None:
-    """Replaces `status.json`, stamped with the present time."""
+    """Replaces `status.json`, stamped with the present time; on a full disk too."""
     stamped = status.model_copy(update={"updated_at": datetime.now(UTC)})
-    write_text(paths.status, stamped.model_dump_json(indent=1) + "\n")
+    text = stamped.model_dump_json(indent=1) + "\n"
+    try:
+        write_text(paths.status, text)
+    except OSError as error:
+        if error.errno not in DISK_FULL or not paths.status.exists():
+            raise
+        _overwrite(paths.status, text)
+
+
+def _overwrite(path: Path, text: str) -> None:
+    """Writes over a file within the room it has, which a full disk does not refuse."""
+    with path.open("r+b", buffering=0) as file:
+        # Blanks instead of a shorter file: one writing shows readers the old or the new.
+        file.write(text.encode().ljust(path.stat().st_size))
 
 
 def write_text(path: Path, text: str) -> None:

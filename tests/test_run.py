@@ -34,6 +34,8 @@ from tests.conftest import (
 
 Run = Callable[..., tuple[ExitCode, RunPaths]]
 
+LOG = "logs/attempt-1-task-0.log"
+
 
 def only_run(root: Path, name: str = "tiny") -> RunPaths:
     (folder,) = (root / name).iterdir()
@@ -222,6 +224,7 @@ def test_only_what_is_asked_for_is_written(run: Run) -> None:
     assert files_of(paths) == [
         "history.parquet",
         "job.toml",
+        LOG,
         "report.html",
         "report.json",
         "status.json",
@@ -324,7 +327,7 @@ def test_bad_tables_end_with_3_and_a_failed_status(
     assert told in str(status.error)
     assert told in caplog.text
     assert "Traceback" not in caplog.text
-    assert files_of(paths) == ["job.toml", "status.json"]
+    assert files_of(paths) == ["job.toml", LOG, "status.json"]
 
 
 @pytest.mark.parametrize(
@@ -447,7 +450,12 @@ def test_a_signal_in_training_cancels_the_run_with_a_checkpoint(
     assert (status.state, status.reason) == ("CANCELLED", "cancelled")
     assert f"Stopped by {number.name}. `dnnjob resume" in told
     assert "Traceback" not in told
-    assert files_of(long_run.paths) == ["checkpoints/00000001-1.ckpt", "job.toml", "status.json"]
+    assert files_of(long_run.paths) == [
+        "checkpoints/00000001-1.ckpt",
+        "job.toml",
+        LOG,
+        "status.json",
+    ]
 
 
 def test_a_signal_before_training_cancels_the_run(long_run: Process) -> None:
@@ -457,7 +465,7 @@ def test_a_signal_before_training_cancels_the_run(long_run: Process) -> None:
     assert returned == 130
     assert read_status(long_run.paths).state == "CANCELLED"
     assert "Traceback" not in told
-    assert files_of(long_run.paths) == ["job.toml", "status.json"]
+    assert files_of(long_run.paths) == ["job.toml", LOG, "status.json"]
 
 
 # Sweeps

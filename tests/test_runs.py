@@ -1,5 +1,6 @@
 """The run folder: atomic writes, attempts, status."""
 
+import errno
 import json
 import os
 import re
@@ -265,6 +266,20 @@ def test_progress_is_written_at_most_every_ten_seconds(
     monkeypatch.setattr("dnnjob.runs.SECONDS_BETWEEN_SIGNS", 0.0)
     journal.show_progress(Progress(epoch=2, epochs=9, loss=0.25), 100.0, 1.0)
     assert read_status(paths).progress == Progress(epoch=2, epochs=9, loss=0.25)
+
+
+def test_a_full_disk_does_not_keep_a_run_from_telling_its_end(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(paths)
+    write_text(paths.status, paths.status.read_text() + " " * 2000)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dnnjob.runs.write_file", refuse)
+    journal.finish("FAILED", reason="error", error="the disk is full")
+    assert read_status(paths).error == "the disk is full"
 
 
 def test_a_status_of_a_later_version_is_read(paths: RunPaths) -> None:

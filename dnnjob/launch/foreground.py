@@ -5,18 +5,21 @@ code = run_foreground(Path("jobs/housing.toml"), ["seed=7"], root=Path("runs"))
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dnnjob.clock import Stopwatch
 from dnnjob.config import Point, load_job, make_points
 from dnnjob.data.sources import peek_columns
 from dnnjob.errors import ExitCode
-from dnnjob.launch.local import run_local_tasks
+from dnnjob.launch.local import run_local_tasks, run_processes
+from dnnjob.launch.step import share_run
 from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_age_s
 from dnnjob.results.report import read_report
-from dnnjob.runs import RunPaths, State, create_run, open_run, read_status
+from dnnjob.runs import RunPaths, State, create_run, latest_attempt, open_run, read_status
+from dnnjob.tasks import Task, find_task, refuse_live_run
 from dnnjob.text import align
 
 logger = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ def run_foreground(job_file: Path, overrides: Sequence[str], *, root: Path) -> E
         peek_columns(point.job.data)
     if len(points) > 1:
         return run_sweep(points, root=root)
-    return _run_new(points[0], root=root, age_s=process_age_s()).code
+    return _run_new(points[0], root=root, task=find_task(), age_s=process_age_s()).code
 
 
 def run_sweep(points: Sequence[Point], *, root: Path) -> ExitCode:
@@ -55,12 +58,14 @@ def run_sweep(points: Sequence[Point], *, root: Path) -> ExitCode:
     A signal that stops one ends the sweep.
     """
     ended: list[Ended] = []
+    task = find_task()
     for number, point in enumerate(points, start=1):
         logger.info("Run %d of %d: %s", number, len(points), _setting(point))
         # TensorFlow takes threads, devices and precision once a process.
         apart = point.job.devices != points[0].job.devices
         age_s = 0.0 if ended else process_age_s()
-        ended.append(_run_new(point, root=root, age_s=age_s, apart=apart))
+        place = replace(task, point=number, launch=f"{task.launch}-{number}")
+        ended.append(_run_new(point, root=root, task=place, age_s=age_s, apart=apart))
         if ended[-1].code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
             break
     logger.info("\n%s", "\n".join(align([_heading(points[0]), *map(_outcome, ended)])))
@@ -73,22 +78,43 @@ def resume_foreground(folder: Path) -> ExitCode:
     Raises:
         JobError: If there is no such run, or it is still at work.
     """
-    paths = open_run(folder)
-    print(paths.root, flush=True)
+    paths, task = open_run(folder), find_task()
+    if task.is_chief:
+        print(paths.root, flush=True)
+    after = latest_attempt(paths)
     if _read_state(paths) == "COMPLETED":
         return ExitCode.DONE
-    return run_attempt(paths, watch=Stopwatch(age_s=process_age_s()))
+    if not task.is_chief:
+        return run_attempt(paths, task=task, watch=Stopwatch(age_s=process_age_s()))
+    with suppress(OSError, ValueError):
+        refuse_live_run(paths, read_status(paths))
+    num_tasks = load_job(paths.job).devices.tasks
+    if task.num_tasks == 1 and num_tasks > 1:
+        return run_local_tasks(paths, num_tasks=num_tasks, after=after)
+    return run_attempt(paths, task=task, watch=Stopwatch(age_s=process_age_s()), after=after)
 
 
-def _run_new(point: Point, *, root: Path, age_s: float, apart: bool = False) -> Ended:
-    paths = create_run(root, point.job)
-    print(paths.root, flush=True)
+def _run_new(point: Point, *, root: Path, task: Task, age_s: float, apart: bool = False) -> Ended:
+    paths = _make_run(point, root=root, task=task)
+    if task.is_chief:
+        print(paths.root, flush=True)
     num_tasks = point.job.devices.tasks
-    if apart or num_tasks > 1:
+    if task.num_tasks > 1 and task.point:
+        # A process can join the tasks of one run only.
+        code = run_processes(paths, [task])
+    elif task.num_tasks > 1:
+        code = run_attempt(paths, task=task, watch=Stopwatch(age_s=age_s))
+    elif apart or num_tasks > 1:
         code = run_local_tasks(paths, num_tasks=num_tasks)
     else:
         code = run_attempt(paths, watch=Stopwatch(age_s=age_s))
     return Ended(point, paths, code)
+
+
+def _make_run(point: Point, *, root: Path, task: Task) -> RunPaths:
+    if task.num_tasks > 1:
+        return share_run(root, point.job, task=task)
+    return create_run(root, point.job)
 
 
 def _setting(point: Point) -> str:

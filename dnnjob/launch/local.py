@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from types import FrameType
 
 from dnnjob.errors import ExitCode
@@ -30,24 +31,33 @@ _GRACE_S = 45.0
 
 
 def run_local_tasks(paths: RunPaths, *, num_tasks: int, after: int | None = None) -> ExitCode:
-    """Runs the job of a run folder in processes of their own.
+    """Runs the job of a run folder in processes of their own, as many as it has tasks.
+
+    Args, result and behaviour are those of `run_processes`.
+    """
+    launch = secrets.token_hex(8)
+    tasks = [_task(rank, num_tasks, launch) for rank in range(num_tasks)]
+    return run_processes(paths, tasks, after=after)
+
+
+def run_processes(paths: RunPaths, tasks: Sequence[Task], *, after: int | None = None) -> ExitCode:
+    """Runs tasks of a run in processes of their own.
 
     SIGINT and SIGTERM are passed on, and a second SIGINT ends the tasks at once. They end, too, if
     this process does.
 
     Args:
         paths: The run.
-        num_tasks: Processes, at least 1.
+        tasks: The tasks to start here: all of the run, or one where Slurm started this process.
         after: The attempt after which this one must come, where it matters.
 
     Returns:
-        The exit code of the chief, or of another task if the chief was killed.
+        The exit code of the first of them, or of another if that was killed.
     """
-    launch = secrets.token_hex(8)
-    tasks = [_start(_task(rank, num_tasks, launch), paths, after) for rank in range(num_tasks)]
-    with _passing_on(tasks):
-        _wait(tasks)
-    return _close(paths, tasks)
+    started = [_start(replace(task, parent=os.getpid()), paths, after) for task in tasks]
+    with _passing_on(started):
+        _wait(started)
+    return _close(paths, started)
 
 
 def _task(rank: int, num_tasks: int, launch: str) -> Task:
@@ -57,7 +67,6 @@ def _task(rank: int, num_tasks: int, launch: str) -> Task:
         launch=launch,
         local_tasks=num_tasks,
         launcher="local",
-        parent=os.getpid(),
     )
 
 

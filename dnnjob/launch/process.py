@@ -43,7 +43,7 @@ def logging_to(path: Path, *, rank: int, keeps_stderr: bool) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = logging.StreamHandler(path.open("a", encoding="utf-8"))
     except OSError as error:
         logging.getLogger(__name__).warning("No log can be kept in %s: %s.", path, error)
         yield
@@ -53,14 +53,14 @@ def logging_to(path: Path, *, rank: int, keeps_stderr: bool) -> Iterator[None]:
     if rank:
         for other in root.handlers:
             other.setLevel(logging.CRITICAL)
-    if not keeps_stderr:
-        os.dup2(handler.stream.fileno(), sys.stderr.fileno())
+    if not keeps_stderr and handler.stream is not None:
+        os.dup2(handler.stream.fileno(), 2)
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        handler.stream.close()
 
 
 def leave(code: ExitCode) -> NoReturn:

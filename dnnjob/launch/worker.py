@@ -4,7 +4,6 @@ code = run_attempt(paths, watch=Stopwatch())                  # the only task
 code = run_attempt(paths, task=task, watch=Stopwatch())       # one of several
 """
 
-import errno
 import logging
 import os
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from dnnjob.machine import process_key
 from dnnjob.results.report import Report
 from dnnjob.run import run_job
 from dnnjob.runs import (
+    DISK_FULL,
     FollowerJournal,
     Journal,
     Reason,
@@ -210,7 +210,7 @@ def _reason(error: BaseException) -> Reason:
 
 def _explain_os_error(error: OSError, paths: RunPaths) -> str:
     where = f"{error.filename or paths.root}: {error.strerror or error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in DISK_FULL:
         return (
             f"A run needs room for its results, but the disk is full ({where}). "
             f"Make room and continue with `dnnjob resume {paths.root}`."

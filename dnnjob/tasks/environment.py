@@ -35,7 +35,7 @@ def configure_process(devices: DevicesConfig, crew: Crew | None = None) -> int:
     caches = tempfile.mkdtemp(prefix="dnnjob-")
     settings = {
         "TF_NUM_INTRAOP_THREADS": str(threads),
-        "TF_NUM_INTEROP_THREADS": os.environ.get("XXI", str(threads)),
+        "TF_NUM_INTEROP_THREADS": str(threads),
         "OMP_NUM_THREADS": str(threads),
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "KERAS_BACKEND": "tensorflow",

@@ -130,7 +130,7 @@ class _Visitors:
             if len(self.lines) == self.task.num_tasks - 1:
                 return self.lines
         raise PeerLostError(
-            f"Each task calls the chief, but only {sorted(self.lines)} of {self.task.num_tasks - 1} "
+            f"Each of {self.task.num_tasks} tasks calls the chief, but only {sorted(self.lines)} "
             "did. Look whether a firewall stands between the nodes, and set devices.port_range."
         )
 

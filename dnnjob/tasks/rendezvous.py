@@ -103,13 +103,19 @@ class Waiting:
     check: Callable[[], None]
 
     def looks(self) -> Iterator[None]:
-        """Yields for each look, at growing intervals, until the time is over."""
-        ends, nap = time.monotonic() + self.limit_s, 0.02
-        while time.monotonic() < ends:
+        """Yields for each look until the time is over."""
+        for _ in looks(self.limit_s):
             self.check()
             yield
-            time.sleep(nap)
-            nap = min(nap * 1.5, _LONGEST_NAP_S)
+
+
+def looks(limit_s: float) -> Iterator[None]:
+    """Yields for each look at something to come, at growing intervals, for `limit_s` seconds."""
+    ends, nap = time.monotonic() + limit_s, 0.02
+    while time.monotonic() < ends:
+        yield
+        time.sleep(nap)
+        nap = min(nap * 1.5, _LONGEST_NAP_S)
 
 
 def introduce(task: Task, *, port: int, talk_port: int = 0) -> Peer:
@@ -207,9 +213,9 @@ def _own_address() -> str:
     """An address of this machine that others reach; the loopback address where it has no other."""
     with suppress(OSError):
         found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
-        for *_, (address, _port) in found:
-            if not str(address).startswith("127."):
-                return str(address)
+        for address in (str(entry[4][0]) for entry in found):
+            if not address.startswith("127."):
+                return address
     # Debian maps a machine's own name to 127.0.1.1; the default route knows better. Connecting a
     # datagram socket sends nothing.
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -26,6 +26,7 @@ class Task:
         launch: Names this start of the run: the same for all its tasks, and for no other start.
         local_tasks: Tasks of the run on this machine, as far as the launcher says.
         launcher: What started it.
+        point: Number of the sweep's point it works on, 0 without a sweep.
         parent: Process that started it and that it must not outlive, 0 without one.
     """
 
@@ -34,6 +35,7 @@ class Task:
     launch: str = ""
     local_tasks: int = 1
     launcher: str = "none"
+    point: int = 0
     parent: int = 0
 
     @property

@@ -68,7 +68,7 @@ def identify(
 
 @dataclass
 class Keeper:
-    """Writes and restores the checkpoints of one training: the chief writes, every task restores."""
+    """The checkpoints of one training: the chief writes them, every task restores them."""
 
     store: CheckpointStore
     journal: Journal

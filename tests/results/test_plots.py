@@ -33,7 +33,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     return figures
 
 
-def _make_data(num_rows: int = 60, num_features: int = 3, **changes: Any) -> PlotData:  # noqa: ANN401
+def _make_data(num_rows: int = 60, num_features: int = 3, **changes: Any) -> PlotData:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(num_rows, num_features))
     y = 20 + 5 * x[:, 0] + rng.normal(size=num_rows)

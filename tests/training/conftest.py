@@ -28,10 +28,10 @@ class SmallTraining:
     def __post_init__(self) -> None:
         import tensorflow as tf
 
+        from dnnjob.tasks import Crew, StopFlag
         from dnnjob.training.model import build_dnn
         from dnnjob.training.optimizer import build_optimizer
         from dnnjob.training.step import CompiledStep, ResidentData
-        from dnnjob.tasks import Crew, StopFlag
         from dnnjob.training.strategy import make_devices
 
         job = self.job

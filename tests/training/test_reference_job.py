@@ -60,9 +60,7 @@ def test_the_first_epochs_lose_as_in_keras(make_training: Any, seed: int) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_whole_training_ends_within_one_percent_of_keras(
-    make_training: Any, seed: int
-) -> None:
+def test_the_whole_training_ends_within_one_percent_of_keras(make_training: Any, seed: int) -> None:
     job = make_job(make_training, seed=seed, epochs=500)
     history = fit_with_keras(job.training, keras.optimizers.SGD(0.01))
     theirs = job.test_mse(history.model.predict(job.x_test, verbose=0))
