@@ -60,9 +60,11 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
         with watch.time("import"), hidden("sklearn", "matplotlib"):
             from dnnjob.training.fit import fit_dnn, standardize_rows
             from dnnjob.training.strategy import make_devices
-        if job.output.plots and crew.is_chief:
-            # Plots need two seconds of imports, which pass while the network compiles and trains.
-            background.submit(import_module, "dnnjob.results.plots")
+
+        def import_plots() -> None:
+            if job.output.plots and crew.is_chief:
+                background.submit(import_module, "dnnjob.results.plots")
+
         scale = fit_standardization(table, split, job.data.standardize)
         devices = make_devices(job.devices, crew)
         num_tasks = crew.task.num_tasks
@@ -72,7 +74,16 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
 
         crew.check()
         rows = standardize_rows(table, split, scale)
-        fitted = fit_dnn(job, rows, devices=devices, journal=journal, watch=watch, crew=crew)
+        fitted = fit_dnn(
+            job,
+            rows,
+            devices=devices,
+            journal=journal,
+            watch=watch,
+            crew=crew,
+            # Two seconds of imports, which pass while the network compiles and trains.
+            meanwhile=import_plots,
+        )
         if not crew.is_chief:
             return None
         crew.release()

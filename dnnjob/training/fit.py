@@ -5,6 +5,7 @@ y_pred = fitted.predict(x)
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
@@ -88,8 +89,11 @@ def fit_dnn(
     journal: Journal,
     watch: Stopwatch,
     crew: Crew,
+    meanwhile: Callable[[], object],
 ) -> Fitted:
     """Trains the job's network from its newest checkpoint, or from the start.
+
+    `meanwhile` is called once the interpreter is free, since the network compiles and trains.
 
     Raises:
         NonFiniteError: If training diverges; a checkpoint holds the last finite weights.
@@ -112,6 +116,8 @@ def fit_dnn(
     with watch.time("compile"):
         data = _place(rows, devices)
         step = CompiledStep(dnn, optimizer, data, job=job, plan=plan, devices=devices)
+        step.trace()
+        meanwhile()
         step.compile()
     keeper = Keeper(
         store=CheckpointStore(journal.paths.checkpoints),

@@ -159,15 +159,10 @@ class CompiledStep:
         stopping: Stopping,
     ) -> Outcome:
         carry = self._call(
-            self._data.x,
-            y,
-            self._data.x_validation,
-            self._data.y_validation,
+            *self._resident(),
             tf.convert_to_tensor(indices),
             tf.constant(rates),
-            tf.constant(first_step, tf.int32),
-            tf.constant(start, tf.int32),
-            tf.constant(stop, tf.int32),
+            *(tf.constant(number, tf.int32) for number in (first_step, start, stop)),
             tf.constant(stopping.best_loss, tf.float32),
             tf.constant(stopping.best_epoch, tf.int32),
         )
@@ -181,8 +176,20 @@ class CompiledStep:
             stopping=Stopping(values.best_loss, values.best_epoch),
         )
 
+    def trace(self) -> None:
+        """Traces the call, which keeps the interpreter busy; compiling it does not."""
+        scalar = tf.TensorSpec((), tf.int32)
+        self._call.get_concrete_function(
+            *self._resident(),
+            tf.TensorSpec(self._plan.block_shape, tf.int32),
+            tf.TensorSpec(self._plan.block_shape[:1], tf.float32),
+            *(scalar, scalar, scalar),
+            tf.TensorSpec((), tf.float32),
+            scalar,
+        )
+
     def compile(self) -> None:
-        """Traces and compiles the call; trains nothing."""
+        """Compiles the call, traced or not; trains nothing."""
         indices = tf.zeros(self._plan.block_shape, tf.int32)
         rates = np.zeros(len(indices), np.float32)
         # What replicas compile apart is compiled at the first step: one with targets of NaN, which
@@ -201,6 +208,10 @@ class CompiledStep:
         """Gives the network the weights of its best validation loss."""
         for variable, best in zip(self._variables, self.best_weights, strict=True):
             variable.assign(best)
+
+    def _resident(self) -> tuple[Placed, ...]:
+        data = self._data
+        return data.x, data.y, data.x_validation, data.y_validation
 
     def _copy_weights(self) -> list[tf.Variable]:
         return [

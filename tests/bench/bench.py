@@ -110,7 +110,7 @@ def make_housing_work(table: Table) -> Work:
         title=f"training alone, {table.num_train_rows} rows, batch 64, 500 epochs, "
         f"Dense 200-1000-1, SGD, {table.source.name}",
         contenders=(
-            make_run("housing.toml", table),
+            make_run("housing.toml", table, "output.plots=false"),
             peer("keras", PYTHON, "peer_keras.py"),
             peer("pytorch", PEERS_PYTHON, "peer_torch.py"),
             peer("jax", PEERS_PYTHON, "peer_jax.py"),
