@@ -154,12 +154,6 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def cpu_seconds() -> float:
-    """Processor time of this process so far, in seconds."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
 def process_age_s() -> float:
     """Seconds since this process was started, imports included; 0 where the kernel hides it."""
     fields = _read(Path("/proc/self/stat")).rpartition(")")[2].split()

@@ -132,7 +132,8 @@ def _complete(
     devices: "Devices",
 ) -> JobConfig:
     """The job with every default filled in."""
-    window_rows = job.data.window_rows or default_window_rows(len(table.features))
+    default = max(default_window_rows(len(table.features)), len(split.train))
+    window_rows = job.data.window_rows or default
     if window_rows < len(split.train):
         raise JobError(
             f"data.window_rows must hold the {len(split.train)} training rows of a table in "
@@ -162,8 +163,10 @@ def _publish(facts: Facts) -> Report:
     with facts.watch.time("report"):
         _write_tables(facts)
         if output.plots:
+            facts.journal.recheck()
             _draw_plots(facts)
         if output.model:
+            facts.journal.recheck()
             _save_model(facts)
     report = assemble_report(facts, environ=os.environ)
     facts.journal.recheck()

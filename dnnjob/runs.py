@@ -425,9 +425,14 @@ class Journal:
 
     def _continue_status(self, process: str | None) -> Status:
         try:
-            attempts = read_status(self.paths).attempts
+            before = read_status(self.paths)
         except (OSError, ValueError):
-            attempts = ()
+            before = Status()
+        attempts = before.attempts
+        if attempts and attempts[-1].ended_at is None:
+            # Killed without a word: its last sign of life is what is known of its end.
+            lost = {"ended_at": before.updated_at, "reason": "vanished"}
+            attempts = (*attempts[:-1], attempts[-1].model_copy(update=lost))
         attempt = Attempt(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -436,7 +441,7 @@ class Journal:
             slurm_job_id=os.environ.get("SLURM_JOB_ID"),
             started_at=datetime.now(UTC),
         )
-        return Status(state="RUNNING", attempts=(*attempts, attempt))
+        return Status(state="RUNNING", progress=before.progress, attempts=(*attempts, attempt))
 
     def _change_attempt(self, **update: Any) -> None:
         *earlier, last = self.status.attempts

@@ -186,7 +186,6 @@ def test_versions_are_found_without_an_import() -> None:
 
 def test_memory_time_and_age_of_this_process_are_plausible() -> None:
     assert 10 < machine.peak_rss_mb() < 100_000
-    assert 0 < machine.cpu_seconds() < 100_000
     age = machine.process_age_s()
     time.sleep(0.05)
     assert 0.02 < machine.process_age_s() - age < 5

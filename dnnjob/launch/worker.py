@@ -121,8 +121,6 @@ def _lead(
             crew = _gather(task, journal, crew)
             report = run_job(journal, crew=crew, watch=watch)
             journal.finish("COMPLETED")
-            clear_folder(paths.checkpoints)
-            clear_leftovers(paths)
         except SupersededError as error:
             logger.error("%s", error)
             crew.end(error.exit_code, str(error))
@@ -130,9 +128,19 @@ def _lead(
         except BaseException as error:
             return _end(journal, crew, error)
         crew.end(ExitCode.DONE, "")
+        _clear(paths)
         if report is not None:
             _log_results(report, paths)
     return ExitCode.DONE
+
+
+def _clear(paths: RunPaths) -> None:
+    """Removes what no later attempt needs; a complete run is so with or without leftovers."""
+    try:
+        clear_folder(paths.checkpoints)
+        clear_leftovers(paths)
+    except OSError as error:
+        logger.warning("Leftovers of the run stay: %s.", error)
 
 
 def _gather(task: Task, journal: Journal, alone: Crew) -> Crew:

@@ -102,7 +102,7 @@ def assemble_report(facts: Facts, *, environ: Mapping[str, str]) -> parts.Report
         throughput=_throughput(facts),
         resources=parts.Resources(
             peak_rss_mb=machine.peak_rss_mb(),
-            cpu_s=machine.cpu_seconds(),
+            cpu_s=facts.watch.cpu_s,
             gpu_peak_mb=facts.devices.gpu_peak_mb(),
         ),
         provenance=_provenance(facts, environ),
@@ -143,7 +143,7 @@ def _data(table: Table) -> parts.Data:
 def _strategy(facts: Facts) -> parts.Strategy:
     devices, job = facts.devices, facts.job
     return parts.Strategy(
-        kind=type(devices.strategy).__name__,
+        kind=devices.strategy_name,
         num_replicas=devices.num_replicas,
         num_tasks=job.devices.tasks,
         devices=devices.names,

@@ -4,6 +4,7 @@ threads = configure_process(job.devices, crew)
 """
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,8 @@ def configure_process(devices: DevicesConfig, crew: Crew | None = None) -> int:
     }
     os.environ.update(settings)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # It takes the networks of a sweep, each traced once, for one network traced too often.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if devices.kind == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if crew.task.num_tasks > 1:

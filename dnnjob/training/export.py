@@ -24,6 +24,7 @@ from dnnjob.training.model import (
     build_dnn,
     build_model,
     build_preprocessing,
+    free_name,
     slashes_in_columns,
 )
 
@@ -53,12 +54,15 @@ def build_export(
         precision: `devices.precision` of the job.
     """
     preprocessing = build_preprocessing(features, standardization)
-    dnn = build_dnn(model, num_inputs=len(features), seed=0, precision=precision)
+    name = free_name("dnn", features)
+    dnn = build_dnn(model, num_inputs=len(features), seed=0, precision=precision, name=name)
     dnn.set_weights(list(weights))
     scaled = dnn(preprocessing.output)
     if standardization.mode != "none":
         scaled = keras.layers.Rescaling(
-            standardization.target_std, standardization.target_mean, name="target_units"
+            standardization.target_std,
+            standardization.target_mean,
+            name=free_name("target_units", features),
         )(scaled)
     return build_model(preprocessing.input, scaled, name="dnnjob")
 

@@ -143,7 +143,7 @@ def fit_dnn(
         log=state.log,
         pace=pace,
         stop_reason=str(state.stop_reason),
-        best_epoch=_best_epoch(state.log),
+        best_epoch=_best_epoch(state),
         inexact=keeper.inexact,
     )
 
@@ -182,5 +182,6 @@ def _announce(plan: StepPlan, devices: Devices) -> None:
     )
 
 
-def _best_epoch(log: EpochLog) -> int | None:
-    return int(np.argmin(log.validation_losses)) + 1 if log.validation_losses else None
+def _best_epoch(state: TrainingState) -> int | None:
+    best = int(state.stopping.best_epoch)
+    return best + 1 if best >= 0 else None

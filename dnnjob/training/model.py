@@ -5,7 +5,7 @@ preprocessing = build_preprocessing(("CRIM", "ZN"), mean=mean, std=std)
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,7 @@ _POLICIES = {"float32": "float32", "tf32": "float32", "bfloat16": "mixed_bfloat1
 
 
 def build_dnn(
-    model: ModelConfig, *, num_inputs: int, seed: int, precision: str
+    model: ModelConfig, *, num_inputs: int, seed: int, precision: str, name: str = "dnn"
 ) -> keras.Sequential:
     """The untrained network from standardized inputs to one standardized output.
 
@@ -33,6 +33,7 @@ def build_dnn(
         num_inputs: Inputs of a row, > 0.
         seed: Seed of the initial weights.
         precision: `devices.precision` of the job.
+        name: Keras's name of the network.
     """
     seeds = iter(weight_seeds(seed, count=len(model.hidden_units) + 1))
     layers: list[keras.layers.Layer] = [keras.Input((num_inputs,), name="features")]
@@ -44,7 +45,7 @@ def build_dnn(
     # The output stays float32 in every precision: the loss is a difference of near numbers.
     name = _dense_name(len(model.hidden_units))
     layers.append(_dense(name, 1, "linear", next(seeds), "float32"))
-    return keras.Sequential(layers, name="dnn")
+    return keras.Sequential(layers, name=name)
 
 
 def forward(dnn: keras.Sequential, x: tf.Tensor, *, masks: Sequence[tf.Tensor] = ()) -> tf.Tensor:
@@ -86,18 +87,33 @@ def build_preprocessing(features: Sequence[str], standardization: Standardizatio
         features: Names of the columns, each an input of shape `(rows, 1)`.
         standardization: What the columns are scaled by.
     """
-    inputs = {
-        name: keras.Input((1,), name=name.replace("/", "\N{DIVISION SLASH}")) for name in features
-    }
+    inputs: dict[str, Any] = {}
+    for feature in features:
+        name = free_name(
+            feature.replace("/", "\N{DIVISION SLASH}"), {*features, *inputs} - {feature}
+        )
+        inputs[feature] = keras.Input((1,), name=name)
     columns = list(inputs.values())
-    joined = keras.layers.Concatenate(name="columns")(columns) if len(columns) > 1 else columns[0]
+    joined = columns[0]
+    if len(columns) > 1:
+        joined = keras.layers.Concatenate(name=free_name("columns", features))(columns)
     if standardization.mode != "none":
-        joined = keras.layers.Normalization(
-            mean=standardization.mean.tolist(),
-            variance=(standardization.std**2).tolist(),
-            name="z_scores",
+        # Not Normalization: it keeps a float32 variance, which overflows from deviations of 1e19
+        # on, and takes none below 1e-7 for what it is.
+        centred = keras.layers.Rescaling(
+            1.0, (-standardization.mean).tolist(), name=free_name("centred", features)
         )(joined)
+        joined = keras.layers.Rescaling(
+            (1.0 / standardization.std).tolist(), name=free_name("z_scores", features)
+        )(centred)
     return build_model(inputs, joined, name="preprocessing")
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """`name`, with underscores where it is taken: Keras names inputs and layers in one space."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def build_model(inputs: Mapping[str, Any], outputs: Any, *, name: str) -> keras.Model:

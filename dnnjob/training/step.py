@@ -159,7 +159,7 @@ class CompiledStep:
         stopping: Stopping,
     ) -> Outcome:
         carry = self._call(
-            *self._resident(),
+            *self._resident(y),
             tf.convert_to_tensor(indices),
             tf.constant(rates),
             *(tf.constant(number, tf.int32) for number in (first_step, start, stop)),
@@ -180,7 +180,7 @@ class CompiledStep:
         """Traces the call, which keeps the interpreter busy; compiling it does not."""
         scalar = tf.TensorSpec((), tf.int32)
         self._call.get_concrete_function(
-            *self._resident(),
+            *self._resident(self._data.y),
             tf.TensorSpec(self._plan.block_shape, tf.int32),
             tf.TensorSpec(self._plan.block_shape[:1], tf.float32),
             *(scalar, scalar, scalar),
@@ -192,10 +192,12 @@ class CompiledStep:
         """Compiles the call, traced or not; trains nothing."""
         indices = tf.zeros(self._plan.block_shape, tf.int32)
         rates = np.zeros(len(indices), np.float32)
-        # What replicas compile apart is compiled at the first step: one with targets of NaN, which
-        # makes no update.
-        y = self._spoil(self._data.y)
-        stop = 0 if self._local is None else 1
+        if self._local is None:
+            y, stop = self._data.y, 0
+        else:
+            # What replicas compile apart is compiled at the first step: one with targets of NaN,
+            # which makes no update.
+            y, stop = self._spoil(self._data.y), 1
         self._take(y, indices, rates, 0, start=0, stop=stop, stopping=Stopping.begin())
 
     def _spoil(self, y: Placed) -> Placed:
@@ -209,9 +211,9 @@ class CompiledStep:
         for variable, best in zip(self._variables, self.best_weights, strict=True):
             variable.assign(best)
 
-    def _resident(self) -> tuple[Placed, ...]:
+    def _resident(self, y: Placed) -> tuple[Placed, ...]:
         data = self._data
-        return data.x, data.y, data.x_validation, data.y_validation
+        return data.x, y, data.x_validation, data.y_validation
 
     def _copy_weights(self) -> list[tf.Variable]:
         return [

@@ -43,6 +43,13 @@ class Devices:
     xla: bool
 
     @property
+    def strategy_name(self) -> str:
+        """The public name of the strategy."""
+        name = type(self.strategy).__name__
+        # MultiWorkerMirroredStrategy is another name of this class.
+        return "MultiWorkerMirroredStrategy" if name == "CollectiveAllReduceStrategy" else name
+
+    @property
     def num_replicas(self) -> int:
         """Replicas over all tasks."""
         return int(self.strategy.num_replicas_in_sync)
@@ -85,12 +92,14 @@ def make_devices(devices: DevicesConfig, crew: Crew) -> Devices:
             'or set devices.kind = "cpu" and devices.require_gpu = false.'
         )
     kind: Literal["cpu", "gpu"] = "gpu" if gpus else "cpu"
-    _split_cpu()
+    if not gpus:
+        _split_cpu()
     if crew.task.num_tasks > 1:
         strategy: tf.distribute.Strategy = _join_strategy(kind, crew)
         names = tuple(strategy.extended.worker_devices)
     else:
-        names = tuple(device.name for device in tf.config.list_logical_devices(kind.upper()))
+        local = tf.config.list_logical_devices(kind.upper())
+        names = tuple(device.name for device in (local if gpus else local[: _logical_cpus()]))
         strategy = _local_strategy(names)
     return Devices(kind=kind, names=names, strategy=strategy, xla=choose_xla(devices))
 
@@ -131,8 +140,12 @@ def _leave_watching_to_crew(crew: Crew) -> None:
 
 def _split_cpu() -> None:
     """Makes the CPU several devices where a test asks for it, to have replicas without GPUs."""
-    wanted = int(os.environ.get(LOGICAL_CPUS, "1"))
-    if wanted > 1:
-        (cpu,) = tf.config.list_physical_devices("CPU")
+    wanted = _logical_cpus()
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    if wanted > 1 and tf.config.get_logical_device_configuration(cpu) is None:
         logical = [tf.config.LogicalDeviceConfiguration() for _ in range(wanted)]
         tf.config.set_logical_device_configuration(cpu, logical)
+
+
+def _logical_cpus() -> int:
+    return int(os.environ.get(LOGICAL_CPUS, "1"))

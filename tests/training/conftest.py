@@ -1,7 +1,7 @@
 """A small training, without a run folder around it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,11 +44,12 @@ class SmallTraining:
                 precision=job.devices.precision,
             )
             self.optimizer = build_optimizer(job.train, self.dnn)
+        self.plan = replace(self.plan, num_replicas=devices.num_replicas)
         data = ResidentData(
-            tf.constant(self.x),
-            tf.constant(self.y),
-            tf.constant(self.x_validation),
-            tf.constant(self.y_validation),
+            devices.place(lambda: tf.constant(self.x)),
+            devices.place(lambda: tf.constant(self.y)),
+            devices.place(lambda: tf.constant(self.x_validation)),
+            devices.place(lambda: tf.constant(self.y_validation)),
             len(self.y_validation),
         )
         self.step = CompiledStep(

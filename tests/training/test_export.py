@@ -10,7 +10,7 @@ import pytest
 from dnnjob.config import ModelConfig
 from dnnjob.data.statistics import Standardization
 from dnnjob.training.evaluate import predict_rows
-from dnnjob.training.export import build_export, save_model
+from dnnjob.training.export import build_export, load_predictor, save_model
 from dnnjob.training.model import build_dnn, build_preprocessing, preprocess, summarize
 
 FEATURES = ("plain", "with space", "dot.ted", "größe", "a:b")
@@ -55,6 +55,30 @@ def test_preprocessing_equals_z_scores_in_float64_to_rounding() -> None:
     z = preprocess(build_preprocessing(FEATURES, SCALE), FEATURES, x).numpy()
 
     np.testing.assert_allclose(z, (x - SCALE.mean) / SCALE.std, atol=1e-5)
+
+
+@pytest.mark.parametrize("std", [1e-9, 1e-3, 1e25])
+def test_z_scores_hold_at_any_scale_that_float32_has(std: float) -> None:
+    x = std * np.random.default_rng(0).normal(size=(1000, 1))
+    scale = Standardization("train", x.mean(axis=0), x.std(axis=0), 0.0, 1.0)
+
+    z = preprocess(build_preprocessing(("x",), scale), ("x",), x).numpy()
+
+    np.testing.assert_allclose(z, (x - x.mean()) / x.std(), rtol=1e-5, atol=1e-6)
+
+
+def test_columns_may_have_the_names_of_layers(tmp_path: Path) -> None:
+    names = ("columns", "z_scores", "target_units", "dnn", "a/b", "a\N{DIVISION SLASH}b", "dense")
+    scale = Standardization("train", np.zeros(7), np.ones(7), 0.0, 2.0)
+    weights = build_dnn(MODEL, num_inputs=7, seed=0, precision="float32").get_weights()
+    model = build_export(
+        MODEL, features=names, standardization=scale, weights=weights, precision="float32"
+    )
+
+    save_model(tmp_path / "model.keras", model)
+
+    predict = load_predictor(tmp_path / "model.keras", precision="float32")
+    assert predict({name: np.ones(3) for name in names}).shape == (3,)
 
 
 def test_a_single_feature_needs_no_joining() -> None:

@@ -32,7 +32,7 @@ class ReferenceJob:
         return float(np.mean((predicted.ravel().astype(np.float64) - self.y_test) ** 2))
 
 
-def make_job(make_training: Any, *, seed: int, epochs: int) -> ReferenceJob:
+def make_job(make_training: Any, *, seed: int, epochs: int, batch: int = 64) -> ReferenceJob:
     z = zscore(pd.read_csv(TABLE).to_numpy())
     train, test = train_test_split(np.arange(len(z)), test_size=0.3, random_state=seed)
     train, test = np.sort(train), np.sort(test)
@@ -40,7 +40,7 @@ def make_job(make_training: Any, *, seed: int, epochs: int) -> ReferenceJob:
         table=(z[train, :-1], z[train, -1]),
         seed=seed,
         model={"hidden_units": (200, 1000)},
-        train={"epochs": epochs, "global_batch_size": 64},
+        train={"epochs": epochs, "global_batch_size": batch},
         devices={"threads": 2},
     )
     return ReferenceJob(training, z[test, :-1].astype(np.float32), z[test, -1])
