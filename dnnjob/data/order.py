@@ -16,6 +16,8 @@ Indices = npt.NDArray[np.int32]
 # Index tensors of one block stay below this many rows (4 bytes each): enough that the calls on a
 # small table need no new tensor, little enough to be made ahead without being noticed.
 _MAX_BLOCK_ROWS = 2**22
+# An epoch's permutation takes a fraction of a millisecond to set up, however few its rows.
+_MAX_BLOCK_EPOCHS = 1024
 
 _WINDOW_BYTES = 2**28
 _MIN_WINDOW_ROWS = 2**16
@@ -79,7 +81,7 @@ class StepPlan:
     def epochs_per_block(self) -> int:
         """Epochs whose index tensors are made and handed over together."""
         rows = self.steps_per_epoch * self.num_replicas * self.rows_per_replica
-        return max(1, min(self.epochs, _MAX_BLOCK_ROWS // rows))
+        return max(1, min(self.epochs, _MAX_BLOCK_EPOCHS, _MAX_BLOCK_ROWS // rows))
 
     @property
     def block_shape(self) -> tuple[int, int, int]:

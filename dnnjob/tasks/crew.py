@@ -171,6 +171,9 @@ class _Talking(Crew):
         """Tells the other tasks that this one has ended, and how."""
         self._ended.set()
         self._tell({"end": int(code), "message": message})
+        for other in self._others:
+            other.line.hang_up()
+        self._held.release()
 
     def _moved(self) -> None:
         self._moves += 1
@@ -190,6 +193,7 @@ class _Talking(Crew):
             why = "ended"
         except (OSError, ValueError) as error:
             why = f"was cut off ({error})"
+        other.line.close()
         self._lose(_lost([other.peer], why))
 
     def _hear(self, other: Other, message: dict[str, Any]) -> None:

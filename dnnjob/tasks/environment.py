@@ -6,9 +6,7 @@ threads = configure_process(job.devices, crew)
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
@@ -33,15 +31,15 @@ def configure_process(devices: DevicesConfig, crew: Crew | None = None) -> int:
     """
     crew = crew or Crew(StopFlag())
     threads = devices.threads or count_threads(crew)
-    caches = tempfile.mkdtemp(prefix="dnnjob-")
     settings = {
         "TF_NUM_INTRAOP_THREADS": str(threads),
         "TF_NUM_INTEROP_THREADS": str(threads),
         "OMP_NUM_THREADS": str(threads),
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "KERAS_BACKEND": "tensorflow",
-        # A user's ~/.keras/keras.json may change the float type; several tasks race to write it.
-        "KERAS_HOME": str(Path(caches) / "keras"),
+        # A user's ~/.keras/keras.json may change the float type, and several tasks race to write
+        # it. Where no folder can be, Keras goes by its defaults and leaves nothing behind.
+        "KERAS_HOME": os.devnull,
         # HDF5 locks fail on NFS and Lustre.
         "HDF5_USE_FILE_LOCKING": "FALSE",
         "MPLBACKEND": "Agg",

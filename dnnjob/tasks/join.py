@@ -118,7 +118,7 @@ class _Visitors:
         with door:
             while len(self.lines) < self.task.num_tasks - 1:
                 connection, _ = door.accept()
-                threading.Thread(target=self._answer, args=(Line(connection),), daemon=True).start()
+                self._answer(Line(connection))
 
     def wait(self, waiting: Waiting) -> dict[int, Line]:
         """A line to each other task.

@@ -70,9 +70,16 @@ class Line:
         finally:
             self._connection.settimeout(None)
 
-    def close(self) -> None:
-        """Ends the connection; what was sent still arrives."""
+    def hang_up(self) -> None:
+        """Ends the talk, for both sides; what was sent still arrives."""
         with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Hangs up and gives the connection back; not while another thread listens."""
+        self.hang_up()
+        with suppress(OSError):
+            self._received.close()
             self._connection.close()
 
 
