@@ -38,13 +38,13 @@ def build_dnn(
     seeds = iter(weight_seeds(seed, count=len(model.hidden_units) + 1))
     layers: list[keras.layers.Layer] = [keras.Input((num_inputs,), name="features")]
     for number, units in enumerate(model.hidden_units, start=1):
-        name = _dense_name(number - 1)
-        layers.append(_dense(name, units, model.activation, next(seeds), _POLICIES[precision]))
+        dense = _dense_name(number - 1)
+        layers.append(_dense(dense, units, model.activation, next(seeds), _POLICIES[precision]))
         if model.dropout_rate:
             layers.append(keras.layers.Dropout(model.dropout_rate, name=f"dropout_{number}"))
     # The output stays float32 in every precision: the loss is a difference of near numbers.
-    name = _dense_name(len(model.hidden_units))
-    layers.append(_dense(name, 1, "linear", next(seeds), "float32"))
+    dense = _dense_name(len(model.hidden_units))
+    layers.append(_dense(dense, 1, "linear", next(seeds), "float32"))
     return keras.Sequential(layers, name=name)
 
 

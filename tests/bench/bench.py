@@ -60,24 +60,31 @@ def main() -> int:
     started_at = datetime.now(UTC)
     results: dict[str, Any] = {"machine": describe_machine(cores), "works": {}, "bars": []}
     pages = [f"dnnjob and its peers, {started_at:%Y-%m-%d %H:%M} UTC, {results['machine']['line']}"]
-    try:
-        for name in arguments.only:
-            work = works[name]()
+    stem = FOLDER / f"{started_at:%Y%m%d-%H%M%S}"
+    failed = False
+    for name in arguments.only:
+        work = works[name]()
+        try:
             rounds = alternate(work, pairs=arguments.pairs, environment=make_environment())
-            results["works"][name] = {"title": work.title, "rounds": rounds}
-            results["bars"] += judge(work, rounds)
-            pages.append(f"{name}: {work.title}\n\n{render_figures(work, rounds)}")
-    except BenchError as error:
-        talk(str(error))
-        return 1
-    finally:
-        page = "\n\n".join([*pages, render_verdicts(results["bars"])])
-        stem = FOLDER / f"{started_at:%Y%m%d-%H%M%S}"
+        except BenchError as error:
+            talk(str(error))
+            failed = True
+            continue
+        results["works"][name] = {"title": work.title, "rounds": rounds}
+        results["bars"] += judge(work, rounds)
+        pages.append(f"{name}: {work.title}\n\n{render_figures(work, rounds)}")
+        # After every work, since the next one may be interrupted.
         stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-        stem.with_suffix(".md").write_text(page + "\n")
-        print(page)
+        stem.with_suffix(".md").write_text(render_page(pages, results["bars"]))
+    print(render_page(pages, results["bars"]), end="")
+    if results["works"]:
         talk(f"Written to {stem.with_suffix('.json')} and .md.")
-    return 0 if all(bar["met"] for bar in results["bars"]) else 1
+    return 1 if failed or not all(bar["met"] for bar in results["bars"]) else 0
+
+
+def render_page(pages: list[str], bars: list[dict[str, Any]]) -> str:
+    """The figures of all works, then all bars."""
+    return "\n\n".join([*pages, render_verdicts(bars)]) + "\n"
 
 
 def make_works(housing: Path | None) -> dict[str, Callable[[], Work]]:
