@@ -1,0 +1,102 @@
+"""What a task is given of its machine."""
+
+import json
+import os
+
+import pytest
+
+from dnnjob.config import DevicesConfig
+from dnnjob.errors import MissingError
+from dnnjob.tasks import Crew, StopFlag, Task, configure_process
+from dnnjob.tasks.environment import count_threads, share_gpus
+from dnnjob.tasks.rendezvous import Peer
+
+
+def peer(rank: int, gpus: tuple[str, ...] = (), *, network: str = "a") -> Peer:
+    return Peer(
+        rank=rank,
+        launch="x",
+        host=f"node-{network}",
+        pid=1,
+        network=network,
+        address=f"10.0.0.{rank}",
+        port=5000 + rank,
+        gpus=gpus,
+    )
+
+
+def crew(task: Task, *peers: Peer) -> Crew:
+    made = Crew(StopFlag())
+    made.task, made.peers = task, peers
+    return made
+
+
+@pytest.fixture
+def _eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    def grants(environ: dict[str, str]) -> dict[str, int]:
+        slurm = environ.get("SLURM_CPUS_PER_TASK")
+        return {"affinity": 8} | ({"Slurm": int(slurm)} if slurm else {})
+
+    monkeypatch.setattr("dnnjob.tasks.environment.core_grants", grants)
+
+
+@pytest.mark.usefixtures("_eight_cores")
+@pytest.mark.parametrize(
+    ("task", "environ", "threads"),
+    [
+        (Task(), {}, 8),
+        (Task(), {"SLURM_CPUS_PER_TASK": "3"}, 3),
+        (Task(1, 2, local_tasks=2, launcher="local"), {}, 4),
+        (Task(1, 3, local_tasks=3, launcher="local"), {}, 2),
+        (Task(1, 16, local_tasks=16, launcher="local"), {}, 1),
+        # In an allocation of 4 CPUs, whatever srun would give each of its tasks.
+        (
+            Task(1, 2, local_tasks=2, launcher="local"),
+            {"SLURM_CPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "1"},
+            2,
+        ),
+        (Task(1, 2, local_tasks=2, launcher="slurm"), {"SLURM_CPUS_PER_TASK": "3"}, 3),
+        (Task(1, 2, local_tasks=2, launcher="slurm"), {"SLURM_CPUS_ON_NODE": "6"}, 3),
+        (Task(1, 2, local_tasks=2, launcher="slurm"), {}, 4),
+    ],
+)
+def test_tasks_of_a_machine_share_its_cores(
+    task: Task, environ: dict[str, str], threads: int
+) -> None:
+    assert count_threads(crew(task), environ) == threads
+
+
+def test_gpus_that_all_tasks_of_a_machine_see_are_shared_by_local_rank() -> None:
+    seen = ("GPU-a", "GPU-b", "MIG-c", "GPU-d", "GPU-e")
+    peers = [peer(4, seen), peer(5, seen)]
+
+    assert share_gpus(4, peers) == ("GPU-a", "GPU-b")
+    assert share_gpus(5, peers) == ("MIG-c", "GPU-d")
+
+
+def test_gpus_that_the_scheduler_has_cut_are_left_alone() -> None:
+    peers = [peer(0, ("GPU-a",)), peer(1, ("GPU-b",))]
+
+    assert share_gpus(1, peers) == ("GPU-b",)
+
+
+def test_tasks_without_a_gpu_each_are_refused() -> None:
+    with pytest.raises(MissingError, match=r"the 2 tasks on node-a see 1. Set devices.tasks = 1"):
+        share_gpus(0, [peer(0, ("GPU-a",)), peer(1, ("GPU-a",))])
+
+
+def test_tensorflow_is_told_where_every_task_listens() -> None:
+    task = Task(1, 3, "x", local_tasks=2)
+    peers = (peer(0), peer(1), peer(2, network="b"))
+    os.environ["http_proxy"] = os.environ["HTTPS_PROXY"] = "http://proxy:3128"
+
+    threads = configure_process(DevicesConfig(kind="cpu", threads=2), crew(task, *peers))
+
+    assert threads == 2
+    assert json.loads(os.environ["TF_CONFIG"]) == {
+        "cluster": {"worker": ["127.0.0.1:5000", "127.0.0.1:5001", "10.0.0.2:5002"]},
+        "task": {"type": "worker", "index": 1},
+    }
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert "http_proxy" not in os.environ
+    assert "HTTPS_PROXY" not in os.environ
