@@ -1,0 +1,135 @@
+"""Several replicas in one process, as logical CPU devices, against one."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dnnjob.training.evaluate import predict_rows
+from dnnjob.training.strategy import LOGICAL_CPUS
+from tests.training.test_reference_job import TABLE, make_job
+
+# While this is collected TensorFlow has not started yet: afterwards a CPU can no longer be split.
+# A job takes one of the devices unless the variable asks for more.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+)
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "sgd": {},
+    "a batch of 63": {"train": {"global_batch_size": 63}},
+    "dropout": {"model": {"dropout_rate": 0.4}, "train": {"optimizer": "adam"}},
+    "l2 and clipping": {"model": {"l2": 0.01}, "train": {"clip_norm": 0.1}},
+    "decay": {"train": {"optimizer": "adamw"}},
+    "patience": {"num_validation_rows": 33, "train": {"patience": 3, "learning_rate": 0.5}},
+    "graph": {"devices": {"xla": "off"}, "train": {"clip_norm": 0.1}},
+}
+# An epoch of 66 rows ends with a batch of 2: two of four replicas have no row of it.
+ROWS = 66
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("num_replicas", [2, 4])
+def test_replicas_train_as_one_device_does(
+    make_training: Any, monkeypatch: pytest.MonkeyPatch, num_replicas: int, name: str
+) -> None:
+    sections = {"num_rows": ROWS, **SETTINGS[name]}
+    sections["train"] = {"epochs": 20, "global_batch_size": 64, **sections.get("train", {})}
+    alone = make_training(**sections)
+    expected = alone.train()
+    monkeypatch.setenv(LOGICAL_CPUS, str(num_replicas))
+    together = make_training(**sections)
+
+    state = together.train()
+
+    assert together.plan.num_replicas == num_replicas
+    np.testing.assert_allclose(state.log.losses, expected.log.losses, rtol=1e-5)
+    np.testing.assert_allclose(
+        state.log.validation_losses, expected.log.validation_losses, rtol=1e-5
+    )
+    assert state.stop_reason == expected.stop_reason
+    for ours, theirs in zip(together.dnn.get_weights(), alone.dnn.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_patience_gives_every_replica_the_best_weights(
+    make_training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LOGICAL_CPUS, "2")
+    training = make_training(
+        num_rows=20,
+        num_validation_rows=40,
+        model={"hidden_units": (64,)},
+        train={
+            "epochs": 200,
+            "patience": 5,
+            "optimizer": "adam",
+            "learning_rate": 0.05,
+            "global_batch_size": 8,
+        },
+    )
+
+    state = training.train()
+    training.step.restore_best()
+
+    assert state.stop_reason == "patience"
+    predicted = predict_rows(training.dnn, training.x_validation)
+    best = min(state.log.validation_losses)
+    assert np.mean((predicted - training.y_validation) ** 2) == pytest.approx(best, rel=1e-5)
+    for variable in training.step._variables:
+        first, second = (part.numpy() for part in variable.values)
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2])
+def test_compiling_trains_nothing(
+    make_training: Any, monkeypatch: pytest.MonkeyPatch, num_replicas: int
+) -> None:
+    monkeypatch.setenv(LOGICAL_CPUS, str(num_replicas))
+    training = make_training(model={"l2": 0.1}, train={"optimizer": "adam"})
+    before = [weight.copy() for weight in training.dnn.get_weights()]
+
+    training.step.compile()
+
+    for then, now in zip(before, training.dnn.get_weights(), strict=True):
+        np.testing.assert_array_equal(then, now)
+    assert all(not np.any(variable.numpy()) for variable in training.optimizer.variables[2:])
+    assert int(training.optimizer.iterations.numpy()) == 0
+
+
+def test_a_gradient_that_is_not_finite_on_one_replica_skips_the_update_of_all(
+    make_training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LOGICAL_CPUS, "2")
+    training = make_training(train={"epochs": 1})
+    indices = training.plan.indices([0], seed=0)
+    training.y[indices[0, 1, 3]] = np.inf
+    training.__post_init__()
+    before = training.dnn.get_weights()
+
+    with pytest.raises(Exception, match="epoch 1, batch 1"):
+        training.train()
+
+    for then, now in zip(before, training.dnn.get_weights(), strict=True):
+        np.testing.assert_array_equal(then, now)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not TABLE.exists(), reason=f"needs the housing table at {TABLE}")
+@pytest.mark.parametrize("batch", [64, 63])
+def test_the_reference_job_ends_alike_on_1_2_and_4_replicas(
+    make_training: Any, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    losses, errors = [], []
+    for num_replicas in (1, 2, 4):
+        monkeypatch.setenv(LOGICAL_CPUS, str(num_replicas))
+        job = make_job(make_training, seed=0, epochs=500, batch=batch)
+        losses.append(job.training.train().log.losses[:20])
+        errors.append(job.test_mse(predict_rows(job.training.dnn, job.x_test)))
+
+    print(f"batch {batch}: test MSE {errors}")
+    for other in losses[1:]:
+        np.testing.assert_allclose(other, losses[0], rtol=1e-5)
+    np.testing.assert_allclose(errors, errors[0], rtol=0.005)
