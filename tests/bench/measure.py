@@ -26,7 +26,7 @@ FOREIGN_CORES = 0.1
 """CPU time of other processes, in cores, above which a figure is disturbed."""
 TICKS_S = 0.05
 """What the kernel's ticks of 10 ms may err by."""
-QUIET_WAIT_S = 60
+QUIET_WAIT_S = 20
 """Longest wait for a quiet machine before a process."""
 
 
