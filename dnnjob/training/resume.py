@@ -159,14 +159,14 @@ class Keeper:
 
 
 def _refuse_other_origin(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if before == json.loads(json.dumps(now)):
-        return
+    was, is_now = dict(_flatten(before)), dict(_flatten(json.loads(json.dumps(now))))
     differences = [
-        f"{key}: {was!r} then, {now_flat.get(key)!r} now"
-        for now_flat in [dict(_flatten(now))]
-        for key, was in _flatten(before)
-        if was != now_flat.get(key)
+        f"{key}: {was.get(key)!r} then, {is_now.get(key)!r} now"
+        for key in sorted({*was, *is_now})
+        if was.get(key) != is_now.get(key)
     ]
+    if not differences:
+        return
     raise JobError(
         "A checkpoint belongs to one job and one table, but this one was written for another: "
         f"{'; '.join(differences)}. Start a new run with `dnnjob run`, or restore the table."
