@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,10 +85,10 @@ class KilledRun:
     """A run whose attempts are killed."""
 
     def __init__(self, job: Path, root: Path, log: Path) -> None:
-        self._log = log.open("ab")
-        self._process = self._start("run", job, "--root", root)
-        line = self._process.stdout.readline() if self._process.stdout else b""
-        self.paths = RunPaths(Path(line.decode().strip()))
+        self._log = log
+        self._process = self._start("run", job, "--root", root, stdout=subprocess.PIPE)
+        with self._process.stdout as said:  # type: ignore[union-attr]
+            self.paths = RunPaths(Path(said.readline().decode().strip()))
 
     @property
     def has_ended(self) -> bool:
@@ -107,7 +109,8 @@ class KilledRun:
             self._process.kill()
         else:
             for pid in self._task_pids(ranks):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         after = time.monotonic() - began
         self._process.wait(120)
         return Kill(moment, after, lost)
@@ -141,35 +144,34 @@ class KilledRun:
         while any(_lives(pid) for pid in pids) and time.monotonic() < limit:
             time.sleep(0.05)
 
-    def _start(self, *arguments: object) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(
-            _command(*arguments), stdout=subprocess.PIPE, stderr=self._log, process_group=0
-        )
+    def _start(
+        self, *arguments: object, stdout: int = subprocess.DEVNULL
+    ) -> "subprocess.Popen[bytes]":
+        with self._log.open("ab") as talk:
+            return subprocess.Popen(
+                _command(*arguments), stdout=stdout, stderr=talk, process_group=0
+            )
 
 
-def moments(rng: random.Random, *, longest_s: float) -> Iterator[tuple[str, Callable]]:
-    """What to wait for, in turn: a random time, a checkpoint half written, evaluation, results."""
-    while True:
-        for name in ("time", "checkpoint", "time", "published", "time", "evaluation", "time"):
-            yield name, _reached(name, seconds=rng.uniform(0, longest_s))
+MOMENTS = ("time", "time", "checkpoint", "evaluation", "published")
 
 
-def _reached(name: str, *, seconds: float) -> Callable[[RunPaths], bool]:
+def _reached(moment: str, *, seconds: float) -> Callable[[RunPaths], bool]:
+    """What to wait for: a random time, a checkpoint half written, evaluation, half the results."""
     ends = time.monotonic() + seconds
     return {
         "time": lambda paths: time.monotonic() > ends,
         "checkpoint": lambda paths: any(paths.checkpoints.glob(".*.tmp")),
-        "evaluation": _training_ended,
+        "evaluation": _has_trained,
         "published": lambda paths: paths.predictions.exists(),
-    }[name]
+    }[moment]
 
 
-def _training_ended(paths: RunPaths) -> bool:
-    try:
-        progress = read_status(paths).progress
-    except (OSError, ValueError):
-        return False
-    return progress.epochs > 0 and progress.epoch == progress.epochs
+def _has_trained(paths: RunPaths) -> bool:
+    attempt = max((int(path.name) for path in paths.attempts.glob("*")), default=0)
+    log = paths.log(attempt=attempt, rank=0)
+    epochs = tomllib.loads(paths.job.read_text())["train"]["epochs"]
+    return log.exists() and f"Epoch {epochs}/{epochs}:" in log.read_text()
 
 
 def _command(*arguments: object) -> list[str]:
@@ -214,7 +216,8 @@ def _kill_one(
 ) -> list[Kill]:
     killed = KilledRun(job, folder / "killed", folder / "talk.log")
     done: list[Kill] = []
-    for moment, _ in moments(rng, longest_s=longest_s):
+    while len(done) < kills:
+        moment = rng.choice(MOMENTS)
         reached = _reached(moment, seconds=rng.uniform(0, longest_s))
         kill = killed.kill_at(moment, reached, ranks=rng.choice(ranks))
         if killed.paths.report.exists():
@@ -222,8 +225,6 @@ def _kill_one(
         done.append(kill)
         print(kill, read_status(killed.paths).progress.epoch, flush=True)
         killed.resume()
-        if len(done) == kills:
-            break
     assert killed.finish() == 0
     status = read_status(killed.paths)
     assert status.state == "COMPLETED"

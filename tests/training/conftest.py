@@ -6,9 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dnnjob.config import JobConfig, resolve_job
 from dnnjob.data.order import StepPlan
+
+# While tests are collected TensorFlow has not started yet: afterwards a CPU can no longer be
+# split. A job takes one of the devices unless DNNJOB_LOGICAL_CPUS asks for more.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
+)
 
 
 @dataclass
@@ -26,8 +33,6 @@ class SmallTraining:
     step: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        import tensorflow as tf
-
         from dnnjob.tasks import Crew, StopFlag
         from dnnjob.training.model import build_dnn
         from dnnjob.training.optimizer import build_optimizer

@@ -4,17 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.strategy import LOGICAL_CPUS
 from tests.training.test_reference_job import TABLE, make_job
-
-# While this is collected TensorFlow has not started yet: afterwards a CPU can no longer be split.
-# A job takes one of the devices unless the variable asks for more.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 4
-)
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "sgd": {},

@@ -1,0 +1,256 @@
+"""Several tasks on this machine: one run, one command, and what is left when a task is killed."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from dnnjob.errors import ExitCode
+from dnnjob.results.report import Report, read_report
+from dnnjob.runs import RunPaths, Status, read_status
+from tests.conftest import command_line, make_frame, write_tiny_job
+
+SECTIONS = {
+    "model": {"hidden_units": [32, 16], "dropout_rate": 0.2},
+    "train": {
+        "epochs": 200,
+        "global_batch_size": 63,
+        "optimizer": "adam",
+        "schedule": "cosine",
+        "patience": 200,
+        "checkpoint_every_s": 0.2,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that ended well."""
+
+    paths: RunPaths
+    report: Report
+    talk: str
+
+    @property
+    def losses(self) -> np.ndarray:
+        return pq.read_table(self.paths.history)["loss"].to_numpy()
+
+    @property
+    def predictions(self) -> np.ndarray:
+        return pq.read_table(self.paths.predictions)["y_pred"].to_numpy()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended that something happened to."""
+
+    code: int
+    seconds: float
+    status: Status
+    pids: tuple[int, ...]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_job(tmp_path_factory.mktemp("job"), make_frame(400), **SECTIONS)
+
+
+def run(job: Path, root: Path, *overrides: str) -> Done:
+    command = command_line("run", job, *overrides, "--root", root)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder,) = done.stdout.splitlines()
+    paths = RunPaths(Path(folder))
+    return Done(paths, read_report(paths.report), done.stderr)
+
+
+@pytest.fixture(scope="module")
+def alone(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return run(job, tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module")
+def together(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return run(job, tmp_path_factory.mktemp("together"), "devices.tasks=2")
+
+
+def test_two_tasks_train_as_one_does(alone: Done, together: Done) -> None:
+    np.testing.assert_allclose(together.losses[:20], alone.losses[:20], rtol=1e-5)
+    ours, theirs = together.report.metrics.test, alone.report.metrics.test
+    assert ours is not None
+    assert theirs is not None
+    assert ours.mse == pytest.approx(theirs.mse, rel=0.005)
+
+
+def test_the_report_tells_of_the_tasks(together: Done) -> None:
+    strategy = together.report.strategy
+
+    assert strategy.kind == "MultiWorkerMirroredStrategy"
+    assert (strategy.num_tasks, strategy.num_replicas, strategy.threads) == (2, 2, 1)
+    assert together.report.provenance.command.startswith("dnnjob run ")
+    assert len(together.predictions) == 400
+
+
+def test_the_chief_alone_talks_and_every_task_keeps_a_log(together: Done) -> None:
+    logs = sorted(path.name for path in together.paths.logs.iterdir())
+
+    assert logs == ["attempt-1-task-0.log", "attempt-1-task-1.log"]
+    assert together.talk.count("Training on 2 CPU replica(s)") == 1
+    for name in logs:
+        assert "Training on 2 CPU replica(s)" in (together.paths.logs / name).read_text()
+
+
+class Command:
+    """A `dnnjob` command that something is to happen to."""
+
+    def __init__(self, *arguments: object, attempt: int = 1) -> None:
+        self.attempt = attempt
+        self.process = subprocess.Popen(
+            command_line(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            process_group=0,
+        )
+        with self.process.stdout as said:  # type: ignore[union-attr]
+            self.paths = RunPaths(Path(said.readline().strip()))
+
+    def wait_until_it_trains(self) -> tuple[int, ...]:
+        """Waits for a checkpoint of this attempt; the processes of its tasks, by rank."""
+        limit = time.monotonic() + 120
+        while time.monotonic() < limit and self.process.poll() is None:
+            if any(self.paths.checkpoints.glob(f"*-{self.attempt}.ckpt")):
+                break
+            time.sleep(0.02)
+        assert self.process.poll() is None, "it ended before it trained"
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return tuple(map(int, children.split()))
+
+    def end_by(self, number: int, *, rank: int | None) -> Ended:
+        """Sends a signal to a task, or to the command itself, and waits for the command's end."""
+        pids = self.wait_until_it_trains()
+        os.kill(self.process.pid if rank is None else pids[rank], number)
+        began = time.monotonic()
+        code = self.process.wait(120)
+        seconds = time.monotonic() - began
+        while any(map(lives, pids)) and time.monotonic() - began < 60:
+            time.sleep(0.02)
+        return Ended(code, seconds, read_status(self.paths), pids)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class Story:
+    """One run to which everything happened in turn, and that was resumed each time."""
+
+    ends: dict[str, Ended]
+    done: Done
+
+
+@pytest.fixture(scope="module")
+def story(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    root = tmp_path_factory.mktemp("story")
+    command = Command("run", job, "devices.tasks=2", "--root", root)
+    paths, ends = command.paths, {}
+    ends["follower killed"] = command.end_by(signal.SIGKILL, rank=1)
+    happenings = {
+        "chief killed": (signal.SIGKILL, 0),
+        "command killed": (signal.SIGKILL, None),
+        "interrupted": (signal.SIGINT, None),
+        "terminated": (signal.SIGTERM, 1),
+    }
+    for attempt, (name, (number, rank)) in enumerate(happenings.items(), start=2):
+        ends[name] = Command("resume", paths.root, attempt=attempt).end_by(number, rank=rank)
+    last = subprocess.run(
+        command_line("resume", paths.root), capture_output=True, text=True, timeout=240, check=False
+    )
+    assert last.returncode == 0, last.stderr
+    return Story(ends, Done(paths, read_report(paths.report), last.stderr))
+
+
+@pytest.mark.parametrize(("name", "rank"), [("follower killed", 1), ("chief killed", 0)])
+def test_a_killed_task_ends_the_run_within_a_minute_and_is_named(
+    story: Story, name: str, rank: int
+) -> None:
+    ended = story.ends[name]
+
+    assert ended.code == ExitCode.FAILED
+    assert ended.seconds < 60
+    assert (ended.status.state, ended.status.reason) == ("FAILED", "peer_lost")
+    assert f"task {rank} on " in str(ended.status.error)
+    assert f"(process {ended.pids[rank]})" in str(ended.status.error)
+
+
+def test_tasks_end_with_the_command_that_started_them(story: Story) -> None:
+    ended = story.ends["command killed"]
+
+    assert ended.status.state == "RUNNING"
+    assert not any(map(lives, ended.pids))
+
+
+def test_an_interrupt_ends_all_tasks_with_a_checkpoint(story: Story) -> None:
+    ended = story.ends["interrupted"]
+
+    assert ended.code == ExitCode.INTERRUPTED
+    assert (ended.status.state, ended.status.reason) == ("CANCELLED", "cancelled")
+    assert not any(map(lives, ended.pids))
+
+
+def test_a_signal_to_one_task_ends_all(story: Story) -> None:
+    ended = story.ends["terminated"]
+
+    assert ended.code == ExitCode.TERMINATED
+    assert ended.status.state == "CANCELLED"
+
+
+def test_a_run_killed_in_every_way_ends_as_one_that_was_not(story: Story, together: Done) -> None:
+    np.testing.assert_array_equal(story.done.predictions, together.predictions)
+    np.testing.assert_array_equal(story.done.losses, together.losses)
+    attempts = story.done.report.provenance.attempts
+    assert len(attempts) == 6
+    assert all(attempt.resumed_from is not None for attempt in attempts[1:])
+    assert story.done.report.provenance.bit_exact
+
+
+def test_the_processes_of_a_slurm_step_make_one_run(
+    job: Path, tmp_path: Path, together: Done
+) -> None:
+    step = {
+        "SLURM_JOB_ID": "77",
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_NODEID": "0",
+    }
+    processes = [
+        subprocess.Popen(
+            command_line("run", job, "devices.threads=1", "--root", tmp_path),
+            env={**os.environ, **step, "SLURM_PROCID": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        # The others may come before the chief.
+        for rank in ("1", "0")
+    ]
+    said = [process.communicate(timeout=240)[0] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0]
+    (folder,) = (tmp_path / "tiny").iterdir()
+    assert said == ["", f"{folder}\n"]
+    done = Done(RunPaths(folder), read_report(folder / "report.json"), "")
+    np.testing.assert_array_equal(done.predictions, together.predictions)
+    assert done.report.strategy.num_tasks == 2

@@ -1,0 +1,207 @@
+"""What an error makes of a run, and what the processes around it see."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dnnjob.clock import Stopwatch
+from dnnjob.errors import (
+    DataError,
+    ExitCode,
+    JobError,
+    NonFiniteError,
+    PeerLostError,
+    StoppedError,
+)
+from dnnjob.launch.foreground import resume_foreground
+from dnnjob.launch.process import logging_to
+from dnnjob.launch.step import share_run
+from dnnjob.launch.worker import judge, run_attempt
+from dnnjob.machine import process_key
+from dnnjob.runs import (
+    Attempt,
+    Journal,
+    RunPaths,
+    Status,
+    claim_attempt,
+    close_for_chief,
+    create_run,
+    read_status,
+    write_status,
+)
+from dnnjob.tasks import Task
+from tests.conftest import WriteJob
+
+
+class ResourceExhaustedError(Exception):
+    """As TensorFlow's is called."""
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason", "code"),
+    [
+        (StoppedError(signal.SIGTERM), "CANCELLED", "cancelled", 143),
+        (StoppedError(signal.SIGINT), "CANCELLED", "cancelled", 130),
+        (KeyboardInterrupt(), "CANCELLED", "cancelled", 130),
+        (NonFiniteError("x"), "FAILED", "nan", 1),
+        (PeerLostError("x"), "FAILED", "peer_lost", 1),
+        (DataError("x"), "FAILED", "error", 3),
+        (MemoryError(), "FAILED", "out_of_memory", 1),
+        (ResourceExhaustedError("x"), "FAILED", "out_of_memory", 1),
+        (OSError(errno.ENOSPC, "No space left"), "FAILED", "error", 1),
+        (ValueError("x"), "FAILED", "error", 1),
+    ],
+)
+def test_every_error_has_a_state_a_reason_and_an_exit_code(
+    tmp_path: Path, error: BaseException, state: str, reason: str, code: int
+) -> None:
+    ending = judge(error, RunPaths(tmp_path))
+
+    assert (ending.state, ending.reason, ending.exit_code) == (state, reason, code)
+
+
+def test_a_full_disk_names_the_way_out(tmp_path: Path) -> None:
+    ending = judge(OSError(errno.EDQUOT, "Disk quota exceeded"), RunPaths(tmp_path))
+
+    assert f"dnnjob resume {tmp_path}" in ending.message
+
+
+@pytest.fixture
+def paths(write_job: WriteJob, tmp_path: Path) -> RunPaths:
+    from dnnjob.config import load_job
+
+    return create_run(tmp_path / "runs", load_job(write_job()))
+
+
+def test_of_two_that_resume_at_once_one_wins(paths: RunPaths) -> None:
+    claim_attempt(paths, after=0)
+
+    with pytest.raises(JobError, match=r"another `dnnjob resume` of .* has just begun attempt 1"):
+        run_attempt(paths, watch=Stopwatch(), after=0)
+
+
+def test_a_live_run_is_not_resumed(paths: RunPaths) -> None:
+    Journal(paths, process=process_key(os.getpid()))
+
+    with pytest.raises(JobError, match="is at work"):
+        resume_foreground(paths.root)
+
+
+def test_the_journal_gives_signs_of_life_by_itself(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnjob.runs.SECONDS_BETWEEN_SIGNS", 0.05)
+    journal = Journal(paths)
+    before = read_status(paths).updated_at
+
+    with journal.living():
+        time.sleep(0.4)
+
+    assert read_status(paths).updated_at > before
+    journal.finish("COMPLETED")
+    time.sleep(0.2)
+    assert read_status(paths).state == "COMPLETED"
+
+
+def make_status(paths: RunPaths, **changes: Any) -> None:
+    attempt = Attempt(host="h", pid=1, started_at=datetime.now(UTC))
+    values = {"state": "RUNNING", "attempts": (attempt,), **changes}
+    write_status(paths, Status.model_validate(values))
+
+
+def test_a_run_whose_chief_was_killed_is_closed_by_others(paths: RunPaths) -> None:
+    attempt = claim_attempt(paths)
+    make_status(paths)
+
+    close_for_chief(paths, attempt, reason="peer_lost", error="Task 0 ended.")
+
+    status = read_status(paths)
+    assert (status.state, status.reason, status.error) == ("FAILED", "peer_lost", "Task 0 ended.")
+    assert status.attempts[-1].reason == "peer_lost"
+    assert status.attempts[-1].ended_at is not None
+
+
+def test_what_the_chief_said_itself_stands(paths: RunPaths) -> None:
+    attempt = claim_attempt(paths)
+    make_status(paths, state="FAILED", reason="nan", error="NaN")
+
+    close_for_chief(paths, attempt, reason="peer_lost", error="Task 0 ended.")
+
+    assert read_status(paths).reason == "nan"
+
+
+def test_a_later_attempt_is_not_closed(paths: RunPaths) -> None:
+    attempt = claim_attempt(paths)
+    claim_attempt(paths)
+    make_status(paths)
+
+    close_for_chief(paths, attempt, reason="peer_lost", error="Task 0 ended.")
+
+    assert read_status(paths).state == "RUNNING"
+
+
+def test_a_step_of_another_number_of_tasks_is_refused(paths: RunPaths) -> None:
+    from dnnjob.config import load_job
+
+    job = load_job(paths.job, overrides=["devices.tasks=3"])
+
+    with pytest.raises(JobError, match=r"step of 2 tasks is one run of as many, but .* is 3"):
+        share_run(paths.root, job, task=Task(0, 2, "x", launcher="slurm"))
+
+
+def test_a_task_finds_the_run_of_its_own_step_alone(paths: RunPaths, tmp_path: Path) -> None:
+    from dnnjob.config import load_job
+
+    job, root = load_job(paths.job), tmp_path / "steps"
+    ended = share_run(root, job, task=Task(0, 2, "mine", launcher="slurm"))
+    make_status(ended, state="COMPLETED")
+    share_run(root, job, task=Task(0, 2, "other", launcher="slurm"))
+    with pytest.raises(PeerLostError, match="task 0 made no"):
+        share_run(root, job, task=Task(1, 2, "mine", launcher="slurm"), wait_s=0.2)
+    time.sleep(1.1)
+    again = share_run(root, job, task=Task(0, 2, "mine", launcher="slurm"))
+
+    assert share_run(root, job, task=Task(1, 2, "mine", launcher="slurm"), wait_s=5) == again
+
+
+def test_a_task_whose_parent_is_gone_ends_at_once(paths: RunPaths) -> None:
+    task = Task(1, 2, "x", launcher="local", parent=1 if os.getpid() != 1 else 2)
+    began = time.monotonic()
+
+    done = subprocess.run(
+        [sys.executable, "-m", "dnnjob.launch", str(paths.root)],
+        env={**os.environ, **task.to_environ()},
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == ExitCode.FAILED
+    assert time.monotonic() - began < 30
+
+
+def test_a_log_that_cannot_be_kept_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "logs").write_text("in the way")
+
+    with logging_to(tmp_path / "logs" / "task.log", rank=0, keeps_stderr=True):
+        pass
+
+    assert "No log can be kept" in caplog.text
+
+
+def test_the_status_names_the_process(paths: RunPaths) -> None:
+    Journal(paths, process=process_key(os.getpid()))
+
+    told = json.loads(paths.status.read_text())["attempts"][0]
+    assert told["pid"] == os.getpid()
+    assert told["process"] == process_key(os.getpid())

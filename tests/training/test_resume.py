@@ -1,0 +1,195 @@
+"""Going on from a checkpoint: to the same bits, or refused, or told."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dnnjob.errors import JobError, SupersededError
+from dnnjob.runs import Journal, Position, RunPaths, claim_attempt, create_run
+from dnnjob.tasks import Crew, StopFlag
+from dnnjob.training.checkpoint import CheckpointStore
+from dnnjob.training.resume import Identity, Keeper
+from dnnjob.training.strategy import LOGICAL_CPUS
+from dnnjob.training.train import TrainingLoop, TrainingState
+
+SECTIONS: dict[str, Any] = {
+    "num_validation_rows": 30,
+    "model": {"dropout_rate": 0.3, "l2": 0.001},
+    "train": {"epochs": 12, "optimizer": "adam", "schedule": "cosine", "patience": 12},
+}
+IDENTITY = Identity(
+    {"job": {"seed": 0, "train": {"epochs": 12}}, "table": "abc"}, {"device": "cpu", "threads": 1}
+)
+
+
+class Interrupted(Exception):
+    """The process is gone."""
+
+
+@pytest.fixture
+def paths(tmp_path: Path, make_training: Any) -> RunPaths:
+    return create_run(tmp_path, make_training().job)
+
+
+def make_keeper(training: Any, paths: RunPaths, identity: Identity = IDENTITY) -> Keeper:
+    return Keeper(
+        store=CheckpointStore(paths.checkpoints),
+        journal=Journal(paths),
+        dnn=training.dnn,
+        optimizer=training.optimizer,
+        step=training.step,
+        identity=identity,
+        every_s=30.0,
+        crew=Crew(StopFlag()),
+    )
+
+
+def train(training: Any, keeper: Keeper, *, interrupted_after: int | None) -> TrainingState:
+    """Trains from the newest checkpoint; after so many steps it writes one and breaks off."""
+
+    def keep(state: TrainingState) -> None:
+        if interrupted_after is not None and state.log.num_steps >= interrupted_after:
+            keeper.write(state)
+            raise Interrupted
+
+    plan = training.plan
+    state = keeper.restore(plan) or TrainingState.begin(plan)
+    TrainingLoop(training.step, plan, training.job, keep=keep, crew=Crew(StopFlag())).train(state)
+    return state
+
+
+@pytest.mark.parametrize("xla", ["on", "off"])
+@pytest.mark.parametrize("num_replicas", ["1", "2"])
+def test_a_training_broken_off_twice_ends_in_the_same_bits(
+    make_training: Any,
+    paths: RunPaths,
+    monkeypatch: pytest.MonkeyPatch,
+    num_replicas: str,
+    xla: str,
+) -> None:
+    monkeypatch.setenv(LOGICAL_CPUS, num_replicas)
+    whole = make_training(devices={"xla": xla}, **SECTIONS)
+    expected = whole.train()
+    # In the middle of an epoch, and soon after an epoch's end.
+    for steps in (1, 30):
+        broken = make_training(devices={"xla": xla}, **SECTIONS)
+        with pytest.raises(Interrupted):
+            train(broken, make_keeper(broken, paths), interrupted_after=steps)
+    last = make_training(devices={"xla": xla}, **SECTIONS)
+    keeper = make_keeper(last, paths)
+
+    state = train(last, keeper, interrupted_after=None)
+
+    assert keeper.inexact is None
+    assert keeper.journal.status.attempts[-1].resumed_from != Position()
+    assert state.log.losses == expected.log.losses
+    assert state.log.validation_losses == expected.log.validation_losses
+    assert state.stopping == expected.stopping
+    for ours, theirs in zip(last.dnn.get_weights(), whole.dnn.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(last.step.best_weights, whole.step.best_weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_a_training_that_had_ended_is_not_trained_again(
+    make_training: Any, paths: RunPaths
+) -> None:
+    first = make_training(**SECTIONS)
+    keeper = make_keeper(first, paths)
+    state = train(first, keeper, interrupted_after=None)
+    keeper.write(state)
+    second = make_training(**SECTIONS)
+
+    again = train(second, make_keeper(second, paths), interrupted_after=1)
+
+    assert again.stop_reason == state.stop_reason
+    for ours, theirs in zip(second.dnn.get_weights(), first.dnn.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def write_one(make_training: Any, paths: RunPaths) -> None:
+    training = make_training(**SECTIONS)
+    with pytest.raises(Interrupted):
+        train(training, make_keeper(training, paths), interrupted_after=1)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "told"),
+    [
+        (("job", "seed"), 1, "job.seed: 0 then, 1 now"),
+        (("job", "train", "epochs"), 13, "job.train.epochs: 12 then, 13 now"),
+        (("table",), "def", "table: 'abc' then, 'def' now"),
+        (("job", "extra"), True, "job.extra: None then, True now"),
+    ],
+)
+def test_the_checkpoint_of_another_job_or_table_is_refused_with_the_difference(
+    make_training: Any, paths: RunPaths, keys: tuple[str, ...], value: Any, told: str
+) -> None:
+    write_one(make_training, paths)
+    origin = copy.deepcopy(dict(IDENTITY.origin))
+    place = origin
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    training = make_training(**SECTIONS)
+    keeper = make_keeper(training, paths, Identity(origin, IDENTITY.fingerprint))
+
+    with pytest.raises(JobError, match=told):
+        keeper.restore(training.plan)
+
+
+def test_going_on_elsewhere_is_allowed_warned_about_and_remembered(
+    make_training: Any, paths: RunPaths, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_one(make_training, paths)
+    elsewhere = Identity(IDENTITY.origin, {"device": "gpu", "threads": 1})
+    training = make_training(**SECTIONS)
+    keeper = make_keeper(training, paths, elsewhere)
+    with pytest.raises(Interrupted):
+        train(training, keeper, interrupted_after=30)
+    assert keeper.inexact == "resumed with another device cpu -> gpu"
+    assert "may differ in their last bits" in caplog.text
+    training = make_training(**SECTIONS)
+    later = make_keeper(training, paths, elsewhere)
+
+    later.restore(training.plan)
+
+    assert later.inexact == keeper.inexact
+
+
+def test_a_superseded_attempt_writes_no_checkpoint(make_training: Any, paths: RunPaths) -> None:
+    training = make_training(**SECTIONS)
+    keeper = make_keeper(training, paths)
+    claim_attempt(paths)
+
+    with pytest.raises(SupersededError):
+        keeper.write(TrainingState.begin(training.plan))
+
+    assert not paths.checkpoints.exists()
+
+
+def test_another_task_restores_what_the_chief_names(make_training: Any, paths: RunPaths) -> None:
+    write_one(make_training, paths)
+    training = make_training(**SECTIONS)
+
+    class Follower(Crew):
+        is_chief = False
+
+        def share(self, value: Any) -> Any:
+            assert value is None
+            return "00000001-1.ckpt"
+
+    keeper = make_keeper(training, paths)
+    keeper.crew = Follower(StopFlag())
+
+    state = keeper.restore(training.plan)
+
+    assert state is not None
+    assert state.log.num_steps >= 1
+    keeper.write(state)
+    assert [path.name for path in paths.checkpoints.iterdir()] == ["00000001-1.ckpt"]
+    assert json.dumps(state.position.model_dump())
