@@ -146,7 +146,7 @@ def _strategy(facts: Facts) -> parts.Strategy:
         kind=devices.strategy_name,
         num_replicas=devices.num_replicas,
         num_tasks=job.devices.tasks,
-        devices=devices.names,
+        devices=devices.all_names,
         threads=job.devices.threads,
         xla="on" if devices.xla else "off",
     )
@@ -194,4 +194,5 @@ def _provenance(facts: Facts, environ: Mapping[str, str]) -> parts.Provenance:
         ended_at=datetime.now(UTC),
         attempts=attempts,
         bit_exact=facts.fitted.inexact is None,
+        bit_exact_reason=facts.fitted.inexact,
     )

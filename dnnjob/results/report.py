@@ -115,6 +115,7 @@ class Strategy(Record):
     num_replicas: int
     num_tasks: int
     devices: tuple[str, ...]
+    """Those of all tasks, by rank."""
     threads: int
     xla: Literal["on", "off"]
 
@@ -171,6 +172,8 @@ class Provenance(Record):
     attempts: tuple[Attempt, ...] = ()
     bit_exact: bool = True
     """Whether the weights are bit for bit those of a run never interrupted."""
+    bit_exact_reason: str | None = None
+    """Why they may not be."""
 
 
 class Report(Record):

@@ -41,7 +41,7 @@ KEYS = {
     "throughput": "steps_per_s rows_per_s",
     "resources": "peak_rss_mb cpu_s gpu_peak_mb",
     "provenance": "dnnjob python tensorflow keras host cpu gpus git_commit git_dirty slurm command "
-    "started_at ended_at attempts bit_exact",
+    "started_at ended_at attempts bit_exact bit_exact_reason",
 }
 
 
