@@ -23,6 +23,7 @@ from dnnjob.data.schema import FloatArray
 from dnnjob.data.sources import Table
 from dnnjob.data.split import Split
 from dnnjob.data.statistics import Standardization
+from dnnjob.image import read_image
 from dnnjob.results import report as parts
 from dnnjob.results.baselines import baseline_mse
 from dnnjob.results.metrics import measure
@@ -188,6 +189,7 @@ def _provenance(facts: Facts, environ: Mapping[str, str]) -> parts.Provenance:
         gpus=machine.list_gpus() if facts.devices.kind == "gpu" else (),
         git_commit=commit,
         git_dirty=dirty,
+        image=None if (image := read_image()) is None else parts.Image.model_validate(image),
         slurm=slurm or None,
         command=shlex.join(["dnnjob", *sys.argv[1:]]),
         started_at=attempts[0].started_at,

@@ -153,6 +153,21 @@ class Resources(Record):
     gpu_peak_mb: Finite | None = None
 
 
+class Image(Record):
+    """The container image it was computed in."""
+
+    target: str
+    version: str
+    commit: str | None = None
+    """Commit of dnnjob that the image was built from."""
+    base: str | None = None
+    python: str
+    packages: dict[str, str]
+    """Python packages with their versions."""
+    system: dict[str, str]
+    """Packages of the system with their versions."""
+
+
 class Provenance(Record):
     """Who computed it, where, and from what."""
 
@@ -165,6 +180,8 @@ class Provenance(Record):
     gpus: tuple[str, ...] = ()
     git_commit: str | None = None
     git_dirty: bool | None = None
+    image: Image | None = None
+    """None outside of a container."""
     slurm: dict[str, Any] | None = None
     command: str
     started_at: datetime
