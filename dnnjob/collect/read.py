@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 from dnnjob.collect.cache import Cache, Facts, load_cache
-from dnnjob.collect.find import SWEEP_FILE, Oddity, find_runs
 from dnnjob.collect.parse import (
     parse_job,
     parse_report,
@@ -21,6 +20,7 @@ from dnnjob.collect.parse import (
     parse_sweep,
 )
 from dnnjob.collect.record import Line, Run
+from dnnjob.find import SWEEP_FILE, Oddity, find_runs
 from dnnjob.runs import RunPaths
 
 MAX_READERS = 16
