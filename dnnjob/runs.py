@@ -14,7 +14,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -128,6 +128,42 @@ class RunPaths:
         """What one task said in one attempt."""
         return self.logs / f"attempt-{attempt}-task-{rank}.log"
 
+    @property
+    def submission_folder(self) -> Path:
+        """Batch script and submitit's files of a run that was submitted alone."""
+        return self.root / "submission"
+
+
+@dataclass(frozen=True)
+class SweepPaths:
+    """The files of one sweep, `ROOT/<name>/sweeps/<sweep id>/`."""
+
+    root: Path
+
+    @property
+    def sweep_id(self) -> str:
+        """The folder's own name, like that of a run."""
+        return self.root.name
+
+    @property
+    def sweep(self) -> Path:
+        """Its points and their run folders."""
+        return self.root / "sweep.json"
+
+    @property
+    def profile(self) -> Path:
+        """The resolved profile, where it was submitted."""
+        return self.root / "profile.toml"
+
+    @property
+    def submission_folder(self) -> Path:
+        """Batch script and submitit's files of all its points."""
+        return self.root / "submission"
+
+    def run(self, point: "SweepPoint") -> RunPaths:
+        """The run folder of a point, also under a root that was moved."""
+        return RunPaths(self.root.parents[2] / point.run)
+
 
 class Record(BaseModel):
     """A JSON record; unknown keys of later versions are ignored."""
@@ -160,10 +196,17 @@ class Attempt(Record):
     """Boot, container and start of the process: what tells it from a later one with its pid."""
     slurm_cluster: str | None = None
     slurm_job_id: str | None = None
+    """As in `submission.json`: `123`, or `123_4` for an array element."""
+    slurm_restarts: int | None = None
+    """How often Slurm had requeued that job."""
     started_at: datetime
     ended_at: datetime | None = None
     reason: Reason | None = None
     resumed_from: Position | None = None
+    reached: Position | None = None
+    """Where the last checkpoint that this attempt wrote goes on from."""
+    peak_rss_mb: float | None = None
+    """Largest resident memory of the chief at its last sign of life."""
 
 
 class Status(Record):
@@ -177,6 +220,123 @@ class Status(Record):
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
+class SweepPoint(Record):
+    """A run of a sweep."""
+
+    number: int
+    """Its place, from 1."""
+    values: dict[str, Any]
+    """What sets it apart from the others."""
+    run: str
+    """Its run folder, relative to the root."""
+
+
+class Sweep(Record):
+    """What `sweep.json` says."""
+
+    format_version: int = 1
+    sweep_id: str
+    name: str
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    points: tuple[SweepPoint, ...]
+
+
+class Requested(Record):
+    """What one submitted run asked for."""
+
+    cpus_per_task: int | None = None
+    memory_gb: float | None = None
+    """Of each node; None is the cluster's default."""
+    gpus_per_node: int = 0
+    time_limit_min: float | None = None
+    nodes: int = 1
+    tasks: int = 1
+
+
+class BatchEnd(Record):
+    """What the batch script of a Slurm job or array element leaves at its end, each time."""
+
+    exit_code: int
+    """Of srun; 128 and the signal's number where a task was killed."""
+    requeue: Literal["none", "asked", "slurm", "refused", "cancelled"]
+    """Whether the job goes on: not; on the script's request; by Slurm itself. Refused or cancelled,
+    it should have gone on and does not."""
+    restarts: int = 0
+    """How often Slurm had requeued the job."""
+    ended_at: datetime
+
+
+class Submission(Record):
+    """What `submission.json` says: where a run was sent, by whom, with what."""
+
+    format_version: int = 1
+    executor: Literal["slurm", "local"]
+    cluster: str | None = None
+    """Slurm's name of the cluster, on which `job_id` is unique."""
+    job_id: str
+    """Slurm's job, `123`, or array element, `123_4`; locally the process that runs the points."""
+    process: str | None = None
+    """Locally, what tells that process from a later one with its number."""
+    host: str
+    """Machine on which it was submitted."""
+    user: str
+    submitted_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    command: str
+    """What the user typed."""
+    sweep_id: str | None = None
+    folder: str
+    """Batch script and submitit's files, relative to the run folder."""
+    requested: Requested = Requested()
+    max_requeues: int = 0
+
+
+def batch_end_file(folder: Path, job_id: str) -> Path:
+    """Where the batch script of a job or array element leaves word of its end."""
+    return folder / f"{job_id}_ended.json"
+
+
+def read_batch_end(paths: RunPaths, submission: Submission) -> BatchEnd | None:
+    """What the batch script of a run last said of its end; None while it has not."""
+    try:
+        content = batch_end_file(paths.root / submission.folder, submission.job_id).read_bytes()
+        return BatchEnd.model_validate_json(content)
+    except (OSError, ValueError):
+        return None
+
+
+def read_submission(paths: RunPaths) -> Submission | None:
+    """Where a run was sent; None if it was not, or the file is damaged."""
+    try:
+        return Submission.model_validate_json(paths.submission.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def write_submission(paths: RunPaths, submission: Submission) -> None:
+    """Replaces `submission.json`."""
+    write_text(paths.submission, submission.model_dump_json(indent=1) + "\n")
+
+
+def read_sweep(paths: SweepPaths) -> Sweep:
+    """The points of a sweep.
+
+    Raises:
+        JobError: If there is no sweep at that place.
+    """
+    try:
+        return Sweep.model_validate_json(paths.sweep.read_bytes())
+    except (OSError, ValueError) as error:
+        raise JobError(
+            f"A sweep's folder holds a sweep.json, but {paths.root} has none that can be read. "
+            "Give the folder that `dnnjob submit` printed, ROOT/<name>/sweeps/<sweep id>."
+        ) from error
+
+
+def write_sweep(paths: SweepPaths, sweep: Sweep) -> None:
+    """Replaces `sweep.json`."""
+    write_text(paths.sweep, sweep.model_dump_json(indent=1) + "\n")
+
+
 def create_run(root: Path, job: JobConfig, *, token: str | None = None) -> RunPaths:
     """Makes a new run folder under `root` with the job and a CREATED status in it.
 
@@ -188,7 +348,7 @@ def create_run(root: Path, job: JobConfig, *, token: str | None = None) -> RunPa
     Raises:
         MissingError: If the folder cannot be made or written; nothing of it is left.
     """
-    paths = _make_folder(root.absolute() / job.name, token)
+    paths = RunPaths(_make_folder(root.absolute() / job.name, token))
     try:
         write_text(paths.job, to_toml(job))
         write_status(paths, Status())
@@ -198,20 +358,29 @@ def create_run(root: Path, job: JobConfig, *, token: str | None = None) -> RunPa
     return paths
 
 
-def _make_folder(parent: Path, token: str | None) -> RunPaths:
+def create_sweep(root: Path, name: str) -> SweepPaths:
+    """Makes a new, empty sweep folder under `root`.
+
+    Raises:
+        MissingError: If it cannot be made.
+    """
+    return SweepPaths(_make_folder(root.absolute() / name / "sweeps"))
+
+
+def _make_folder(parent: Path, token: str | None = None) -> Path:
     while True:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        paths = RunPaths(parent / f"{stamp}-{token or secrets.token_hex(3)}")
+        folder = parent / f"{stamp}-{token or secrets.token_hex(3)}"
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            paths.root.mkdir()
+            folder.mkdir()
         except FileExistsError as error:
-            if paths.root.is_dir():
+            if folder.is_dir():
                 continue
             raise _refuse_root(parent, error) from error
         except OSError as error:
             raise _refuse_root(parent, error) from error
-        return paths
+        return folder
 
 
 def _refuse_root(folder: Path, error: OSError) -> MissingError:
@@ -235,6 +404,20 @@ def open_run(path: Path) -> RunPaths:
             "Give the folder that `dnnjob run` printed, ROOT/<name>/<run id>."
         )
     return paths
+
+
+def own_job_id(environ: Mapping[str, str]) -> str | None:
+    """The Slurm job this process is part of: `123`, or `123_4` for an array element."""
+    array, element = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{element}" if array and element else environ.get("SLURM_JOB_ID")
+
+
+def count_restarts(environ: Mapping[str, str]) -> int | None:
+    """How often Slurm has requeued the job this process is part of; None outside Slurm."""
+    if "SLURM_JOB_ID" not in environ:
+        return None
+    # Slurm sets it from the first restart on.
+    return int(environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def claim_attempt(paths: RunPaths, *, after: int | None = None) -> int:
@@ -438,7 +621,8 @@ class Journal:
             pid=os.getpid(),
             process=process,
             slurm_cluster=os.environ.get("SLURM_CLUSTER_NAME"),
-            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+            slurm_job_id=own_job_id(os.environ),
+            slurm_restarts=count_restarts(os.environ),
             started_at=datetime.now(UTC),
         )
         return Status(state="RUNNING", progress=before.progress, attempts=(*attempts, attempt))
