@@ -286,8 +286,21 @@ class Submission(Record):
     sweep_id: str | None = None
     folder: str
     """Batch script and submitit's files, relative to the run folder."""
+    place: str | None = None
+    """The run folder, as an absolute path; elsewhere, it is a copy."""
     requested: Requested = Requested()
     max_requeues: int = 0
+
+
+class Cancel(Record):
+    """What `cancel.json` says: somebody wants the run to end.
+
+    Its presence is the wish, whatever it holds; whoever resumes the run takes it away.
+    """
+
+    requested_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    host: str = ""
+    user: str = ""
 
 
 def batch_end_file(folder: Path, job_id: str) -> Path:
@@ -315,6 +328,21 @@ def read_submission(paths: RunPaths) -> Submission | None:
 def write_submission(paths: RunPaths, submission: Submission) -> None:
     """Replaces `submission.json`."""
     write_text(paths.submission, submission.model_dump_json(indent=1) + "\n")
+
+
+def read_cancel(paths: RunPaths) -> Cancel | None:
+    """The wish that the run end, if there is one."""
+    try:
+        return Cancel.model_validate_json(paths.cancel.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return Cancel(requested_at=datetime.fromtimestamp(0, UTC))
+
+
+def write_cancel(paths: RunPaths, cancel: Cancel) -> None:
+    """Leaves the wish that the run end."""
+    write_text(paths.cancel, cancel.model_dump_json(indent=1) + "\n")
 
 
 def read_sweep(paths: SweepPaths) -> Sweep:
