@@ -194,6 +194,8 @@ class Attempt(Record):
     pid: int
     process: str | None = None
     """Boot, container and start of the process: what tells it from a later one with its pid."""
+    place: str | None = None
+    """The run folder, as an absolute path; elsewhere, it is a copy."""
     slurm_cluster: str | None = None
     slurm_job_id: str | None = None
     """As in `submission.json`: `123`, or `123_4` for an array element."""
@@ -315,6 +317,14 @@ def read_batch_end(paths: RunPaths, submission: Submission) -> BatchEnd | None:
         return BatchEnd.model_validate_json(content)
     except (OSError, ValueError):
         return None
+
+
+def is_copy(paths: RunPaths, place: str | None) -> bool:
+    """Whether a run folder is not the one that lay at `place`, which None leaves open."""
+    try:
+        return place is not None and not paths.root.samefile(place)
+    except OSError:
+        return True
 
 
 def read_submission(paths: RunPaths) -> Submission | None:
@@ -648,6 +658,7 @@ class Journal:
             host=socket.gethostname(),
             pid=os.getpid(),
             process=process,
+            place=str(self.paths.root),
             slurm_cluster=os.environ.get("SLURM_CLUSTER_NAME"),
             slurm_job_id=own_job_id(os.environ),
             slurm_restarts=count_restarts(os.environ),

@@ -6,7 +6,7 @@ threads = configure_process(job.devices, crew)       # before TensorFlow is impo
 steps = crew.agree(steps)                            # the chief's word, at the start of each call
 """
 
-from dnnjob.tasks.alive import refuse_live_run
+from dnnjob.tasks.alive import refuse_live_run, sees_process
 from dnnjob.tasks.crew import ChiefEndedError, Crew, FollowerCrew
 from dnnjob.tasks.environment import configure_process
 from dnnjob.tasks.join import follow_crew, lead_crew
@@ -28,4 +28,5 @@ __all__ = [
     "lead_crew",
     "looks",
     "refuse_live_run",
+    "sees_process",
 ]
