@@ -16,7 +16,10 @@ from dnnjob import __version__, cli
 from dnnjob.config import load_job, to_toml
 from tests.conftest import CHECKOUT, Command, Golden, WriteJob, command_line, make_frame
 
-VERBS = ("run", "resume", "predict", "validate", "doctor", "init", "collect", "compare")
+VERBS = (
+    "run", "resume", "status", "logs", "cancel", "wait", "clean",
+    "predict", "validate", "doctor", "init", "collect", "compare",
+)  # fmt: skip
 JOBS = sorted((CHECKOUT / "jobs").glob("*.toml"))
 
 
