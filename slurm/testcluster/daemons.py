@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +24,7 @@ PACKAGES = {
     "slurmdbd": "slurmdbd",
     "mariadbd": "mariadb-server-core",
     "mariadb-install-db": "mariadb-server-core",
+    "my_print_defaults": "mariadb-client-core",
 }
 
 
@@ -96,15 +97,19 @@ def ask(layout: Layout, *command: str) -> str:
     Raises:
         ClusterError: If it does not answer.
     """
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
-    environ |= {"SLURM_CONF": str(layout.conf)}
-    try:
-        done = subprocess.run(
-            command, env=environ, capture_output=True, text=True, timeout=30, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ClusterError(f"{' '.join(command)} does not answer; see {layout.logs}.") from error
+    done = _call(layout, command)
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def tell(layout: Layout, *command: str) -> None:
+    """Runs a Slurm command that must succeed.
+
+    Raises:
+        ClusterError: If it fails.
+    """
+    done = _call(layout, command)
+    if done.returncode:
+        raise ClusterError(f"{' '.join(command)} failed: {done.stderr.strip()}")
 
 
 def running(layout: Layout) -> list[str]:
@@ -112,8 +117,19 @@ def running(layout: Layout) -> list[str]:
     return [name for name, identity in _read_daemons(layout).items() if _is_running(identity)]
 
 
+def _call(layout: Layout, command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+    environ |= {"SLURM_CONF": str(layout.conf)}
+    try:
+        return subprocess.run(
+            command, env=environ, capture_output=True, text=True, timeout=30, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ClusterError(f"{' '.join(command)} does not answer; see {layout.logs}.") from error
+
+
 def _start_accounting(layout: Layout) -> None:
-    _require(["slurmdbd", "mariadbd", "mariadb-install-db"])
+    _require(["slurmdbd", "mariadbd", "mariadb-install-db", "my_print_defaults"])
     own = ["--no-defaults", f"--datadir={layout.database}", f"--user={user_name()}"]
     if not layout.database.exists():
         install = ["mariadb-install-db", *own, "--skip-test-db"]

@@ -136,9 +136,10 @@ def read_setting(path: Path, key: str) -> str:
 
 
 def change_setting(path: Path, key: str, value: str) -> None:
-    """Gives a key of slurm.conf another value, or adds it."""
+    """Gives a key of slurm.conf another value, or none at all where that is empty."""
     lines = [line for line in path.read_text().splitlines() if line.partition("=")[0] != key]
-    path.write_text("\n".join([f"{key}={value}", *lines]) + "\n")
+    changed = [f"{key}={value}", *lines] if value else lines
+    path.write_text("\n".join(changed) + "\n")
 
 
 def free_ports(count: int) -> Iterator[int]:

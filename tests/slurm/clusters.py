@@ -5,8 +5,10 @@ with started_cluster(accounting=True) as cluster:
     cluster.wait_for(job_id, "RUNNING")
 """
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -15,11 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dnnjob.machine import process_key
 from tests.conftest import CHECKOUT, run_command
 
 SCRIPT = CHECKOUT / "slurm" / "testcluster" / "cluster"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
-ACCOUNTING_PROGRAMS = ("slurmdbd", "mariadbd", "mariadb-install-db")
+ACCOUNTING_PROGRAMS = ("slurmdbd", "mariadbd", "mariadb-install-db", "my_print_defaults")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,13 @@ class Cluster:
     def run(self, verb: str, *arguments: str) -> None:
         """One of the cluster command's verbs on this cluster."""
         subprocess.run([SCRIPT, verb, self.folder, *arguments], check=True)
+
+    def end_daemon(self, name: str) -> None:
+        """Ends one daemon, which nothing starts again."""
+        daemons = json.loads((self.folder / "daemons.json").read_text())
+        pid = int(daemons[name].partition("/")[0])
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: process_key(pid) is None, seconds=10)
 
     def clear(self) -> None:
         """Ends all jobs and returns once nothing of them is left."""
