@@ -157,7 +157,7 @@ def cancel(place: RunOrSweep) -> None:
 
 @app.command()
 def wait(place: RunOrSweep) -> None:
-    """Wait until a run, or every run of a sweep, has ended; the exit code is the worst one's.
+    """Wait until a run or a whole sweep has ended; the exit code is the worst.
 
     0: all completed, 1: one failed, 143: one was cancelled.
 
