@@ -65,7 +65,8 @@ def dnnjob_command(
       dnnjob run houses.toml                    do it; prints the run folder
 
     stdout carries the product, stderr the talk. Exit codes: 0 done, 1 the run failed, 2 wrong
-    usage or job file, 3 bad data, 4 missing environment, 130 interrupted, 143 terminated.
+    usage or job file, 3 bad data, 4 missing environment, 75 to be continued, 130 interrupted, 143
+    terminated.
     """
 
 
@@ -83,6 +84,40 @@ def run(job: JobFile, overrides: Overrides = None, root: Root = Path("runs")) ->
     from dnnjob.launch.foreground import run_foreground
 
     _exit(run_foreground(job, overrides or [], root=root))
+
+
+@app.command()
+def submit(
+    job: JobFile,
+    overrides: Overrides = None,
+    *,
+    profile: Annotated[
+        str,
+        typer.Option(metavar="PROFILE", help="A TOML profile, or the name of one in slurm/."),
+    ],
+    root: Root = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the batch script; queue nothing.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Submit although something looks wrong.")
+    ] = False,
+) -> None:
+    """Send a job to Slurm, or into the background of this machine, and return at once.
+
+    Prints the run folder; the points of a [sweep] become one array, whose folder is printed.
+    profile.KEY=VALUE gives keys of the profile other values.
+
+    \b
+      dnnjob submit jobs/housing.toml --profile slurm/gpu.toml
+      dnnjob submit jobs/housing.toml seed=7 profile.time_limit_min=60 --profile cpu
+      dnnjob submit jobs/sweep.toml --profile local
+    """
+    from dnnjob.launch.submit import submit_job
+
+    _exit(
+        submit_job(job, overrides or [], profile=profile, root=root, dry_run=dry_run, force=force)
+    )
 
 
 @app.command()

@@ -572,7 +572,12 @@ class Journal:
     """
 
     def __init__(
-        self, paths: RunPaths, *, after: int | None = None, process: str | None = None
+        self,
+        paths: RunPaths,
+        *,
+        after: int | None = None,
+        process: str | None = None,
+        lost: Reason = "vanished",
     ) -> None:
         """Claims the next attempt of the run and marks it RUNNING.
 
@@ -580,24 +585,26 @@ class Journal:
             paths: The run.
             after: As in `claim_attempt`.
             process: What tells this process from a later one with its pid.
+            lost: Why the attempt before ended, if it left no word.
 
         Raises:
             JobError: If there is a later attempt than `after`.
         """
         self.paths = paths
         self.number = claim_attempt(paths, after=after)
-        self.status = self._continue_status(process)
+        self.status = self._continue_status(process, lost)
         self._written_at = 0.0
         self._lock = threading.RLock()
         self._write()
 
     @contextmanager
-    def living(self) -> Iterator[None]:
-        """Writes a sign of life every ten seconds inside, whatever this thread does."""
+    def living(self, look: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Writes a sign of life, and looks around, every ten seconds inside."""
         over = threading.Event()
 
         def live() -> None:
             while not over.wait(SECONDS_BETWEEN_SIGNS):
+                look()
                 # What goes wrong meets the main thread in its next writing.
                 with suppress(OSError, SupersededError), self._lock:
                     if not over.is_set():
@@ -634,6 +641,16 @@ class Journal:
             self._change_attempt(resumed_from=position)
             self._write()
 
+    def mark_reached(self, position: Position) -> None:
+        """Notes where the newest checkpoint goes on from; on disk with the next sign of life."""
+        with self._lock:
+            self._change_attempt(reached=position)
+
+    def mark_memory(self, peak_rss_mb: float) -> None:
+        """Notes the largest memory so far; on disk with the next sign of life."""
+        with self._lock:
+            self._change_attempt(peak_rss_mb=round(peak_rss_mb, 1))
+
     def finish(
         self, state: State, *, reason: Reason | None = None, error: str | None = None
     ) -> None:
@@ -644,7 +661,7 @@ class Journal:
             self.status = self.status.model_copy(update=update)
             self._write()
 
-    def _continue_status(self, process: str | None) -> Status:
+    def _continue_status(self, process: str | None, lost: Reason) -> Status:
         try:
             before = read_status(self.paths)
         except (OSError, ValueError):
@@ -652,8 +669,8 @@ class Journal:
         attempts = before.attempts
         if attempts and attempts[-1].ended_at is None:
             # Killed without a word: its last sign of life is what is known of its end.
-            lost = {"ended_at": before.updated_at, "reason": "vanished"}
-            attempts = (*attempts[:-1], attempts[-1].model_copy(update=lost))
+            ended = {"ended_at": before.updated_at, "reason": lost}
+            attempts = (*attempts[:-1], attempts[-1].model_copy(update=ended))
         attempt = Attempt(
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -693,8 +710,10 @@ class FollowerJournal(Journal):
         pass
 
 
-def close_for_chief(paths: RunPaths, attempt: int, *, reason: Reason, error: str) -> None:
-    """Leaves a run FAILED whose chief has ended without a word, unless another attempt has begun.
+def close_for_chief(
+    paths: RunPaths, attempt: int, *, state: State = "FAILED", reason: Reason, error: str
+) -> None:
+    """Ends a run whose chief has ended without a word, unless another attempt has begun.
 
     Several tasks may do so at once, in the same words.
     """
@@ -703,5 +722,5 @@ def close_for_chief(paths: RunPaths, attempt: int, *, reason: Reason, error: str
         return
     *earlier, last = status.attempts
     ended = last.model_copy(update={"ended_at": datetime.now(UTC), "reason": reason})
-    update = {"state": "FAILED", "reason": reason, "error": error}
+    update = {"state": state, "reason": reason, "error": error}
     write_status(paths, status.model_copy(update={**update, "attempts": (*earlier, ended)}))

@@ -153,6 +153,7 @@ class Node:
 
     Attributes:
         name: Its name.
+        host: The machine it is on.
         state: As Slurm writes it, with flags: `IDLE`, `DOWN+DRAIN`, `MIXED`.
         cpus: CPUs that jobs may take.
         memory_mb: Memory that jobs may take, in MiB.
@@ -162,6 +163,7 @@ class Node:
     """
 
     name: str
+    host: str
     state: str
     cpus: int
     memory_mb: int
@@ -190,7 +192,13 @@ def scrub(environ: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in environ.items() if k in kept or not _INHERITED.search(k)}
 
 
-def sbatch(script: Path, *, marker: str, environ: Mapping[str, str] = os.environ) -> str:
+def sbatch(
+    script: Path,
+    *,
+    marker: str,
+    environ: Mapping[str, str] = os.environ,
+    held: bool = False,
+) -> str:
     """Submits a batch script; the job's id.
 
     Args:
@@ -198,12 +206,13 @@ def sbatch(script: Path, *, marker: str, environ: Mapping[str, str] = os.environ
         marker: Names this submission and no other: a controller that does not answer in time may
             have taken the job all the same, and is asked for it.
         environ: Environment of the job; see `scrub`.
+        held: Lets the job wait until it is released.
 
     Raises:
         JobError: If Slurm refuses the job; nothing is queued.
         SlurmError: If Slurm does not answer, or not so that one can know what it did.
     """
-    command = ["sbatch", "--parsable", str(script)]
+    command = ["sbatch", "--parsable", *(["--hold"] if held else []), str(script)]
     try:
         done = _call(command, timeout_s=SUBMIT_TIMEOUT_S, environ=environ)
     except subprocess.TimeoutExpired:
@@ -581,6 +590,7 @@ def _node(fields: Mapping[str, str]) -> Node:
     )
     return Node(
         name=fields["NodeName"],
+        host=fields.get("NodeHostName", fields["NodeName"]),
         state=fields.get("State", ""),
         cpus=_number(fields.get("CPUEfctv", fields.get("CPUTot", ""))) or 0,
         memory_mb=_number(fields.get("RealMemory", "")) or 0,

@@ -17,7 +17,7 @@ from dnnjob.config import load_job, to_toml
 from tests.conftest import CHECKOUT, Command, Golden, WriteJob, command_line, make_frame
 
 VERBS = (
-    "run", "resume", "status", "logs", "cancel", "wait", "clean",
+    "run", "submit", "resume", "status", "logs", "cancel", "wait", "clean",
     "predict", "validate", "doctor", "init", "collect", "compare",
 )  # fmt: skip
 JOBS = sorted((CHECKOUT / "jobs").glob("*.toml"))

@@ -11,7 +11,7 @@ from dnnjob.tasks.crew import ChiefEndedError, Crew, FollowerCrew
 from dnnjob.tasks.environment import configure_process
 from dnnjob.tasks.join import follow_crew, lead_crew
 from dnnjob.tasks.rendezvous import WAIT_S, fresh_names, looks
-from dnnjob.tasks.stop import StopFlag
+from dnnjob.tasks.stop import StopFlag, stop_signals
 from dnnjob.tasks.task import Task, find_task
 
 __all__ = [
@@ -29,4 +29,5 @@ __all__ = [
     "looks",
     "refuse_live_run",
     "sees_process",
+    "stop_signals",
 ]
