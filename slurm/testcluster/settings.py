@@ -209,7 +209,8 @@ def _general(layout: Layout, options: Options, *, controller: int, accounting: i
             "AccountingStoragePass": str(layout.munge_socket),
         }
     settings |= options.settings
-    return "\n".join(f"{key}={value}" for key, value in settings.items())
+    # Slurm takes no empty value: none is meant.
+    return "\n".join(f"{key}={value}" for key, value in settings.items() if value)
 
 
 def _nodes(options: Options, ports: Iterator[int]) -> Iterator[str]:

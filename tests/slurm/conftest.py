@@ -18,7 +18,8 @@ def accounting_cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def bare_cluster() -> Iterator[Cluster]:
     _require(accounting=False)
-    with started_cluster("--name=bare") as cluster:
+    # Without the user's signal, a preemption begins with SIGTERM.
+    with started_cluster("--name=bare", "--set=SlurmctldParameters=") as cluster:
         yield cluster
 
 
