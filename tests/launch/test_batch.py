@@ -52,7 +52,7 @@ def finish(folder: Path, tmp_path: Path) -> Finish:
     """Runs a batch script whose task ends with a code; its own code."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "scontrol").write_text(SCONTROL)
-    (tmp_path / "bin" / "srun").write_text("#!/bin/sh\nsh -c \"$TASK\"\n")
+    (tmp_path / "bin" / "srun").write_text('#!/bin/sh\nsh -c "$TASK"\n')
     for file in (tmp_path / "bin").iterdir():
         file.chmod(0o755)
 
@@ -216,7 +216,9 @@ def test_a_run_is_not_queued_anew_for_ever(
 ) -> None:
     (paths,) = make_runs(folder, "REQUEUED", reason="preempted")
 
-    finish("exit 75", says=f"{RUNNING.replace('Restarts=0', 'Restarts=5')}", SLURM_RESTART_COUNT="5")
+    finish(
+        "exit 75", says=f"{RUNNING.replace('Restarts=0', 'Restarts=5')}", SLURM_RESTART_COUNT="5"
+    )
 
     assert requeued() == []
     assert "queued anew 5 times" in str(read_status(paths).error)

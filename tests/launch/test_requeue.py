@@ -75,7 +75,11 @@ def attempt(
         ([attempt("time_limit", reached=3), attempt(None, began=3)], "time_limit", True),
         ([attempt("time_limit"), attempt(None, reached=1)], "time_limit", True),
         # Its last checkpoint is only told by where the next began.
-        ([attempt("time_limit"), attempt("time_limit"), attempt(None, began=2)], "time_limit", True),
+        (
+            [attempt("time_limit"), attempt("time_limit"), attempt(None, began=2)],
+            "time_limit",
+            True,
+        ),
         ([attempt("preempted"), attempt(None)], "time_limit", True),
         ([attempt("preempted")] * 9 + [attempt(None)], "preempted", True),
         ([attempt("peer_lost")] * 3 + [attempt(None)], "peer_lost", False),
@@ -86,8 +90,12 @@ def attempt(
             False,
         ),
         (
-            [attempt("peer_lost"), attempt("peer_lost", reached=1), attempt("peer_lost", began=1)]
-            + [attempt(None, began=1)],
+            [
+                attempt("peer_lost"),
+                attempt("peer_lost", reached=1),
+                attempt("peer_lost", began=1),
+                attempt(None, began=1),
+            ],
             "peer_lost",
             True,
         ),
