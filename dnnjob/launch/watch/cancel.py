@@ -48,7 +48,8 @@ def cancel_command(place: Path) -> ExitCode:
         _refuse_copy(paths)
     # First of all: what ends a job looks for the wish to tell why.
     _leave_wishes(alive)
-    carriers = [one for one in find_carriers(alive) if one.runs <= set(alive)]
+    # One that has other runs to do sees the wish by itself, and goes on with these.
+    carriers = [one for one in find_carriers(alive) if not one.runs]
     slurm.cancel(_find_jobs(carriers))
     for pid in {*_senders(carriers), *_chiefs(alive)}:
         with suppress(ProcessLookupError):

@@ -14,6 +14,7 @@ from dnnjob.runs import (
     RunPaths,
     Submission,
     SweepPaths,
+    read_cancel,
     read_status,
     read_submission,
     read_sweep,
@@ -27,7 +28,7 @@ class Carrier:
     submission: Submission
     """Of one of its runs."""
     runs: frozenset[RunPaths]
-    """Those that it still has to do."""
+    """Those that it still has to do: neither ended nor cancelled."""
 
 
 def find_carriers(runs: Iterable[RunPaths]) -> list[Carrier]:
@@ -40,7 +41,7 @@ def find_carriers(runs: Iterable[RunPaths]) -> list[Carrier]:
         if sent is None:
             continue
         if sent.sweep_id is None:
-            alone.append(Carrier(sent, frozenset({paths})))
+            alone.append(Carrier(sent, frozenset(filter(_is_wanted, [paths]))))
             continue
         sweep = _sweep_of(paths, sent)
         sweeps[sweep.root] = sweep
@@ -59,11 +60,11 @@ def _carriers_of(sweep: SweepPaths) -> Iterator[Carrier]:
     sent: dict[str, Submission] = {}
     for paths in _points(sweep):
         submission = read_submission(paths)
-        if submission is not None and _is_open(paths, submission):
-            carried.setdefault(submission.job_id, []).append(paths)
+        if submission is not None:
             sent[submission.job_id] = submission
+            carried.setdefault(submission.job_id, []).append(paths)
     for job_id, runs in carried.items():
-        yield Carrier(sent[job_id], frozenset(runs))
+        yield Carrier(sent[job_id], frozenset(filter(_is_wanted, runs)))
 
 
 def _points(sweep: SweepPaths) -> list[RunPaths]:
@@ -73,8 +74,9 @@ def _points(sweep: SweepPaths) -> list[RunPaths]:
         return []
 
 
-def _is_open(paths: RunPaths, submission: Submission) -> bool:
+def _is_wanted(paths: RunPaths) -> bool:
     try:
-        return state_before(read_status(paths), submission) not in OVER
+        is_over = state_before(read_status(paths), read_submission(paths)) in OVER
     except (OSError, ValueError):
         return False
+    return not is_over and read_cancel(paths) is None

@@ -83,7 +83,7 @@ class _Files:
     @property
     def place(self) -> str | None:
         """Where the run folder was when it was sent or begun."""
-        if (last := self.last_attempt) is not None:
+        if (last := self.last_attempt) is not None and last.place is not None:
             return last.place
         return self.submission.place if self.submission else None
 
