@@ -11,10 +11,12 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from dnnjob import slurm
 from dnnjob.config import (
@@ -50,6 +52,11 @@ from dnnjob.runs import (
 )
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_WRITERS = 16
+# In the place of a folder that a dry run does not make.
+_PLACEHOLDER = "YYYYMMDD-HHMMSS-XXXXXX"
 
 
 def submit_job(
@@ -144,10 +151,13 @@ def _submit_sweep(
     elements = _share(jobs, profile, admission, plan)
     sweep = create_sweep(root, jobs[0].name)
     with _leaving_nothing([sweep.root]) as made:
-        runs = []
-        for job in jobs:
-            runs.append(create_run(root, plan.fit(job)))
-            made.append(runs[-1].root)
+
+        def make(job: JobConfig) -> RunPaths:
+            paths = create_run(root, plan.fit(job))
+            made.append(paths.root)
+            return paths
+
+        runs = _map(make, jobs)
         _write_sweep(sweep, points, runs, profile, root=root)
         sender = _Sender(
             profile,
@@ -230,8 +240,8 @@ class _Sender:
         written: list[Submission] = []
 
         def write() -> None:
-            for job_id, runs in zip(ids, elements, strict=True):
-                written.append(self._write(runs, job_id=job_id, cluster=cluster))
+            of_element = partial(self._write, cluster=cluster)
+            written.extend(_map(of_element, elements, ids))
 
         let_go(ids, write)
         return written
@@ -240,13 +250,13 @@ class _Sender:
         runs = [[str(paths.root) for paths in element] for element in elements]
         with open_pool(runs, self.profile, plan, folder=self.folder, command=self.command) as pid:
             key = process_key(pid)
-            return [self._write(element, job_id=str(pid), process=key) for element in elements]
+            return [self._write(element, str(pid), process=key) for element in elements]
 
     def _write(
         self,
         runs: Sequence[RunPaths],
-        *,
         job_id: str,
+        *,
         cluster: str | None = None,
         process: str | None = None,
     ) -> Submission:
@@ -304,14 +314,18 @@ def _print_plan(
         return
     from dnnjob.launch.cluster import make_script
 
-    # A folder like the one that would be made: its name is the time and a random number.
     name = jobs[0].name
-    place = root / name / ("sweeps/YYYYMMDD-HHMMSS-XXXXXX" if len(jobs) > 1 else "")
-    folder = place / "submission" if len(jobs) > 1 else root / name / _PLACEHOLDER / "submission"
+    if len(jobs) > 1:
+        folder = SweepPaths(root / name / "sweeps" / _PLACEHOLDER).submission_folder
+    else:
+        folder = RunPaths(root / name / _PLACEHOLDER).submission_folder
     print(make_script(profile, folder=folder, name=name, num_elements=len(elements)), end="")
 
 
-_PLACEHOLDER = "YYYYMMDD-HHMMSS-XXXXXX"
+def _map(call: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
+    """What `call` makes of each row, several at a time: most of a write is waiting for the disk."""
+    with ThreadPoolExecutor(max_workers=_WRITERS) as writers:
+        return list(writers.map(call, *columns))
 
 
 @contextmanager
