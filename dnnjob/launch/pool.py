@@ -8,12 +8,13 @@ import json
 import logging
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ from typing import Any
 from dnnjob.config import JobConfig, ProfileConfig, resolve_job
 from dnnjob.errors import ExitCode
 from dnnjob.machine import count_cores, memory_limit_bytes, visible_gpus
-from dnnjob.runs import Record, write_text
+from dnnjob.runs import Record, RunPaths, read_status, write_status, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -149,36 +150,40 @@ class Pool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.told = PoolFile.model_validate_json((folder / "pool.json").read_bytes())
-        self.jobs: dict[int, Any] = {}
+        self.jobs: dict[int, tuple[int, Any]] = {}
         self.stopped = False
 
     def work(self) -> ExitCode:
         """Runs every task; done once all have ended."""
         from submitit.local.local import LocalExecutor
 
-        executor = LocalExecutor(self.folder)
+        executor = LocalExecutor(self.folder, python=_python(self.told.setup))
         executor._internal_update_parameters(
             timeout_min=self.told.time_limit_min or _NO_LIMIT_MIN,
             signal_delay_s=self.told.warning_lead_s,
-            setup=list(self.told.setup),
         )
-        waiting = list(self.told.elements)
-        while waiting or self.jobs:
+        waiting = list(enumerate(self.told.elements))
+        while self.jobs or (waiting and not self.stopped):
             for place in range(len(self.told.gpus)):
                 if place not in self.jobs and waiting and not self.stopped:
-                    self.jobs[place] = self._start(executor, waiting.pop(0), place)
-            if self.stopped:
-                waiting.clear()
+                    number, runs = waiting.pop(0)
+                    self.jobs[place] = number, self._start(executor, runs, place)
             time.sleep(_NAP_S)
-            self.jobs = {place: job for place, job in self.jobs.items() if not job.done()}
+            for place, (number, job) in list(self.jobs.items()):
+                if job.done():
+                    del self.jobs[place]
+                    _close(self.told.elements[number], log=str(job.paths.stderr))
+        for _, runs in waiting:
+            _cancel(runs)
         return ExitCode.DONE
 
     def pass_on(self, number: int, frame: FrameType | None) -> None:
         """Starts nothing more, and asks what runs to stop."""
-        if not self.stopped:
-            self.stopped = True
-            # All of this session: setup lines put a shell between here and a task.
-            os.killpg(0, signal.SIGTERM)
+        self.stopped = True
+        for _, job in self.jobs.values():
+            # submitit's own process, which hands it on to the task.
+            with suppress(ProcessLookupError):
+                job._process.send_signal(signal.SIGTERM)
 
     def _start(self, executor: Any, runs: Sequence[str], place: int) -> Any:
         from dnnjob.launch.element import run_element
@@ -188,6 +193,38 @@ class Pool:
         )
         logger.info("Process %s: %s", job.job_id, json.dumps(list(runs)))
         return job
+
+
+def _python(setup: Sequence[str]) -> str:
+    """The command before submitit's `-m`: setup lines in a shell that becomes the interpreter.
+
+    submitit's own `setup` leaves the shell between itself and the task, which takes the signals.
+    """
+    python = [sys.executable, "-P"]
+    if not setup:
+        return shlex.join(python)
+    lines = "\n".join(("set -e", *setup, 'exec "$0" "$@"'))
+    return shlex.join(["sh", "-c", lines, *python])
+
+
+def _close(runs: Sequence[str], *, log: str) -> None:
+    """Ends the runs of a task that was killed, or that could not begin."""
+    for folder in runs:
+        paths = RunPaths(Path(folder))
+        status = read_status(paths)
+        if status.state in ("CREATED", "RUNNING"):
+            begun = status.state == "RUNNING"
+            error = f"The process {'was killed' if begun else 'could not begin'}. See {log}."
+            update = {"state": "FAILED", "reason": "error", "error": error}
+            write_status(paths, status.model_copy(update=update))
+
+
+def _cancel(runs: Sequence[str]) -> None:
+    for folder in runs:
+        paths = RunPaths(Path(folder))
+        error = "Cancelled before it began. `dnnjob resume RUN` goes on."
+        update = {"state": "CANCELLED", "reason": "cancelled", "error": error}
+        write_status(paths, read_status(paths).model_copy(update=update))
 
 
 def main() -> None:
