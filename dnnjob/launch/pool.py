@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from dnnjob.config import JobConfig, ProfileConfig, resolve_job
 from dnnjob.errors import ExitCode
@@ -28,6 +28,7 @@ from dnnjob.runs import Record, RunPaths, read_status, write_status, write_text
 logger = logging.getLogger(__name__)
 
 _NAP_S = 0.2
+_OUTLIVING: list[Any] = []
 # submitit ends a local job after two minutes unless told otherwise; this is ten years.
 _NO_LIMIT_MIN = 10 * 365 * 24 * 60
 
@@ -139,9 +140,17 @@ def open_pool(
             stderr=log,
             start_new_session=True,
         )
-    with pool.stdin as gate:  # type: ignore[union-attr]
+    # Python complains of a process that is forgotten while it runs; this one is meant to.
+    _OUTLIVING.append(pool)
+    gate = cast(BinaryIO, pool.stdin)
+    try:
         yield pool.pid
         gate.write(b"go\n")
+    except BaseException:
+        gate.close()
+        pool.wait()
+        raise
+    gate.close()
 
 
 class Pool:
