@@ -121,17 +121,24 @@ def submit(
 
 
 @app.command()
-def resume(run: RunFolder) -> None:
-    """Go on with a run from its newest checkpoint.
+def resume(
+    run: RunFolder,
+    here: Annotated[
+        bool, typer.Option("--here", help="In the foreground, wherever it ran before.")
+    ] = False,
+) -> None:
+    """Go on with a run that has ended, from its newest checkpoint.
 
-    A completed run is left alone.
+    A run that was submitted is submitted again with the profile it had. One that is alive is
+    refused, a completed one left alone.
 
     \b
       dnnjob resume runs/houses/20261123-101500-3f9a1c
+      dnnjob resume runs/houses/20261123-101500-3f9a1c --here
     """
-    from dnnjob.launch.foreground import resume_foreground
+    from dnnjob.launch.watch.resume import resume_command
 
-    _exit(resume_foreground(run))
+    _exit(resume_command(run, here=here))
 
 
 @app.command()
@@ -263,14 +270,26 @@ def validate(job: JobFile, overrides: Overrides = None, as_json: AsJson = False)
 
 
 @app.command()
-def doctor(root: Root = Path("runs"), as_json: AsJson = False) -> None:
-    """Say what this machine offers a run, and what it lacks.
+def doctor(
+    root: Root = Path("runs"),
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="PROFILE", help="Look there, by a short job, instead of here."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine, or the nodes of a profile, offer a run, and what they lack.
 
     \b
       dnnjob doctor --root /scratch/runs
+      dnnjob doctor --root /scratch/runs --profile slurm/gpu.toml
     """
     from dnnjob.doctor import examine, is_fit, render_findings
 
+    if profile is not None:
+        from dnnjob.launch.doctor import doctor_command
+
+        _exit(doctor_command(profile, root=root, as_json=as_json))
     findings = examine(root)
     if as_json:
         typer.echo(json.dumps([finding.model_dump() for finding in findings], indent=1))

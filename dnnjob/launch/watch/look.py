@@ -149,6 +149,7 @@ def _gather(files: _Files, answer: Answer) -> Evidence:
         has_log=submission is None or _has_log(files.paths.root / submission.folder, job_id),
         origin=origin,
         place=place,
+        is_copy=_is_elsewhere(files),
         is_alive=is_alive,
         job=answer.jobs.get(job_id) if job_id and origin == "slurm" else None,
     )

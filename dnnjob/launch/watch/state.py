@@ -91,6 +91,8 @@ class Evidence:
     """Who could tell whether it lives: Slurm, which was asked; its process; or nobody here."""
     place: str | None = None
     """Where it is or was, if nobody here can tell."""
+    is_copy: bool = False
+    """Whether it is a copy of a run that lies elsewhere."""
     is_alive: bool = False
     """Whether its process is."""
     job: JobView | None = None
@@ -127,6 +129,9 @@ class RunView(Record):
     num_attempts: int = 0
     updated_at: datetime | None = None
     """Its last sign of life."""
+    asked: Origin = "unknown"
+    """Who told whether it lives; its own files, once it has ended."""
+    is_copy: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -174,6 +179,8 @@ def merge(evidence: Evidence, *, now: datetime) -> RunView:
         sweep_id=submission and submission.sweep_id,
         num_attempts=len(status.attempts),
         updated_at=status.updated_at,
+        asked=evidence.origin,
+        is_copy=evidence.is_copy,
     )
 
 
