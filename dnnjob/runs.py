@@ -115,6 +115,11 @@ class RunPaths:
         return self.root / "checkpoints"
 
     @property
+    def predicted(self) -> Path:
+        """Predictions on their way, among the checkpoints."""
+        return self.checkpoints / "predicted.part"
+
+    @property
     def attempts(self) -> Path:
         """Folder with one folder an attempt."""
         return self.root / "attempts"
@@ -177,6 +182,8 @@ class Position(Record):
     epoch: int = 0
     window: int = 0
     batch: int = 0
+    predicted: int = 0
+    """Rows that are predicted, once training has ended."""
 
 
 class Progress(Record):
@@ -263,6 +270,8 @@ class BatchEnd(Record):
     requeue: Literal["none", "asked", "slurm", "refused", "cancelled"]
     """Whether the job goes on: not; on the script's request; by Slurm itself. Refused or cancelled,
     it should have gone on and does not."""
+    reason: Reason | None = None
+    """Why Slurm ended it, where the task was killed before it could say so."""
     restarts: int = 0
     """How often Slurm had requeued the job."""
     ended_at: datetime

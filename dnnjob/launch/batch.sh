@@ -9,10 +9,12 @@ dnnjob_runs=$dnnjob_folder/runs_${SLURM_ARRAY_TASK_ID:-0}.txt
 dnnjob_ended=$dnnjob_folder/${dnnjob_job}_ended.json
 dnnjob_errors=$dnnjob_folder/${dnnjob_job}_0_log.err
 
-# The last word to `dnnjob status`: the exit code, and whether the job goes on.
+# The last word to `dnnjob status`: the exit code, whether the job goes on, and why it ended where
+# its task had no time to say so.
 dnnjob_note() {
-    printf '{"exit_code": %d, "requeue": "%s", "restarts": %d, "ended_at": "%s"}\n' \
-        "$dnnjob_rc" "$1" "$dnnjob_restarts" "$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
+    printf '{"exit_code": %d, "requeue": "%s", "reason": %s, "restarts": %d, "ended_at": "%s"}\n' \
+        "$dnnjob_rc" "$1" "${2:+\"}${2:-null}${2:+\"}" "$dnnjob_restarts" \
+        "$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
         >"$dnnjob_ended.tmp" && mv "$dnnjob_ended.tmp" "$dnnjob_ended"
 }
 
@@ -79,10 +81,63 @@ dnnjob_go_on() {
     dnnjob_mark CREATED FAILED error "$dnnjob_said"
 }
 
+# Whether Slurm is ending this job, whatever the cause.
+dnnjob_is_ended() {
+    dnnjob_state=$(dnnjob_field JobState)
+    [ -n "$dnnjob_state" ] && [ "$dnnjob_state" != RUNNING ]
+}
+
+# What becomes of a run whose task was killed before it could say why.
+dnnjob_killed() {
+    dnnjob_why=preempted
+    [ "$(dnnjob_field Reason)" != TimeLimit ] || dnnjob_why=time_limit
+    if [ "$(dnnjob_field Restarts)" -gt "$dnnjob_restarts" ] 2>/dev/null; then
+        dnnjob_note slurm "$dnnjob_why"
+        return
+    fi
+    if [ "$dnnjob_why" = preempted ] && [ -z "$(dnnjob_field PreemptTime | tr -dc 0-9)" ]; then
+        dnnjob_note cancelled cancelled
+        dnnjob_mark RUNNING CANCELLED cancelled 'Cancelled. `dnnjob resume RUN` goes on.'
+        return
+    fi
+    dnnjob_note asked "$dnnjob_why"
+    if [ "$dnnjob_restarts" -ge "$dnnjob_max_requeues" ]; then
+        dnnjob_said="it was queued anew $dnnjob_restarts times"
+    elif dnnjob_said=$(scontrol requeue "$dnnjob_job" 2>&1); then
+        return
+    fi
+    dnnjob_note refused "$dnnjob_why"
+    dnnjob_mark RUNNING FAILED "$dnnjob_why" \
+        "Killed, and not queued anew: $dnnjob_said. \`dnnjob resume RUN\` goes on."
+}
+
+# A task that does not answer Slurm's SIGTERM is killed, and with it this script, which waits for
+# it. A second shell sees the signal come, and acts before it is killed too: Slurm grants a requeue
+# by itself to the preempted, but not at the end of a time limit.
+dnnjob_guard() {
+    trap 'dnnjob_warned=yes' TERM
+    trap : USR1 USR2
+    trap - EXIT
+    dnnjob_rc=143 dnnjob_warned=
+    while [ -z "$dnnjob_warned" ]; do
+        kill -0 $$ || return
+        sleep 5 &
+        wait $!
+    done
+    # The task's own word is better, and it may still be writing its checkpoint.
+    for _ in 1 2 3 4 5 6 7 8; do
+        sleep 1 &
+        wait $!
+        kill -0 $$ || return
+    done
+    ! dnnjob_is_ended || dnnjob_killed
+}
+
 dnnjob_end() {
     dnnjob_rc=$?
     set +e
     trap - EXIT
+    kill -KILL "$dnnjob_guard" 2>/dev/null
     # Slurm ends this script, too, once the job is queued anew; it has a few lines left.
     trap '' TERM
     if [ "$dnnjob_rc" -ne 0 ] && dnnjob_ran_out_of_memory; then
@@ -99,6 +154,8 @@ dnnjob_end() {
         && [ "$dnnjob_restarts" -lt 3 ] && dnnjob_any '"state": "CREATED"'; then
         # A signal of Slurm's came before the task could listen to it.
         dnnjob_go_on
+    elif [ "$dnnjob_rc" -ge 128 ] && dnnjob_any '"state": "RUNNING"' && dnnjob_is_ended; then
+        dnnjob_killed
     elif [ "$dnnjob_rc" -ne 0 ]; then
         dnnjob_told="The task ended with exit code $dnnjob_rc. See $dnnjob_errors."
         dnnjob_mark RUNNING FAILED error "$dnnjob_told"
@@ -145,6 +202,8 @@ dnnjob_count_created() {
     done <"$dnnjob_runs" | wc -l
 }
 
+dnnjob_guard >/dev/null 2>&1 &
+dnnjob_guard=$!
 trap dnnjob_end EXIT
 # They are for the task, which writes its checkpoint; this script waits for its end.
 trap : TERM USR1 USR2

@@ -109,8 +109,9 @@ def _made_progress(attempt: Attempt, later: Attempt | None) -> bool:
     return any(_order(end) > began for end in ends if end is not None)
 
 
-def _order(position: Position | None) -> tuple[int, int, int]:
-    return (position.epoch, position.window, position.batch) if position else (0, 0, 0)
+def _order(position: Position | None) -> tuple[int, ...]:
+    place = position or Position()
+    return place.epoch, place.window, place.batch, place.predicted
 
 
 def _seconds_left(job: Mapping[str, str]) -> float:

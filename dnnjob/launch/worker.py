@@ -151,8 +151,9 @@ def _judge_lost(paths: RunPaths) -> Reason:
         return "vanished"
     # A batch script that came to its end was on a node that lived.
     end = read_batch_end(paths, submission)
-    known = end is not None and end.restarts == last.slurm_restarts
-    return "preempted" if known else "node_failure"
+    if end is None or end.restarts != last.slurm_restarts:
+        return "node_failure"
+    return end.reason or "preempted"
 
 
 def _look(journal: Journal, stop: StopFlag) -> None:

@@ -305,6 +305,57 @@ def test_a_killed_task_without_a_reason_is_an_error(folder: Path, finish: Finish
     assert "7_0_log.err" in str(status.error)
 
 
+@pytest.mark.parametrize(
+    ("says", "asked", "word"),
+    [
+        (f"{ENDING.replace('Reason=None', 'Reason=TimeLimit')}", ["7"], "asked"),
+        (f"{ENDING} PreemptTime=2026-11-24T03:25:53", ["7"], "asked"),
+        (f"{ENDING.replace('Restarts=0', 'Restarts=1')}", [], "slurm"),
+    ],
+)
+def test_a_task_that_slurm_killed_before_it_could_answer_goes_on(
+    folder: Path,
+    finish: Finish,
+    requeued: Callable[[], list[str]],
+    says: str,
+    asked: list[str],
+    word: str,
+) -> None:
+    (paths,) = make_runs(folder, "RUNNING")
+
+    finish("kill -KILL $$", says=says)
+
+    assert requeued() == asked
+    assert last_word(folder) == word
+    # The next attempt tells how this one ended.
+    assert read_status(paths).state == "RUNNING"
+
+
+def test_a_cancelled_task_that_was_killed_before_it_could_answer_is_cancelled(
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
+) -> None:
+    (paths,) = make_runs(folder, "RUNNING")
+
+    finish("kill -KILL $$", says=ENDING)
+
+    assert requeued() == []
+    assert (read_status(paths).state, read_status(paths).reason) == ("CANCELLED", "cancelled")
+
+
+def test_a_killed_task_that_slurm_does_not_queue_anew_says_why(
+    folder: Path, finish: Finish
+) -> None:
+    (paths,) = make_runs(folder, "RUNNING")
+
+    finish(
+        "kill -KILL $$", says=ENDING.replace("Reason=None", "Reason=TimeLimit"), refusal="disabled"
+    )
+
+    assert (read_status(paths).state, read_status(paths).reason) == ("FAILED", "time_limit")
+    assert "not queued anew: disabled" in str(read_status(paths).error)
+    assert last_word(folder) == "refused"
+
+
 def test_failing_setup_lines_end_the_job_and_say_so(folder: Path, finish: Finish) -> None:
     (paths,) = make_runs(folder, "CREATED")
     script = write_script(folder, setup=["true", "false", "touch never"])
