@@ -80,7 +80,7 @@ def examine_there(name: str, *, root: Path) -> list[HostReport]:
     brief = _shorten(profile)
     with _folder_for_once(root.absolute()) as folder:
         call = partial(report_host, str(root.absolute()), str(folder), gpus=_asks_for_gpus(profile))
-        job_ids = queue([call], brief, folder=folder, name="dnnjob-doctor")
+        job_ids = queue([call], brief, folder=folder, name="dnnjob-doctor", runs=[()])
         try:
             let_go(job_ids, lambda: None)
             logger.info("Slurm job %s, on %d node(s).", job_ids[0], brief.nodes)

@@ -6,7 +6,7 @@ views = glance(runs)             # files and processes alone
 
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -67,8 +67,8 @@ class _Files:
 
     @property
     def job_id(self) -> str | None:
-        """The Slurm job that carries it."""
-        if (last := self.last_attempt) is not None and (last.slurm_job_id or self.is_begun):
+        """The Slurm job that carries it, or did."""
+        if (last := self.last_attempt) is not None:
             return last.slurm_job_id
         is_slurm = self.submission is not None and self.submission.executor == "slurm"
         return self.submission.job_id if self.submission and is_slurm else None
@@ -131,22 +131,24 @@ def _read(paths: RunPaths) -> _Files:
 
 
 def _gather(files: _Files, answer: Answer) -> Evidence:
-    if not files.is_open:
-        return Evidence(
-            paths=files.paths,
-            status=files.status,
-            fault=files.fault,
-            submission=files.submission,
-        )
-    origin, place, is_alive = _find_origin(files, answer)
-    submission, job_id = files.submission, files.job_id
-    return Evidence(
-        paths=files.paths,
+    paths, submission, job_id = files.paths, files.submission, files.job_id
+    known = Evidence(
+        paths=paths,
         status=files.status,
+        fault=files.fault,
         submission=submission,
-        cancel=read_cancel(files.paths),
-        batch_end=read_batch_end(files.paths, submission) if submission and job_id else None,
-        has_log=submission is None or _has_log(files.paths.root / submission.folder, job_id),
+        job_id=job_id,
+        cluster=files.cluster if job_id else None,
+    )
+    if not files.is_open:
+        return known
+    origin, place, is_alive = _find_origin(files, answer)
+    is_sent = submission is not None and submission.job_id == job_id
+    return replace(
+        known,
+        cancel=read_cancel(paths),
+        batch_end=read_batch_end(paths, submission) if submission and is_sent else None,
+        has_log=_has_log(paths.root / submission.folder, job_id) if submission else True,
         origin=origin,
         place=place,
         is_copy=_is_elsewhere(files),

@@ -84,4 +84,5 @@ def is_live(view: RunView, *, now: datetime, is_cancelled: bool) -> bool:
         return False
     if view.state == "RUNNING":
         return view.updated_at is not None and now - view.updated_at < FRESH
-    return view.job_id is not None and not is_cancelled
+    waits = view.job_id is not None or (view.state == "CREATED" and view.process is not None)
+    return waits and not is_cancelled

@@ -15,6 +15,7 @@ from typing import Literal
 from dnnjob.launch.watch.words import describe_queue_reason, describe_time
 from dnnjob.runs import (
     SECONDS_BETWEEN_SIGNS,
+    Attempt,
     BatchEnd,
     Cancel,
     Progress,
@@ -83,6 +84,10 @@ class Evidence:
     fault: str | None = None
     """Why there is no status."""
     submission: Submission | None = None
+    job_id: str | None = None
+    """The Slurm job that carries it, or did last; None outside Slurm."""
+    cluster: str | None = None
+    """On which that job is."""
     cancel: Cancel | None = None
     batch_end: BatchEnd | None = None
     has_log: bool = True
@@ -116,10 +121,12 @@ class RunView(Record):
     """Until training ends, as far as its pace so far tells."""
     limit_left_s: float | None = None
     """Until the job's time limit."""
-    executor: Literal["slurm", "local"] | None = None
-    cluster: str | None = None
     job_id: str | None = None
-    """Slurm's job or array element; locally the process."""
+    """Slurm's job or array element; None outside Slurm."""
+    cluster: str | None = None
+    """On which that id counts."""
+    process: int | None = None
+    """Outside Slurm, the process that is or was at work, or that waits to be."""
     job_state: str | None = None
     queue_reason: str | None = None
     starts_at: datetime | None = None
@@ -169,9 +176,9 @@ def merge(evidence: Evidence, *, now: datetime) -> RunView:
         progress=status.progress,
         left_s=estimate_left_s(status, now=now) if is_at_work else None,
         limit_left_s=job.limit_left_s if job and is_at_work else None,
-        executor=submission.executor if submission else None,
-        cluster=submission.cluster if submission else last and last.slurm_cluster,
-        job_id=submission.job_id if submission else last and last.slurm_job_id,
+        process=_find_process(evidence, last),
+        cluster=evidence.cluster,
+        job_id=evidence.job_id,
         job_state=job and job.state,
         queue_reason=job and job.reason,
         starts_at=job and job.starts_at,
@@ -208,6 +215,9 @@ def estimate_left_s(status: Status, *, now: datetime) -> float | None:
     if not status.attempts:
         return None
     attempt, progress = status.attempts[-1], status.progress
+    if attempt.resumed_from is None and len(status.attempts) > 1:
+        # It is starting: the progress is that of the attempt before.
+        return None
     begun = attempt.resumed_from.epoch if attempt.resumed_from else 0
     done, missing = progress.epoch - begun, progress.epochs - progress.epoch
     if done <= 0 or missing <= 0:
@@ -215,6 +225,14 @@ def estimate_left_s(status: Status, *, now: datetime) -> float | None:
     spent_s = (status.updated_at - attempt.started_at).total_seconds()
     age_s = (now - status.updated_at).total_seconds()
     return max(0.0, spent_s / done * missing - age_s)
+
+
+def _find_process(evidence: Evidence, last: Attempt | None) -> int | None:
+    if evidence.job_id is not None:
+        return None
+    if last is not None:
+        return last.pid
+    return int(evidence.submission.job_id) if evidence.submission else None
 
 
 def _identify(paths: RunPaths) -> dict[str, str]:
@@ -248,7 +266,9 @@ def _judge_job(
     """A run whose job waits or runs."""
     wish = _wish(evidence, now)
     if job.state in _WAITS:
-        queue = describe_queue_reason(job.reason, job_id=_job_id(evidence), starts_at=job.starts_at)
+        queue = describe_queue_reason(
+            job.reason, job_id=evidence.job_id or "", starts_at=job.starts_at
+        )
         if known.state == "RUNNING":
             # Slurm has queued the job anew, and the attempt had no time to say so.
             reason = _ENDS.get(job.ended_before or "", "vanished")
@@ -256,7 +276,9 @@ def _judge_job(
         return _with_note(known, wish, queue)
     at_work = f"its job is {job.state.lower()}" + (f" on {job.nodes}" if job.nodes else "")
     if known.state != "RUNNING":
-        return _with_note(known, wish, f"{at_work}, its turn has not come or it is starting")
+        shared = evidence.submission is not None and evidence.submission.sweep_id is not None
+        turn = "it starts, or its turn has yet to come" if shared else "it starts"
+        return _with_note(known, wish, f"{at_work}: {turn}")
     silent = _silence(status, now)
     return _with_note(known, wish, silent and f"{silent}, while {at_work}")
 
@@ -321,7 +343,7 @@ def _latest_end(evidence: Evidence, status: Status) -> BatchEnd | None:
     last = status.attempts[-1] if status.attempts else None
     if end is None or last is None or last.slurm_restarts is None:
         return end
-    is_of_last = evidence.submission and last.slurm_job_id == evidence.submission.job_id
+    is_of_last = last.slurm_job_id == evidence.job_id
     return end if not is_of_last or end.restarts >= last.slurm_restarts else None
 
 
@@ -393,7 +415,3 @@ def _describe_code(code: int) -> str:
 
 def _see_logs(evidence: Evidence) -> str:
     return f"`dnnjob logs {evidence.paths.root}` shows what it said."
-
-
-def _job_id(evidence: Evidence) -> str:
-    return evidence.submission.job_id if evidence.submission else ""

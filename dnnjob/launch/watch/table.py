@@ -57,7 +57,7 @@ def _cells(view: RunView) -> tuple[str, ...]:
         f"{progress.epoch}/{progress.epochs}" if progress.epochs else _NONE,
         _NONE if progress.loss is None else f"{progress.loss:.4g}",
         _NONE if view.left_s is None else describe_time(timedelta(seconds=view.left_s)),
-        view.job_id or _NONE,
+        view.job_id or (f"pid {view.process}" if view.process else _NONE),
         _why(view),
     )
 

@@ -1,5 +1,6 @@
 """What is read, seen and asked of runs before their state is judged."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -14,7 +15,7 @@ from dnnjob.launch.watch.look import glance, look
 from dnnjob.launch.watch.state import JobView, RunView
 from dnnjob.machine import process_key
 from dnnjob.runs import RunPaths, write_status
-from tests.launch.watch.made import CLUSTER, attempt, attempt_here, make_run, send, status
+from tests.launch.watch.made import CLUSTER, ago, attempt, attempt_here, make_run, send, status
 
 
 class Slurm:
@@ -174,6 +175,18 @@ def test_a_local_run_waits_as_long_as_the_process_that_is_to_begin_it_lives(
     sleeper.wait()
 
     assert see(paths).reason == "vanished"
+
+
+def test_a_run_that_went_on_here_is_no_job_any_more(root: Path) -> None:
+    before = attempt(900, slurm_job_id="7", ended_at=ago(300), reason="cancelled")
+    paths = make_run(root, told=status("RUNNING", [before, attempt_here()]))
+    send(paths, "7", sent_s=900)
+    slurm = Slurm()
+
+    view = see(paths, slurm)
+
+    assert (view.state, view.job_id, view.process) == ("RUNNING", None, os.getpid())
+    assert slurm.asked == []
 
 
 # Files that cannot be read

@@ -24,7 +24,8 @@ def judged(
     **evidence: object,
 ) -> RunView:
     """What is made of a submitted run whose Slurm was asked."""
-    values = {"origin": "slurm", "submission": sent or submission(), **evidence}
+    sent = sent or submission()
+    values = {"origin": "slurm", "submission": sent, "job_id": sent.job_id, **evidence}
     return merge(
         Evidence(paths=PATHS, status=told or AT_WORK, job=job, **values),  # type: ignore[arg-type]
         now=datetime.now(UTC),
@@ -309,15 +310,20 @@ def test_a_run_without_readable_status_has_no_state_but_a_fault() -> None:
         (Progress(epoch=0, epochs=100), 0, None),
         (Progress(epoch=100, epochs=100), 0, None),
         (Progress(epoch=25, epochs=100), 0, 300 - 5),
+        (Progress(epoch=25, epochs=100), None, None),
         # Of 25 epochs this attempt trained 5.
         (Progress(epoch=25, epochs=100), 20, 1500 - 5),
     ],
 )
 def test_the_time_left_follows_the_pace_of_this_attempt(
-    progress: Progress, resumed_at: int, left_s: float | None
+    progress: Progress, resumed_at: int | None, left_s: float | None
 ) -> None:
+    """None of `resumed_at`: a second attempt that has not yet found its checkpoint."""
     begun = attempt(105, resumed_from=Position(epoch=resumed_at) if resumed_at else None)
+    attempts = [begun] if resumed_at is not None else [attempt(500), begun]
 
-    estimate = estimate_left_s(status("RUNNING", [begun], progress=progress), now=datetime.now(UTC))
+    estimate = estimate_left_s(
+        status("RUNNING", attempts, progress=progress), now=datetime.now(UTC)
+    )
 
     assert estimate == (None if left_s is None else pytest.approx(left_s, abs=1))
