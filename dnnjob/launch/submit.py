@@ -46,6 +46,7 @@ from dnnjob.runs import (
     create_run,
     create_sweep,
     open_run,
+    read_submission,
     write_submission,
     write_sweep,
     write_text,
@@ -124,7 +125,13 @@ def resubmit(folder: Path) -> Submission:
     profile = load_profile(paths.profile)
     paths.cancel.unlink(missing_ok=True)
     job = load_job(paths.job)
-    sender = _Sender(profile, folder=paths.submission_folder, name=job.name)
+    before = read_submission(paths)
+    sender = _Sender(
+        profile,
+        folder=paths.submission_folder,
+        name=job.name,
+        sweep_id=before.sweep_id if before else None,
+    )
     plan = plan_pool([job], profile, memory_bytes=None)
     return sender.send([[paths]], plan)[0]
 

@@ -273,11 +273,12 @@ def test_a_killed_process_leaves_no_run_that_looks_alive(
     wait_for_pool(paths)
 
 
+@pytest.mark.slow
 def test_a_time_limit_ends_a_local_run_with_a_checkpoint(
     write_job: WriteJob, dnnjob: Command, tmp_path: Path
 ) -> None:
     job = write_job(train={"epochs": 10_000_000})
-    words = ["profile.time_limit_min=1", "profile.warning_lead_s=48"]
+    words = ["profile.time_limit_min=1", "profile.warning_lead_s=15"]
 
     paths = RunPaths(submit(dnnjob, job, tmp_path, *words))
     wait_for(paths, "FAILED")
