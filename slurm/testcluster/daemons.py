@@ -130,7 +130,11 @@ def _call(layout: Layout, command: Sequence[str]) -> "subprocess.CompletedProces
 
 def _start_accounting(layout: Layout) -> None:
     _require(["slurmdbd", "mariadbd", "mariadb-install-db", "my_print_defaults"])
+    # Tables on their way have the same names in every database: none of /tmp.
+    temporary = layout.folder / "tmp"
+    temporary.mkdir(exist_ok=True)
     own = ["--no-defaults", f"--datadir={layout.database}", f"--user={user_name()}"]
+    own += [f"--tmpdir={temporary}"]
     if not layout.database.exists():
         install = ["mariadb-install-db", *own, "--skip-test-db"]
         install += ["--auth-root-authentication-method=socket"]
