@@ -61,6 +61,21 @@ def test_a_run_at_work_is_waited_for(
     assert told == ["RUNNING", "FAILED (nan)"]
 
 
+def test_of_a_sweep_the_counts_and_bad_ends_are_told(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "dnnjob")
+    ends = [status("COMPLETED"), status("COMPLETED"), status("FAILED", reason="nan")]
+    runs = [make_run(root, number, end) for number, end in enumerate(ends)]
+
+    wait_command(make_sweep(root, runs))
+
+    assert [record.message for record in caplog.records] == [
+        f"{runs[2].root}: FAILED (nan)",
+        "3 runs: 2 COMPLETED, 1 FAILED.",
+    ]
+
+
 def test_slurm_is_asked_once_while_files_are_looked_at_often(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
