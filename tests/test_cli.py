@@ -28,6 +28,8 @@ def modules_after(*arguments: object, cwd: Path) -> set[str]:
     code = (
         "import atexit, sys\n"
         "from dnnjob import cli\n"
+        # os._exit would end the process without the list.
+        "cli._exit = sys.exit\n"
         "atexit.register(lambda: print(*{name.partition('.')[0] for name in sys.modules}))\n"
         "cli.main(sys.argv[1:])"
     )
@@ -76,6 +78,8 @@ def test_other_verbs_import_no_tensorflow(write_job: WriteJob) -> None:
     assert not modules_after("collect", ".", cwd=job_file.parent) & heavy
     assert not modules_after("validate", job_file, cwd=job_file.parent) & heavy
     assert not modules_after("init", "table.csv", cwd=job_file.parent) & heavy
+    words = ["submit", job_file, "--profile", "cpu", "--dry-run"]
+    assert not modules_after(*words, cwd=job_file.parent) & heavy
 
 
 def test_help_takes_less_than_half_a_second() -> None:

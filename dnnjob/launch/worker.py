@@ -30,7 +30,6 @@ from dnnjob.runs import (
     Journal,
     Reason,
     RunPaths,
-    Status,
     clear_folder,
     clear_leftovers,
     close_for_chief,
@@ -130,9 +129,8 @@ def _refuse_hopeless(paths: RunPaths) -> ExitCode | None:
     *earlier, last = status.attempts
     ended = last.model_copy(update={"ended_at": status.updated_at, "reason": reason})
     error = f"{why_not} `dnnjob resume RUN` goes on."
-    write_status(
-        paths, Status(state="FAILED", reason=reason, error=error, attempts=(*earlier, ended))
-    )
+    failed = {"state": "FAILED", "reason": reason, "error": error, "attempts": (*earlier, ended)}
+    write_status(paths, status.model_copy(update=failed))
     logger.error("%s", error)
     return ExitCode.FAILED
 
