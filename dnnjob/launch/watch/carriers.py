@@ -40,7 +40,7 @@ def find_carriers(runs: Iterable[RunPaths]) -> list[Carrier]:
         sent = read_submission(paths)
         if sent is None:
             continue
-        if sent.sweep_id is None:
+        if _is_sent_alone(paths, sent):
             alone.append(Carrier(sent, frozenset(filter(_is_wanted, [paths]))))
             continue
         sweep = _sweep_of(paths, sent)
@@ -50,9 +50,18 @@ def find_carriers(runs: Iterable[RunPaths]) -> list[Carrier]:
     return alone + [carrier for carrier in shared if carrier.submission.job_id in chosen]
 
 
+def _is_sent_alone(paths: RunPaths, sent: Submission) -> bool:
+    """Whether no other run came along: a point of a sweep that was resumed has its own job."""
+    return sent.sweep_id is None or _folder_of(paths, sent) == paths.submission_folder
+
+
 def _sweep_of(paths: RunPaths, sent: Submission) -> SweepPaths:
+    return SweepPaths(_folder_of(paths, sent).parent)
+
+
+def _folder_of(paths: RunPaths, sent: Submission) -> Path:
     # normpath, not resolve: links stay as they are.
-    return SweepPaths(Path(os.path.normpath(paths.root / sent.folder)).parent)
+    return Path(os.path.normpath(paths.root / sent.folder))
 
 
 def _carriers_of(sweep: SweepPaths) -> Iterator[Carrier]:

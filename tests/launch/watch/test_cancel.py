@@ -75,6 +75,18 @@ def test_a_process_that_carries_other_runs_is_spared(
         process.wait(0.5)
 
 
+def test_a_point_that_was_resumed_ends_with_the_process_of_its_own(
+    root: Path, process: "subprocess.Popen[bytes]"
+) -> None:
+    runs = [make_run(root, 1), make_run(root, 2)]
+    sweep = make_sweep(root, runs)
+    carry(process, runs[0], sweep_id=sweep.name)
+
+    cancel_command(runs[0].root)
+
+    assert process.wait(10) == -signal.SIGTERM
+
+
 def test_what_has_ended_stays_as_it_is(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "dnnjob")
     paths = make_run(root, told=status("FAILED", reason="nan", error="Loss is NaN."))
