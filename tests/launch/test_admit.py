@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from dnnjob import slurm
 from dnnjob.config import ProfileConfig, load_job, make_points, resolve_profile
 from dnnjob.errors import DataError, JobError
 from dnnjob.launch import admit as admit_module
@@ -151,3 +153,118 @@ def test_the_login_node_is_left_its_threads(write_job: WriteJob) -> None:
     )
 
     assert done.stdout.split() == ["2", "2", "False"]
+
+
+# What the clusters of tests/slurm do not have
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, slurm.Partition]:
+    """A cluster of two nodes elsewhere; its partitions may be changed."""
+    partition = slurm.Partition(
+        name="long",
+        is_default=True,
+        is_up=True,
+        limit_min=None,
+        max_nodes=None,
+        num_nodes=2,
+        qos="",
+        accounts=(),
+        preempt_mode="OFF",
+        grace_s=0,
+    )
+    node = slurm.Node(
+        name="a1",
+        host="a1.example.org",
+        state="IDLE",
+        cpus=4,
+        memory_mb=8192,
+        gpus=0,
+        features=(),
+        partitions=("long",),
+    )
+    partitions = {"long": partition}
+    monkeypatch.setattr(slurm, "show_config", lambda: {"ClusterName": "far", "MaxArraySize": "11"})
+    monkeypatch.setattr(slurm, "list_partitions", lambda: partitions)
+    monkeypatch.setattr(slurm, "list_nodes", lambda: {"a1": node, "a2": replace(node, name="a2")})
+    monkeypatch.setattr(slurm, "find_submit_limit", lambda *_, **__: None)
+    return partitions
+
+
+def send(job: Path, root: Path, **profile: object) -> Admission:
+    return admit(make_points(load_job(job)), on_slurm(**profile), root=root)
+
+
+def test_a_root_on_the_clusters_storage_passes(
+    cluster: dict[str, slurm.Partition], write_job: WriteJob
+) -> None:
+    admission = send(write_job(), Path("/scratch/me/runs"))
+
+    assert admission.cluster == "far"
+
+
+@pytest.mark.parametrize("root", ["/tmp/runs", "/dev/shm/runs", "/var/tmp/runs"])
+def test_a_root_that_only_this_machine_sees_needs_force(
+    cluster: dict[str, slurm.Partition], write_job: WriteJob, root: str
+) -> None:
+    with pytest.raises(JobError, match=r"only this machine sees.*Set --root"):
+        send(write_job(), Path(root))
+
+
+def test_a_root_with_a_pattern_of_slurms_is_refused(
+    cluster: dict[str, slurm.Partition], write_job: WriteJob
+) -> None:
+    with pytest.raises(JobError, match="for a pattern"):
+        send(write_job(), Path("/scratch/100%j"))
+
+
+@pytest.mark.parametrize(
+    ("partition", "profile", "told"),
+    [
+        ({"is_up": False}, {}, "closed for now"),
+        ({"limit_min": 10}, {}, "Set profile.time_limit_min=10 or less"),
+        ({"max_nodes": 1}, {"nodes": 2}, "Lower profile.nodes"),
+        ({"accounts": ("rich",)}, {"account": "poor"}, "not for the account poor"),
+        ({"is_default": False}, {}, "no default partition.*one of: long"),
+    ],
+)
+def test_what_a_partition_may_not_take_is_told(
+    cluster: dict[str, slurm.Partition],
+    write_job: WriteJob,
+    partition: dict[str, object],
+    profile: dict[str, object],
+    told: str,
+) -> None:
+    cluster["long"] = replace(cluster["long"], **partition)  # type: ignore[arg-type]
+
+    with pytest.raises(JobError, match=told):
+        send(write_job(), Path("/scratch"), **profile)
+
+
+@pytest.mark.parametrize(("limit", "queued", "most"), [(None, 0, 11), (9, 3, 6), (100, 3, 11)])
+def test_a_sweep_has_no_more_tasks_than_may_be_queued(
+    cluster: dict[str, slurm.Partition],
+    write_job: WriteJob,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int | None,
+    queued: int,
+    most: int,
+) -> None:
+    found = None if limit is None else slurm.SubmitLimit(limit, "the QOS few")
+    monkeypatch.setattr(slurm, "find_submit_limit", lambda *_, **__: found)
+    monkeypatch.setattr(slurm, "count_queued", lambda: queued)
+
+    admission = send(write_job(sweep={"seed": [0, 1]}), Path("/scratch"))
+
+    assert admission.most_tasks == most
+
+
+def test_a_full_queue_is_told_with_whose_limit_it_is(
+    cluster: dict[str, slurm.Partition], write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = slurm.SubmitLimit(3, "the QOS few")
+    monkeypatch.setattr(slurm, "find_submit_limit", lambda *_, **__: few)
+    monkeypatch.setattr(slurm, "count_queued", lambda: 3)
+
+    with pytest.raises(JobError, match="3 jobs in the queue by the QOS few"):
+        send(write_job(sweep={"seed": [0, 1]}), Path("/scratch"))
