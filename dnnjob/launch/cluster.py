@@ -80,7 +80,9 @@ class HeldExecutor(SlurmExecutor):
             job_id = slurm.sbatch(
                 script, marker=self.marker, environ=slurm.scrub(os.environ), held=True
             )
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                self._take_back()
             for path in (*pickles, script):
                 path.unlink(missing_ok=True)
             raise
@@ -90,6 +92,12 @@ class HeldExecutor(SlurmExecutor):
             path.rename(JobPaths(self.folder, element).submitted_pickle)
         script.rename(JobPaths(self.folder, ids[0]).submission_file)
         return [SlurmJob(folder=self.folder, job_id=one, tasks=tasks) for one in ids]
+
+    def _take_back(self) -> None:
+        """Cancels what sbatch may have queued before it was interrupted."""
+        with suppress(DnnJobError):
+            if (job_id := slurm.find_job(self.marker)) is not None:
+                slurm.cancel([job_id])
 
 
 def make_script(profile: ProfileConfig, *, folder: Path, name: str, num_elements: int) -> str:

@@ -4,7 +4,12 @@ The jobs here fail in their setup lines: nothing waits for a training.
 """
 
 import json
+import os
 import re
+import shutil
+import signal
+import stat
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +19,7 @@ import pytest
 
 from dnnjob import slurm
 from dnnjob.config import load_profile
+from dnnjob.errors import ExitCode
 from dnnjob.launch.cluster import let_go, queue
 from dnnjob.runs import (
     RunPaths,
@@ -22,7 +28,7 @@ from dnnjob.runs import (
     read_submission,
     read_sweep,
 )
-from tests.conftest import WriteJob
+from tests.conftest import WriteJob, command_line
 from tests.slurm.clusters import Cluster, wait_until
 from tests.slurm.submitted import write_profile
 
@@ -142,6 +148,54 @@ def test_a_job_whose_files_cannot_be_written_is_taken_back(closed: Cluster, tmp_
     with pytest.raises(OSError, match="disk full"):
         let_go(ids, fail)
     wait_until(lambda: slurm.count_queued() == 0, seconds=20)
+
+
+def test_a_submission_interrupted_at_the_keyboard_queues_nothing(
+    closed: Cluster, write_job: WriteJob, tmp_path: Path
+) -> None:
+    # An sbatch that has queued the job and is interrupted before it says so.
+    slow = tmp_path / "bin" / "sbatch"
+    slow.parent.mkdir()
+    slow.write_text(
+        f'#!/bin/sh\n{shutil.which("sbatch")} "$@" >&2; touch {tmp_path}/sent; sleep 60\n'
+    )
+    slow.chmod(0o755)
+    command = command_line(
+        "submit", write_job(), "--profile", write_profile(tmp_path), "--root", tmp_path / "runs"
+    )
+    path = f"{slow.parent}:{os.environ['PATH']}"
+    process = subprocess.Popen([*command, "--force"], env={**os.environ, "PATH": path})
+    wait_until((tmp_path / "sent").exists, seconds=60)
+    assert closed.ask("squeue", "-h") != ""
+
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(timeout=60) == ExitCode.INTERRUPTED
+    wait_until(lambda: closed.ask("squeue", "-h") == "", seconds=20)
+    assert list((tmp_path / "runs").rglob("job.toml")) == []
+
+
+def test_colleagues_may_read_and_write_what_a_submission_leaves(
+    cluster: Cluster, write_job: WriteJob, tmp_path: Path
+) -> None:
+    root = tmp_path / "runs"
+    root.mkdir()
+    root.chmod(0o2775)
+    job = write_job(sweep={"seed": [0, 1]})
+    before = os.umask(0o002)
+    try:
+        _, stdout, stderr = send(cluster, job, tmp_path, **FAILS)
+    finally:
+        os.umask(before)
+
+    sweep = SweepPaths(Path(stdout))
+    for point in read_sweep(sweep).points:
+        wait_for_failure(sweep.run(point))
+    for path in root.rglob("*"):
+        mode = path.stat().st_mode
+        assert mode & 0o060 == 0o060, path
+        assert not path.is_dir() or mode & stat.S_ISGID, path
+    assert any(sweep.submission_folder.glob("*_ended.json")), stderr
 
 
 def test_a_job_may_come_back_wherever_it_goes(
