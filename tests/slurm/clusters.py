@@ -112,9 +112,9 @@ def started_cluster(*options: str) -> Iterator[Cluster]:
         shutil.rmtree(folder)
 
 
-def wait_until(is_so: Callable[[], object], *, seconds: float) -> None:
+def wait_until(is_so: Callable[[], object], *, seconds: float, every: float = 0.2) -> None:
     """Returns once `is_so()`; fails after `seconds`."""
     until = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < until, f"not so within {seconds} s"
-        time.sleep(0.2)
+        time.sleep(every)

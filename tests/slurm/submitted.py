@@ -1,12 +1,15 @@
 """Runs submitted to a cluster of the tests, and what they must come to.
 
-minutes = make_reference(folder, train_s=20)
-run = submit(cluster, minutes.job, folder, partition="graceful")
-wait_until_trains(run)
+reference = make_reference(folder)
+paths = submit(cluster, reference.job, folder, partition="graceful")
+hold(paths)
 """
 
 import json
+import os
+import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,16 +46,10 @@ class Reference:
         assert read_report(paths)["provenance"]["bit_exact"]
 
 
-def make_reference(folder: Path, *, train_s: float, tasks: int = 1) -> Reference:
-    """A job that trains about so many seconds on this machine, with everything to restore."""
+def make_reference(folder: Path, *, epochs: int = 5000, tasks: int = 1) -> Reference:
+    """A job with everything to restore; 1000 epochs take about a second."""
     folder.mkdir(exist_ok=True)
-    rate = (
-        1000
-        / read_report(_run(write_job(folder, epochs=1000, tasks=tasks), folder / "rate"))[
-            "timing_s"
-        ]["train"]
-    )
-    job = write_job(folder, epochs=max(1000, int(rate * train_s)), tasks=tasks)
+    job = write_job(folder, epochs=epochs, tasks=tasks)
     return Reference(job, _run(job, folder / "undisturbed"))
 
 
@@ -90,18 +87,31 @@ def job_id(paths: RunPaths) -> str:
     return str(json.loads(paths.submission.read_text())["job_id"])
 
 
-def wait_until_trains(paths: RunPaths, *, attempt: int = 1, seconds: float = 120) -> None:
-    """Returns once an attempt has written a checkpoint that it could not have begun with."""
+def hold(*runs: RunPaths, attempt: int = 1, seconds: float = 240) -> None:
+    """Lets the chief of each run stand still as soon as its attempt has a checkpoint of its own.
 
-    def trains() -> bool:
-        attempts = read_status(paths).attempts
-        written = list(paths.checkpoints.glob(f"*-{attempt}.ckpt"))
-        return len(attempts) >= attempt and len(written) > 0
+    So it cannot be done before it is disturbed, however fast the machine, or slow the other runs.
+    Slurm wakes it with SIGCONT when it ends the job.
+    """
+    waiting = list(runs)
 
-    wait_until(trains, seconds=seconds)
+    def are_held() -> bool:
+        for paths in waiting.copy():
+            if list(paths.checkpoints.glob(f"*-{attempt}.ckpt")):
+                with suppress(ProcessLookupError):
+                    os.kill(chief(paths, attempt=attempt), signal.SIGSTOP)
+                waiting.remove(paths)
+        return not waiting
+
+    wait_until(are_held, seconds=seconds, every=0.02)
 
 
-def wait_for_end(cluster: Cluster, *runs: RunPaths, seconds: float = 240) -> None:
+def chief(paths: RunPaths, *, attempt: int = 1) -> int:
+    """Number of the process that leads an attempt."""
+    return read_attempts(paths)[attempt - 1].pid
+
+
+def wait_for_end(cluster: Cluster, *runs: RunPaths, seconds: float = 300) -> None:
     """Returns once every run is complete; fails with what is known where one fails."""
 
     def are_complete() -> bool:
