@@ -77,7 +77,7 @@ def examine_there(name: str, *, root: Path) -> list[HostReport]:
     # submitit takes a tenth of a second to import.
     from dnnjob.launch.cluster import let_go, queue
 
-    brief = _shorten(profile)
+    brief = shorten(profile)
     with _folder_for_once(root.absolute()) as folder:
         call = partial(report_host, str(root.absolute()), str(folder), gpus=_asks_for_gpus(profile))
         job_ids = queue([call], brief, folder=folder, name="dnnjob-doctor", runs=[()])
@@ -118,7 +118,7 @@ def check_gpus(names: Sequence[str]) -> Finding:
     )
 
 
-def _shorten(profile: ProfileConfig) -> ProfileConfig:
+def shorten(profile: ProfileConfig) -> ProfileConfig:
     """The profile with one task a node and little time, so that its job starts soon."""
     limit_min = min(_LIMIT_MIN, profile.time_limit_min or _LIMIT_MIN)
     brief = {

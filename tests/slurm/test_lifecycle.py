@@ -20,18 +20,18 @@ pytestmark = pytest.mark.slurm
 
 @pytest.mark.timeout(600)
 def test_a_run_is_followed_cancelled_and_resumed_to_its_end(
-    any_cluster: Cluster, write_job: WriteJob, tmp_path: Path
+    unbooked: Cluster, write_job: WriteJob, tmp_path: Path
 ) -> None:
     job = write_job(train={"epochs": 60_000, "checkpoint_every_s": 1})
-    paths = submit(any_cluster, job, tmp_path)
+    paths = submit(unbooked, job, tmp_path)
     follower = subprocess.Popen(
         command_line("logs", paths.root, "--follow"), stdout=subprocess.PIPE, text=True
     )
     wait_until(lambda: list(paths.checkpoints.glob("*.ckpt")), seconds=240)
 
-    refused = any_cluster.dnnjob("resume", paths.root)
-    cancelled = any_cluster.dnnjob("cancel", paths.root)
-    waited = any_cluster.dnnjob("wait", paths.root)
+    refused = unbooked.dnnjob("resume", paths.root)
+    cancelled = unbooked.dnnjob("cancel", paths.root)
+    waited = unbooked.dnnjob("wait", paths.root)
     said, _ = follower.communicate(timeout=120)
 
     assert (refused.returncode, cancelled.returncode) == (ExitCode.USAGE, ExitCode.DONE)
@@ -41,9 +41,9 @@ def test_a_run_is_followed_cancelled_and_resumed_to_its_end(
     (view,) = look([paths])
     assert (view.state, view.reason) == ("CANCELLED", "cancelled")
 
-    resumed = any_cluster.dnnjob("resume", paths.root)
+    resumed = unbooked.dnnjob("resume", paths.root)
     waiting = see(paths)
-    done = any_cluster.dnnjob("wait", paths.root)
+    done = unbooked.dnnjob("wait", paths.root)
 
     assert (resumed.returncode, resumed.stdout) == (ExitCode.DONE, f"{paths.root}\n")
     assert waiting.state in ("REQUEUED", "RUNNING")
@@ -51,7 +51,7 @@ def test_a_run_is_followed_cancelled_and_resumed_to_its_end(
     first, second = read_attempts(paths)
     assert second.resumed_from == first.reached
     assert first.slurm_job_id != second.slurm_job_id
-    assert any_cluster.dnnjob("resume", paths.root).returncode == ExitCode.DONE
+    assert unbooked.dnnjob("resume", paths.root).returncode == ExitCode.DONE
     assert len(read_attempts(paths)) == 2
 
 
