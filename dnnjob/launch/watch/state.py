@@ -271,8 +271,9 @@ def _judge_job(
         )
         if known.state == "RUNNING":
             # Slurm has queued the job anew, and the attempt had no time to say so.
-            reason = _ENDS.get(job.ended_before or "", "vanished")
-            known = _Verdict(state="REQUEUED", reason=reason)
+            end = _latest_end(evidence, status)
+            reason = _ENDS.get(job.ended_before or "") or (end and end.reason)
+            known = _Verdict(state="REQUEUED", reason=reason or "vanished")
         return _with_note(known, wish, queue)
     at_work = f"its job is {job.state.lower()}" + (f" on {job.nodes}" if job.nodes else "")
     if known.state != "RUNNING":
@@ -299,9 +300,9 @@ def _judge_end(evidence: Evidence, status: Status, known: _Verdict, now: datetim
         return _explain_end(evidence, job, reason)
     if evidence.cancel is not None:
         return _cancelled(evidence)
-    if end is not None and end.exit_code not in (0, 75):
-        text = f"Its job ended with {_describe_code(end.exit_code)}"
-        return _Verdict(state="FAILED", reason="error", error=f"{text}. {_see_logs(evidence)}")
+    if end is not None and end.requeue == "none" and end.exit_code not in (0, 75):
+        error = f"Its job ended with {_describe_code(end.exit_code)}. {_see_logs(evidence)}"
+        return _Verdict(state="FAILED", reason=end.reason or "error", error=error)
     if now - status.updated_at < LAG:
         return _with_note(known, "its job has just ended")
     if job is not None and job.state == "COMPLETED":

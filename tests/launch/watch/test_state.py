@@ -227,6 +227,20 @@ def test_the_batch_script_tells_the_exit_code_where_nobody_else_does() -> None:
     assert "signal SIGKILL" in str(view.error)
 
 
+def test_the_batch_script_knows_what_slurm_did_where_no_books_do() -> None:
+    end = BatchEnd(exit_code=137, requeue="asked", reason="time_limit", ended_at=ago(5))
+
+    view = judged(AT_WORK, JobView(state="PENDING", reason="BeginTime"), batch_end=end)
+
+    assert (view.state, view.reason) == ("REQUEUED", "time_limit")
+
+
+def test_a_job_that_was_queued_anew_and_then_forgotten_has_vanished() -> None:
+    end = BatchEnd(exit_code=137, requeue="asked", reason="preempted", ended_at=ago(900))
+
+    assert judged(LONG_SILENT, None, batch_end=end).reason == "vanished"
+
+
 def test_a_refused_requeue_is_a_failure_that_can_be_resumed() -> None:
     told = status(
         "REQUEUED",
