@@ -16,11 +16,12 @@ from dnnjob.launch.watch.look import look
 from dnnjob.launch.watch.state import RunView
 from dnnjob.launch.watch.table import describe_view, shorten
 from dnnjob.launch.watch.wait import watch
-from dnnjob.runs import RunPaths, Submission, open_run, read_submission
+from dnnjob.runs import RunPaths, open_run, read_submission
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
+_STARTED = re.compile(r"Process (?P<process>\w+): ")
 _ATTEMPT = re.compile(r"^attempt-(?P<attempt>\d+)-task-(?P<rank>\d+)\.log$")
 
 
@@ -99,8 +100,20 @@ def find_outputs(paths: RunPaths, *, rank: int) -> list[Path]:
     if sent is None:
         return []
     folder = Path(os.path.normpath(paths.root / sent.folder))
-    names = sorted(name for name in _names(folder) if _is_output(name, sent, rank))
+    job_id = sent.job_id if sent.executor == "slurm" else _find_process(folder / "pool.log", paths)
+    names = sorted(name for name in _names(folder) if name.startswith(f"{job_id}_{rank}_log."))
     return [folder / name for name in names if (folder / name).stat().st_size]
+
+
+def _find_process(pool_log: Path, paths: RunPaths) -> str | None:
+    """The last process that the background's pool has started for a run."""
+    try:
+        lines = pool_log.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    # A list of folders, as JSON.
+    found = [_STARTED.search(line) for line in lines if f'/{paths.run_id}"' in line]
+    return next((one["process"] for one in reversed(found) if one), None)
 
 
 def _follow(paths: RunPaths, tail: Tail) -> None:
@@ -129,10 +142,6 @@ def _explain_silence(paths: RunPaths, view: RunView, task: int) -> None:
             f"{task}. Give one below {num_tasks}."
         )
     logger.info("No log yet: %s", describe_view(view))
-
-
-def _is_output(name: str, sent: Submission, rank: int) -> bool:
-    return name.startswith(f"{sent.job_id}_{rank}_log.")
 
 
 def _names(folder: Path) -> list[str]:
