@@ -1,15 +1,18 @@
-"""How often a waiting command looks: at files every second or so, at Slurm far more rarely.
+"""How often a waiting command looks: at a few files every second, at Slurm far more rarely.
 
 pace = Pace()
 while not over:
     if pace.is_due(): ask_slurm()
-    pace.sleep()
+    pace.sleep(num_runs=3)
 """
 
 import time
 
 LOOK_S = 1.0
-"""Between two looks at files, of which there are few."""
+"""Between two looks at the files of few runs."""
+# A login node and shared storage have other work: of many runs, this many a second.
+_RUNS_A_SECOND = 50
+_LONGEST_LOOK_S = 30.0
 # Slurm answers all its users: a site's own advice is minutes between two questions.
 FIRST_ASK_S = 30.0
 LAST_ASK_S = 180.0
@@ -32,6 +35,6 @@ class Pace:
         self._wait_s = min(self._wait_s * _GROWTH, LAST_ASK_S)
         return True
 
-    def sleep(self) -> None:
-        """Until the next look at files."""
-        time.sleep(LOOK_S)
+    def sleep(self, *, num_runs: int = 1) -> None:
+        """Until the next look at the files of so many runs."""
+        time.sleep(max(LOOK_S, min(num_runs / _RUNS_A_SECOND, _LONGEST_LOOK_S)))

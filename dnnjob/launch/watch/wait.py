@@ -74,7 +74,7 @@ class _Talk:
 
 
 def watch(runs: Sequence[RunPaths]) -> Iterator[tuple[RunView, ...]]:
-    """What becomes of runs that have not ended, every second until all have.
+    """What becomes of runs that have not ended, every second or so until all have.
 
     Slurm is asked at its own, slower pace; in between only those are told that have ended, by
     their files.
@@ -86,7 +86,7 @@ def watch(runs: Sequence[RunPaths]) -> Iterator[tuple[RunView, ...]]:
         over = {view.path for view in views if view.is_over}
         still = [paths for paths in still if str(paths.root) not in over]
         if still:
-            pace.sleep()
+            pace.sleep(num_runs=len(still))
 
 
 def _ended(views: Sequence[RunView]) -> tuple[RunView, ...]:

@@ -111,3 +111,15 @@ def test_slurm_is_asked_at_once_then_after_30_s_and_at_last_every_180_s(
     assert (times[0], waits[0]) == (0, 30)
     assert waits == sorted(waits)
     assert waits[-1] == 180
+
+
+@pytest.mark.parametrize(("num_runs", "seconds"), [(1, 1), (20, 1), (500, 10), (10_000, 30)])
+def test_the_files_of_many_runs_are_looked_at_more_rarely(
+    num_runs: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+
+    Pace().sleep(num_runs=num_runs)
+
+    assert slept == [seconds]
