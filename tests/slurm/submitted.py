@@ -49,8 +49,14 @@ class Reference:
 def make_reference(folder: Path, *, epochs: int = 5000, tasks: int = 1) -> Reference:
     """A job with everything to restore; 1000 epochs take about a second."""
     folder.mkdir(exist_ok=True)
-    job = write_job(folder, epochs=epochs, tasks=tasks)
-    return Reference(job, _run(job, folder / "undisturbed"))
+    return run_reference(write_job(folder, epochs=epochs, tasks=tasks), folder / "undisturbed")
+
+
+def run_reference(job: Path, root: Path) -> Reference:
+    """Runs a job here, where nobody disturbs it."""
+    done = run_command("run", job, "--root", root)
+    assert done.returncode == 0, done.stderr
+    return Reference(job, RunPaths(Path(done.stdout.strip())))
 
 
 def write_profile(folder: Path, **values: Any) -> Path:
@@ -87,8 +93,10 @@ def job_id(paths: RunPaths) -> str:
     return str(json.loads(paths.submission.read_text())["job_id"])
 
 
-def hold(*runs: RunPaths, attempt: int = 1, seconds: float = 240) -> None:
-    """Lets the chief of each run stand still as soon as its attempt has a checkpoint of its own.
+def hold(
+    *runs: RunPaths, attempt: int = 1, written: str = "*-{attempt}.ckpt", seconds: float = 240
+) -> None:
+    """Lets the chief of each run stand still as soon as its attempt has written a checkpoint.
 
     So it cannot be done before it is disturbed, however fast the machine, or slow the other runs.
     Slurm wakes it with SIGCONT when it ends the job.
@@ -97,7 +105,7 @@ def hold(*runs: RunPaths, attempt: int = 1, seconds: float = 240) -> None:
 
     def are_held() -> bool:
         for paths in waiting.copy():
-            if list(paths.checkpoints.glob(f"*-{attempt}.ckpt")):
+            if list(paths.checkpoints.glob(written.format(attempt=attempt))):
                 with suppress(ProcessLookupError):
                     os.kill(chief(paths, attempt=attempt), signal.SIGSTOP)
                 waiting.remove(paths)
@@ -154,9 +162,3 @@ def _submit(
 
 def _is_queued(cluster: Cluster, paths: RunPaths) -> bool:
     return cluster.state(job_id(paths)) in ("PENDING", "RUNNING", "COMPLETING")
-
-
-def _run(job: Path, root: Path) -> RunPaths:
-    done = run_command("run", job, "--root", root)
-    assert done.returncode == 0, done.stderr
-    return RunPaths(Path(done.stdout.strip()))

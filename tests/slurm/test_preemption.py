@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dnnjob.runs import Position, RunPaths, read_status
+from tests.conftest import WriteJob, make_frame
 from tests.slurm.clusters import Cluster, wait_until
 from tests.slurm.submitted import (
     Reference,
@@ -20,6 +21,7 @@ from tests.slurm.submitted import (
     make_reference,
     read_attempts,
     read_report,
+    run_reference,
     submit,
     submit_sweep,
     wait_for_end,
@@ -126,6 +128,36 @@ def test_a_run_that_its_time_limit_kills_before_it_could_answer_goes_on(
 
     reference.check(paths)
     assert_resumed(paths, reasons=["time_limit"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_run_that_meets_its_time_limit_while_it_predicts_predicts_the_rest(
+    unbooked: Cluster, write_job: WriteJob, tmp_path: Path
+) -> None:
+    job = write_job(
+        make_frame(100_000),
+        data={"test_fraction": 0.98, "validation_fraction": 0.0},
+        model={"hidden_units": [2000, 2000]},
+        train={"epochs": 1, "global_batch_size": 256, "checkpoint_every_s": 1.0},
+    )
+    reference = run_reference(job, tmp_path / "undisturbed")
+    limits = {"time_limit_min": 3, "warning_lead_s": 110, "memory_gb": 3}
+    paths = submit(unbooked, job, tmp_path, **limits)
+    hold(paths, written=paths.predicted.name)
+    pid = chief(paths)
+
+    wait_until(lambda: _is_pending(pid, signal.SIGUSR2), seconds=120)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+    wait_for_end(unbooked, paths)
+
+    reference.check(paths)
+    first, second = read_attempts(paths)
+    assert first.reason == "time_limit"
+    assert second.resumed_from is not None
+    assert second.resumed_from.epoch == 1
+    assert 0 < second.resumed_from.predicted < 100_000
 
 
 @pytest.mark.slow
