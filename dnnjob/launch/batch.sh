@@ -8,6 +8,8 @@ dnnjob_job=$SLURM_JOB_ID
 dnnjob_runs=$dnnjob_folder/runs_${SLURM_ARRAY_TASK_ID:-0}.txt
 dnnjob_ended=$dnnjob_folder/${dnnjob_job}_ended.json
 dnnjob_errors=$dnnjob_folder/${dnnjob_job}_0_log.err
+# Earlier starts of this job have written there too.
+dnnjob_old=$(wc -c 2>/dev/null <"$dnnjob_errors" || echo 0)
 
 # The last word to `dnnjob status`: the exit code, whether the job goes on, and why it ended where
 # its task had no time to say so.
@@ -137,7 +139,8 @@ dnnjob_end() {
     dnnjob_rc=$?
     set +e
     trap - EXIT
-    kill -KILL "$dnnjob_guard" 2>/dev/null
+    # A shell tells the end of a killed child, unless it is waited for in silence.
+    { kill -KILL "$dnnjob_guard" && wait "$dnnjob_guard"; } 2>/dev/null
     # Slurm ends this script, too, once the job is queued anew; it has a few lines left.
     trap '' TERM
     if [ "$dnnjob_rc" -ne 0 ] && dnnjob_ran_out_of_memory; then
@@ -166,8 +169,14 @@ dnnjob_end() {
     exit "$dnnjob_rc"
 }
 
-# The memory in MiB with which the run that was at work was last seen.
+# The memory in MiB with which the run that was at work was last seen, by Slurm or by itself.
 dnnjob_peak() {
+    dnnjob_seen=$(dnnjob_said_now \
+        | sed -n 's/.*exceeded memory limit (\([0-9][0-9]*\) > .*/\1/p' | tail -n 1)
+    if [ -n "$dnnjob_seen" ]; then
+        echo $((dnnjob_seen / 1048576))
+        return
+    fi
     while IFS= read -r dnnjob_run; do
         grep -q '^ "state": "R[EU]' "$dnnjob_folder/$dnnjob_run/status.json" 2>/dev/null \
             && sed -n 's/^   "peak_rss_mb": \([0-9][0-9]*\).*/\1/p' \
@@ -175,9 +184,14 @@ dnnjob_peak() {
     done <"$dnnjob_runs" | tail -n 1
 }
 
+dnnjob_said_now() {
+    tail -c "+$((dnnjob_old + 1))" "$dnnjob_errors" 2>/dev/null
+}
+
+# Slurm's own words alone: libraries say such things of GPUs, and go on.
 dnnjob_ran_out_of_memory() {
-    tail -n 50 "$dnnjob_errors" 2>/dev/null \
-        | grep -qiE 'oom[-_ ]kill|out of memory|exceeded memory limit'
+    dnnjob_said_now \
+        | grep -qiE '^(slurmstepd|srun).*(oom[-_ ]kill|out of memory|exceeded memory limit)'
 }
 
 # Points of a sweep that this task did not come to run in its next start, if it came to any since

@@ -66,6 +66,7 @@ def finish(folder: Path, tmp_path: Path) -> Finish:
                 "SAYS": says,
                 "REFUSAL": refusal,
                 "CALLS": str(tmp_path / "calls"),
+                "LOG": str(folder / "7_0_log.err"),
                 **environ,
             },
             capture_output=True,
@@ -241,16 +242,15 @@ def test_errors_are_not_queued_anew(
         "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.0.",
         "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.",
         "srun: error: n1: task 0: Out Of Memory",
-        "slurmstepd: error: Job 7 exceeded memory limit (6 > 4), being killed",
+        "slurmstepd: error: StepId=7.0 exceeded memory limit (4207411200 > 42), being killed",
     ],
 )
 def test_out_of_memory_is_told_with_what_was_asked_and_used(
     folder: Path, finish: Finish, requeued: Callable[[], list[str]], words: str
 ) -> None:
     (paths,) = make_runs(folder, "RUNNING")
-    (folder / "7_0_log.err").write_text(f"Epoch 1\n{words}\n")
 
-    finish("kill -KILL $$")
+    finish(f"echo '{words}' >>\"$LOG\"; kill -KILL $$")
 
     status = read_status(paths)
     assert requeued() == []
@@ -262,13 +262,36 @@ def test_points_behind_a_killed_one_run_in_the_next_start(
     folder: Path, finish: Finish, requeued: Callable[[], list[str]]
 ) -> None:
     killed, waiting = make_runs(folder, "RUNNING", "CREATED")
-    (folder / "7_0_log.err").write_text("Detected 1 oom-kill event(s)\n")
 
-    finish("kill -KILL $$")
+    finish("echo 'slurmstepd: error: Detected 1 oom-kill event(s)' >>\"$LOG\"; kill -KILL $$")
 
     assert requeued() == ["7"]
     assert read_status(killed).reason == "out_of_memory"
     assert read_status(waiting).state == "CREATED"
+
+
+def test_memory_that_ran_out_in_an_earlier_start_is_not_told_again(
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
+) -> None:
+    earlier, stopped = make_runs(folder, "FAILED", "REQUEUED", reason="preempted")
+    (folder / "7_0_log.err").write_text("slurmstepd: error: Detected 1 oom-kill event(s)\n")
+
+    finish("exit 75")
+
+    assert requeued() == ["7"]
+    assert read_status(stopped).state == "REQUEUED"
+    assert read_status(earlier).state == "FAILED"
+
+
+def test_what_a_library_says_of_a_gpus_memory_does_not_end_a_run(
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
+) -> None:
+    (paths,) = make_runs(folder, "REQUEUED", reason="preempted")
+
+    finish("echo 'Allocator (GPU_0_bfc) ran out of memory' >>\"$LOG\"; exit 75")
+
+    assert requeued() == ["7"]
+    assert read_status(paths).state == "REQUEUED"
 
 
 def test_a_task_that_gets_nowhere_is_not_tried_again(

@@ -100,6 +100,24 @@ def test_a_resumed_point_goes_on_alone(
     assert read_status(short).state == "COMPLETED"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_point_that_needs_too_much_memory_takes_no_other_along(
+    unbooked: Cluster, write_job: WriteJob, tmp_path: Path
+) -> None:
+    job = write_job(sweep={"model.hidden_units": [[16000, 16000], [8], [9]]})
+    file = write_profile(tmp_path, points_per_task=3)
+    command = ["submit", job, "--profile", file, "--root", tmp_path / "runs", "--force"]
+
+    large, second, third = runs_of(SweepPaths(Path(unbooked.dnnjob(*command).stdout.strip())))
+    wait_until(lambda: read_status(third).state == "COMPLETED", seconds=300)
+
+    status = read_status(large)
+    assert (status.state, status.reason, len(status.attempts)) == ("FAILED", "out_of_memory", 1)
+    assert "asked for 1.5 GB and was seen with" in str(status.error)
+    assert read_status(second).state == "COMPLETED"
+
+
 def _resumed(paths: RunPaths) -> bool:
     attempts = read_status(paths).attempts
     return len(attempts) == 2 and attempts[1].resumed_from is not None
