@@ -88,6 +88,7 @@ def _view_ended(start: AccountedJob) -> JobView:
         exit_code=start.exit_code,
         signal=start.signal,
         cancelled_by=_user_name(start.cancelled_by),
+        ended_at=start.ended_at,
         memory_asked_gb=_gb(start.memory_mb),
         memory_used_gb=_gb(start.max_rss_mb),
     )

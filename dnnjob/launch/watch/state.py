@@ -69,6 +69,8 @@ class JobView:
     signal: int = 0
     """Signal that ended it."""
     cancelled_by: str | None = None
+    ended_at: datetime | None = None
+    """None also where Slurm does not tell."""
     memory_asked_gb: float | None = None
     memory_used_gb: float | None = None
     ended_before: str | None = None
@@ -296,6 +298,8 @@ def _judge_end(evidence: Evidence, status: Status, known: _Verdict, now: datetim
         )
     if (job and job.state == "CANCELLED") or (end and end.requeue == "cancelled"):
         return _cancelled(evidence)
+    if _is_still_to_be_heard_of(evidence, end, status, now):
+        return _with_note(known, "its job has just ended")
     if job is not None and (reason := _ENDS.get(job.state)) is not None:
         return _explain_end(evidence, job, reason)
     if evidence.cancel is not None:
@@ -303,11 +307,26 @@ def _judge_end(evidence: Evidence, status: Status, known: _Verdict, now: datetim
     if end is not None and end.requeue == "none" and end.exit_code not in (0, 75):
         error = f"Its job ended with {_describe_code(end.exit_code)}. {_see_logs(evidence)}"
         return _Verdict(state="FAILED", reason=end.reason or "error", error=error)
-    if now - status.updated_at < LAG:
-        return _with_note(known, "its job has just ended")
     if job is not None and job.state == "COMPLETED":
         return _vanished(evidence, "Slurm calls its job completed, but its status says nothing.")
     return _vanished(evidence, "Its job is gone, and no accounting tells why.")
+
+
+def _is_still_to_be_heard_of(
+    evidence: Evidence, end: BatchEnd | None, status: Status, now: datetime
+) -> bool:
+    """Whether a job ended so lately that its last words may not have come: shared storage lags."""
+    job = evidence.job
+    if job is None:
+        return evidence.cancel is None and end is None and now - status.updated_at < LAG
+    is_shared = evidence.submission is not None and evidence.submission.sweep_id is not None
+    goes_on = end is not None and end.requeue in ("asked", "slurm")
+    # Of the points of a task that failed, others may have completed.
+    if not (job.state == "COMPLETED" or goes_on or (job.state == "FAILED" and is_shared)):
+        return False
+    ended_at = job.ended_at or (end.ended_at if end else None)
+    # Without books squeue shows a job for some minutes after its end.
+    return ended_at is None or now - ended_at < LAG
 
 
 def _explain_end(evidence: Evidence, job: JobView, reason: Reason) -> _Verdict:

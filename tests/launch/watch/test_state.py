@@ -213,9 +213,36 @@ def test_a_job_that_ended_a_moment_ago_may_still_be_heard_of() -> None:
 
 
 def test_what_slurm_calls_completed_and_the_run_does_not_has_vanished() -> None:
-    view = judged(LONG_SILENT, ended("COMPLETED"))
+    view = judged(LONG_SILENT, ended("COMPLETED", ended_at=ago(600)))
 
     assert (view.state, view.reason) == ("FAILED", "vanished")
+
+
+@pytest.mark.parametrize("ended_at", [ago(20), None])
+def test_a_job_that_completed_lately_may_have_left_words_that_are_not_here_yet(
+    ended_at: datetime | None,
+) -> None:
+    view = judged(LONG_SILENT, ended("COMPLETED", ended_at=ended_at))
+
+    assert (view.state, view.note) == ("RUNNING", "its job has just ended")
+
+
+@pytest.mark.parametrize(("sweep_id", "state"), [(None, "FAILED"), ("s1", "CREATED")])
+def test_of_a_failed_task_of_several_points_others_may_have_completed(
+    sweep_id: str | None, state: str
+) -> None:
+    job = ended("FAILED", exit_code=1, ended_at=ago(20))
+
+    assert judged(WAITING, job, sent=submission(sweep_id=sweep_id)).state == state
+
+
+def test_a_job_that_ends_to_be_queued_anew_is_not_over() -> None:
+    told = status("REQUEUED", [attempt(slurm_job_id="7", ended_at=ago(5))], reason="preempted")
+    end = BatchEnd(exit_code=75, requeue="asked", ended_at=ago(5))
+
+    view = judged(told, ended("FAILED", exit_code=75), batch_end=end)
+
+    assert (view.state, view.reason) == ("REQUEUED", "preempted")
 
 
 def test_the_batch_script_tells_the_exit_code_where_nobody_else_does() -> None:
