@@ -90,6 +90,7 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
         crew.check()
         with watch.time("predict"):
             y_pred = fitted.predict(rows.x) * scale.target_std + scale.target_mean
+        crew.check()
         with watch.time("evaluate"):
             metrics = measure_splits(table, split, scale, y_pred)
             baselines = measure_baselines(table, split)
@@ -106,7 +107,8 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
             metrics=metrics,
             baselines=baselines,
             watch=watch,
-        )
+        ),
+        crew,
     )
 
 
@@ -154,20 +156,26 @@ def _complete(
     return resolve_job(values, origin="The resolved job")
 
 
-def _publish(facts: Facts) -> Report:
-    """Writes everything a reader of the run folder finds, the report last."""
+def _publish(facts: Facts, crew: Crew) -> Report:
+    """Writes everything a reader of the run folder finds, the report last.
+
+    Asked to stop, it leaves the rest to the next attempt, which repeats the prediction.
+    """
     from dnnjob.results.page import render_page
 
     paths, output = facts.journal.paths, facts.job.output
     facts.journal.recheck()
     with facts.watch.time("report"):
         _write_tables(facts)
+        crew.check()
         if output.plots:
             facts.journal.recheck()
             _draw_plots(facts)
+        crew.check()
         if output.model:
             facts.journal.recheck()
             _save_model(facts)
+    crew.check()
     report = assemble_report(facts, environ=os.environ)
     facts.journal.recheck()
     write_text(paths.page, render_page(report, paths.plots))

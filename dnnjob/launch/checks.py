@@ -97,31 +97,32 @@ def check_job(job_file: Path, overrides: Sequence[str] = ()) -> JobCheck:
     """
     job = load_job(job_file, overrides=overrides)
     points = make_points(job)
-    tables = _read_tables([point.job.data for point in points])
-    checks = tuple(_check_point(point, tables[_key(point.job.data)]) for point in points)
+    tables = read_tables([point.job.data for point in points])
+    checks = tuple(check_point(point, tables[table_key(point.job.data)]) for point in points)
     limit_mb = memory_limit_bytes() / MIB
     told = [warning for table in tables.values() for warning in table.warnings]
     return JobCheck(
         name=job.name,
         job_file=str(job_file),
         target=job.data.target,
-        columns=tables[_key(points[0].job.data)].columns,
+        columns=tables[table_key(points[0].job.data)].columns,
         points=checks,
         memory_limit_mb=limit_mb,
         warnings=(*told, *_warn_of_memory(checks, limit_mb)),
     )
 
 
-def _read_tables(configs: Sequence[DataConfig]) -> dict[tuple[Any, ...], TableFacts]:
+def read_tables(configs: Sequence[DataConfig]) -> dict[tuple[Any, ...], TableFacts]:
     """Each table once: most sweeps have one."""
     facts: dict[tuple[Any, ...], TableFacts] = {}
     for data in configs:
-        if _key(data) not in facts:
-            facts[_key(data)] = _read_facts(data)
+        if table_key(data) not in facts:
+            facts[table_key(data)] = _read_facts(data)
     return facts
 
 
-def _key(data: DataConfig) -> tuple[Any, ...]:
+def table_key(data: DataConfig) -> tuple[Any, ...]:
+    """What jobs with the same table and the same columns share."""
     return data.source, data.target, data.features
 
 
@@ -148,7 +149,12 @@ def _check_column(column: Column, table: Table) -> ColumnCheck:
     )
 
 
-def _check_point(point: Point, table: TableFacts) -> PointCheck:
+def check_point(point: Point, table: TableFacts) -> PointCheck:
+    """What one run would do.
+
+    Raises:
+        DataError: If the table is too small for its splits.
+    """
     job, num_features = point.job, len(table.features)
     split = split_rows(
         table.num_rows,

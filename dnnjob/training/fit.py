@@ -28,6 +28,7 @@ from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.history import EpochLog
 from dnnjob.training.model import build_dnn, build_preprocessing, preprocess, summarize
 from dnnjob.training.optimizer import build_optimizer
+from dnnjob.training.predicted import PredictionKeeper
 from dnnjob.training.progress import open_progress
 from dnnjob.training.resume import Keeper, identify
 from dnnjob.training.step import CompiledStep, ResidentData
@@ -67,10 +68,15 @@ class Fitted:
     """Epoch with the least validation loss, from 1; None without validation rows."""
     inexact: str | None
     """Why the weights may differ in bits from a run never interrupted."""
+    kept: PredictionKeeper
 
     def predict(self, x: npt.NDArray[np.float32]) -> FloatArray:
-        """Standardized predictions `(num_rows,)` of standardized rows."""
-        return predict_rows(self.dnn, x)
+        """Standardized predictions `(num_rows,)` of standardized rows.
+
+        Raises:
+            StoppedError: If a signal asked for it; a later attempt predicts the rest.
+        """
+        return predict_rows(self.dnn, x, kept=self.kept)
 
 
 def standardize_rows(table: Table, split: Split, standardization: Standardization) -> Rows:
@@ -145,6 +151,13 @@ def fit_dnn(
         stop_reason=str(state.stop_reason),
         best_epoch=_best_epoch(state),
         inexact=keeper.inexact,
+        kept=PredictionKeeper(
+            path=journal.paths.predicted,
+            journal=journal,
+            crew=crew,
+            trained=state.position,
+            every_s=job.train.checkpoint_every_s,
+        ),
     )
 
 
