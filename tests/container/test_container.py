@@ -173,6 +173,15 @@ def test_it_runs_read_only_without_network_user_and_home(podman: Podman, open_fo
 def test_other_verbs_run_so_too(podman: Podman, open_folder: Path, words: list[str]) -> None:
     done = podman("run", "--rm", *HOSTILE, *mounted(open_folder), IMAGE, *words)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "writable" not in done.stderr
+
+
+def test_a_user_without_a_name_has_no_caches_in_the_working_directory(
+    podman: Podman, open_folder: Path
+) -> None:
+    done = podman("run", "--rm", "--user", "12345", *mounted(open_folder), IMAGE, "run", "job.toml")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in open_folder.iterdir()} == {"job.toml", "table.csv", "runs"}
 
 
 # Mounts that are missing
