@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dnnjob.machine import process_key
 from dnnjob.runs import Position, RunPaths, read_status
 from tests.conftest import WriteJob, make_frame
 from tests.slurm.clusters import Cluster, wait_until
@@ -122,11 +123,15 @@ def test_an_array_element_is_queued_anew_alone(
 def test_a_run_that_its_time_limit_kills_before_it_could_answer_goes_on(
     any_cluster: Cluster, reference: Reference, tmp_path: Path
 ) -> None:
-    paths = submit(any_cluster, reference.job, tmp_path, time_limit_min=1, warning_lead_s=20)
+    paths = submit(any_cluster, reference.job, tmp_path)
     hold(paths)
+    pid = chief(paths)
 
-    with _deaf(chief(paths)):
-        wait_for_end(any_cluster, paths, seconds=400)
+    with _deaf(pid):
+        any_cluster.ask("scontrol", "update", f"JobId={job_id(paths)}", "TimeLimit=1")
+        wait_until(lambda: process_key(pid) is None, seconds=200)
+    any_cluster.ask("scontrol", "update", f"JobId={job_id(paths)}", "TimeLimit=10")
+    wait_for_end(any_cluster, paths, seconds=400)
 
     reference.check(paths)
     assert_resumed(paths, reasons=["time_limit"])
@@ -218,9 +223,9 @@ def test_a_run_of_a_minute_meets_its_time_limit_again_and_again(
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_run_whose_node_dies_goes_on_elsewhere_unaided(
-    any_cluster: Cluster, minute: Reference, tmp_path: Path
+    any_cluster: Cluster, reference: Reference, tmp_path: Path
 ) -> None:
-    paths = submit(any_cluster, minute.job, tmp_path)
+    paths = submit(any_cluster, reference.job, tmp_path)
     hold(paths)
     node = any_cluster.ask("squeue", "-h", "-j", job_id(paths), "-o", "%N")
 
@@ -230,7 +235,7 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_unaided(
     finally:
         any_cluster.run("revive", node)
 
-    minute.check(paths)
+    reference.check(paths)
     assert_resumed(paths, reasons=["node_failure"])
 
 
