@@ -5,7 +5,7 @@ job.train.global_batch_size
 """
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -23,9 +23,14 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
+Cycle = Literal["day", "week", "month", "year"]
 
 # Keras's own default.
 ADAMW_DECAY = 0.004
+# What predictions.parquet says of every row.
+RESULT_COLUMNS = ("row_id", "split", "y_true", "y_pred")
+# What people and programs write: UCI's archive, R, spreadsheets, pandas, databases, SAS.
+MISSING_MARKERS = tuple("? NA N/A n/a #N/A NaN nan null NULL None - .".split())
 # Far beyond any machine: a slip of the hand would start that many threads.
 MAX_THREADS = 4096
 
@@ -46,6 +51,25 @@ class Section(BaseModel):
         if kind is not bool and any(isinstance(one, bool) for one in values):
             raise ValueError("must not be a boolean")
         return value
+
+
+class ColumnConfig(Section):
+    """What a column holds, and how it becomes inputs; a text alone is its kind."""
+
+    kind: Literal["numeric", "boolean", "codes", "text", "datetime"] | None = None
+    """What the values are. Default: what the file shows; codes, integers that name categories,
+    look like numbers and need saying."""
+    fill: Literal["median", "mean"] | Annotated[float, Field(allow_inf_nan=False)] = "median"
+    """What a missing number or date counts as: of the training rows, or a number."""
+    encoding: Literal["auto", "one_hot", "embedding"] = "auto"
+    """How categories enter: one input each, as a learned embedding, or by data.max_one_hot."""
+    cycles: tuple[Cycle, ...] = ()
+    """Cycles of a date whose place enters beside its days: a sine and a cosine each."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_text_is_the_kind(cls, value: object) -> object:
+        return {"kind": value} if isinstance(value, str) else value
 
 
 class DataConfig(Section):
@@ -69,6 +93,23 @@ class DataConfig(Section):
     the course does: the test rows take part), or no z-scores."""
     window_rows: Annotated[int, Field(ge=1)] | None = None
     """Training rows of a window. Default: from the table alone."""
+    id_columns: tuple[str, ...] = ()
+    """Columns that are no features, carried into the predictions."""
+    weight_column: str | None = None
+    """A column with the weight of each row in the loss. Default: all weigh the same."""
+    target_transform: Literal["none", "log1p"] = "none"
+    """What the network learns to predict: the target, or log(1 + target); predictions and errors
+    are in target units all the same."""
+    missing: tuple[str, ...] = MISSING_MARKERS
+    """What stands for a missing value in text, beside nothing."""
+    min_category_rows: Annotated[int, Field(ge=1)] = 5
+    """Categories of fewer training rows share one input, with those that training never saw."""
+    max_categories: Annotated[int, Field(ge=1)] = 10_000
+    """The most frequent categories of a column that are told apart."""
+    max_one_hot: Annotated[int, Field(ge=1)] = 32
+    """Columns of more categories enter as learned embeddings."""
+    columns: dict[str, ColumnConfig] = Field(default_factory=dict)
+    """What single columns hold, where the file does not show it, and how they enter."""
 
     @model_validator(mode="after")
     def _target_is_no_feature(self) -> Self:
@@ -83,6 +124,29 @@ class DataConfig(Section):
                 )
             if len(set(self.features)) < len(self.features):
                 raise ValueError("data.features names a column twice. Name each once.")
+        return self
+
+    @model_validator(mode="after")
+    def _a_column_has_one_part(self) -> Self:
+        if taken := set(self.id_columns) & {*RESULT_COLUMNS}:
+            raise ValueError(
+                f"data.id_columns names {min(taken)!r}, which predictions have a column for. "
+                "Rename the column in the table."
+            )
+        if len(set(self.id_columns)) < len(self.id_columns):
+            raise ValueError("data.id_columns names a column twice. Name each once.")
+        parts = {
+            "target": [self.target],
+            "features": self.features or (),
+            "id_columns": self.id_columns,
+            "weight_column": [self.weight_column] if self.weight_column is not None else [],
+        }
+        for (one, names), (other, others) in combinations(parts.items(), 2):
+            if both := set(names) & set(others):
+                raise ValueError(
+                    f"A column has one part, but {min(both)!r} is in data.{one} and in "
+                    f"data.{other}. Leave it out of one of them."
+                )
         return self
 
 

@@ -113,7 +113,11 @@ def _left_out(columns: Mapping[str, ColumnData]) -> list[str]:
 
 
 def _section_lines(
-    section: type[BaseModel], chosen: Mapping[str, Any], notes: Mapping[str, Sequence[str]]
+    section: type[BaseModel],
+    chosen: Mapping[str, Any],
+    notes: Mapping[str, Sequence[str]],
+    *,
+    prefix: str = "",
 ) -> Iterator[str]:
     """A section's keys with what the records say of them, then the sections inside it."""
     inner: list[str] = []
@@ -121,16 +125,18 @@ def _section_lines(
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             inner += ["", *_comment(kind.__doc__), f"[{name}]"]
-            inner += _section_lines(kind, chosen.get(name, {}), notes if name in chosen else {})
+            inside = notes if name in chosen else {}
+            inner += _section_lines(kind, chosen.get(name, {}), inside, prefix=f"{name}.")
         elif isinstance(field.get_default(call_default_factory=True), dict):
-            inner += ["", *_comment(field.description), f"# [{name}]"]
+            inner += ["", *_comment(field.description), f"# [{prefix}{name}]"]
         else:
             yield from _comment(field.description)
             yield from (f"# {note}" for note in notes.get(name, ()))
             default = field.get_default(call_default_factory=True)
-            yield (
-                _key_line(name, chosen[name]) if name in chosen else f"# {_key_line(name, default)}"
-            )
+            if name in chosen:
+                yield _key_line(name, chosen[name])
+            else:
+                yield from (f"# {line}" for line in _key_line(name, default).splitlines())
     yield from inner
 
 
@@ -148,7 +154,7 @@ def _toml(value: object) -> str:
     if not isinstance(value, list | tuple):
         return tomli_w.dumps({"_": value}).removeprefix("_ = ").rstrip("\n")
     items = ", ".join(map(_toml, value))
-    if len(items) < WIDTH - 20:
+    if len(items) < WIDTH - 10:
         return f"[{items}]"
     return "\n".join(["[", *(f"    {_toml(item)}," for item in value), "]"])
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from dnnjob.config import JobConfig, ModelConfig, resolve_job
+from dnnjob.config.job import MISSING_MARKERS
 from dnnjob.config.overrides import set_key
 from dnnjob.errors import ExitCode, JobError
 
@@ -22,6 +23,14 @@ DEFAULTS = {
         "split_seed": None,
         "standardize": "train",
         "window_rows": None,
+        "id_columns": (),
+        "weight_column": None,
+        "target_transform": "none",
+        "missing": MISSING_MARKERS,
+        "min_category_rows": 5,
+        "max_categories": 10_000,
+        "max_one_hot": 32,
+        "columns": {},
     },
     "model": {"hidden_units": (200, 1000), "activation": "relu", "dropout_rate": 0.0, "l2": 0.0},
     "train": {

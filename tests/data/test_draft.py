@@ -29,7 +29,7 @@ def load(text: str) -> JobConfig:
 
 def uncommented(text: str) -> dict[str, Any]:
     """The draft with its commented keys switched on, placeholders aside."""
-    lines = [re.sub(r"^# (?=\[?[a-z0-9_]+\]?( = |$))", "", line) for line in text.splitlines()]
+    lines = [re.sub(r"^# (?=\[?[a-z0-9_.]+\]?( = |$))", "", line) for line in text.splitlines()]
     return tomllib.loads("\n".join(line for line in lines if not line.endswith(" = ...")))
 
 
@@ -73,7 +73,7 @@ def test_every_key_and_its_documentation_are_there(tmp_path: Path) -> None:
                 assert f"\n[{name}]\n" in text
                 check(field.annotation)
             else:
-                assert re.search(rf"^(# )?\[?{name}\b", text, re.MULTILINE), name
+                assert re.search(rf"^(# )?\[?([a-z]+\.)?{name}\b", text, re.MULTILINE), name
                 assert " ".join((field.description or "?").split()) in prose
 
     check(JobConfig)
