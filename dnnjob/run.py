@@ -5,18 +5,20 @@ report = run_job(Journal(paths), crew=Crew(StopFlag()), watch=Stopwatch())
 
 import logging
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dnnjob.clock import Stopwatch
-from dnnjob.config import JobConfig, load_job, resolve_job, to_toml
+from dnnjob.config import DataConfig, JobConfig, load_job, resolve_job, to_toml
+from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.order import default_window_rows
 from dnnjob.data.sources import Table, open_table
-from dnnjob.data.split import Split, split_rows
-from dnnjob.data.statistics import fit_standardization
+from dnnjob.data.split import Split, split_labelled
+from dnnjob.data.statistics import fit_encoding
 from dnnjob.errors import JobError
 from dnnjob.imports import hidden
 from dnnjob.results.assemble import (
@@ -58,14 +60,14 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
     with ThreadPoolExecutor(max_workers=1) as background:
         crew.check()
         with watch.time("import"), hidden("sklearn", "matplotlib"):
-            from dnnjob.training.fit import fit_dnn, standardize_rows
+            from dnnjob.training.fit import encode_rows, fit_dnn
             from dnnjob.training.strategy import make_devices
 
         def import_plots() -> None:
             if job.output.plots and crew.is_chief:
                 background.submit(import_module, "dnnjob.results.plots")
 
-        scale = fit_standardization(table, split, job.data.standardize)
+        encoding = fit_encoding(table, split, job.data)
         devices = make_devices(job.devices, crew)
         num_tasks = crew.task.num_tasks
         job = _complete(job, table, split, num_tasks=num_tasks, threads=threads, devices=devices)
@@ -73,7 +75,7 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
             write_text(journal.paths.job, to_toml(job))
 
         crew.check()
-        rows = standardize_rows(table, split, scale)
+        rows = encode_rows(table, split, encoding)
         fitted = fit_dnn(
             job,
             rows,
@@ -89,17 +91,17 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
         crew.release()
         crew.check()
         with watch.time("predict"):
-            y_pred = fitted.predict(rows.x) * scale.target_std + scale.target_mean
+            y_pred = encoding.target.restore(fitted.predict(rows.x))
         with watch.time("evaluate"):
-            metrics = measure_splits(table, split, scale, y_pred)
-            baselines = measure_baselines(table, split)
+            metrics = measure_splits(table, split, encoding, y_pred)
+            baselines = measure_baselines(table, split, encoding, rows.x)
     return _publish(
         Facts(
             job=job,
             journal=journal,
             table=table,
             split=split,
-            standardization=scale,
+            encoding=encoding,
             fitted=fitted,
             devices=devices,
             y_pred=y_pred,
@@ -113,8 +115,8 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
 def _load(job: JobConfig, watch: Stopwatch) -> tuple[Table, Split]:
     with watch.time("load"):
         table = open_table(job.data)
-        split = split_rows(
-            table.num_rows,
+        split = split_labelled(
+            table.y,
             test_fraction=job.data.test_fraction,
             validation_fraction=job.data.validation_fraction,
             seed=job.split_seed,
@@ -144,6 +146,7 @@ def _complete(
         "features": table.features,
         "split_seed": job.split_seed,
         "window_rows": window_rows,
+        "columns": resolve_columns(job.data, table.kinds),
     }
     values["train"] |= {"weight_decay": job.train.decay}
     values["devices"] |= {
@@ -152,6 +155,15 @@ def _complete(
         "xla": "on" if devices.xla else "off",
     }
     return resolve_job(values, origin="The resolved job")
+
+
+def resolve_columns(data: DataConfig, kinds: Mapping[str, FeatureKind]) -> dict[str, Any]:
+    """What the job says of its columns, with the kind of each feature that is no number."""
+    columns = {name: column.model_dump() for name, column in data.columns.items()}
+    for name, kind in kinds.items():
+        if kind != "numeric" or name in columns:
+            columns.setdefault(name, {})["kind"] = kind
+    return columns
 
 
 def _publish(facts: Facts) -> Report:
@@ -188,21 +200,24 @@ def _write_tables(facts: Facts) -> None:
         split=facts.split.labels[kept],
         y_true=table.y[kept],
         y_pred=facts.y_pred[kept],
+        ids={name: column.take(kept) for name, column in table.ids.items()},
     )
 
 
 def _draw_plots(facts: Facts) -> None:
     from dnnjob.results.plots import PlotData, draw_plots
 
-    table, scale, log = facts.table, facts.standardization, facts.fitted.log
-    standardized = scale.mode != "none"
+    table, encoding, log = facts.table, facts.encoding, facts.fitted.log
+    columns, target = encoding.number_columns, encoding.target
+    drawn = [table.number(column.name) for column in columns]
+    standardized = encoding.mode != "none" and target.transform == "none"
     data = PlotData(
         target=table.target,
-        features=table.features,
-        x=table.x,
+        features=tuple(column.name for column in columns),
+        x=np.stack(drawn, axis=1) if drawn else np.zeros((table.num_rows, 0)),
         y=table.y,
-        mean=np.append(scale.mean, scale.target_mean) if standardized else None,
-        std=np.append(scale.std, scale.target_std) if standardized else None,
+        mean=np.array([*(c.mean for c in columns), target.mean]) if standardized else None,
+        std=np.array([*(c.std for c in columns), target.std]) if standardized else None,
         y_pred=facts.y_pred,
         is_test=facts.split.labels == "test",
         history=make_history(log),
@@ -217,8 +232,7 @@ def _save_model(facts: Facts) -> None:
     job = facts.job
     model = build_export(
         job.model,
-        features=facts.table.features,
-        standardization=facts.standardization,
+        encoding=facts.encoding,
         weights=facts.fitted.dnn.get_weights(),
         precision=job.devices.precision,
     )

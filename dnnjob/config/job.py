@@ -4,7 +4,7 @@ job = JobConfig.model_validate(tomllib.loads(text))
 job.train.global_batch_size
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import Annotated, Any, Literal, Self
 
@@ -163,10 +163,17 @@ class ModelConfig(Section):
     """Penalty on the sum of squared kernels, added to the loss that is minimised; histories and
     reports show the loss without it."""
 
-    def count_params(self, *, num_inputs: int) -> int:
-        """Trainable parameters: the kernel and biases of every layer and of the one output."""
-        widths = [num_inputs, *self.hidden_units, 1]
-        return sum((below + 1) * above for below, above in pairwise(widths))
+    def count_params(self, *, num_inputs: int, embeddings: Sequence[tuple[int, int]] = ()) -> int:
+        """Trainable parameters: embeddings, and the kernel and biases of every layer.
+
+        Args:
+            num_inputs: Inputs of a row, the codes of embeddings included.
+            embeddings: Buckets and units of each.
+        """
+        width = num_inputs + sum(units - 1 for _, units in embeddings)
+        widths = [width, *self.hidden_units, 1]
+        dense = sum((below + 1) * above for below, above in pairwise(widths))
+        return dense + sum(buckets * units for buckets, units in embeddings)
 
 
 class TrainConfig(Section):

@@ -4,7 +4,7 @@ block = {"age": np.array([31.0, np.nan]), "sex": Texts.of(["F", None])}
 take_rows(block, [1])
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,29 @@ class Texts:
         """The texts of some rows, by number, mask or slice."""
         return Texts(self.codes[rows], self.values)
 
+    def first_of(self, texts: Collection[str]) -> str | None:
+        """Which of these texts comes first; None if no row has one."""
+        wanted = np.array([*(text in texts for text in self.values), False])[self.codes]
+        return self.values[self.codes[wanted.argmax()]] if wanted.any() else None
+
+    def without(self, missing: Collection[str]) -> "Texts":
+        """The same rows, those missing whose text is empty or stands for a missing value."""
+        gaps = {"", *missing}
+        return self.renamed(lambda text: None if text.strip() in gaps else text)
+
+    def renamed(self, rename: Callable[[str], str | None]) -> "Texts":
+        """The same rows with other texts, None for missing; only texts that some row has."""
+        used = np.zeros(len(self.values), dtype=bool)
+        used[self.codes[self.codes >= 0]] = True
+        places: dict[str, int] = {}
+        new = [
+            -1
+            if not is_used or (name := rename(text)) is None
+            else places.setdefault(name, len(places))
+            for text, is_used in zip(self.values, used, strict=True)
+        ]
+        return Texts(np.array([*new, -1], dtype=np.int32)[self.codes], tuple(places))
+
     def counts(self) -> dict[str, int]:
         """Rows of each text that some row has."""
         rows = np.bincount(self.codes[self.codes >= 0], minlength=len(self.values))
@@ -64,6 +87,16 @@ since 1970), or texts (categories, and integer codes as decimal numbers)."""
 
 Block = Mapping[str, RawColumn]
 """Columns of the same rows by name."""
+
+
+def join_texts(parts: Sequence[Texts]) -> Texts:
+    """The rows of several texts, one below the other."""
+    places: dict[str, int] = {}
+    codes = []
+    for part in parts:
+        new = [places.setdefault(text, len(places)) for text in part.values]
+        codes.append(np.array([*new, -1], dtype=np.int32)[part.codes])
+    return Texts(np.concatenate(codes), tuple(places))
 
 
 def take_rows(block: Block, rows: Any) -> dict[str, RawColumn]:

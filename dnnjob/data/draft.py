@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 from pydantic import BaseModel
 
 from dnnjob.config.job import JobConfig
 from dnnjob.data.builtin import is_builtin
-from dnnjob.data.schema import ColumnData, listed, problem_of
+from dnnjob.data.schema import ColumnData, listed, problem_of, problem_of_target
 from dnnjob.data.sources import COMPRESSED_SUFFIXES, TABLE_SUFFIXES, read_all
 from dnnjob.errors import DataError
 
@@ -63,17 +64,31 @@ def job_name(source: str) -> str:
 
 def _choose(source: str, columns: Mapping[str, ColumnData]) -> tuple[str, list[str]]:
     """Target and features among the columns."""
-    usable = [name for name, data in columns.items() if data.column.is_usable]
-    targets = [name for name in usable if not columns[name].column.is_constant]
+    targets = [
+        name
+        for name, data in columns.items()
+        if not (problem_of_target(data) or data.column.is_constant)
+    ]
+    usable = [name for name, data in columns.items() if not _why_left_out(data)]
     if len(usable) < 2 or not targets:
         raise DataError(
-            "A job needs a target that varies and a feature, numbers without gaps, but of the "
+            "A job needs a target of numbers that vary, and a feature, but of the "
             f"{len(columns)} columns of {source} usable are: {listed(usable) or 'none'}. "
             "Repair the table."
         )
-    numeric = [name for name in targets if columns[name].column.kind == "numeric"]
-    target = (numeric or targets)[-1]
+    whole = [name for name in targets if not columns[name].column.num_missing]
+    numeric = [name for name in whole if columns[name].column.kind == "numeric"]
+    target = (numeric or whole or targets)[-1]
     return target, [name for name in usable if name != target]
+
+
+def _why_left_out(data: ColumnData) -> str | None:
+    """Why a column is no feature of a draft; None if it is."""
+    if data.is_empty:
+        return f"missing in all {data.num_rows} rows"
+    if data.column.kind == "text" and data.num_rows == data.column.num_values > 1:
+        return f"text that differs in all {data.num_rows} rows, as names and keys do"
+    return problem_of(data)
 
 
 def _path_from(source: str, folder: Path | None) -> str:
@@ -91,9 +106,13 @@ def _column_list(columns: Mapping[str, ColumnData]) -> list[str]:
 def _told(data: ColumnData) -> str:
     column = data.column
     told: list[str] = [column.kind]
-    if column.minimum is not None and column.maximum is not None:
+    if column.num_values:
+        told.append(f"{column.num_values} values")
+    elif column.kind == "datetime" and column.minimum is not None and column.maximum is not None:
+        told.append(f"{_date(column.minimum)} to {_date(column.maximum)}")
+    elif column.minimum is not None and column.maximum is not None:
         told.append(f"{column.minimum:g} to {column.maximum:g}")
-    if column.example is not None:
+    if column.example is not None and column.kind != "datetime":
         told.append(f"such as {_shown(column.example[:40])}")
     if column.num_missing:
         told.append(f"{column.num_missing} missing")
@@ -102,14 +121,18 @@ def _told(data: ColumnData) -> str:
     return ", ".join(told)
 
 
+def _date(seconds: float) -> str:
+    return str(np.datetime64(int(seconds), "s")).removesuffix("T00:00:00")
+
+
 def _left_out(columns: Mapping[str, ColumnData]) -> list[str]:
     """Why some columns are no features."""
     told = [
         f"  {_shown(name)}: {_printable(problem)}"
         for name, data in columns.items()
-        if (problem := problem_of(data))
+        if (problem := _why_left_out(data))
     ]
-    return ["Left out, since features are numbers without gaps for now:", *told] if told else []
+    return ["Left out:", *told] if told else []
 
 
 def _section_lines(

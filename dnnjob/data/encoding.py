@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, assert_never
+from typing import ClassVar, Literal, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -81,10 +81,8 @@ class NumberColumn:
     mean: float
     std: float
 
-    @property
-    def num_numbers(self) -> int:
-        """Columns of `Encoding.numbers`."""
-        return 1
+    input_dtype: ClassVar = "float32"
+    num_numbers: ClassVar = 1
 
     @property
     def num_inputs(self) -> int:
@@ -118,10 +116,8 @@ class DateColumn:
     std: float
     cycles: tuple[Cycle, ...]
 
-    @property
-    def num_numbers(self) -> int:
-        """Columns of `Encoding.numbers`."""
-        return 2
+    input_dtype: ClassVar = "string"
+    num_numbers: ClassVar = 2
 
     @property
     def num_inputs(self) -> int:
@@ -158,10 +154,12 @@ class CategoryColumn:
     others_trained: bool
     units: int | None
 
+    num_numbers: ClassVar = 1
+
     @property
-    def num_numbers(self) -> int:
-        """Columns of `Encoding.numbers`."""
-        return 1
+    def input_dtype(self) -> str:
+        """Type of the exported model's input."""
+        return "float32" if self.kind == "codes" else "string"
 
     @property
     def has_other_input(self) -> bool:
@@ -344,6 +342,26 @@ def fit_columns(
         DataError: If integer codes are no integers, or too large.
     """
     return tuple(_fit_column(data, name, kind, statistics[name]) for name, kind in kinds.items())
+
+
+def fit_target(
+    data: DataConfig, *, raw: ColumnStatistics, transformed: ColumnStatistics
+) -> TargetEncoding:
+    """What the network learns of the target.
+
+    Args:
+        data: What the job says of it.
+        raw: Of the target in its own units.
+        transformed: Of the same rows after `transform_target`.
+    """
+    scaled = data.standardize != "none"
+    return TargetEncoding(
+        name=data.target,
+        transform=data.target_transform,
+        mean=_mean(transformed) if scaled else 0.0,
+        std=_std(transformed) if scaled else 1.0,
+        raw_std=_std(raw) if scaled else None,
+    )
 
 
 def _fit_column(

@@ -5,11 +5,12 @@ split.train, split.test            # int64 row numbers, ascending
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dnnjob.data.block import FloatArray
 from dnnjob.errors import DataError
 
 IndexArray = NDArray[np.int64]
@@ -22,19 +23,45 @@ class Split:
     train: IndexArray
     validation: IndexArray
     test: IndexArray
+    unlabelled: IndexArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Rows without a target: predicted, and nothing else."""
 
     @property
     def num_rows(self) -> int:
         """Rows of all splits together."""
-        return len(self.train) + len(self.validation) + len(self.test)
+        return len(self.train) + len(self.validation) + len(self.test) + len(self.unlabelled)
 
     @property
     def labels(self) -> NDArray[np.str_]:
-        """`train`, `validation` or `test` of every row, shape `(num_rows,)`."""
+        """`train`, `validation`, `test` or `unlabelled` of every row, shape `(num_rows,)`."""
         labels = np.full(self.num_rows, "train", dtype="<U10")
         labels[self.validation] = "validation"
         labels[self.test] = "test"
+        labels[self.unlabelled] = "unlabelled"
         return labels
+
+
+def split_labelled(
+    y: FloatArray, *, test_fraction: float, validation_fraction: float, seed: int
+) -> Split:
+    """`split_rows` of the rows with a target; those without are unlabelled.
+
+    Args:
+        y: Targets, NaN where unlabelled, shape `(num_rows,)`.
+        test_fraction: As `split_rows` has it, like what follows.
+        validation_fraction: See there.
+        seed: See there.
+    """
+    rows = np.flatnonzero(~np.isnan(y))
+    split = split_rows(
+        len(rows), test_fraction=test_fraction, validation_fraction=validation_fraction, seed=seed
+    )
+    return Split(
+        train=rows[split.train],
+        validation=rows[split.validation],
+        test=rows[split.test],
+        unlabelled=np.flatnonzero(np.isnan(y)),
+    )
 
 
 def split_rows(

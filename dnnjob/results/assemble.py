@@ -11,18 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 import dnnjob
 from dnnjob import machine
 from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig
-from dnnjob.data.schema import FloatArray
+from dnnjob.data.block import FloatArray
+from dnnjob.data.encoding import Encoding, NumberColumn
 from dnnjob.data.sources import Table
-from dnnjob.data.split import Split
-from dnnjob.data.statistics import Standardization
+from dnnjob.data.split import IndexArray, Split
 from dnnjob.results import report as parts
 from dnnjob.results.baselines import baseline_mse
 from dnnjob.results.metrics import measure
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from dnnjob.training.strategy import Devices
 
 
+MAX_LINEAR_CATEGORIES = 64
+
+
 @dataclass(frozen=True)
 class Facts:
     """All that a report is made of."""
@@ -42,7 +46,7 @@ class Facts:
     journal: Journal
     table: Table
     split: Split
-    standardization: Standardization
+    encoding: Encoding
     fitted: "Fitted"
     devices: "Devices"
     y_pred: FloatArray
@@ -53,11 +57,11 @@ class Facts:
 
 
 def measure_splits(
-    table: Table, split: Split, scale: Standardization, y_pred: FloatArray
+    table: Table, split: Split, encoding: Encoding, y_pred: FloatArray
 ) -> parts.SplitMetrics:
     """Metrics of the rows of each split, None where it has none."""
     rows = {"train": split.train, "validation": split.validation, "test": split.test}
-    target_std = scale.reported_target_std
+    target_std = encoding.target.raw_std
     return parts.SplitMetrics(
         **{
             name: measure(table.y[ids], y_pred[ids], target_std=target_std)
@@ -66,12 +70,42 @@ def measure_splits(
     )
 
 
-def measure_baselines(table: Table, split: Split) -> parts.SplitBaselines:
-    """Errors of the baselines on the test rows."""
+def measure_baselines(
+    table: Table, split: Split, encoding: Encoding, inputs: npt.NDArray[np.float32]
+) -> parts.SplitBaselines:
+    """Errors of the baselines on the test rows.
+
+    The linear one takes plain numbers as they are, else the network's inputs.
+
+    Args:
+        table: The raw values.
+        split: Its rows.
+        encoding: How its columns became inputs.
+        inputs: Those of all rows, `(num_rows, num_inputs)`.
+    """
     train, test = split.train, split.test
-    return parts.SplitBaselines(
-        test=baseline_mse(table.x[train], table.y[train], table.x[test], table.y[test])
-    )
+    x_train, x_test = (_linear_inputs(table, encoding, inputs, rows) for rows in (train, test))
+    return parts.SplitBaselines(test=baseline_mse(x_train, table.y[train], x_test, table.y[test]))
+
+
+def _linear_inputs(
+    table: Table, encoding: Encoding, inputs: npt.NDArray[np.float32], rows: IndexArray
+) -> npt.NDArray[np.floating[Any]]:
+    columns = encoding.columns
+    plain = all(isinstance(column, NumberColumn) and not column.indicator for column in columns)
+    if plain and not any(np.isnan(table.number(column.name)[rows]).any() for column in columns):
+        return np.stack([table.number(column.name)[rows] for column in columns], axis=1)
+    x = inputs[rows]
+    embedded = len(encoding.embedded_columns)
+    if not embedded:
+        return x
+    # A linear model has no embeddings: the most frequent categories as one-hot inputs instead.
+    codes = x[:, -embedded:]
+    shown = [
+        codes[:, [place]] == np.arange(1, min(len(column.values), MAX_LINEAR_CATEGORIES) + 1)
+        for place, column in enumerate(encoding.embedded_columns)
+    ]
+    return np.concatenate([x[:, :-embedded], *shown], axis=1, dtype=np.float32)
 
 
 def make_history(log: "EpochLog") -> parts.History:
@@ -96,7 +130,7 @@ def assemble_report(facts: Facts, *, environ: Mapping[str, str]) -> parts.Report
         baselines=facts.baselines,
         training=_training(facts),
         model=_model(facts),
-        data=_data(facts.table),
+        data=_data(facts),
         strategy=_strategy(facts),
         timing_s=_timing(facts),
         throughput=_throughput(facts),
@@ -121,15 +155,19 @@ def _training(facts: Facts) -> parts.Training:
 
 
 def _model(facts: Facts) -> parts.Model:
-    table, job = facts.table, facts.job
+    encoding = facts.encoding
     return parts.Model(
-        num_trainable_params=job.model.count_params(num_inputs=len(table.features)),
+        num_trainable_params=facts.job.model.count_params(
+            num_inputs=encoding.num_inputs, embeddings=encoding.embedding_shapes
+        ),
         summary=facts.fitted.summary,
-        inputs=dict.fromkeys(table.features, "float32"),
+        inputs={column.name: column.input_dtype for column in encoding.columns},
+        num_inputs={column.name: column.num_inputs for column in encoding.columns},
     )
 
 
-def _data(table: Table) -> parts.Data:
+def _data(facts: Facts) -> parts.Data:
+    table = facts.table
     fingerprint = parts.Fingerprint(method=table.fingerprint.method, value=table.fingerprint.value)
     return parts.Data(
         source=table.source,
@@ -137,6 +175,7 @@ def _data(table: Table) -> parts.Data:
         num_features=len(table.features),
         columns=(*table.features, table.target),
         fingerprint=fingerprint,
+        warnings=table.warnings,
     )
 
 

@@ -6,6 +6,7 @@ write_report(paths, report)  # last: its presence means complete
 report = read_report(paths.report)
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -86,6 +87,8 @@ class Model(Record):
     """Keras's own summary."""
     inputs: dict[str, str]
     """Columns the exported model takes, with their types."""
+    num_inputs: dict[str, int] = Field(default_factory=dict)
+    """Inputs of the network that each column became; an embedding takes one, its code."""
 
 
 class Fingerprint(Record):
@@ -105,6 +108,8 @@ class Data(Record):
     columns: tuple[str, ...]
     """The features, in the model's order, then the target."""
     fingerprint: Fingerprint
+    warnings: tuple[str, ...] = ()
+    """What training could live with and a person should know."""
 
 
 class Strategy(Record):
@@ -239,7 +244,13 @@ def read_report(path: Path) -> Report:
 
 
 def write_predictions(
-    paths: RunPaths, *, row_id: Array, split: Array, y_true: Array, y_pred: Array
+    paths: RunPaths,
+    *,
+    row_id: Array,
+    split: Array,
+    y_true: Array,
+    y_pred: Array,
+    ids: Mapping[str, pa.ChunkedArray] | None = None,
 ) -> None:
     """Replaces `predictions.parquet`.
 
@@ -249,6 +260,7 @@ def write_predictions(
         split: Names of the splits, or integer places in `SPLITS`, same shape.
         y_true: Observed targets, target units, NaN where unlabelled.
         y_pred: Predicted targets, target units.
+        ids: Further columns of the same rows, after the others.
     """
     table = pa.Table.from_arrays(
         [
@@ -259,6 +271,8 @@ def write_predictions(
         ],
         schema=PREDICTIONS_SCHEMA,
     )
+    for name, column in (ids or {}).items():
+        table = table.append_column(name, column)
     _write_table(paths.predictions, table)
 
 

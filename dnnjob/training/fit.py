@@ -15,18 +15,19 @@ import tensorflow as tf
 
 from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig
+from dnnjob.data.block import FloatArray
+from dnnjob.data.encoding import Encoding
 from dnnjob.data.order import StepPlan
-from dnnjob.data.schema import FloatArray
 from dnnjob.data.sources import Table
 from dnnjob.data.split import Split
-from dnnjob.data.statistics import Standardization
 from dnnjob.errors import NonFiniteError, StoppedError
 from dnnjob.runs import Journal
 from dnnjob.tasks import Crew
 from dnnjob.training.checkpoint import CheckpointStore
+from dnnjob.training.encoder import build_encoder, encode
 from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.history import EpochLog
-from dnnjob.training.model import build_dnn, build_preprocessing, preprocess, summarize
+from dnnjob.training.model import build_dnn, summarize
 from dnnjob.training.optimizer import build_optimizer
 from dnnjob.training.progress import open_progress
 from dnnjob.training.resume import Keeper, identify
@@ -46,12 +47,14 @@ class Rows:
         y: Standardized targets of all rows, `(num_rows,)` float32.
         split: Which rows train and validate.
         fingerprint: What tells this table from another.
+        embeddings: Buckets and units of the embeddings that the last inputs are codes for.
     """
 
     x: npt.NDArray[np.float32]
     y: npt.NDArray[np.float32]
     split: Split
     fingerprint: str
+    embeddings: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,11 @@ class Fitted:
         return predict_rows(self.dnn, x)
 
 
-def standardize_rows(table: Table, split: Split, standardization: Standardization) -> Rows:
-    """The table's rows through the preprocessing that the exported model has too."""
-    preprocessing = build_preprocessing(table.features, standardization)
-    x = preprocess(preprocessing, table.features, table.x).numpy()
-    y = (table.y - standardization.target_mean) / standardization.target_std
-    return Rows(x, y.astype(np.float32), split, table.fingerprint.value)
+def encode_rows(table: Table, split: Split, encoding: Encoding) -> Rows:
+    """The table's rows through the encoder that the exported model has too."""
+    x = encode(build_encoder(encoding), encoding.numbers(table.block))
+    y = encoding.target.scale(table.y)
+    return Rows(x, y, split, table.fingerprint.value, encoding.embedding_shapes)
 
 
 def fit_dnn(
@@ -108,7 +110,11 @@ def fit_dnn(
     )
     with devices.strategy.scope():
         dnn = build_dnn(
-            job.model, num_inputs=rows.x.shape[1], seed=job.seed, precision=job.devices.precision
+            job.model,
+            num_inputs=rows.x.shape[1],
+            embeddings=rows.embeddings,
+            seed=job.seed,
+            precision=job.devices.precision,
         )
         optimizer = build_optimizer(job.train, dnn)
     summary = summarize(dnn)

@@ -347,7 +347,8 @@ class CompiledStep:
             ):
                 error = self._squared_error(x, y, indices, masks)
             loss = error / num_rows
-        return [*tape.gradient(loss, weights), error]
+        # An embedding's gradient comes as the rows it touches.
+        return [*map(tf.convert_to_tensor, tape.gradient(loss, weights)), error]
 
     def _squared_error(
         self, x: tf.Tensor, y: tf.Tensor, indices: tf.Tensor, masks: Sequence[tf.Tensor] = ()
