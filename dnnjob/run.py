@@ -120,6 +120,8 @@ def _load(job: JobConfig, watch: Stopwatch) -> tuple[Table, Split]:
             test_fraction=job.data.test_fraction,
             validation_fraction=job.data.validation_fraction,
             seed=job.split_seed,
+            folds=job.data.folds,
+            fold=job.data.fold,
         )
     return table, split
 

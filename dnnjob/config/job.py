@@ -88,6 +88,11 @@ class DataConfig(Section):
     """Share of the training rows held out for the validation split."""
     split_seed: Seed | None = None
     """Seed of the splits. Default: the job's seed."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Cut the rows into this many parts, one of which is the test split, in place of
+    data.test_fraction. Sweep data.fold over all, and `dnnjob collect --predictions` joins them."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """Which of the folds is the test split, from 0."""
     standardize: Literal["train", "table", "none"] = "train"
     """Rows whose mean and standard deviation make the z-scores: the training rows, all rows (as
     the course does: the test rows take part), or no z-scores."""
@@ -124,6 +129,16 @@ class DataConfig(Section):
                 )
             if len(set(self.features)) < len(self.features):
                 raise ValueError("data.features names a column twice. Name each once.")
+        return self
+
+    @model_validator(mode="after")
+    def _the_fold_is_one_of_the_folds(self) -> Self:
+        if self.fold >= (self.folds or 1):
+            raise ValueError(
+                f"data.fold counts from 0 to data.folds - 1, but it is {self.fold} and data.folds "
+                f"is {'not set' if self.folds is None else self.folds}. Set data.folds, or lower "
+                "data.fold."
+            )
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ import copy
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from dnnjob.config.job import JobConfig
+from dnnjob.config.job import ColumnConfig, JobConfig
 from dnnjob.errors import JobError
 
 BUILTIN = "builtin:"
 _SOURCE_KEY = "data.source"
+_COLUMNS_KEY = "data.columns"
 
 
 def load_job(path: Path, *, overrides: Iterable[str] = ()) -> JobConfig:
@@ -178,10 +179,10 @@ def _describe_faults(error: ValidationError) -> Iterator[str]:
         key = ".".join(str(part) for part in fault["loc"])
         match fault["type"]:
             case "extra_forbidden":
-                yield f"{key}: no such key. {_suggest(key)}"
+                yield f"{key}: no such key. {_suggest(fault['loc'])}"
             case "missing":
                 yield f"{key}: required, but missing. Set it."
-            case "value_error" if key not in valid_keys():
+            case "value_error" if not _is_key(fault["loc"]):
                 yield str(fault["ctx"]["error"])
             case _:
                 yield f"{key}: {_rule(fault)}, but got {_as_toml(fault['input'])}."
@@ -215,13 +216,27 @@ def _as_toml(value: Any) -> str:
         return repr(value)
 
 
-def _suggest(key: str) -> str:
+def _suggest(place: Sequence[int | str]) -> str:
     """The nearest valid key, if one is near, and those of the same table."""
-    section, _, name = key.rpartition(".")
-    table = JobConfig.model_fields[section].annotation if section else JobConfig
-    siblings = list(table.model_fields) if isinstance(table, type) else []
+    *tables, name = map(str, place)
+    siblings = list(_section_at(tables).model_fields)
     near = [
-        f"{section}.{known}".lstrip(".") for known in difflib.get_close_matches(name, siblings, n=1)
+        ".".join([*tables, known]) for known in difflib.get_close_matches(name, siblings, n=1)
     ] or [known for known in valid_keys() if known.rpartition(".")[2] == name]
     hint = f"Did you mean {near[0]}? " if near else ""
     return f"{hint}Valid keys: {', '.join(siblings)}."
+
+
+def _is_key(place: Sequence[int | str]) -> bool:
+    """Whether a fault is one key's, and not a whole table's."""
+    key = ".".join(map(str, place))
+    in_column = place[:2] == ("data", "columns") and len(place) == 4
+    return in_column or key in valid_keys()
+
+
+def _section_at(tables: Sequence[str]) -> type[BaseModel]:
+    """The record behind a table of the job file; that of a single column has the column's name."""
+    if ".".join(tables[:2]) == _COLUMNS_KEY and len(tables) == 3:
+        return ColumnConfig
+    found = JobConfig.model_fields[tables[0]].annotation if len(tables) == 1 else JobConfig
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else JobConfig

@@ -12,13 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tomli_w
 from pydantic import BaseModel
 
 from dnnjob.config.job import JobConfig
 from dnnjob.data.builtin import is_builtin
-from dnnjob.data.schema import ColumnData, listed, problem_of, problem_of_target
+from dnnjob.data.schema import ColumnData, listed, problem_of, problem_of_target, show_date
 from dnnjob.data.sources import COMPRESSED_SUFFIXES, TABLE_SUFFIXES, read_all
 from dnnjob.errors import DataError
 
@@ -109,7 +108,7 @@ def _told(data: ColumnData) -> str:
     if column.num_values:
         told.append(f"{column.num_values} values")
     elif column.kind == "datetime" and column.minimum is not None and column.maximum is not None:
-        told.append(f"{_date(column.minimum)} to {_date(column.maximum)}")
+        told.append(f"{show_date(column.minimum)} to {show_date(column.maximum)}")
     elif column.minimum is not None and column.maximum is not None:
         told.append(f"{column.minimum:g} to {column.maximum:g}")
     if column.example is not None and column.kind != "datetime":
@@ -119,10 +118,6 @@ def _told(data: ColumnData) -> str:
     if column.num_infinite:
         told.append(f"{column.num_infinite} infinite")
     return ", ".join(told)
-
-
-def _date(seconds: float) -> str:
-    return str(np.datetime64(int(seconds), "s")).removesuffix("T00:00:00")
 
 
 def _left_out(columns: Mapping[str, ColumnData]) -> list[str]:

@@ -336,6 +336,12 @@ def check_values(
             "Add rows, or point data.source elsewhere."
         )
     check_target(data.source, target)
+    if data.target_transform == "log1p" and (target.column.minimum or 0.0) <= -1:
+        raise DataError(
+            f"log(1 + target) needs targets above -1, but {data.target!r} in {data.source} goes "
+            f'down to {target.column.minimum:g}. Set data.target_transform = "none", or shift the '
+            "target."
+        )
     check_features(data.source, features)
     warnings = tuple(_weaknesses(features, target))
     for warning in warnings:
@@ -498,6 +504,11 @@ def _is_narrow(data: ColumnData) -> bool:
     scaled = data.numbers / magnitude
     spread = float(np.nanstd(scaled) if column.num_missing else scaled.std())
     return spread < NARROW_SPREAD or spread * magnitude < FLOAT32_TINY
+
+
+def show_date(seconds: float) -> str:
+    """A date as a person writes it, without a time that is midnight."""
+    return str(np.datetime64(int(seconds), "s")).removesuffix("T00:00:00")
 
 
 def listed(names: Iterable[str]) -> str:

@@ -448,9 +448,7 @@ def _read_csv(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
         )
     for name in file.names:
         series = frame.pop(name)
-        data = infer_series(
-            name, series, missing=wanted.missing, as_text=wanted.as_text(name)
-        )
+        data = infer_series(name, series, missing=wanted.missing, as_text=wanted.as_text(name))
         yield _finish(data, wanted, source=str(file.path), original=series)
 
 

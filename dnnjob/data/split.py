@@ -42,7 +42,13 @@ class Split:
 
 
 def split_labelled(
-    y: FloatArray, *, test_fraction: float, validation_fraction: float, seed: int
+    y: FloatArray,
+    *,
+    test_fraction: float,
+    validation_fraction: float,
+    seed: int,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> Split:
     """`split_rows` of the rows with a target; those without are unlabelled.
 
@@ -51,10 +57,17 @@ def split_labelled(
         test_fraction: As `split_rows` has it, like what follows.
         validation_fraction: See there.
         seed: See there.
+        folds: See there.
+        fold: See there.
     """
     rows = np.flatnonzero(~np.isnan(y))
     split = split_rows(
-        len(rows), test_fraction=test_fraction, validation_fraction=validation_fraction, seed=seed
+        len(rows),
+        test_fraction=test_fraction,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        folds=folds,
+        fold=fold,
     )
     return Split(
         train=rows[split.train],
@@ -65,24 +78,36 @@ def split_labelled(
 
 
 def split_rows(
-    num_rows: int, *, test_fraction: float, validation_fraction: float, seed: int
+    num_rows: int,
+    *,
+    test_fraction: float,
+    validation_fraction: float,
+    seed: int,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> Split:
     """The same rows as scikit-learn's `train_test_split(rows, test_size=..., random_state=seed)`.
 
-    The validation rows are a second such split, of the training rows in the order scikit-learn
-    gives them, with the same seed.
+    Or, with `folds`, as its `KFold(folds, shuffle=True, random_state=seed)`. The validation rows
+    are a second split of the first sort, of the training rows in the order scikit-learn gives
+    them, with the same seed.
 
     Args:
         num_rows: Rows of the table.
         test_fraction: Share of all rows held out for test, in (0, 1).
         validation_fraction: Share of the training rows held out for validation, in [0, 1).
         seed: Seed of both splits, in [0, 2**32).
+        folds: Parts of the rows, one of which is the test split; None for a share.
+        fold: Which of them.
 
     Raises:
         DataError: If a split would be empty.
     """
     rows = np.arange(num_rows, dtype=np.int64)
-    train, test = _hold_out(rows, test_fraction, seed=seed)
+    if folds is None:
+        train, test = _hold_out(rows, test_fraction, seed=seed)
+    else:
+        train, test = _hold_out_fold(rows, folds, fold, seed=seed)
     if not (len(train) and len(test)):
         raise DataError(
             f"Training and test need at least one row each, but data.test_fraction = "
@@ -101,6 +126,20 @@ def split_rows(
                 "rows."
             )
     return Split(train=np.sort(train), validation=np.sort(validation), test=np.sort(test))
+
+
+def _hold_out_fold(
+    rows: IndexArray, folds: int, fold: int, *, seed: int
+) -> tuple[IndexArray, IndexArray]:
+    """The rest and one of the folds of `rows`, both ascending."""
+    if folds > len(rows):
+        raise DataError(
+            f"Each fold needs a row, but data.folds = {folds} and the table has {len(rows)}. "
+            "Lower data.folds, or add rows."
+        )
+    shuffled = np.array_split(np.random.RandomState(seed).permutation(len(rows)), folds)
+    held_out = np.sort(shuffled[fold])
+    return np.delete(rows, held_out), rows[held_out]
 
 
 def _hold_out(rows: IndexArray, fraction: float, *, seed: int) -> tuple[IndexArray, IndexArray]:

@@ -20,7 +20,7 @@ from dnnjob.data.encoding import Encoding
 from dnnjob.data.order import StepPlan
 from dnnjob.data.sources import Table
 from dnnjob.data.split import Split
-from dnnjob.errors import NonFiniteError, StoppedError
+from dnnjob.errors import DataError, NonFiniteError, StoppedError
 from dnnjob.runs import Journal
 from dnnjob.tasks import Crew
 from dnnjob.training.checkpoint import CheckpointStore
@@ -44,7 +44,8 @@ class Rows:
 
     Attributes:
         x: Standardized inputs of all rows, `(num_rows, num_inputs)` float32.
-        y: Standardized targets of all rows, `(num_rows,)` float32.
+        y: Standardized targets of all rows, `(num_rows,)` float32; with weights `(num_rows, 2)`,
+            as `ResidentData` has them.
         split: Which rows train and validate.
         fingerprint: What tells this table from another.
         embeddings: Buckets and units of the embeddings that the last inputs are codes for.
@@ -80,7 +81,27 @@ def encode_rows(table: Table, split: Split, encoding: Encoding) -> Rows:
     """The table's rows through the encoder that the exported model has too."""
     x = encode(build_encoder(encoding), encoding.numbers(table.block))
     y = encoding.target.scale(table.y)
+    if table.weights is not None:
+        y = np.stack([y, root_weights(table.weights, split)], axis=1)
     return Rows(x, y, split, table.fingerprint.value, encoding.embedding_shapes)
+
+
+def root_weights(weights: FloatArray, split: Split) -> npt.NDArray[np.float32]:
+    """Roots of the weights, which have the mean 1 in the training and in the validation rows.
+
+    Raises:
+        DataError: If all weights of one of these splits are zero.
+    """
+    scaled = np.array(weights)
+    for name, rows in (("training", split.train), ("validation", split.validation)):
+        if len(rows) and not scaled[rows].any():
+            raise DataError(
+                f"Each split needs a row of a weight above 0, but none of the {len(rows)} {name} "
+                "rows has one. Set data.weight_column, or split the rows otherwise."
+            )
+        if len(rows):
+            scaled[rows] /= scaled[rows].mean()
+    return np.sqrt(scaled).astype(np.float32)
 
 
 def fit_dnn(

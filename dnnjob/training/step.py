@@ -42,7 +42,8 @@ class ResidentData:
 
     Attributes:
         x: Training inputs, `(num_rows, num_inputs)` float32, one copy a replica.
-        y: Standardized training targets, `(num_rows,)`.
+        y: Standardized training targets, `(num_rows,)`; or, with weights, `(num_rows, 2)`: the
+            roots of the weights, whose mean is 1, stand beside them.
         x_validation: Validation inputs, or None without validation rows.
         y_validation: Validation targets, likewise.
         num_validation_rows: Rows of the two above.
@@ -355,7 +356,12 @@ class CompiledStep:
     ) -> tf.Tensor:
         rows = tf.maximum(indices, 0)
         predicted = forward(self._dnn, tf.gather(x, rows), masks=masks)
-        residual = tf.where(indices >= 0, predicted - tf.gather(y, rows), 0.0)
+        observed = tf.gather(y, rows)
+        if observed.shape.rank == 2:
+            residual = (predicted - observed[:, 0]) * observed[:, 1]
+        else:
+            residual = predicted - observed
+        residual = tf.where(indices >= 0, residual, 0.0)
         return tf.reduce_sum(tf.square(residual))
 
     def _dropout_masks(self, step: tf.Tensor, replica: tf.Tensor, *, rows: int) -> list[tf.Tensor]:

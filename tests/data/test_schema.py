@@ -162,6 +162,12 @@ def test_a_boolean_target_is_zero_and_one(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_table(DataConfig(source=source, target="y")).y, [1, 0])
 
 
+def test_the_logarithm_of_a_target_needs_targets_above_minus_one(tmp_path: Path) -> None:
+    source = write(tmp_path, "a,y\n1,-1\n2,5\n")
+    with pytest.raises(DataError, match=r"above -1, but 'y' in .* goes down to -1\. Set"):
+        open_table(DataConfig(source=source, target="y", target_transform="log1p"))
+
+
 def test_a_good_target_passes() -> None:
     check_target("s", make_column("y", "numeric", np.array([1.0, 2.0])))
 
