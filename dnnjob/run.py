@@ -26,6 +26,7 @@ from dnnjob.results.assemble import (
     assemble_report,
     make_history,
     measure_baselines,
+    measure_columns,
     measure_splits,
 )
 from dnnjob.results.report import Report, write_history, write_predictions, write_report
@@ -95,6 +96,7 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
         with watch.time("evaluate"):
             metrics = measure_splits(table, split, encoding, y_pred)
             baselines = measure_baselines(table, split, encoding, rows.x)
+            importance = measure_columns(job, table, split, encoding, rows.x, fitted)
     return _publish(
         Facts(
             job=job,
@@ -107,6 +109,7 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
             y_pred=y_pred,
             metrics=metrics,
             baselines=baselines,
+            importance=importance,
             watch=watch,
         )
     )
@@ -223,6 +226,7 @@ def _draw_plots(facts: Facts) -> None:
         y_pred=facts.y_pred,
         is_test=facts.split.labels == "test",
         history=make_history(log),
+        importance=facts.importance,
         seed=facts.job.seed,
     )
     draw_plots(facts.journal.paths.plots, data)

@@ -26,6 +26,7 @@ from dnnjob.data.sources import Table
 from dnnjob.data.split import IndexArray, Split
 from dnnjob.results import report as parts
 from dnnjob.results.baselines import baseline_mse
+from dnnjob.results.importance import Importance, measure_importance
 from dnnjob.results.metrics import measure
 from dnnjob.runs import Journal
 
@@ -53,6 +54,7 @@ class Facts:
     """Predictions of all rows, `(num_rows,)`, target units."""
     metrics: parts.SplitMetrics
     baselines: parts.SplitBaselines
+    importance: tuple[Importance, ...]
     watch: Stopwatch
 
 
@@ -108,6 +110,31 @@ def _linear_inputs(
     return np.concatenate([x[:, :-embedded], *shown], axis=1, dtype=np.float32)
 
 
+def measure_columns(
+    job: JobConfig,
+    table: Table,
+    split: Split,
+    encoding: Encoding,
+    inputs: npt.NDArray[np.float32],
+    fitted: "Fitted",
+) -> tuple[Importance, ...]:
+    """What each column is worth to the trained network on the test rows."""
+    return measure_importance(
+        lambda x: encoding.target.restore(fitted.predict(x)),
+        inputs[split.test],
+        table.y[split.test],
+        places=encoding.places,
+        num_params=_count_params(job, encoding),
+        seed=job.seed,
+    )
+
+
+def _count_params(job: JobConfig, encoding: Encoding) -> int:
+    return job.model.count_params(
+        num_inputs=encoding.num_inputs, embeddings=encoding.embedding_shapes
+    )
+
+
 def make_history(log: "EpochLog") -> parts.History:
     """The epochs as `history.parquet` has them."""
     return parts.History(
@@ -128,6 +155,7 @@ def assemble_report(facts: Facts, *, environ: Mapping[str, str]) -> parts.Report
         job=job.model_dump(mode="json", exclude={"sweep"}),
         metrics=facts.metrics,
         baselines=facts.baselines,
+        importance=facts.importance,
         training=_training(facts),
         model=_model(facts),
         data=_data(facts),
@@ -157,9 +185,7 @@ def _training(facts: Facts) -> parts.Training:
 def _model(facts: Facts) -> parts.Model:
     encoding = facts.encoding
     return parts.Model(
-        num_trainable_params=facts.job.model.count_params(
-            num_inputs=encoding.num_inputs, embeddings=encoding.embedding_shapes
-        ),
+        num_trainable_params=_count_params(facts.job, encoding),
         summary=facts.fitted.summary,
         inputs={column.name: column.input_dtype for column in encoding.columns},
         num_inputs={column.name: column.num_inputs for column in encoding.columns},

@@ -21,13 +21,14 @@ from pydantic import Field, ValidationError
 
 from dnnjob.errors import DataError, JobError
 from dnnjob.results.baselines import Baselines
+from dnnjob.results.importance import Importance
 from dnnjob.results.metrics import Metrics
 from dnnjob.runs import Attempt, Record, RunPaths, State, write_file, write_json
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test", "unlabelled")
 Split = Literal["train", "validation", "test", "unlabelled"]
-PlotName = Literal["regplot", "boxplot", "loss", "residuals"]
+PlotName = Literal["regplot", "boxplot", "loss", "residuals", "importance"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Array = npt.NDArray[Any]
 
@@ -189,6 +190,8 @@ class Report(Record):
     """The resolved job, as `JobConfig.model_dump(mode="json")` gives it."""
     metrics: SplitMetrics
     baselines: SplitBaselines
+    importance: tuple[Importance, ...] = ()
+    """What the test error gains where a column is shuffled, the most important column first."""
     training: Training
     model: Model
     data: Data

@@ -3,6 +3,7 @@
 y_pred = predict_rows(dnn, x)      # standardized, float64
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,6 +13,8 @@ import tensorflow as tf
 
 from dnnjob.training.model import forward
 
+RowPredictor = Callable[[Any], npt.NDArray[np.float64]]
+
 # Rows of one matrix product; bounds memory. A whole multiple of every vector width, so that a
 # row's prediction does not depend on the block it falls in.
 _BLOCK_ROWS = 8192
@@ -19,12 +22,20 @@ _BLOCK_ROWS = 8192
 
 def predict_rows(dnn: keras.Sequential, x: Any) -> npt.NDArray[np.float64]:
     """Standardized predictions `(num_rows,)` for standardized inputs `(num_rows, num_inputs)`."""
+    return make_predictor(dnn)(x)
+
+
+def make_predictor(dnn: keras.Sequential) -> RowPredictor:
+    """`predict_rows` of one network, traced once for all calls."""
     compiled = tf.function(
         lambda rows: forward(dnn, rows),
         input_signature=[tf.TensorSpec((None, dnn.input_shape[-1]), tf.float32)],
         autograph=False,
     )
-    blocks = [
-        compiled(x[start : start + _BLOCK_ROWS]).numpy() for start in range(0, len(x), _BLOCK_ROWS)
-    ]
-    return np.concatenate(blocks, dtype=np.float64)
+
+    def predict(x: Any) -> npt.NDArray[np.float64]:
+        starts = range(0, len(x), _BLOCK_ROWS)
+        blocks = [compiled(x[start : start + _BLOCK_ROWS]).numpy() for start in starts]
+        return np.concatenate(blocks, dtype=np.float64)
+
+    return predict

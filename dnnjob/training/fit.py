@@ -7,6 +7,7 @@ y_pred = fitted.predict(x)
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import keras
 import numpy as np
@@ -25,7 +26,7 @@ from dnnjob.runs import Journal
 from dnnjob.tasks import Crew
 from dnnjob.training.checkpoint import CheckpointStore
 from dnnjob.training.encoder import build_encoder, encode
-from dnnjob.training.evaluate import predict_rows
+from dnnjob.training.evaluate import RowPredictor, make_predictor
 from dnnjob.training.history import EpochLog
 from dnnjob.training.model import build_dnn, summarize
 from dnnjob.training.optimizer import build_optimizer
@@ -74,7 +75,11 @@ class Fitted:
 
     def predict(self, x: npt.NDArray[np.float32]) -> FloatArray:
         """Standardized predictions `(num_rows,)` of standardized rows."""
-        return predict_rows(self.dnn, x)
+        return self._predictor(x)
+
+    @cached_property
+    def _predictor(self) -> RowPredictor:
+        return make_predictor(self.dnn)
 
 
 def encode_rows(table: Table, split: Split, encoding: Encoding) -> Rows:
