@@ -26,8 +26,8 @@ from dnnjob.data.encoding import (
     NumberColumn,
 )
 
-# Codes are at most 2**24: no value of a table can be one of these.
-_MISSING_CODE, _NO_CODE = -(2**31), -(2**31) + 1
+# Codes are at most 2**24: none is one of these, which float32 holds exactly.
+_MISSING_CODE, _OTHER_CODE, _NO_CODE = -(2**31), -(2**30), -(2**29)
 # TextVectorization numbers padding 0 and unknown letters 1.
 _DIGIT_ZERO = 2
 _DATE_LETTERS = 19
@@ -155,44 +155,45 @@ def build_readers(encoding: Encoding) -> tuple[dict[str, Any], Any]:
 
 
 def _read(column: ColumnEncoding, raw: Any, suffix: str, names: Collection[str]) -> list[Any]:
+    """What `column.numbers` gives, in a model of its own: Keras names its ops as it likes."""
+    if isinstance(column, NumberColumn):
+        return [raw]
+    inputs = keras.Input((1,), name="raw", dtype=column.input_dtype)
     match column:
-        case NumberColumn():
-            return [raw]
         case DateColumn():
-            return _read_date(raw, free_name(f"letters{suffix}", names))
+            numbers = _read_date(inputs)
         case CategoryColumn(kind="codes"):
-            return [_look_up_codes(column, raw, free_name(f"lookup{suffix}", names))]
+            numbers = _look_up_codes(column, inputs)
         case CategoryColumn():
-            return [_look_up_texts(column, raw, free_name(f"lookup{suffix}", names))]
+            numbers = _look_up_texts(column, inputs)
+    return [keras.Model(inputs, numbers, name=free_name(f"read{suffix}", names))(raw)]
 
 
-def _look_up_texts(column: CategoryColumn, raw: Any, name: str) -> Any:
+def _look_up_texts(column: CategoryColumn, raw: Any) -> Any:
     # Keras strips a first value that equals its word for the others.
     others = free_name("others", column.values)
     lookup = keras.layers.StringLookup(
         vocabulary=list(column.values) or [free_name("nothing", [others])],
         num_oov_indices=1,
         oov_token=others,
-        name=name,
     )
     return ops.cast(lookup(raw), "float32")
 
 
-def _look_up_codes(column: CategoryColumn, raw: Any, name: str) -> Any:
+def _look_up_codes(column: CategoryColumn, raw: Any) -> Any:
     codes = [_MISSING_CODE if value == MISSING else int(value) for value in column.values]
     lookup = keras.layers.IntegerLookup(
-        vocabulary=codes or [_NO_CODE - 1],
+        vocabulary=codes or [_NO_CODE],
         num_oov_indices=1,
-        oov_token=_NO_CODE,
-        name=name,
+        oov_token=_OTHER_CODE,
     )
     known = ops.where(ops.isnan(raw), float(_MISSING_CODE), raw)
     # No code is a fraction: the next integer would be another category.
-    known = ops.where(known == ops.floor(known), known, float(_NO_CODE))
+    known = ops.where(ops.equal(known, ops.floor(known)), known, float(_OTHER_CODE))
     return ops.cast(lookup(ops.cast(known, "int64")), "float32")
 
 
-def _read_date(raw: Any, name: str) -> list[Any]:
+def _read_date(raw: Any) -> Any:
     """Whole days since 1970-01-01 and seconds of the day, NaN for what is no ISO date."""
     letters = keras.layers.TextVectorization(
         standardize=None,
@@ -200,7 +201,6 @@ def _read_date(raw: Any, name: str) -> list[Any]:
         output_mode="int",
         output_sequence_length=_DATE_LETTERS,
         vocabulary=list("0123456789"),
-        name=name,
     )(raw)
     digit = ops.cast(letters, "int32") - _DIGIT_ZERO
     year = digit[:, 0:1] * 1000 + digit[:, 1:2] * 100 + digit[:, 2:3] * 10 + digit[:, 3:4]
@@ -210,11 +210,8 @@ def _read_date(raw: Any, name: str) -> list[Any]:
     is_date = ops.min(ops.take(digit, places, axis=1), axis=1, keepdims=True) >= 0
     seconds = 3600 * _two_digits(digit, 11) + 60 * _two_digits(digit, 14) + _two_digits(digit, 17)
     days = ops.cast(_days_since_1970(year, month, day), "float32")
-    nothing = float("nan")
-    return [
-        ops.where(is_date, days, nothing),
-        ops.where(is_date, ops.cast(seconds, "float32"), nothing),
-    ]
+    both = ops.concatenate([days, ops.cast(seconds, "float32")], axis=1)
+    return ops.where(is_date, both, float("nan"))
 
 
 def _two_digits(digit: Any, place: int) -> Any:

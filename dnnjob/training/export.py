@@ -65,14 +65,20 @@ def build_export(
     )
     dnn.set_weights(list(weights))
     predicted = dnn(encoded)
-    target = encoding.target
-    if encoding.mode != "none":
-        predicted = keras.layers.Rescaling(
-            target.std, target.mean, name=free_name("target_units", names)
-        )(predicted)
-    if target.transform == "log1p":
-        predicted = keras.ops.expm1(predicted)
+    if encoding.mode != "none" or encoding.target.transform != "none":
+        restore = _build_restore(encoding, name=free_name("target_units", names))
+        predicted = restore(predicted)
     return build_model(inputs, predicted, name="dnnjob")
+
+
+def _build_restore(encoding: Encoding, *, name: str) -> keras.layers.Layer:
+    """What turns the network's output into target units."""
+    target = encoding.target
+    scaling = keras.layers.Rescaling(target.std, target.mean, name=name)
+    if target.transform == "none":
+        return scaling
+    output = keras.Input((1,), name="output")
+    return keras.Model(output, keras.ops.expm1(scaling(output)), name=name)
 
 
 def save_model(path: Path, model: keras.Model) -> None:
