@@ -88,6 +88,10 @@ class DataConfig(Section):
     """Share of the training rows held out for the validation split."""
     split_seed: Seed | None = None
     """Seed of the splits. Default: the job's seed."""
+    split: Literal["auto", "shuffle", "hash"] = "auto"
+    """How rows are dealt to the splits: by scikit-learn's permutation of them, or each by a hash of
+    its number; auto shuffles up to ten million rows and hashes above. A table in memory is
+    shuffled."""
     folds: Annotated[int, Field(ge=2)] | None = None
     """Cut the rows into this many parts, one of which is the test split, in place of
     data.test_fraction. Sweep data.fold over all, and `dnnjob collect --predictions` joins them."""
@@ -97,7 +101,14 @@ class DataConfig(Section):
     """Rows whose mean and standard deviation make the z-scores: the training rows, all rows (as
     the course does: the test rows take part), or no z-scores."""
     window_rows: Annotated[int, Field(ge=1)] | None = None
-    """Training rows of a window. Default: from the table alone."""
+    """Training rows of a window: a longer table is trained window by window. Default: from the
+    table alone."""
+    memory_budget_gb: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """Memory for the training rows of a table of several windows: what fits stays, the rest is read
+    again every epoch. No number depends on it. Default: a quarter of what a task may use."""
+    scratch: str | None = None
+    """Folder for a copy of a table of several windows whose files cannot be read in small pieces;
+    best on a disk of this machine. Default: the folder for temporary files."""
     id_columns: tuple[str, ...] = ()
     """Columns that are no features, carried into the predictions."""
     weight_column: str | None = None
