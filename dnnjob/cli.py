@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -238,6 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit code."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     logging.getLogger("dnnjob").setLevel(logging.INFO)
+    if os.getpid() == 1:
+        # The kernel gives the first process of a container only the signals that it has taken.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(ExitCode.TERMINATED))
     try:
         app(arguments, prog_name="dnnjob")
     except DnnJobError as error:

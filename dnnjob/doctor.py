@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import dnnjob
 from dnnjob.config import DevicesConfig
+from dnnjob.image import is_lost, mount_hint, read_image
 from dnnjob.machine import core_grants, cpu_name, list_gpus, memory_limit_bytes, package_version
 from dnnjob.runs import Record
 from dnnjob.tasks import configure_process
@@ -34,6 +35,10 @@ LIBRARIES = {
     "seaborn": "seaborn",
     "submitit": "submitit",
 }
+HAND_GPUS_IN = (
+    "Start it with docker run --gpus all, podman run --device nvidia.com/gpu=all or apptainer exec "
+    "--nv, on a host with NVIDIA's driver and container toolkit; docker/dnnjob does so."
+)
 REINSTALL = "Install dnnjob's locked dependencies: `make run` in its checkout does."
 MIN_FREE_GB = 1.0
 PROBE_TIMEOUT_S = 120.0
@@ -57,6 +62,7 @@ def examine(root: Path) -> tuple[Finding, ...]:
     """
     return (
         check_python(sys.version_info[:2]),
+        *check_image(),
         *(check_library(name, module) for name, module in LIBRARIES.items()),
         *check_tensorflow(),
         check_threads(),
@@ -77,6 +83,13 @@ def check_python(version: tuple[int, int]) -> Finding:
         return Finding(topic="python", state="ok", found=found)
     cure = "Make the environment with Python 3.11, 3.12 or 3.13: `make PYTHON=python3.11`."
     return Finding(topic="python", state="missing", found=found, cure=cure)
+
+
+def check_image() -> Iterator[Finding]:
+    """The container image this is, if it is one."""
+    if image := read_image():
+        found = f"{image['target']}, commit {image['commit']}, from {image['base']}"
+        yield Finding(topic="image", state="ok", found=found)
 
 
 def check_library(name: str, module: str) -> Finding:
@@ -102,14 +115,33 @@ def check_tensorflow() -> Iterator[Finding]:
         yield Finding(topic=topic, state="ok", found=facts[topic])
     for device in facts["devices"]:
         yield _check_device(device)
-    if (gpus := list_gpus()) and not any("GPU" in device["name"] for device in facts["devices"]):
-        yield Finding(
-            topic="GPU",
-            state="note",
-            found=f"{', '.join(gpus)}, but TensorFlow sees none",
-            cure="Install TensorFlow with CUDA: `pip install 'dnnjob[gpu]'`; `make` does so where "
-            "nvidia-smi finds a GPU.",
+    if not any("GPU" in device["name"] for device in facts["devices"]):
+        yield from explain_no_gpu()
+
+
+def explain_no_gpu() -> Iterator[Finding]:
+    """Why TensorFlow sees no GPU; nothing where none is to be expected."""
+    gpus, image = list_gpus(), read_image()
+    if image is None and not gpus:
+        return
+    found = f"{', '.join(gpus)}, but TensorFlow sees none" if gpus else "none"
+    if image is None:
+        cure = (
+            "Install TensorFlow with CUDA: `pip install 'dnnjob[gpu]'`; `make` does so where "
+            "nvidia-smi finds a GPU."
         )
+    elif image["target"] == "cpu":
+        found, cure = f"{found}: this is the cpu image", "Where there are GPUs, take the gpu image."
+    elif gpus:
+        cure = (
+            "CUDA 12 needs a driver of version 525 or later on the host. "
+            "`TF_CPP_MIN_LOG_LEVEL=0 dnnjob doctor` shows what TensorFlow misses."
+        )
+    elif os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        cure = "CUDA_VISIBLE_DEVICES is empty, which hides them all. Unset it."
+    else:
+        found, cure = f"{found}: the container was given no driver", HAND_GPUS_IN
+    yield Finding(topic="GPU", state="note", found=found, cure=cure)
 
 
 def check_threads() -> Finding:
@@ -122,6 +154,10 @@ def check_threads() -> Finding:
 
 def check_root(root: Path) -> Finding:
     """Whether runs can be written under `root`; nothing stays there."""
+    if is_lost(root):
+        told = f"{root.absolute()} is in the image, and would be gone with the container"
+        cure = f"Mount a folder for it.{mount_hint(root, to='write')}"
+        return Finding(topic="root", state="missing", found=told, cure=cure)
     place = root.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -130,7 +166,7 @@ def check_root(root: Path) -> Finding:
             free_gb = shutil.disk_usage(place).free / 1e9
     except OSError as error:
         told = f"{root.absolute()} cannot be written: {error.strerror}"
-        cure = "Set --root to a folder you can write."
+        cure = f"Set --root to a folder you can write.{mount_hint(root, to='write')}"
         return Finding(topic="root", state="missing", found=told, cure=cure)
     found = f"{root.absolute()} can be written, {free_gb:,.1f} GB free"
     if free_gb < MIN_FREE_GB:

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dnnjob.config import JobConfig, to_toml
 from dnnjob.errors import JobError, MissingError, SupersededError
+from dnnjob.image import is_lost, mount_hint
 
 State = Literal["CREATED", "RUNNING", "REQUEUED", "COMPLETED", "FAILED", "CANCELLED"]
 Reason = Literal[
@@ -194,11 +195,13 @@ def create_run(root: Path, job: JobConfig, *, token: str | None = None) -> RunPa
         write_status(paths, Status())
     except OSError as error:
         shutil.rmtree(paths.root, ignore_errors=True)
-        raise _refuse_root(paths.root, error) from error
+        raise _refuse_root(paths.root, error.strerror) from error
     return paths
 
 
 def _make_folder(parent: Path, token: str | None) -> RunPaths:
+    if is_lost(parent):
+        raise _refuse_root(parent, "it is in the image, and would be gone with the container")
     while True:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         paths = RunPaths(parent / f"{stamp}-{token or secrets.token_hex(3)}")
@@ -208,16 +211,17 @@ def _make_folder(parent: Path, token: str | None) -> RunPaths:
         except FileExistsError as error:
             if paths.root.is_dir():
                 continue
-            raise _refuse_root(parent, error) from error
+            raise _refuse_root(parent, error.strerror) from error
         except OSError as error:
-            raise _refuse_root(parent, error) from error
+            raise _refuse_root(parent, error.strerror) from error
         return paths
 
 
-def _refuse_root(folder: Path, error: OSError) -> MissingError:
+def _refuse_root(folder: Path, why: str | None) -> MissingError:
     return MissingError(
         f"A run needs a folder it can write, but {folder} cannot be made or written "
-        f"({error.strerror}). Set --root to a folder you can write, with room on its disk."
+        f"({why}). Set --root to a folder you can write, with room on its disk."
+        f"{mount_hint(folder, to='write')}"
     )
 
 
@@ -233,6 +237,7 @@ def open_run(path: Path) -> RunPaths:
         raise JobError(
             f"A run folder holds a job.toml and a status.json, but {path} does not. "
             "Give the folder that `dnnjob run` printed, ROOT/<name>/<run id>."
+            f"{mount_hint(path, to='read')}"
         )
     return paths
 

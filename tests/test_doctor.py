@@ -88,6 +88,35 @@ def test_a_gpu_that_tensorflow_does_not_see_is_noted(
     assert "nvidia-smi" in str(last.cure)
 
 
+@pytest.mark.parametrize(
+    ("target", "gpus", "visible", "told"),
+    [
+        ("cpu", (), None, "take the gpu image"),
+        ("cpu", ("GPU A",), None, "take the gpu image"),
+        ("gpu", (), None, "--gpus all"),
+        ("gpu", (), "", "CUDA_VISIBLE_DEVICES is empty"),
+        ("gpu", ("GPU A",), None, "driver of version 525"),
+    ],
+)
+def test_an_image_tells_why_it_sees_no_gpu(
+    probed: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    gpus: tuple[str, ...],
+    visible: str | None,
+    told: str,
+) -> None:
+    monkeypatch.setattr(doctor, "read_image", lambda: {"target": target})
+    monkeypatch.setattr(doctor, "list_gpus", lambda: gpus)
+    monkeypatch.setattr(doctor, "configure_process", lambda devices: None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    *_, last = doctor.check_tensorflow()
+    assert (last.topic, last.state) == ("GPU", "note")
+    assert told in str(last.cure)
+
+
 def test_a_device_that_multiplies_wrongly_is_unfit(probed: dict[str, Any]) -> None:
     probed["devices"][0]["right"] = False
     *_, last = doctor.check_tensorflow()

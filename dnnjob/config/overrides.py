@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from dnnjob.config.job import ColumnConfig, JobConfig
 from dnnjob.errors import JobError
+from dnnjob.image import mount_hint
 
 BUILTIN = "builtin:"
 _SOURCE_KEY = "data.source"
@@ -124,7 +125,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise JobError(
             f"There is no job file {path}. Give the path of a TOML file; "
-            "`dnnjob init TABLE` writes one from a table."
+            f"`dnnjob init TABLE` writes one from a table.{mount_hint(path, to='read')}"
         ) from None
     except OSError as error:
         raise JobError(

@@ -43,6 +43,7 @@ from dnnjob.data.schema import (
     make_column,
 )
 from dnnjob.errors import DataError
+from dnnjob.image import mount_hint
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -305,6 +306,7 @@ def find_files(source: str) -> list[Path]:
         raise DataError(
             f"There is no file {source} (seen from {Path.cwd()}). Set data.source to a CSV or "
             "Parquet file, a folder or a glob of them; a job file's paths start at that file."
+            f"{mount_hint(path, to='read')}"
         )
     return _sorted(found)
 

@@ -24,6 +24,7 @@ from dnnjob.data.block import FloatArray
 from dnnjob.data.encoding import Encoding, NumberColumn
 from dnnjob.data.sources import Table
 from dnnjob.data.split import IndexArray, Split
+from dnnjob.image import read_image
 from dnnjob.results import report as parts
 from dnnjob.results.baselines import baseline_mse
 from dnnjob.results.importance import Importance, measure_importance
@@ -211,7 +212,7 @@ def _strategy(facts: Facts) -> parts.Strategy:
         kind=devices.strategy_name,
         num_replicas=devices.num_replicas,
         num_tasks=job.devices.tasks,
-        devices=devices.names,
+        devices=devices.all_names,
         threads=job.devices.threads,
         xla="on" if devices.xla else "off",
     )
@@ -253,10 +254,12 @@ def _provenance(facts: Facts, environ: Mapping[str, str]) -> parts.Provenance:
         gpus=machine.list_gpus() if facts.devices.kind == "gpu" else (),
         git_commit=commit,
         git_dirty=dirty,
+        image=None if (image := read_image()) is None else parts.Image.model_validate(image),
         slurm=slurm or None,
         command=shlex.join(["dnnjob", *sys.argv[1:]]),
         started_at=attempts[0].started_at,
         ended_at=datetime.now(UTC),
         attempts=attempts,
         bit_exact=facts.fitted.inexact is None,
+        bit_exact_reason=facts.fitted.inexact,
     )

@@ -121,6 +121,7 @@ class Strategy(Record):
     num_replicas: int
     num_tasks: int
     devices: tuple[str, ...]
+    """Those of all tasks, by rank."""
     threads: int
     xla: Literal["on", "off"]
 
@@ -158,6 +159,21 @@ class Resources(Record):
     gpu_peak_mb: Finite | None = None
 
 
+class Image(Record):
+    """The container image it was computed in."""
+
+    target: str
+    version: str
+    commit: str | None = None
+    """Commit of dnnjob that the image was built from."""
+    base: str | None = None
+    python: str
+    packages: dict[str, str]
+    """Python packages with their versions."""
+    system: dict[str, str]
+    """Packages of the system with their versions."""
+
+
 class Provenance(Record):
     """Who computed it, where, and from what."""
 
@@ -170,6 +186,8 @@ class Provenance(Record):
     gpus: tuple[str, ...] = ()
     git_commit: str | None = None
     git_dirty: bool | None = None
+    image: Image | None = None
+    """None outside of a container."""
     slurm: dict[str, Any] | None = None
     command: str
     started_at: datetime
@@ -177,6 +195,8 @@ class Provenance(Record):
     attempts: tuple[Attempt, ...] = ()
     bit_exact: bool = True
     """Whether the weights are bit for bit those of a run never interrupted."""
+    bit_exact_reason: str | None = None
+    """Why they may not be."""
 
 
 class Report(Record):

@@ -6,7 +6,9 @@ threads = configure_process(job.devices, crew)
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
@@ -15,6 +17,8 @@ from dnnjob.tasks.crew import Crew, tf_cluster
 from dnnjob.tasks.rendezvous import Peer
 from dnnjob.tasks.stop import StopFlag
 
+# Where a container without any other room can write.
+_SHARED_MEMORY = Path("/dev/shm")
 # gRPC would send the tasks' talk through them.
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
@@ -46,6 +50,8 @@ def configure_process(devices: DevicesConfig, crew: Crew | None = None) -> int:
     }
     os.environ.update(settings)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _find_temporary_folder()
+    _find_cache()
     # It takes the networks of a sweep, each traced once, for one network traced too often.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if devices.kind == "cpu":
@@ -93,6 +99,39 @@ def share_gpus(rank: int, peers: Sequence[Peer]) -> tuple[str, ...]:
         )
     place = [peer.rank for peer in peers].index(rank)
     return mine[place * each : (place + 1) * each]
+
+
+def _find_temporary_folder() -> None:
+    """Keeps temporary files out of the working directory where the usual folders are read-only.
+
+    Raises:
+        MissingError: If no folder can be written.
+    """
+    try:
+        folder = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise MissingError(
+            f"A run needs a folder for temporary files, but there is none that it can write "
+            f"({error.strerror}). Set TMPDIR to one; a container has one with --tmpfs /tmp."
+        ) from error
+    if folder == Path.cwd() and os.access(_SHARED_MEMORY, os.W_OK):
+        os.environ["TMPDIR"] = tempfile.tempdir = str(_SHARED_MEMORY)
+
+
+def _find_cache() -> None:
+    """Gives matplotlib a folder of this user's own where there is no home to write into.
+
+    By itself it would warn, and leave a new folder behind after every run, since processes end
+    without its tidying up.
+    """
+    if "MPLCONFIGDIR" in os.environ or os.access(os.environ.get("HOME", "/"), os.W_OK):
+        return
+    folder = Path(tempfile.gettempdir()) / f"dnnjob-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        # Another's, who might have laid something into it.
+        folder = Path(tempfile.mkdtemp(prefix="dnnjob-"))
+    os.environ["MPLCONFIGDIR"] = str(folder)
 
 
 def _configure_task(devices: DevicesConfig, crew: Crew) -> None:

@@ -28,7 +28,9 @@ class Show(Protocol):
 def open_progress(*, epochs: int) -> Iterator[Show]:
     """A live bar on stderr where that is a terminal, else lines in the log."""
     if not sys.stderr.isatty():
-        yield _LineShow()
+        lines = _LineShow()
+        yield lines
+        lines.end()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -58,14 +60,21 @@ def open_progress(*, epochs: int) -> Iterator[Show]:
 class _LineShow:
     def __init__(self) -> None:
         self._shown_at = -_SECONDS_BETWEEN_LINES
-        self._shown_epoch = 0
+        self._due: tuple[Progress, float, float] | None = None
 
     def __call__(self, progress: Progress, steps_per_s: float, seconds_left: float) -> None:
-        now = time.monotonic()
-        last = progress.epoch == progress.epochs > self._shown_epoch
-        if progress.epoch == 0 or not (last or now - self._shown_at >= _SECONDS_BETWEEN_LINES):
+        if progress.epoch == 0:
             return
-        self._shown_at, self._shown_epoch = now, progress.epoch
+        self._due = progress, steps_per_s, seconds_left
+        if time.monotonic() - self._shown_at >= _SECONDS_BETWEEN_LINES:
+            self.end()
+
+    def end(self) -> None:
+        """Shows the last epoch, wherever training ended, unless that has been done."""
+        if self._due is None:
+            return
+        progress, steps_per_s, seconds_left = self._due
+        self._shown_at, self._due = time.monotonic(), None
         logger.info(
             "Epoch %d/%d: loss %s, %.0f steps/s, %s left.",
             progress.epoch,

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from dnnjob.config import JobConfig
 from dnnjob.data.order import StepPlan
+from dnnjob.training.finite import all_finite
 from dnnjob.training.model import dropout_units, forward, kernels
 from dnnjob.training.strategy import Devices, Placed
 
@@ -119,10 +120,9 @@ class CompiledStep:
         # One device compiles the whole loop. Several compile what each computes alone, since
         # XLA cannot compile the reduction between them.
         alone = self._num_replicas == 1
+        self._is_fused = devices.xla and alone
         self._local = _jit(self._local_gradients) if devices.xla and not alone else None
-        self._call = tf.function(
-            self._train_range, jit_compile=devices.xla and alone, autograph=False
-        )
+        self._call = tf.function(self._train_range, jit_compile=self._is_fused, autograph=False)
 
     def __call__(
         self,
@@ -246,9 +246,8 @@ class CompiledStep:
             gradients, error = self._gradients(
                 x, y, tf.gather(indices, carry.step), first_step + carry.step
             )
-            finite = _all_finite([error, *gradients])
-            rate = tf.gather(rates, carry.step)
-            tf.cond(finite, lambda: self._update(gradients, rate), tf.no_op)
+            finite = all_finite([error, *gradients])
+            self._update_if(finite, gradients, tf.gather(rates, carry.step))
             carry = carry._replace(
                 step=carry.step + tf.cast(finite, tf.int32),
                 finite=finite,
@@ -391,6 +390,20 @@ class CompiledStep:
         parts = tf.split(total, [shape.num_elements() for shape in shapes])
         return [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
 
+    def _update_if(
+        self, finite: tf.Tensor, gradients: Sequence[tf.Tensor], rate: tf.Tensor
+    ) -> None:
+        if not self._is_fused:
+            tf.cond(finite, lambda: self._update(gradients, rate), tf.no_op)
+            return
+        # XLA makes one loop of an update and the choice after it, where it copies the variables
+        # around a conditional.
+        variables = [*self._variables, *(each.value for each in self._optimizer.variables)]
+        before = [variable.read_value() for variable in variables]
+        self._update(gradients, rate)
+        for variable, old in zip(variables, before, strict=True):
+            variable.assign(tf.where(finite, variable.read_value(), old))
+
     def _update(self, gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> tf.Operation:
         """Lets the optimizer change every replica's copy of the weights.
 
@@ -486,13 +499,6 @@ def _jit(function: Callable[..., list[tf.Tensor]]) -> Callable[..., list[tf.Tens
         function, jit_compile=True, autograph=False
     )
     return compiled
-
-
-def _all_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-    # A sum of absolute values is finite exactly where all of them are (short of overflow, which
-    # is a step no optimizer survives); columns first, which vectorizes.
-    totals = [tf.reduce_sum(tf.reduce_sum(tf.abs(tensor), axis=0)) for tensor in tensors[1:]]
-    return tf.math.is_finite(tf.add_n([tf.abs(tensors[0]), *totals]))
 
 
 def _put(vector: tf.Tensor, at: tf.Tensor, value: tf.Tensor) -> tf.Tensor:

@@ -5,7 +5,7 @@ with devices.strategy.scope(): ...
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,12 +33,14 @@ class Devices:
     Attributes:
         kind: Kind of its devices.
         names: One name a local device, as TensorFlow has them.
+        all_names: Those of all tasks, by rank.
         strategy: TensorFlow's strategy over the devices of all tasks.
         xla: Whether the training function is compiled with XLA.
     """
 
     kind: Literal["cpu", "gpu"]
     names: tuple[str, ...]
+    all_names: tuple[str, ...]
     strategy: tf.distribute.Strategy
     xla: bool
 
@@ -65,7 +67,7 @@ class Devices:
         if self.kind == "cpu":
             return None
         peaks = [
-            tf.config.experimental.get_memory_info(name.removeprefix("/device:"))["peak"]
+            tf.config.experimental.get_memory_info(name.rpartition("/device:")[2])["peak"]
             for name in self.names
         ]
         return float(max(peaks)) / 2**20
@@ -97,11 +99,25 @@ def make_devices(devices: DevicesConfig, crew: Crew) -> Devices:
     if crew.task.num_tasks > 1:
         strategy: tf.distribute.Strategy = _join_strategy(kind, crew)
         names = tuple(strategy.extended.worker_devices)
+        all_names = tuple(_names_everywhere(names, crew))
     else:
         local = tf.config.list_logical_devices(kind.upper())
         names = tuple(device.name for device in (local if gpus else local[: _logical_cpus()]))
-        strategy = _local_strategy(names)
-    return Devices(kind=kind, names=names, strategy=strategy, xla=choose_xla(devices))
+        strategy, all_names = _local_strategy(names), names
+    return Devices(
+        kind=kind,
+        names=names,
+        all_names=all_names,
+        strategy=strategy,
+        xla=choose_xla(devices),
+    )
+
+
+def _names_everywhere(names: tuple[str, ...], crew: Crew) -> Iterator[str]:
+    """The devices of every task: TensorFlow's strategy has all tasks bring the same."""
+    for rank in range(crew.task.num_tasks):
+        for name in names:
+            yield name.replace(f"/task:{crew.task.rank}/", f"/task:{rank}/")
 
 
 def _local_strategy(names: tuple[str, ...]) -> tf.distribute.Strategy:

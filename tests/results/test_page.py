@@ -162,11 +162,14 @@ def test_a_run_without_labelled_test_rows_says_so(report: Report) -> None:
 
 
 def test_a_continued_run_that_is_not_exact_says_so(report: Report) -> None:
-    provenance = report.provenance.model_copy(update={"bit_exact": False})
+    reason = "resumed with another threads 2 -> 4"
+    update = {"bit_exact": False, "bit_exact_reason": reason}
+    provenance = report.provenance.model_copy(update=update)
 
     said = _say(render_page(report.model_copy(update={"provenance": provenance})))
 
-    assert "need not repeat bit for bit" in said
+    assert "need not be bit for bit" in said
+    assert reason in said
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ KEYS = {
     "timing_s": "import load compile train evaluate predict report total total_all_attempts",
     "throughput": "steps_per_s rows_per_s",
     "resources": "peak_rss_mb cpu_s gpu_peak_mb",
-    "provenance": "dnnjob python tensorflow keras host cpu gpus git_commit git_dirty slurm command "
-    "started_at ended_at attempts bit_exact",
+    "provenance": "dnnjob python tensorflow keras host cpu gpus git_commit git_dirty image slurm "
+    "command started_at ended_at attempts bit_exact bit_exact_reason",
 }
 
 

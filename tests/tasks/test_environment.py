@@ -2,6 +2,8 @@
 
 import json
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -100,3 +102,63 @@ def test_tensorflow_is_told_where_every_task_listens() -> None:
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
     assert "http_proxy" not in os.environ
     assert "HTTPS_PROXY" not in os.environ
+
+
+# Where nothing but a temporary folder can be written
+
+
+@pytest.fixture
+def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files of a user without a home."""
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_user_without_a_home_has_one_private_folder_for_caches(homeless: Path) -> None:
+    configure_process(DevicesConfig())
+    configure_process(DevicesConfig())
+    (folder,) = homeless.iterdir()
+    assert os.environ["MPLCONFIGDIR"] == str(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_another_has_laid_out_is_not_used(homeless: Path) -> None:
+    trap = homeless / f"dnnjob-{os.getuid()}"
+    trap.symlink_to("/")
+    configure_process(DevicesConfig())
+    folder = Path(os.environ["MPLCONFIGDIR"])
+    assert folder.parent == homeless
+    assert folder != trap
+
+
+def test_a_user_with_a_home_keeps_his_caches(
+    homeless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(homeless))
+    configure_process(DevicesConfig())
+    assert "MPLCONFIGDIR" not in os.environ
+    assert list(homeless.iterdir()) == []
+
+
+def test_temporary_files_keep_out_of_the_working_directory(
+    homeless: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    memory = tmp_path_factory.mktemp("shm")
+    monkeypatch.chdir(homeless)
+    monkeypatch.setattr("dnnjob.tasks.environment._SHARED_MEMORY", memory)
+    configure_process(DevicesConfig())
+    assert os.environ["TMPDIR"] == tempfile.gettempdir() == str(memory)
+    assert list(homeless.iterdir()) == []
+
+
+def test_no_folder_for_temporary_files_is_refused(
+    homeless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", find)
+    with pytest.raises(MissingError, match="--tmpfs /tmp"):
+        configure_process(DevicesConfig())

@@ -1,0 +1,30 @@
+"""What the log shows of training where no terminal is."""
+
+import logging
+
+import pytest
+
+from dnnjob.runs import Progress
+from dnnjob.training.progress import open_progress
+
+
+def test_the_last_epoch_is_shown_wherever_training_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="dnnjob")
+
+    with open_progress(epochs=500) as show:
+        for epoch in (0, 1, 20, 37):
+            show(Progress(epoch=epoch, epochs=500, loss=0.5), 100.0, 65.0)
+
+    assert caplog.messages == [
+        "Epoch 1/500: loss 0.5, 100 steps/s, 1:05 left.",
+        "Epoch 37/500: loss 0.5, 100 steps/s, 1:05 left.",
+    ]
+
+
+def test_no_epoch_is_shown_twice(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="dnnjob")
+
+    with open_progress(epochs=1) as show:
+        show(Progress(epoch=1, epochs=1), 100.0, 0.0)
+
+    assert caplog.messages == ["Epoch 1/1: loss -, 100 steps/s, 0:00 left."]
