@@ -213,11 +213,11 @@ def _refusal(data: ColumnData, kind: FeatureKind, *, source: str, example: str |
         "datetime": "dates as in 2026-01-31 or 2026-01-31 12:30:00",
     }
     name = data.column.name
-    shown = "" if example is None else f", such as {example[:40]!r}"
+    held = "other values" if example is None else repr(example[:40])
     return DataError(
-        f"{name!r} shall be {kind}, which is {rules[kind]}, but in {source} it holds other values"
-        f"{shown}. Change data.columns.{name}.kind, name what stands for a gap in data.missing, "
-        "or repair the rows."
+        f"{name!r} must be {kind}, that is {rules[kind]}, but in {source} it holds {held}. "
+        f"Change data.columns.{name}.kind, name in data.missing what stands for a gap, or repair "
+        "the rows."
     )
 
 

@@ -230,5 +230,5 @@ def test_a_column_can_be_read_as_another_kind(
 def test_a_value_of_another_kind_is_shown(
     data: ColumnData, kind: FeatureKind, example: str
 ) -> None:
-    with pytest.raises(DataError, match=rf"'c' shall be {kind}, .* in s .* such as '{example}'\."):
+    with pytest.raises(DataError, match=rf"'c' must be {kind}, .* in s it holds '{example}'\."):
         as_kind(data, kind, source="s")

@@ -492,7 +492,7 @@ def test_rows_to_predict_are_read_as_the_kinds_of_the_run(tmp_path: Path) -> Non
 
 def test_a_value_of_another_kind_is_named(tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("a,b\n1,2\nred,3\n")
-    with pytest.raises(DataError, match=r"'a' shall be numeric.*such as 'red'.*data\.missing"):
+    with pytest.raises(DataError, match=r"'a' must be numeric.*it holds 'red'\. .*data\.missing"):
         read_columns(str(tmp_path / "new.csv"), NUMBERS)
 
 
