@@ -31,9 +31,12 @@ def fit_encoding(table: Table, split: Split, data: DataConfig) -> Encoding:
     else:
         block, y = take_rows(block, split.train), y[split.train]
     columns = fit_columns(data, table.kinds, measure_block(block))
-    transformed = transform_target(y, data.target_transform)
-    found = measure_block({"raw": y, "transformed": transformed})
-    target = fit_target(data, raw=found["raw"], transformed=found["transformed"])
+    # One by one: NumPy adds up a column in another order where it stands beside others.
+    raw, transformed = (
+        measure_block({data.target: values})[data.target]
+        for values in (y, transform_target(y, data.target_transform))
+    )
+    target = fit_target(data, raw=raw, transformed=transformed)
     return Encoding(columns, target, data.standardize)
 
 
