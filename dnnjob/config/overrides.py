@@ -141,8 +141,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _anchor_sources(values: Mapping[str, Any], folder: Path) -> None:
     """Makes `data.source`, and the values a sweep gives it, absolute in place."""
-    if isinstance(data := values.get("data"), dict) and "source" in data:
-        data["source"] = _anchor_each(data["source"], folder)
+    if isinstance(data := values.get("data"), dict):
+        for key in {"source", "scratch"} & set(data):
+            data[key] = _anchor_each(data[key], folder)
     sweep = values.get("sweep")
     if isinstance(sweep, dict) and _SOURCE_KEY in sweep:
         sweep[_SOURCE_KEY] = _anchor_each(sweep[_SOURCE_KEY], folder)

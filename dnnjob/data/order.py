@@ -17,6 +17,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from dnnjob.config.job import DataConfig
+
 Indices = npt.NDArray[np.int32]
 
 # Index tensors of one block stay below this many rows (4 bytes each): enough that the calls on a
@@ -55,6 +57,11 @@ def weight_seeds(seed: int, *, count: int) -> list[int]:
 def default_window_rows(num_features: int) -> int:
     """Rows of a window where the job names none: 256 MiB of float32 features and targets."""
     return max(_MIN_WINDOW_ROWS, _WINDOW_BYTES // (4 * (num_features + 1)))
+
+
+def window_rows(data: DataConfig, num_features: int) -> int:
+    """Rows of a window: as the job says, or from the number of features."""
+    return data.window_rows or default_window_rows(num_features)
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,20 @@ def open_table(data: DataConfig) -> Table:
     return _make_table(data, features, columns, fingerprint)
 
 
+def find_parquet(data: DataConfig) -> tuple[list[Path], tuple[str, ...]] | None:
+    """The files of a job's table and its features, where all are Parquet files; else None.
+
+    Raises:
+        DataError: If a file cannot be read, files differ, or target or features are not there.
+    """
+    if is_builtin(data.source):
+        return None
+    files = _peek_files(data.source)
+    if any(file.kind != "parquet" for file in files):
+        return None
+    return [file.path for file in files], check_names(data, files[0].names)
+
+
 def peek_columns(data: DataConfig) -> tuple[str, ...]:
     """The column names of a job's table, after the checks that headers and footers allow.
 

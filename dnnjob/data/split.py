@@ -168,6 +168,12 @@ def _hold_out(rows: IndexArray, fraction: float, *, seed: int) -> tuple[IndexArr
     return shuffled[num_held_out:], shuffled[:num_held_out]
 
 
+def split_by(splitter: Splitter, y: FloatArray) -> Split:
+    """The rows of each split of a table in memory; those without a target are unlabelled."""
+    labels = np.where(np.isnan(y), UNLABELLED, splitter(0, len(y)))
+    return Split(*(np.flatnonzero(labels == place) for place in range(len(SPLITS))))
+
+
 def choose_split(split: Literal["auto", "shuffle", "hash"], num_rows: int) -> str:
     """What "auto" is for a table of so many rows."""
     if split != "auto":

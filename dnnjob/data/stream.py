@@ -6,9 +6,12 @@ with open_stream(job, paths, kinds, folder=scratch) as table:
 """
 
 import logging
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -284,6 +287,35 @@ class _Measured:
     totals: dict[str, dict[str, Totals]]
     labels: Labels
     differing: frozenset[str]
+
+
+@contextmanager
+def scratch_folder(data: DataConfig, run_id: str) -> Iterator[Path]:
+    """A folder for a copy of the table, gone at the end; what a killed attempt left goes now.
+
+    Raises:
+        JobError: If `data.scratch` cannot be written.
+    """
+    parent = Path(data.scratch or tempfile.gettempdir())
+    prefix = f"dnnjob-{run_id}-"
+    try:
+        for left in parent.glob(f"{prefix}*"):
+            if not _is_alive(left.name.removeprefix(prefix).split("-")[0]):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent))
+    except OSError as error:
+        raise JobError(
+            f"data.scratch must be a folder that can be written, but {parent} cannot "
+            f"({error.strerror}). Make it, or set data.scratch to another."
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: str) -> bool:
+    return pid.isdecimal() and Path(f"/proc/{pid}").exists()
 
 
 def streams(data: DataConfig, num_rows: int, *, window_rows: int) -> bool:

@@ -7,7 +7,7 @@ import platform
 import shlex
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,11 +24,13 @@ from dnnjob.data.block import FloatArray
 from dnnjob.data.encoding import Encoding, NumberColumn
 from dnnjob.data.sources import Table
 from dnnjob.data.split import IndexArray, Split
+from dnnjob.data.stream import StreamedTable
 from dnnjob.image import read_image
 from dnnjob.results import report as parts
 from dnnjob.results.baselines import baseline_mse
 from dnnjob.results.importance import Importance, measure_importance
 from dnnjob.results.metrics import measure
+from dnnjob.results.streamed import Drawn, linear_inputs
 from dnnjob.runs import Journal
 
 if TYPE_CHECKING:
@@ -37,22 +39,20 @@ if TYPE_CHECKING:
     from dnnjob.training.strategy import Devices
 
 
-MAX_LINEAR_CATEGORIES = 64
-
-
 @dataclass(frozen=True)
 class Facts:
     """All that a report is made of."""
 
     job: JobConfig
     journal: Journal
-    table: Table
-    split: Split
+    table: Table | StreamedTable
     encoding: Encoding
     fitted: "Fitted"
     devices: "Devices"
-    y_pred: FloatArray
-    """Predictions of all rows, `(num_rows,)`, target units."""
+    drawn: Drawn
+    """Rows for the plots."""
+    write_predictions: Callable[[], None]
+    """Writes `predictions.parquet`, as the job wants it."""
     metrics: parts.SplitMetrics
     baselines: parts.SplitBaselines
     importance: tuple[Importance, ...]
@@ -99,16 +99,7 @@ def _linear_inputs(
     if plain and not any(np.isnan(table.number(column.name)[rows]).any() for column in columns):
         return np.stack([table.number(column.name)[rows] for column in columns], axis=1)
     x = inputs[rows]
-    embedded = len(encoding.embedded_columns)
-    if not embedded:
-        return x
-    # A linear model has no embeddings: the most frequent categories as one-hot inputs instead.
-    codes = x[:, -embedded:]
-    shown = [
-        codes[:, [place]] == np.arange(1, min(len(column.values), MAX_LINEAR_CATEGORIES) + 1)
-        for place, column in enumerate(encoding.embedded_columns)
-    ]
-    return np.concatenate([x[:, :-embedded], *shown], axis=1, dtype=np.float32)
+    return linear_inputs(encoding, x)
 
 
 def measure_columns(
@@ -125,12 +116,13 @@ def measure_columns(
         inputs[split.test],
         table.y[split.test],
         places=encoding.places,
-        num_params=_count_params(job, encoding),
+        num_params=count_params(job, encoding),
         seed=job.seed,
     )
 
 
-def _count_params(job: JobConfig, encoding: Encoding) -> int:
+def count_params(job: JobConfig, encoding: Encoding) -> int:
+    """Trainable parameters of the job's network on a table's columns."""
     return job.model.count_params(
         num_inputs=encoding.num_inputs, embeddings=encoding.embedding_shapes
     )
@@ -186,7 +178,7 @@ def _training(facts: Facts) -> parts.Training:
 def _model(facts: Facts) -> parts.Model:
     encoding = facts.encoding
     return parts.Model(
-        num_trainable_params=_count_params(facts.job, encoding),
+        num_trainable_params=count_params(facts.job, encoding),
         summary=facts.fitted.summary,
         inputs={column.name: column.input_dtype for column in encoding.columns},
         num_inputs={column.name: column.num_inputs for column in encoding.columns},

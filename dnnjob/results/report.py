@@ -285,6 +285,19 @@ def write_predictions(
         y_pred: Predicted targets, target units.
         ids: Further columns of the same rows, after the others.
     """
+    table = make_predictions(row_id=row_id, split=split, y_true=y_true, y_pred=y_pred, ids=ids)
+    _write_table(paths.predictions, table)
+
+
+def make_predictions(
+    *,
+    row_id: Array,
+    split: Array,
+    y_true: Array,
+    y_pred: Array,
+    ids: Mapping[str, pa.ChunkedArray] | None = None,
+) -> pa.Table:
+    """Rows of `predictions.parquet`; arguments as `write_predictions` has them."""
     table = pa.Table.from_arrays(
         [
             pa.array(row_id, pa.int64()),
@@ -296,7 +309,7 @@ def write_predictions(
     )
     for name, column in (ids or {}).items():
         table = table.append_column(name, column)
-    _write_table(paths.predictions, table)
+    return table
 
 
 def read_predictions(path: Path) -> pa.Table:

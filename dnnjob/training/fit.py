@@ -4,9 +4,10 @@ fitted = fit_dnn(job, rows, devices=devices, journal=journal, watch=watch, crew=
 y_pred = fitted.predict(x)
 """
 
+import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import keras
@@ -18,7 +19,7 @@ from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig
 from dnnjob.data.block import FloatArray
 from dnnjob.data.encoding import Encoding
-from dnnjob.data.order import StepPlan
+from dnnjob.data.order import Plan, StepPlan
 from dnnjob.data.sources import Table
 from dnnjob.data.split import Split
 from dnnjob.errors import DataError, NonFiniteError, StoppedError
@@ -35,6 +36,7 @@ from dnnjob.training.resume import Keeper, identify
 from dnnjob.training.step import CompiledStep, ResidentData
 from dnnjob.training.strategy import Devices
 from dnnjob.training.train import Pace, TrainingLoop, TrainingState
+from dnnjob.training.windowed import Feed, Prepared, WindowedRows
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,22 @@ class Rows:
     fingerprint: str
     embeddings: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def num_inputs(self) -> int:
+        """Inputs of the network."""
+        return int(self.x.shape[1])
+
+    def prepare(self, job: JobConfig, devices: Devices, *, first_replica: int) -> Prepared:
+        """What a training of the job takes; every device holds all rows, whichever it is."""
+        del first_replica
+        plan = StepPlan(
+            num_rows=len(self.split.train),
+            global_batch_size=job.train.global_batch_size,
+            num_replicas=devices.num_replicas,
+            epochs=job.train.epochs,
+        )
+        return Prepared(plan, _place(self, devices), lambda _: Feed())
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -76,6 +94,12 @@ class Fitted:
     def predict(self, x: npt.NDArray[np.float32]) -> FloatArray:
         """Standardized predictions `(num_rows,)` of standardized rows."""
         return self._predictor(x)
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells the trained weights from others."""
+        content = b"".join(np.ascontiguousarray(one).tobytes() for one in self.dnn.get_weights())
+        return hashlib.sha256(content).hexdigest()[:16]
 
     @cached_property
     def _predictor(self) -> RowPredictor:
@@ -111,7 +135,7 @@ def root_weights(weights: FloatArray, split: Split) -> npt.NDArray[np.float32]:
 
 def fit_dnn(
     job: JobConfig,
-    rows: Rows,
+    rows: Rows | WindowedRows,
     *,
     devices: Devices,
     journal: Journal,
@@ -128,16 +152,10 @@ def fit_dnn(
         StoppedError: If a signal asked for it; a checkpoint holds the state.
         PeerLostError: If another task is lost.
     """
-    plan = StepPlan(
-        num_rows=len(rows.split.train),
-        global_batch_size=job.train.global_batch_size,
-        num_replicas=devices.num_replicas,
-        epochs=job.train.epochs,
-    )
     with devices.strategy.scope():
         dnn = build_dnn(
             job.model,
-            num_inputs=rows.x.shape[1],
+            num_inputs=rows.num_inputs,
             embeddings=rows.embeddings,
             seed=job.seed,
             precision=job.devices.precision,
@@ -146,11 +164,17 @@ def fit_dnn(
     summary = summarize(dnn)
     logger.info("%s", summary)
     with watch.time("compile"):
-        data = _place(rows, devices)
+        first_replica = crew.task.rank * len(devices.names)
+        prepared = rows.prepare(job, devices, first_replica=first_replica)
+        plan, data = prepared.plan, prepared.data
         step = CompiledStep(dnn, optimizer, data, job=job, plan=plan, devices=devices)
+        # The zeros that stand for a window are as large as one.
+        prepared = replace(prepared, data=ResidentData(None, None))
+        del data
         step.trace()
         meanwhile()
         step.compile()
+        feed = prepared.make_feed(step)
     keeper = Keeper(
         store=CheckpointStore(journal.paths.checkpoints),
         journal=journal,
@@ -165,7 +189,16 @@ def fit_dnn(
     _announce(plan, devices)
     with open_progress(epochs=plan.epochs) as show:
         shows = (journal.show_progress, show)
-        loop = TrainingLoop(step, plan, job, keep=keeper.keep, crew=crew, shows=shows)
+        loop = TrainingLoop(
+            step,
+            plan,
+            job,
+            keep=keeper.keep,
+            crew=crew,
+            shows=shows,
+            windows=feed.windows,
+            validate=feed.validate,
+        )
         pace = _train(loop, keeper, state, watch)
     if job.train.patience and state.stopping.best_epoch >= 0:
         step.restore_best()
@@ -202,7 +235,7 @@ def _place(rows: Rows, devices: Devices) -> ResidentData:
     )
 
 
-def _announce(plan: StepPlan, devices: Devices) -> None:
+def _announce(plan: Plan, devices: Devices) -> None:
     logger.info(
         "Training on %d %s replica(s)%s: %d rows a step, %d a replica, %d steps an epoch.",
         devices.num_replicas,
