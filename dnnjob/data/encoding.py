@@ -307,6 +307,17 @@ class Encoding:
             found[name].append(place)
         return {name: tuple(places) for name, places in found.items()}
 
+    @property
+    def description(self) -> str:
+        """The columns that became several inputs or an embedding, a line each; "" for none."""
+        told = {column.name: _describe(column) for column in self.columns}
+        lines = [f"  {name}: {text}" for name, text in told.items() if text]
+        if not lines:
+            return ""
+        width = sum(units for _, units in self.embedding_shapes)
+        total = self.num_inputs - len(self.embedded_columns) + width
+        return "\n".join([f"{len(self.columns)} columns become {total} inputs:", *lines])
+
     def numbers(self, block: Block) -> FloatMatrix:
         """What the encoder takes of raw rows, float32 `(num_rows, num_numbers)`.
 
@@ -314,6 +325,21 @@ class Encoding:
         """
         parts = [part for column in self.ordered for part in column.numbers(block[column.name])]
         return np.stack(parts, axis=1)
+
+
+def _describe(column: ColumnEncoding) -> str:
+    """What a column becomes; "" for one z-score."""
+    match column:
+        case NumberColumn():
+            return "2, its z-score and where it is missing" if column.indicator else ""
+        case DateColumn():
+            parts = ["days"] + ["where it is missing"] * column.indicator + list(column.cycles)
+            return f"{column.num_inputs}, {', '.join(parts)}"
+        case CategoryColumn(units=None):
+            others = " and the others" * column.has_other_input
+            return f"{column.num_inputs}, {len(column.values)} values{others}"
+        case CategoryColumn():
+            return f"{column.units}, an embedding of {len(column.values)} values and the others"
 
 
 def _each(column: ColumnEncoding) -> list[str]:

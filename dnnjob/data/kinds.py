@@ -13,7 +13,7 @@ import numpy as np
 
 from dnnjob.config.job import MISSING_MARKERS, DataConfig
 from dnnjob.data.block import FloatArray, Texts
-from dnnjob.data.encoding import MISSING, FeatureKind, is_code
+from dnnjob.data.encoding import MISSING, FeatureKind
 from dnnjob.data.schema import Column, ColumnData, Kind, make_column, make_text_column
 from dnnjob.errors import DataError
 
@@ -188,7 +188,8 @@ def _texts_as(data: ColumnData, texts: Texts, kind: FeatureKind, *, source: str)
         case "text":
             return make_text_column(name, kind, texts)
         case "codes":
-            wrong = next((text for text in texts.values if not is_code(text)), None)
+            # However large: a value that no training row can have is another one.
+            wrong = next((text for text in texts.values if not _is_whole(text)), None)
             if wrong is not None:
                 raise _refusal(data, kind, source=source, example=wrong)
             return make_text_column(name, kind, texts.renamed(lambda text: str(int(text))))
@@ -208,7 +209,7 @@ def _refusal(data: ColumnData, kind: FeatureKind, *, source: str, example: str |
     rules: dict[FeatureKind, str] = {
         "numeric": "numbers",
         "boolean": f"{', '.join(TRUE_WORDS[:5])} or {', '.join(FALSE_WORDS[:5])}",
-        "codes": "whole numbers of at most 16,777,216",
+        "codes": "whole numbers",
         "text": "texts, numbers or booleans",
         "datetime": "dates as in 2026-01-31 or 2026-01-31 12:30:00",
     }
@@ -263,6 +264,14 @@ def _parse(texts: Texts, parse: Callable[[str], float]) -> FloatArray | None:
         return None
     # Missing rows have the code -1, which is the last place.
     return np.array([*numbers, np.nan])[texts.codes]
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _first_fault(texts: Texts, parse: Callable[[str], float]) -> str | None:

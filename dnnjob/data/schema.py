@@ -343,7 +343,7 @@ def check_values(
             "target."
         )
     check_features(data.source, features)
-    warnings = tuple(_weaknesses(features, target))
+    warnings = tuple(_weaknesses(data, features, target))
     for warning in warnings:
         log.warning("%s: %s", data.source, warning)
     return warnings
@@ -453,7 +453,9 @@ def problem_of(data: ColumnData) -> str | None:
     return None
 
 
-def _weaknesses(features: Sequence[ColumnData], target: ColumnData) -> Iterable[str]:
+def _weaknesses(
+    data: "DataConfig", features: Sequence[ColumnData], target: ColumnData
+) -> Iterable[str]:
     """What training can live with, and a person should know."""
     if unlabelled := target.column.num_missing:
         yield (
@@ -464,6 +466,19 @@ def _weaknesses(features: Sequence[ColumnData], target: ColumnData) -> Iterable[
         yield f"features without any value tell nothing: {listed(empty)}."
     if constant := [f.column.name for f in features if f.column.is_constant]:
         yield f"constant features tell nothing: {listed(constant)}."
+    if rare := [f.column.name for f in features if _has_rare_values(f, data.min_category_rows)]:
+        yield (
+            f"every text of {listed(rare)} is in fewer than {data.min_category_rows} rows, which "
+            "tells nothing. Leave it out of data.features, or lower data.min_category_rows."
+        )
+    for feature in features:
+        if _is_nearly_numeric(feature):
+            column = feature.column
+            yield (
+                f"{column.name} is taken for text, since {column.num_text} of {feature.num_rows} "
+                f"rows hold no number, such as {str(column.example)[:40]!r}. If that stands for a "
+                "gap, name it in data.missing."
+            )
     if leaks := [f.column.name for f in features if _equals(f, target)]:
         yield (
             f"{listed(leaks)} equals the target {target.column.name} in every row: a leak, unless "
@@ -482,6 +497,20 @@ def _weaknesses(features: Sequence[ColumnData], target: ColumnData) -> Iterable[
             f"the header leaves columns without a name: {listed(unnamed)}. If they number the "
             "rows, leave them out of data.features."
         )
+
+
+def _has_rare_values(feature: ColumnData, min_rows: int) -> bool:
+    """Whether a column of texts has values, and all of them are rare."""
+    if not isinstance(feature.values, Texts):
+        return False
+    return 0 < max(feature.values.counts().values(), default=0) < min_rows
+
+
+def _is_nearly_numeric(feature: ColumnData) -> bool:
+    """Whether nearly all texts are numbers."""
+    column = feature.column
+    num_present = feature.num_rows - column.num_missing
+    return column.kind == "text" and 0 < column.num_text <= num_present / 10
 
 
 def _equals(feature: ColumnData, target: ColumnData) -> bool:

@@ -204,6 +204,32 @@ def test_numbers_and_inputs_stand_in_one_order() -> None:
     assert encoding.embedding_shapes == ((5, 3),)
 
 
+def test_columns_that_become_several_inputs_are_told() -> None:
+    block: Block = {
+        "few": Texts.of(["a"] * 6 + ["b"]),
+        "gaps": np.array([1.0, np.nan, 3.0, 5.0, 1.0, 1.0, 1.0]),
+        "day": np.arange(7) * 86_400.0,
+        "plain": np.arange(7.0),
+        "many": Texts.of(["a"] * 6 + ["b"]),
+    }
+    kinds: dict[str, FeatureKind] = {
+        "few": "text",
+        "gaps": "numeric",
+        "day": "datetime",
+        "plain": "numeric",
+        "many": "text",
+    }
+    columns = {"many": {"encoding": "embedding"}, "day": {"cycles": ["week"]}}
+    assert fit(block, kinds, columns=columns).description == (
+        "5 columns become 10 inputs:\n"
+        "  few: 2, 1 values and the others\n"
+        "  gaps: 2, its z-score and where it is missing\n"
+        "  day: 3, days, week\n"
+        "  many: 2, an embedding of 1 values and the others"
+    )
+    assert fit({"n": np.array([1.0, 2.0])}, {"n": "numeric"}).description == ""
+
+
 def test_one_row_is_encoded_as_among_others() -> None:
     block: Block = {"n": np.array([1.0, 2.0]), "t": Texts.of(["a", "b"])}
     encoding = fit(block, {"n": "numeric", "t": "text"}, min_category_rows=1)

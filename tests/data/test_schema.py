@@ -330,10 +330,28 @@ def test_features_without_variety_warn() -> None:
     empty = make_column("e", "numeric", np.full(2, np.nan))
     same = make_text_column("s", "text", Texts.of(["x", None]))
     target = make_column("y", "numeric", np.array([1.0, 2.0]))
-    assert check_values(DataConfig(source="s.csv", target="y"), [empty, same], target) == (
+    data = DataConfig(source="s.csv", target="y", min_category_rows=1)
+    assert check_values(data, [empty, same], target) == (
         "features without any value tell nothing: e.",
         "constant features tell nothing: s.",
     )
+
+
+def warnings_of_texts(texts: list[str | None]) -> tuple[str, ...]:
+    feature = make_text_column("t", "text", Texts.of(texts))
+    target = make_column("y", "numeric", np.arange(float(len(texts))))
+    return check_values(DataConfig(source="s.csv", target="y"), [feature], target)
+
+
+def test_texts_of_which_all_are_rare_warn() -> None:
+    (warning,) = warnings_of_texts(["a", "b", "b", "b", "b", None])
+    assert warning.startswith("every text of t is in fewer than 5 rows, which tells nothing.")
+    assert warnings_of_texts(["a", "b", "b", "b", "b", "b"]) == ()
+
+
+def test_numbers_with_a_few_words_among_them_warn() -> None:
+    (warning,) = warnings_of_texts([*(str(n % 3) for n in range(20)), "n.d."])
+    assert "t is taken for text, since 1 of 21 rows hold no number, such as 'n.d.'." in warning
 
 
 def test_a_feature_without_a_name_warns(tmp_path: Path) -> None:
