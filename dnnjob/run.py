@@ -91,6 +91,7 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
         job = _complete(job, table, window, num_tasks=num_tasks, threads=threads, devices=devices)
         if crew.is_chief:
             write_text(journal.paths.job, to_toml(job))
+            _tell(encoding)
 
         crew.check()
         rows = encode_rows(table, split, encoding)
@@ -190,6 +191,7 @@ def _run_stream(
         )
         if crew.is_chief:
             write_text(journal.paths.job, to_toml(job))
+            _tell(encoding)
         crew.check()
         rows = WindowedRows.of(
             table,
@@ -292,6 +294,11 @@ def _complete(
         "xla": "on" if devices.xla else "off",
     }
     return resolve_job(values, origin="The resolved job")
+
+
+def _tell(encoding: Encoding) -> None:
+    if encoding.description:
+        logger.info("%s", encoding.description)
 
 
 def _refuse_short_windows(job: JobConfig, split: Split) -> None:

@@ -126,6 +126,9 @@ def test_the_report_says_how_many_inputs_each_column_became(houses: Houses) -> N
     types = {"style": "string", "street": "string", "sold": "string"}
     assert model.inputs == {**dict.fromkeys(model.num_inputs, "float32"), **types}
     assert "embedding_1" in model.summary
+    for told in (model.summary, houses.stderr):
+        assert "6 columns become 22 inputs:" in told
+        assert "  style: 4, 3 values, missing" in told
     assert f"Total params: {model.num_trainable_params:,}" in model.summary
     assert "17 inputs" in houses.paths.page.read_text()
 

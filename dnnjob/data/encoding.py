@@ -335,11 +335,13 @@ def _describe(column: ColumnEncoding) -> str:
         case DateColumn():
             parts = ["days"] + ["where it is missing"] * column.indicator + list(column.cycles)
             return f"{column.num_inputs}, {', '.join(parts)}"
-        case CategoryColumn(units=None):
-            others = " and the others" * column.has_other_input
-            return f"{column.num_inputs}, {len(column.values)} values{others}"
         case CategoryColumn():
-            return f"{column.units}, an embedding of {len(column.values)} values and the others"
+            parts = [f"{len(set(column.values) - {MISSING})} values"]
+            parts += ["missing"] * (MISSING in column.values)
+            parts += ["the others"] * (column.has_other_input or column.units is not None)
+            if column.units:
+                return f"{column.units}, an embedding of {', '.join(parts)}"
+            return f"{column.num_inputs}, {', '.join(parts)}"
 
 
 def _each(column: ColumnEncoding) -> list[str]:

@@ -179,7 +179,7 @@ def _model(facts: Facts) -> parts.Model:
     encoding = facts.encoding
     return parts.Model(
         num_trainable_params=count_params(facts.job, encoding),
-        summary=facts.fitted.summary,
+        summary="\n".join(filter(None, [facts.fitted.summary, encoding.description])),
         inputs={column.name: column.input_dtype for column in encoding.columns},
         num_inputs={column.name: column.num_inputs for column in encoding.columns},
     )

@@ -85,7 +85,7 @@ class Model(Record):
 
     num_trainable_params: int
     summary: str
-    """Keras's own summary."""
+    """Keras's own summary, and the columns that became several inputs."""
     inputs: dict[str, str]
     """Columns the exported model takes, with their types."""
     num_inputs: dict[str, int] = Field(default_factory=dict)
