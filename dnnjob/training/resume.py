@@ -127,8 +127,9 @@ class Keeper:
         best_loss, best_epoch = checkpoint.arrays["stopping"]
         self.journal.mark_resumed(checkpoint.position)
         logger.info(
-            "Going on from epoch %d, batch %d.",
+            "Going on from epoch %d, window %d, batch %d.",
             checkpoint.position.epoch + 1,
+            checkpoint.position.window + 1,
             checkpoint.position.batch + 1,
         )
         return TrainingState(

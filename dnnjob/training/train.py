@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dnnjob.config import JobConfig
-from dnnjob.data.order import Plan, StepPlan
+from dnnjob.data.order import Plan, StepPlan, WindowPlan
 from dnnjob.data.windows import Window, make_windows
 from dnnjob.errors import NonFiniteError
 from dnnjob.runs import Position, Progress
@@ -46,7 +46,12 @@ class TrainingState:
     @property
     def position(self) -> Position:
         """The next batch to train."""
-        return Position(epoch=self.log.num_epochs, batch=len(self.log.pending_errors))
+        plan, batch = self.log.plan, len(self.log.pending_errors)
+        window = 0
+        if isinstance(plan, WindowPlan):
+            window = min(batch // plan.steps_per_window, plan.windows_per_epoch - 1)
+            batch -= window * plan.steps_per_window
+        return Position(epoch=self.log.num_epochs, window=window, batch=batch)
 
     @property
     def progress(self) -> Progress:

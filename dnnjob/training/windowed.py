@@ -196,9 +196,10 @@ class WindowedRows:
     def _validate(self, step: CompiledStep, source: WindowSource, *, num_rows: int) -> float:
         """Mean squared error of all validation rows, each task reading its own."""
         num_replicas = source.plan.num_replicas
-        each = _CHUNK_ROWS * min(
-            _CHUNKS_AT_ONCE, math.ceil(num_rows / (num_replicas * _CHUNK_ROWS))
-        )
+        at_once = min(num_rows, num_replicas * _CHUNKS_AT_ONCE * _CHUNK_ROWS)
+        share = math.ceil(at_once / num_replicas)
+        num_chunks = math.ceil(share / _CHUNK_ROWS)
+        each = num_chunks * math.ceil(share / num_chunks)
         starts = range(0, num_rows, each * num_replicas)
 
         def read(start: int) -> list[tuple[Floats, Floats]]:
@@ -216,7 +217,7 @@ class WindowedRows:
                     waiting = ahead.submit(read, start + starts.step)
                 rows = np.arange(each * num_replicas, dtype=np.int32)
                 known = np.where(start + rows < num_rows, rows % each, -1)
-                places = known.reshape(num_replicas, -1, _CHUNK_ROWS).swapaxes(0, 1)
+                places = known.reshape(num_replicas, num_chunks, -1).swapaxes(0, 1)
                 tensors = [(tf.constant(x), tf.constant(y)) for x, y in parts]
                 total += step.sum_squared_errors(tensors, np.ascontiguousarray(places))
         return total / num_rows
