@@ -1,4 +1,5 @@
 # make run: the main job · make test: the tests · make check: format, lint, types, imports · make bench
+# make image: the container image
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
@@ -11,8 +12,14 @@ PYTEST_ARGS ?=
 # dnnjob's peers, which the benchmark compares it with, have an environment of their own.
 PEERS := .venv-peers
 BENCH_ARGS ?=
+# make image IMAGE_TARGET=gpu ENGINE=podman IMAGE_ARGS="--build-arg BASE_IMAGE=..."
+IMAGE_TARGET ?= $(EXTRA)
+IMAGE_ARGS ?=
+ENGINE ?= $(shell docker version >/dev/null 2>&1 && echo docker || echo podman)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+COMMIT = $(shell git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null)
 
-.PHONY: run test check format bench clean
+.PHONY: run test check format bench image clean
 
 run: $(VENV)/.runtime
 	$(BIN)/dnnjob run jobs/diabetes.toml
@@ -48,6 +55,10 @@ $(PEERS)/.installed: requirements/peers.txt
 
 bench: $(VENV)/.runtime $(PEERS)/.installed
 	$(BIN)/python tests/bench/bench.py $(BENCH_ARGS)
+
+image:
+	$(ENGINE) build --file docker/Dockerfile --target $(IMAGE_TARGET) --tag dnnjob:$(IMAGE_TARGET) \
+		--build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) $(IMAGE_ARGS) .
 
 clean:
 	rm -rf $(VENV) $(PEERS) build *.egg-info

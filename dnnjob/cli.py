@@ -37,6 +37,9 @@ Root = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder that holds th
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, as `dnnjob run` printed it.")
 ]
+RunOrSweep = Annotated[
+    Path, typer.Argument(metavar="RUN|SWEEP", help="A run folder, or the folder of a sweep.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
@@ -63,7 +66,8 @@ def dnnjob_command(
       dnnjob run houses.toml                    do it; prints the run folder
 
     stdout carries the product, stderr the talk. Exit codes: 0 done, 1 the run failed, 2 wrong
-    usage or job file, 3 bad data, 4 missing environment, 130 interrupted, 143 terminated.
+    usage or job file, 3 bad data, 4 missing environment, 75 to be continued, 130 interrupted, 143
+    terminated.
     """
 
 
@@ -84,17 +88,148 @@ def run(job: JobFile, overrides: Overrides = None, root: Root = Path("runs")) ->
 
 
 @app.command()
-def resume(run: RunFolder) -> None:
-    """Go on with a run from its newest checkpoint.
+def submit(
+    job: JobFile,
+    overrides: Overrides = None,
+    *,
+    profile: Annotated[
+        str,
+        typer.Option(metavar="PROFILE", help="A TOML profile, or the name of one in slurm/."),
+    ],
+    root: Root = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the batch script; queue nothing.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Submit although something looks wrong.")
+    ] = False,
+) -> None:
+    """Send a job to Slurm, or into the background of this machine, and return at once.
 
-    A completed run is left alone.
+    Prints the run folder; the points of a [sweep] become one array, whose folder is printed.
+    profile.KEY=VALUE gives keys of the profile other values.
+
+    \b
+      dnnjob submit jobs/housing.toml --profile slurm/gpu.toml
+      dnnjob submit jobs/housing.toml seed=7 profile.time_limit_min=60 --profile cpu
+      dnnjob submit jobs/sweep.toml --profile local
+    """
+    from dnnjob.launch.submit import submit_job
+
+    _exit(
+        submit_job(job, overrides or [], profile=profile, root=root, dry_run=dry_run, force=force)
+    )
+
+
+@app.command()
+def resume(
+    run: RunFolder,
+    here: Annotated[
+        bool, typer.Option("--here", help="In the foreground, wherever it ran before.")
+    ] = False,
+) -> None:
+    """Go on with a run that has ended, from its newest checkpoint.
+
+    A run that was submitted is submitted again with the profile it had. One that is alive is
+    refused, a completed one left alone.
 
     \b
       dnnjob resume runs/houses/20261123-101500-3f9a1c
+      dnnjob resume runs/houses/20261123-101500-3f9a1c --here
     """
-    from dnnjob.launch.foreground import resume_foreground
+    from dnnjob.launch.watch.resume import resume_command
 
-    _exit(resume_foreground(run))
+    _exit(resume_command(run, here=here))
+
+
+@app.command()
+def status(
+    places: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="ROOT|RUN|SWEEP", help="Where to look; default: runs.", show_default=False
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what runs are doing: state, epoch, loss, time left, and why they wait or ended.
+
+    Files, processes and Slurm are asked together, Slurm once for all runs. What nobody can tell
+    any more is `vanished`; what cannot be asked from here has the age of its last sign of life.
+
+    \b
+      dnnjob status
+      dnnjob status /scratch/runs --json
+    """
+    from dnnjob.launch.watch.status import status_command
+
+    _exit(status_command(places or [Path("runs")], as_json=as_json))
+
+
+@app.command()
+def logs(
+    run: RunFolder,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
+    ] = False,
+    task: Annotated[int, typer.Option(metavar="N", min=0, help="Task; 0 is the chief.")] = 0,
+) -> None:
+    """Print what a task of a run said, in all its attempts.
+
+    \b
+      dnnjob logs runs/houses/20261123-101500-3f9a1c --follow
+    """
+    from dnnjob.launch.watch.logs import logs_command
+
+    _exit(logs_command(run, task=task, follow=follow))
+
+
+@app.command()
+def cancel(place: RunOrSweep) -> None:
+    """End a run, or all runs of a sweep, waiting or at work.
+
+    One at work writes a checkpoint first; `dnnjob resume` goes on from there.
+
+    \b
+      dnnjob cancel runs/houses/20261123-101500-3f9a1c
+    """
+    from dnnjob.launch.watch.cancel import cancel_command
+
+    _exit(cancel_command(place))
+
+
+@app.command()
+def wait(place: RunOrSweep) -> None:
+    """Wait until a run or a whole sweep has ended; the exit code is the worst.
+
+    0: all completed, 1: one failed, 143: one was cancelled.
+
+    \b
+      dnnjob wait runs/houses/sweeps/20261123-101500-3f9a1c && dnnjob collect runs
+    """
+    from dnnjob.launch.watch.wait import wait_command
+
+    _exit(wait_command(place))
+
+
+@app.command()
+def clean(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder that holds the runs.")],
+    older: Annotated[
+        str, typer.Option(metavar="AGE", help="How long ago they ended: 12h, 30d, 8w.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove the folders of runs that ended long ago, and print them.
+
+    A run that may be alive stays, and so does whatever is no run folder.
+
+    \b
+      dnnjob clean /scratch/runs --older 30d --dry-run
+    """
+    from dnnjob.launch.watch.clean import clean_command
+
+    _exit(clean_command(root, older=older, dry_run=dry_run))
 
 
 @app.command()
@@ -136,14 +271,26 @@ def validate(job: JobFile, overrides: Overrides = None, as_json: AsJson = False)
 
 
 @app.command()
-def doctor(root: Root = Path("runs"), as_json: AsJson = False) -> None:
-    """Say what this machine offers a run, and what it lacks.
+def doctor(
+    root: Root = Path("runs"),
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="PROFILE", help="Look there, by a short job, instead of here."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine, or the nodes of a profile, offer a run, and what they lack.
 
     \b
       dnnjob doctor --root /scratch/runs
+      dnnjob doctor --root /scratch/runs --profile slurm/gpu.toml
     """
     from dnnjob.doctor import examine, is_fit, render_findings
 
+    if profile is not None:
+        from dnnjob.launch.doctor import doctor_command
+
+        _exit(doctor_command(profile, root=root, as_json=as_json))
     findings = examine(root)
     if as_json:
         typer.echo(json.dumps([finding.model_dump() for finding in findings], indent=1))

@@ -60,6 +60,8 @@ def examine(root: Path) -> tuple[Finding, ...]:
     Args:
         root: Folder that holds the runs, or will.
     """
+    # First: libraries look for their folders when they are imported.
+    configure_process(DevicesConfig())
     return (
         check_python(sys.version_info[:2]),
         *check_image(),

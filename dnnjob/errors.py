@@ -46,6 +46,12 @@ class MissingError(DnnJobError):
     exit_code = ExitCode.ENVIRONMENT
 
 
+class SlurmError(DnnJobError):
+    """Slurm is not there, does not answer, or refuses what is asked of a job."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
 class StoppedError(DnnJobError):
     """A signal asked the run to stop, and it stopped in good order with a checkpoint."""
 

@@ -110,7 +110,8 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
         crew.release()
         crew.check()
         with watch.time("predict"):
-            y_pred = encoding.target.restore(fitted.predict(rows.x))
+            y_pred = encoding.target.restore(fitted.predict_table(rows.x))
+        crew.check()
         with watch.time("evaluate"):
             metrics = measure_splits(table, split, encoding, y_pred)
             baselines = measure_baselines(table, split, encoding, rows.x)
@@ -129,7 +130,8 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
             baselines=baselines,
             importance=importance,
             watch=watch,
-        )
+        ),
+        crew,
     )
 
 
@@ -241,7 +243,8 @@ def _run_stream(
             baselines=evaluated.baselines,
             importance=evaluated.importance,
             watch=watch,
-        )
+        ),
+        crew,
     )
 
 
@@ -319,20 +322,26 @@ def resolve_columns(data: DataConfig, kinds: Mapping[str, FeatureKind]) -> dict[
     return columns
 
 
-def _publish(facts: Facts) -> Report:
-    """Writes everything a reader of the run folder finds, the report last."""
+def _publish(facts: Facts, crew: Crew) -> Report:
+    """Writes everything a reader of the run folder finds, the report last.
+
+    Asked to stop, it leaves the rest to the next attempt, which repeats the prediction.
+    """
     from dnnjob.results.page import render_page
 
     paths, output = facts.journal.paths, facts.job.output
     facts.journal.recheck()
     with facts.watch.time("report"):
         _write_tables(facts)
+        crew.check()
         if output.plots:
             facts.journal.recheck()
             _draw_plots(facts)
+        crew.check()
         if output.model:
             facts.journal.recheck()
             _save_model(facts)
+    crew.check()
     report = assemble_report(facts, environ=os.environ)
     facts.journal.recheck()
     write_text(paths.page, render_page(report, paths.plots))

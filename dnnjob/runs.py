@@ -14,7 +14,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -116,6 +116,11 @@ class RunPaths:
         return self.root / "checkpoints"
 
     @property
+    def predicted(self) -> Path:
+        """Predictions on their way, among the checkpoints."""
+        return self.checkpoints / "predicted.part"
+
+    @property
     def attempts(self) -> Path:
         """Folder with one folder an attempt."""
         return self.root / "attempts"
@@ -128,6 +133,42 @@ class RunPaths:
     def log(self, *, attempt: int, rank: int) -> Path:
         """What one task said in one attempt."""
         return self.logs / f"attempt-{attempt}-task-{rank}.log"
+
+    @property
+    def submission_folder(self) -> Path:
+        """Batch script and submitit's files of a run that was submitted alone."""
+        return self.root / "submission"
+
+
+@dataclass(frozen=True)
+class SweepPaths:
+    """The files of one sweep, `ROOT/<name>/sweeps/<sweep id>/`."""
+
+    root: Path
+
+    @property
+    def sweep_id(self) -> str:
+        """The folder's own name, like that of a run."""
+        return self.root.name
+
+    @property
+    def sweep(self) -> Path:
+        """Its points and their run folders."""
+        return self.root / "sweep.json"
+
+    @property
+    def profile(self) -> Path:
+        """The resolved profile, where it was submitted."""
+        return self.root / "profile.toml"
+
+    @property
+    def submission_folder(self) -> Path:
+        """Batch script and submitit's files of all its points."""
+        return self.root / "submission"
+
+    def run(self, point: "SweepPoint") -> RunPaths:
+        """The run folder of a point, also under a root that was moved."""
+        return RunPaths(self.root.parents[2] / point.run)
 
 
 class Record(BaseModel):
@@ -142,6 +183,8 @@ class Position(Record):
     epoch: int = 0
     window: int = 0
     batch: int = 0
+    predicted: int = 0
+    """Rows that are predicted, once training has ended."""
 
 
 class Progress(Record):
@@ -159,12 +202,21 @@ class Attempt(Record):
     pid: int
     process: str | None = None
     """Boot, container and start of the process: what tells it from a later one with its pid."""
+    place: str | None = None
+    """The run folder, as an absolute path; elsewhere, it is a copy."""
     slurm_cluster: str | None = None
     slurm_job_id: str | None = None
+    """As in `submission.json`: `123`, or `123_4` for an array element."""
+    slurm_restarts: int | None = None
+    """How often Slurm had requeued that job."""
     started_at: datetime
     ended_at: datetime | None = None
     reason: Reason | None = None
     resumed_from: Position | None = None
+    reached: Position | None = None
+    """Where the last checkpoint that this attempt wrote goes on from."""
+    peak_rss_mb: float | None = None
+    """Largest resident memory of the chief at its last sign of life."""
 
 
 class Status(Record):
@@ -178,6 +230,161 @@ class Status(Record):
     updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
+class SweepPoint(Record):
+    """A run of a sweep."""
+
+    number: int
+    """Its place, from 1."""
+    values: dict[str, Any]
+    """What sets it apart from the others."""
+    run: str
+    """Its run folder, relative to the root."""
+
+
+class Sweep(Record):
+    """What `sweep.json` says."""
+
+    format_version: int = 1
+    sweep_id: str
+    name: str
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    points: tuple[SweepPoint, ...]
+
+
+class Requested(Record):
+    """What one submitted run asked for."""
+
+    cpus_per_task: int | None = None
+    memory_gb: float | None = None
+    """Of each node; None is the cluster's default."""
+    gpus_per_node: int = 0
+    time_limit_min: float | None = None
+    nodes: int = 1
+    tasks: int = 1
+
+
+class BatchEnd(Record):
+    """What the batch script of a Slurm job or array element leaves at its end, each time."""
+
+    exit_code: int
+    """Of srun; 128 and the signal's number where a task was killed."""
+    requeue: Literal["none", "asked", "slurm", "refused", "cancelled"]
+    """Whether the job goes on: not; on the script's request; by Slurm itself. Refused or cancelled,
+    it should have gone on and does not."""
+    reason: Reason | None = None
+    """Why Slurm ended it, where the task was killed before it could say so."""
+    restarts: int = 0
+    """How often Slurm had requeued the job."""
+    ended_at: datetime
+
+
+class Submission(Record):
+    """What `submission.json` says: where a run was sent, by whom, with what."""
+
+    format_version: int = 1
+    executor: Literal["slurm", "local"]
+    cluster: str | None = None
+    """Slurm's name of the cluster, on which `job_id` is unique."""
+    job_id: str
+    """Slurm's job, `123`, or array element, `123_4`; locally the process that runs the points."""
+    process: str | None = None
+    """Locally, what tells that process from a later one with its number."""
+    host: str
+    """Machine on which it was submitted."""
+    user: str
+    submitted_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    command: str
+    """What the user typed."""
+    sweep_id: str | None = None
+    folder: str
+    """Batch script and submitit's files, relative to the run folder."""
+    place: str | None = None
+    """The run folder, as an absolute path; elsewhere, it is a copy."""
+    requested: Requested = Requested()
+    max_requeues: int = 0
+
+
+class Cancel(Record):
+    """What `cancel.json` says: somebody wants the run to end.
+
+    Its presence is the wish, whatever it holds; whoever resumes the run takes it away.
+    """
+
+    requested_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    host: str = ""
+    user: str = ""
+
+
+def batch_end_file(folder: Path, job_id: str) -> Path:
+    """Where the batch script of a job or array element leaves word of its end."""
+    return folder / f"{job_id}_ended.json"
+
+
+def read_batch_end(paths: RunPaths, submission: Submission) -> BatchEnd | None:
+    """What the batch script of a run last said of its end; None while it has not."""
+    try:
+        content = batch_end_file(paths.root / submission.folder, submission.job_id).read_bytes()
+        return BatchEnd.model_validate_json(content)
+    except (OSError, ValueError):
+        return None
+
+
+def is_copy(paths: RunPaths, place: str | None) -> bool:
+    """Whether a run folder is not the one that lay at `place`, which None leaves open."""
+    try:
+        return place is not None and not paths.root.samefile(place)
+    except OSError:
+        return True
+
+
+def read_submission(paths: RunPaths) -> Submission | None:
+    """Where a run was sent; None if it was not, or the file is damaged."""
+    try:
+        return Submission.model_validate_json(paths.submission.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def write_submission(paths: RunPaths, submission: Submission) -> None:
+    """Replaces `submission.json`."""
+    write_text(paths.submission, submission.model_dump_json(indent=1) + "\n")
+
+
+def read_cancel(paths: RunPaths) -> Cancel | None:
+    """The wish that the run end, if there is one."""
+    try:
+        return Cancel.model_validate_json(paths.cancel.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return Cancel(requested_at=datetime.fromtimestamp(0, UTC))
+
+
+def write_cancel(paths: RunPaths, cancel: Cancel) -> None:
+    """Leaves the wish that the run end."""
+    write_text(paths.cancel, cancel.model_dump_json(indent=1) + "\n")
+
+
+def read_sweep(paths: SweepPaths) -> Sweep:
+    """The points of a sweep.
+
+    Raises:
+        JobError: If there is no sweep at that place.
+    """
+    try:
+        return Sweep.model_validate_json(paths.sweep.read_bytes())
+    except (OSError, ValueError) as error:
+        raise JobError(
+            f"A sweep's folder holds a sweep.json, but {paths.root} has none that can be read. "
+            "Give the folder that `dnnjob submit` printed, ROOT/<name>/sweeps/<sweep id>."
+        ) from error
+
+
+def write_sweep(paths: SweepPaths, sweep: Sweep) -> None:
+    """Replaces `sweep.json`."""
+    write_text(paths.sweep, sweep.model_dump_json(indent=1) + "\n")
+
+
 def create_run(root: Path, job: JobConfig, *, token: str | None = None) -> RunPaths:
     """Makes a new run folder under `root` with the job and a CREATED status in it.
 
@@ -189,7 +396,7 @@ def create_run(root: Path, job: JobConfig, *, token: str | None = None) -> RunPa
     Raises:
         MissingError: If the folder cannot be made or written; nothing of it is left.
     """
-    paths = _make_folder(root.absolute() / job.name, token)
+    paths = RunPaths(_make_folder(root.absolute() / job.name, token))
     try:
         write_text(paths.job, to_toml(job))
         write_status(paths, Status())
@@ -199,22 +406,31 @@ def create_run(root: Path, job: JobConfig, *, token: str | None = None) -> RunPa
     return paths
 
 
-def _make_folder(parent: Path, token: str | None) -> RunPaths:
+def create_sweep(root: Path, name: str) -> SweepPaths:
+    """Makes a new, empty sweep folder under `root`.
+
+    Raises:
+        MissingError: If it cannot be made.
+    """
+    return SweepPaths(_make_folder(root.absolute() / name / "sweeps"))
+
+
+def _make_folder(parent: Path, token: str | None = None) -> Path:
     if is_lost(parent):
         raise _refuse_root(parent, "it is in the image, and would be gone with the container")
     while True:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        paths = RunPaths(parent / f"{stamp}-{token or secrets.token_hex(3)}")
+        folder = parent / f"{stamp}-{token or secrets.token_hex(3)}"
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            paths.root.mkdir()
+            folder.mkdir()
         except FileExistsError as error:
-            if paths.root.is_dir():
+            if folder.is_dir():
                 continue
             raise _refuse_root(parent, error.strerror) from error
         except OSError as error:
             raise _refuse_root(parent, error.strerror) from error
-        return paths
+        return folder
 
 
 def _refuse_root(folder: Path, why: str | None) -> MissingError:
@@ -240,6 +456,20 @@ def open_run(path: Path) -> RunPaths:
             f"{mount_hint(path, to='read')}"
         )
     return paths
+
+
+def own_job_id(environ: Mapping[str, str]) -> str | None:
+    """The Slurm job this process is part of: `123`, or `123_4` for an array element."""
+    array, element = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{element}" if array and element else environ.get("SLURM_JOB_ID")
+
+
+def count_restarts(environ: Mapping[str, str]) -> int | None:
+    """How often Slurm has requeued the job this process is part of; None outside Slurm."""
+    if "SLURM_JOB_ID" not in environ:
+        return None
+    # Slurm sets it from the first restart on.
+    return int(environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def claim_attempt(paths: RunPaths, *, after: int | None = None) -> int:
@@ -356,7 +586,12 @@ class Journal:
     """
 
     def __init__(
-        self, paths: RunPaths, *, after: int | None = None, process: str | None = None
+        self,
+        paths: RunPaths,
+        *,
+        after: int | None = None,
+        process: str | None = None,
+        lost: Reason = "vanished",
     ) -> None:
         """Claims the next attempt of the run and marks it RUNNING.
 
@@ -364,24 +599,26 @@ class Journal:
             paths: The run.
             after: As in `claim_attempt`.
             process: What tells this process from a later one with its pid.
+            lost: Why the attempt before ended, if it left no word.
 
         Raises:
             JobError: If there is a later attempt than `after`.
         """
         self.paths = paths
         self.number = claim_attempt(paths, after=after)
-        self.status = self._continue_status(process)
+        self.status = self._continue_status(process, lost)
         self._written_at = 0.0
         self._lock = threading.RLock()
         self._write()
 
     @contextmanager
-    def living(self) -> Iterator[None]:
-        """Writes a sign of life every ten seconds inside, whatever this thread does."""
+    def living(self, look: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Writes a sign of life, and looks around, every ten seconds inside."""
         over = threading.Event()
 
         def live() -> None:
             while not over.wait(SECONDS_BETWEEN_SIGNS):
+                look()
                 # What goes wrong meets the main thread in its next writing.
                 with suppress(OSError, SupersededError), self._lock:
                     if not over.is_set():
@@ -418,6 +655,16 @@ class Journal:
             self._change_attempt(resumed_from=position)
             self._write()
 
+    def mark_reached(self, position: Position) -> None:
+        """Notes where the newest checkpoint goes on from; on disk with the next sign of life."""
+        with self._lock:
+            self._change_attempt(reached=position)
+
+    def mark_memory(self, peak_rss_mb: float) -> None:
+        """Notes the largest memory so far; on disk with the next sign of life."""
+        with self._lock:
+            self._change_attempt(peak_rss_mb=round(peak_rss_mb, 1))
+
     def finish(
         self, state: State, *, reason: Reason | None = None, error: str | None = None
     ) -> None:
@@ -428,7 +675,7 @@ class Journal:
             self.status = self.status.model_copy(update=update)
             self._write()
 
-    def _continue_status(self, process: str | None) -> Status:
+    def _continue_status(self, process: str | None, lost: Reason) -> Status:
         try:
             before = read_status(self.paths)
         except (OSError, ValueError):
@@ -436,14 +683,16 @@ class Journal:
         attempts = before.attempts
         if attempts and attempts[-1].ended_at is None:
             # Killed without a word: its last sign of life is what is known of its end.
-            lost = {"ended_at": before.updated_at, "reason": "vanished"}
-            attempts = (*attempts[:-1], attempts[-1].model_copy(update=lost))
+            ended = {"ended_at": before.updated_at, "reason": lost}
+            attempts = (*attempts[:-1], attempts[-1].model_copy(update=ended))
         attempt = Attempt(
             host=socket.gethostname(),
             pid=os.getpid(),
             process=process,
+            place=str(self.paths.root),
             slurm_cluster=os.environ.get("SLURM_CLUSTER_NAME"),
-            slurm_job_id=os.environ.get("SLURM_JOB_ID"),
+            slurm_job_id=own_job_id(os.environ),
+            slurm_restarts=count_restarts(os.environ),
             started_at=datetime.now(UTC),
         )
         return Status(state="RUNNING", progress=before.progress, attempts=(*attempts, attempt))
@@ -475,8 +724,10 @@ class FollowerJournal(Journal):
         pass
 
 
-def close_for_chief(paths: RunPaths, attempt: int, *, reason: Reason, error: str) -> None:
-    """Leaves a run FAILED whose chief has ended without a word, unless another attempt has begun.
+def close_for_chief(
+    paths: RunPaths, attempt: int, *, state: State = "FAILED", reason: Reason, error: str
+) -> None:
+    """Ends a run whose chief has ended without a word, unless another attempt has begun.
 
     Several tasks may do so at once, in the same words.
     """
@@ -485,5 +736,5 @@ def close_for_chief(paths: RunPaths, attempt: int, *, reason: Reason, error: str
         return
     *earlier, last = status.attempts
     ended = last.model_copy(update={"ended_at": datetime.now(UTC), "reason": reason})
-    update = {"state": "FAILED", "reason": reason, "error": error}
+    update = {"state": state, "reason": reason, "error": error}
     write_status(paths, status.model_copy(update={**update, "attempts": (*earlier, ended)}))

@@ -96,6 +96,14 @@ def make_frame(num_rows: int = 120) -> pd.DataFrame:
 
 
 @pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """An empty root."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def write_job(tmp_path: Path) -> WriteJob:
     """Writes `table.csv` and a job on it that trains in a moment; sections change the job."""
 

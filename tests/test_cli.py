@@ -16,15 +16,22 @@ from dnnjob import __version__, cli
 from dnnjob.config import load_job, to_toml
 from tests.conftest import CHECKOUT, Command, Golden, WriteJob, command_line, make_frame
 
-VERBS = ("run", "resume", "predict", "validate", "doctor", "init", "collect", "compare")
+VERBS = (
+    "run", "submit", "resume", "status", "logs", "cancel", "wait", "clean",
+    "predict", "validate", "doctor", "init", "collect", "compare",
+)  # fmt: skip
 JOBS = sorted((CHECKOUT / "jobs").glob("*.toml"))
 
 
 def modules_after(*arguments: object, cwd: Path) -> set[str]:
     """Top-level packages that a command has imported when it ends."""
     code = (
-        "import atexit, sys\n"
+        "import atexit, os, sys\n"
         "from dnnjob import cli\n"
+        # What os._exit passes over.
+        "os._exit = sys.exit\n"
+        # os._exit would end the process without the list.
+        "cli._exit = sys.exit\n"
         "atexit.register(lambda: print(*{name.partition('.')[0] for name in sys.modules}))\n"
         "cli.main(sys.argv[1:])"
     )
@@ -73,6 +80,10 @@ def test_other_verbs_import_no_tensorflow(write_job: WriteJob) -> None:
     assert not modules_after("collect", ".", cwd=job_file.parent) & heavy
     assert not modules_after("validate", job_file, cwd=job_file.parent) & heavy
     assert not modules_after("init", "table.csv", cwd=job_file.parent) & heavy
+    words = ["submit", job_file, "--profile", "cpu", "--dry-run"]
+    assert not modules_after(*words, cwd=job_file.parent) & heavy
+    heavy |= {"numpy", "pandas", "pyarrow", "sklearn", "submitit"}
+    assert not modules_after("status", ".", cwd=job_file.parent) & heavy
 
 
 def test_help_takes_less_than_half_a_second() -> None:

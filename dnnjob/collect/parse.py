@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from dnnjob.collect.cache import Facts
 from dnnjob.collect.record import Scalar
 from dnnjob.results.report import FORMAT_VERSION, Report
-from dnnjob.runs import Attempt, Record, Status
+from dnnjob.runs import Attempt, Record, Status, Submission
 
 MAX_INT = 2**63 - 1
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -78,13 +78,12 @@ def parse_submission(content: bytes) -> Facts:
     """Slurm's job id and the sweep of `submission.json`, where it names them.
 
     Raises:
-        ValueError: If it is no JSON object.
+        ValueError: If it is no submission.
     """
-    values = _load_object(content)
-    job_id, sweep_id = values.get("slurm_job_id", values.get("job_id")), values.get("sweep_id")
+    sent = _validate(Submission, content)
     return {
-        "slurm_job_id": None if job_id is None else str(job_id),
-        "sweep_id": sweep_id if isinstance(sweep_id, str) else None,
+        "slurm_job_id": sent.job_id if sent.executor == "slurm" else None,
+        "sweep_id": sent.sweep_id,
     }
 
 

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 from dnnjob.collect.cache import Cache, Facts, load_cache
-from dnnjob.collect.find import SWEEP_FILE, Oddity, find_runs
 from dnnjob.collect.parse import (
     parse_job,
     parse_report,
@@ -21,6 +20,7 @@ from dnnjob.collect.parse import (
     parse_sweep,
 )
 from dnnjob.collect.record import Line, Run
+from dnnjob.find import SWEEP_FILE, Oddity, find_runs
 from dnnjob.runs import RunPaths
 
 MAX_READERS = 16
@@ -166,11 +166,9 @@ def _read_sweeps(folders: Iterable[Path], cache: Cache) -> tuple[dict[Path, str]
 
 
 def _place_run(sweep: Path, run: str) -> Path:
-    """The folder of a sweep's run: beside the sweep's, for a copied root keeps no absolute path."""
+    """The folder of a sweep's run, which `sweep.json` names from the root."""
     # normpath, not resolve: links stay as they are, as in the folders that were found.
-    named = Path(os.path.normpath(sweep / run))
-    job = sweep.parent.parent
-    return named if named.is_relative_to(job.parent) else job / named.name
+    return Path(os.path.normpath(sweep / "../../.." / run))
 
 
 def _describe_oddity(oddity: Oddity) -> Run:

@@ -1,4 +1,4 @@
-"""Job files: what they may say, how the command line overrides them, what a sweep makes of them.
+"""Job files and profiles: what they may say, how the command line overrides them, and sweeps.
 
 job = load_job(Path("jobs/housing.toml"), overrides=["seed=7", "train.learning_rate=0.003"])
 for point in make_points(job): ...
@@ -13,6 +13,7 @@ from dnnjob.config.job import (
     TrainConfig,
 )
 from dnnjob.config.overrides import load_job, resolve_job, to_toml
+from dnnjob.config.profile import ProfileConfig, load_profile, resolve_profile, split_words
 from dnnjob.config.sweep import Point, make_points
 
 __all__ = [
@@ -22,9 +23,13 @@ __all__ = [
     "ModelConfig",
     "OutputConfig",
     "Point",
+    "ProfileConfig",
     "TrainConfig",
     "load_job",
+    "load_profile",
     "make_points",
     "resolve_job",
+    "resolve_profile",
+    "split_words",
     "to_toml",
 ]

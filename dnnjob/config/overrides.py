@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -37,7 +37,7 @@ def load_job(path: Path, *, overrides: Iterable[str] = ()) -> JobConfig:
         JobError: If the file cannot be read, is no TOML, or breaks a rule of the job file.
     """
     words = [parse_override(word) for word in overrides]
-    values = _read_toml(path)
+    values = read_toml(path, kind="job file")
     _anchor_sources(values, path.absolute().parent)
     for key, value in words:
         wanted: dict[str, Any] = {}
@@ -60,7 +60,7 @@ def resolve_job(values: Mapping[str, Any], *, origin: str) -> JobConfig:
     try:
         return JobConfig.model_validate(values)
     except ValidationError as error:
-        faults = "\n".join(f"  {fault}" for fault in _describe_faults(error))
+        faults = "\n".join(f"  {fault}" for fault in describe_faults(error, JobConfig))
         raise JobError(f"{origin} is not a valid job:\n{faults}") from error
 
 
@@ -119,22 +119,28 @@ def valid_keys(model: type[BaseModel] = JobConfig, prefix: str = "") -> Iterator
             yield prefix + name
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, *, kind: Literal["job file", "profile"]) -> dict[str, Any]:
+    """The nested tables of a TOML file.
+
+    Raises:
+        JobError: If it cannot be read, or is no TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
+        hint = "; `dnnjob init TABLE` writes one from a table" if kind == "job file" else ""
         raise JobError(
-            f"There is no job file {path}. Give the path of a TOML file; "
-            f"`dnnjob init TABLE` writes one from a table.{mount_hint(path, to='read')}"
+            f"There is no {kind} {path}. Give the path of a TOML file{hint}."
+            f"{mount_hint(path, to='read')}"
         ) from None
     except OSError as error:
         raise JobError(
-            f"A job file is a TOML file, but {path} cannot be read: {error.strerror}. "
+            f"A {kind} is a TOML file, but {path} cannot be read: {error.strerror}. "
             "Give the path of a file you can read."
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise JobError(
-            f"A job file is TOML, but {path} does not parse: {str(error).rstrip('.')}. "
+            f"A {kind} is TOML, but {path} does not parse: {str(error).rstrip('.')}. "
             "Texts stand in quotes, and each key on a line of its own."
         ) from error
 
@@ -176,15 +182,16 @@ def anchor(source: str, folder: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100
 
 
-def _describe_faults(error: ValidationError) -> Iterator[str]:
+def describe_faults(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    """Each fault of a record in the words of its file: the key, the rule, what was received."""
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"])
         match fault["type"]:
             case "extra_forbidden":
-                yield f"{key}: no such key. {_suggest(fault['loc'])}"
+                yield f"{key}: no such key. {_suggest(fault['loc'], model)}"
             case "missing":
                 yield f"{key}: required, but missing. Set it."
-            case "value_error" if not _is_key(fault["loc"]):
+            case "value_error" if not _is_key(fault["loc"], model):
                 yield str(fault["ctx"]["error"])
             case _:
                 yield f"{key}: {_rule(fault)}, but got {_as_toml(fault['input'])}."
@@ -218,27 +225,27 @@ def _as_toml(value: Any) -> str:
         return repr(value)
 
 
-def _suggest(place: Sequence[int | str]) -> str:
+def _suggest(place: Sequence[int | str], model: type[BaseModel]) -> str:
     """The nearest valid key, if one is near, and those of the same table."""
     *tables, name = map(str, place)
-    siblings = list(_section_at(tables).model_fields)
+    siblings = list(_section_at(tables, model).model_fields)
     near = [
         ".".join([*tables, known]) for known in difflib.get_close_matches(name, siblings, n=1)
-    ] or [known for known in valid_keys() if known.rpartition(".")[2] == name]
+    ] or [known for known in valid_keys(model) if known.rpartition(".")[2] == name]
     hint = f"Did you mean {near[0]}? " if near else ""
     return f"{hint}Valid keys: {', '.join(siblings)}."
 
 
-def _is_key(place: Sequence[int | str]) -> bool:
+def _is_key(place: Sequence[int | str], model: type[BaseModel]) -> bool:
     """Whether a fault is one key's, and not a whole table's."""
     key = ".".join(map(str, place))
     in_column = place[:2] == ("data", "columns") and len(place) == 4
-    return in_column or key in valid_keys()
+    return in_column or key in valid_keys(model)
 
 
-def _section_at(tables: Sequence[str]) -> type[BaseModel]:
-    """The record behind a table of the job file; that of a single column has the column's name."""
+def _section_at(tables: Sequence[str], model: type[BaseModel]) -> type[BaseModel]:
+    """The record behind a table of the file; that of a single column has the column's name."""
     if ".".join(tables[:2]) == _COLUMNS_KEY and len(tables) == 3:
         return ColumnConfig
-    found = JobConfig.model_fields[tables[0]].annotation if len(tables) == 1 else JobConfig
-    return found if isinstance(found, type) and issubclass(found, BaseModel) else JobConfig
+    found = model.model_fields[tables[0]].annotation if len(tables) == 1 else model
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else model

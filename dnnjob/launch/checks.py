@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dnnjob.config import DataConfig, JobConfig, Point, load_job, make_points
-from dnnjob.data.encoding import Encoding
 from dnnjob.data.schema import listed, show_date
 from dnnjob.data.sources import Table, open_table
-from dnnjob.data.split import split_labelled
+from dnnjob.data.split import Split, split_labelled
 from dnnjob.data.statistics import fit_encoding
 from dnnjob.machine import memory_limit_bytes
 from dnnjob.runs import Record
@@ -94,45 +93,44 @@ def check_job(job_file: Path, overrides: Sequence[str] = ()) -> JobCheck:
     """
     job = load_job(job_file, overrides=overrides)
     points = make_points(job)
-    reader = _TableReader()
-    checked = [_check_point(point, reader.read(point.job.data)) for point in points]
+    tables = read_tables([point.job.data for point in points])
+    checks = tuple(check_point(point, tables[table_key(point.job.data)]) for point in points)
     limit_mb = memory_limit_bytes() / MIB
-    checks = tuple(check for check, _ in checked)
+    told = [warning for table in tables.values() for warning in table.warnings]
     return JobCheck(
         name=job.name,
         job_file=str(job_file),
         target=job.data.target,
-        columns=checked[0][1],
+        columns=_check_columns(points[0], tables[table_key(points[0].job.data)]),
         points=checks,
         memory_limit_mb=limit_mb,
-        warnings=(*reader.warnings, *_warn_of_memory(checks, limit_mb)),
+        warnings=(*told, *_warn_of_memory(checks, limit_mb)),
     )
 
 
-class _TableReader:
-    """Reads a table that several points in turn have once: most sweeps have one."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-        self._key: object = None
-        self._table: Table | None = None
-
-    def read(self, data: DataConfig) -> Table:
-        """The table of a point."""
-        # What only says how rows are split and encoded does not change what is read.
-        key = data.model_dump_json(
-            include={
-                *("source", "target", "features", "id_columns", "weight_column"),
-                *("target_transform", "missing", "columns"),
-            }
-        )
-        if self._table is None or self._key != key:
-            self._table, self._key = open_table(data), key
-            self.warnings += self._table.warnings
-        return self._table
+def read_tables(configs: Sequence[DataConfig]) -> dict[str, Table]:
+    """Each table once: most sweeps have one."""
+    tables: dict[str, Table] = {}
+    for data in configs:
+        if table_key(data) not in tables:
+            tables[table_key(data)] = open_table(data)
+    return tables
 
 
-def _check_columns(data: DataConfig, table: Table, encoding: Encoding) -> tuple[ColumnCheck, ...]:
+def table_key(data: DataConfig) -> str:
+    """What jobs share that read the same table in the same way."""
+    # What only says how rows are split and encoded does not change what is read.
+    return data.model_dump_json(
+        include={
+            *("source", "target", "features", "id_columns", "weight_column"),
+            *("target_transform", "missing", "columns"),
+        }
+    )
+
+
+def _check_columns(point: Point, table: Table) -> tuple[ColumnCheck, ...]:
+    data = point.job.data
+    encoding = fit_encoding(table, _split(point.job, table), data)
     roles = {name: "id" for name in data.id_columns} | {table.target: "target"}
     roles |= {} if data.weight_column is None else {data.weight_column: "weight"}
     num_inputs = {column.name: column.num_inputs for column in encoding.columns}
@@ -150,9 +148,8 @@ def _check_columns(data: DataConfig, table: Table, encoding: Encoding) -> tuple[
     )
 
 
-def _check_point(point: Point, table: Table) -> tuple[PointCheck, tuple[ColumnCheck, ...]]:
-    job = point.job
-    split = split_labelled(
+def _split(job: JobConfig, table: Table) -> Split:
+    return split_labelled(
         table.y,
         test_fraction=job.data.test_fraction,
         validation_fraction=job.data.validation_fraction,
@@ -160,6 +157,16 @@ def _check_point(point: Point, table: Table) -> tuple[PointCheck, tuple[ColumnCh
         folds=job.data.folds,
         fold=job.data.fold,
     )
+
+
+def check_point(point: Point, table: Table) -> PointCheck:
+    """What one run would do.
+
+    Raises:
+        DataError: If the table is too small for its splits.
+    """
+    job = point.job
+    split = _split(job, table)
     encoding = fit_encoding(table, split, job.data)
     embeddings = encoding.embedding_shapes
     num_inputs = encoding.num_inputs + sum(units - 1 for _, units in embeddings)
@@ -168,7 +175,7 @@ def _check_point(point: Point, table: Table) -> tuple[PointCheck, tuple[ColumnCh
     memory = estimate_memory_bytes(
         job, table.num_rows, num_inputs=num_inputs, num_params=num_params
     )
-    check = PointCheck(
+    return PointCheck(
         values=point.values,
         source=job.data.source,
         num_rows=table.num_rows,
@@ -183,7 +190,6 @@ def _check_point(point: Point, table: Table) -> tuple[PointCheck, tuple[ColumnCh
         steps=job.train.epochs * steps_per_epoch,
         memory_mb=memory / MIB,
     )
-    return check, _check_columns(job.data, table, encoding)
 
 
 def estimate_memory_bytes(

@@ -18,7 +18,19 @@ from dnnjob.launch.step import share_run
 from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_age_s
 from dnnjob.results.report import read_report
-from dnnjob.runs import RunPaths, State, create_run, latest_attempt, open_run, read_status
+from dnnjob.runs import (
+    RunPaths,
+    State,
+    Sweep,
+    SweepPaths,
+    SweepPoint,
+    create_run,
+    create_sweep,
+    latest_attempt,
+    open_run,
+    read_status,
+    write_sweep,
+)
 from dnnjob.tasks import Task, find_task, refuse_live_run
 from dnnjob.text import align
 
@@ -49,7 +61,9 @@ def run_foreground(job_file: Path, overrides: Sequence[str], *, root: Path) -> E
         peek_columns(point.job.data)
     if len(points) > 1:
         return run_sweep(points, root=root)
-    return _run_new(points[0], root=root, task=find_task(), age_s=process_age_s()).code
+    task = find_task()
+    paths = _make_run(points[0], root=root, task=task)
+    return _run_new(points[0], paths, task=task, age_s=process_age_s()).code
 
 
 def run_sweep(points: Sequence[Point], *, root: Path) -> ExitCode:
@@ -58,14 +72,17 @@ def run_sweep(points: Sequence[Point], *, root: Path) -> ExitCode:
     A signal that stops one ends the sweep.
     """
     ended: list[Ended] = []
-    task = find_task()
+    task, listed = find_task(), _SweepList(root, points[0].job.name)
     for number, point in enumerate(points, start=1):
         logger.info("Run %d of %d: %s", number, len(points), _setting(point))
         # TensorFlow takes threads, devices and precision once a process.
         apart = point.job.devices != points[0].job.devices
         age_s = 0.0 if ended else process_age_s()
         place = replace(task, point=number, launch=f"{task.launch}-{number}")
-        ended.append(_run_new(point, root=root, task=place, age_s=age_s, apart=apart))
+        paths = _make_run(point, root=root, task=place)
+        if task.is_chief:
+            listed.add(point, paths)
+        ended.append(_run_new(point, paths, task=place, age_s=age_s, apart=apart))
         if ended[-1].code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
             break
     logger.info("\n%s", "\n".join(align([_heading(points[0]), *map(_outcome, ended)])))
@@ -94,8 +111,27 @@ def resume_foreground(folder: Path) -> ExitCode:
     return run_attempt(paths, task=task, watch=Stopwatch(age_s=process_age_s()), after=after)
 
 
-def _run_new(point: Point, *, root: Path, task: Task, age_s: float, apart: bool = False) -> Ended:
-    paths = _make_run(point, root=root, task=task)
+class _SweepList:
+    """The sweep's file, which names each run once it has its folder."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = root.absolute(), name
+        self.paths: SweepPaths | None = None
+        self.points: list[SweepPoint] = []
+
+    def add(self, point: Point, run: RunPaths) -> None:
+        """Names one more."""
+        self.paths = self.paths or create_sweep(self.root, self.name)
+        place = str(run.root.relative_to(self.root))
+        number = len(self.points) + 1
+        self.points.append(SweepPoint(number=number, values=point.values, run=place))
+        sweep_id, points = self.paths.sweep_id, tuple(self.points)
+        write_sweep(self.paths, Sweep(sweep_id=sweep_id, name=self.name, points=points))
+
+
+def _run_new(
+    point: Point, paths: RunPaths, *, task: Task, age_s: float, apart: bool = False
+) -> Ended:
     if task.is_chief:
         print(paths.root, flush=True)
     num_tasks = point.job.devices.tasks

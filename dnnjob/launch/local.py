@@ -18,7 +18,7 @@ from types import FrameType
 
 from dnnjob.errors import ExitCode
 from dnnjob.runs import RunPaths, close_for_chief, latest_attempt
-from dnnjob.tasks import Task
+from dnnjob.tasks import Task, stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +100,7 @@ def _passing_on(tasks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
         _send(tasks, signal.SIGKILL if interrupted and number == signal.SIGINT else number)
         interrupted = interrupted or number == signal.SIGINT
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, pass_on) for number in numbers}
+    before = {number: signal.signal(number, pass_on) for number in stop_signals()}
     try:
         yield
     finally:

@@ -6,7 +6,6 @@ code = run_attempt(paths, task=task, watch=Stopwatch())       # one of several
 
 import logging
 import os
-from dataclasses import dataclass
 from signal import Signals
 
 from dnnjob.clock import Stopwatch
@@ -19,20 +18,26 @@ from dnnjob.errors import (
     StoppedError,
     SupersededError,
 )
+from dnnjob.launch.ending import explain_os_error, is_submitted, judge
 from dnnjob.launch.process import leave, logging_to
-from dnnjob.machine import process_key
+from dnnjob.launch.requeue import refuse_requeue
+from dnnjob.machine import peak_rss_mb, process_key
 from dnnjob.results.report import Report
 from dnnjob.run import run_job
 from dnnjob.runs import (
-    DISK_FULL,
+    Attempt,
     FollowerJournal,
     Journal,
     Reason,
     RunPaths,
-    State,
     clear_folder,
     clear_leftovers,
     close_for_chief,
+    own_job_id,
+    read_batch_end,
+    read_cancel,
+    read_status,
+    write_status,
 )
 from dnnjob.tasks import (
     ChiefEndedError,
@@ -49,18 +54,13 @@ logger = logging.getLogger(__name__)
 _ALONE = Task()
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How an attempt that did not complete is told to its readers and its caller."""
-
-    state: State
-    reason: Reason
-    message: str
-    exit_code: ExitCode
-
-
 def run_attempt(
-    paths: RunPaths, *, watch: Stopwatch, task: Task = _ALONE, after: int | None = None
+    paths: RunPaths,
+    *,
+    watch: Stopwatch,
+    task: Task = _ALONE,
+    after: int | None = None,
+    stop: StopFlag | None = None,
 ) -> ExitCode:
     """Runs the job of a run folder to its end and leaves the outcome in its status.
 
@@ -69,6 +69,7 @@ def run_attempt(
         watch: Started when the run was.
         task: Which task of the run this process is.
         after: The attempt after which this one must come, where it matters.
+        stop: Where this process has listened to signals already.
 
     Returns:
         The exit code of the command; errors are logged, not raised.
@@ -76,46 +77,26 @@ def run_attempt(
     Raises:
         JobError: If there is a later attempt than `after`.
     """
-    stop = StopFlag()
+    stop = stop or StopFlag()
     with stop.listening():
         if task.is_chief:
+            if (code := _refuse_hopeless(paths)) is not None:
+                return code
             return _lead(paths, task, stop=stop, watch=watch, after=after)
         return _follow(paths, task, stop=stop, watch=watch)
-
-
-def judge(error: BaseException, paths: RunPaths) -> Ending:
-    """What an error makes of the run."""
-    match error:
-        case StoppedError():
-            return Ending("CANCELLED", "cancelled", str(error), error.exit_code)
-        case KeyboardInterrupt():
-            return judge(StoppedError(Signals.SIGINT), paths)
-        case NonFiniteError():
-            return Ending("FAILED", "nan", str(error), error.exit_code)
-        case PeerLostError():
-            return Ending("FAILED", "peer_lost", str(error), error.exit_code)
-        case DnnJobError():
-            return Ending("FAILED", "error", str(error), error.exit_code)
-        case MemoryError():
-            message = "The run needs more memory than there is. Lower train.global_batch_size."
-            return Ending("FAILED", "out_of_memory", message, ExitCode.FAILED)
-        case OSError():
-            return Ending("FAILED", "error", _explain_os_error(error, paths), ExitCode.FAILED)
-        case _:
-            message = f"{type(error).__name__}: {error}"
-            return Ending("FAILED", _reason(error), message, ExitCode.FAILED)
 
 
 def _lead(
     paths: RunPaths, task: Task, *, stop: StopFlag, watch: Stopwatch, after: int | None
 ) -> ExitCode:
     try:
-        journal = Journal(paths, after=after, process=process_key(os.getpid()))
+        process, lost = process_key(os.getpid()), _judge_lost(paths)
+        journal = Journal(paths, after=after, process=process, lost=lost)
     except OSError as error:
-        logger.error("%s", _explain_os_error(error, paths))
+        logger.error("%s", explain_os_error(error, paths))
         return ExitCode.FAILED
     log = paths.log(attempt=journal.number, rank=0)
-    with logging_to(log, rank=0, keeps_stderr=True), journal.living():
+    with logging_to(log, rank=0, keeps_stderr=True), journal.living(lambda: _look(journal, stop)):
         crew = Crew(stop)
         try:
             crew = _gather(task, journal, crew)
@@ -132,6 +113,52 @@ def _lead(
         if report is not None:
             _log_results(report, paths)
     return ExitCode.DONE
+
+
+def _refuse_hopeless(paths: RunPaths) -> ExitCode | None:
+    """Ends a run that Slurm started again after it was lost too often; None for every other."""
+    submission, reason = is_submitted(paths), _judge_lost(paths)
+    if submission is None:
+        return None
+    status = read_status(paths)
+    if status.state != "RUNNING" or not status.attempts or status.attempts[-1].ended_at:
+        return None
+    why_not = refuse_requeue(status.attempts, reason, max_requeues=submission.max_requeues)
+    if why_not is None:
+        return None
+    *earlier, last = status.attempts
+    ended = last.model_copy(update={"ended_at": status.updated_at, "reason": reason})
+    error = f"{why_not} `dnnjob resume RUN` goes on."
+    failed = {"state": "FAILED", "reason": reason, "error": error, "attempts": (*earlier, ended)}
+    write_status(paths, status.model_copy(update=failed))
+    logger.error("%s", error)
+    return ExitCode.FAILED
+
+
+def _judge_lost(paths: RunPaths) -> Reason:
+    """Why the attempt before this one ended without a word, if it did."""
+    submission = is_submitted(paths)
+    try:
+        status = read_status(paths)
+    except (OSError, ValueError):
+        return "vanished"
+    if submission is None or not status.attempts:
+        return "vanished"
+    last = status.attempts[-1]
+    if last.slurm_job_id != own_job_id(os.environ):
+        return "vanished"
+    # A batch script that came to its end was on a node that lived.
+    end = read_batch_end(paths, submission)
+    if end is None or end.restarts != last.slurm_restarts:
+        return "node_failure"
+    return end.reason or "preempted"
+
+
+def _look(journal: Journal, stop: StopFlag) -> None:
+    """Notes the memory, and takes a wish to cancel for a signal: it may come as a file alone."""
+    journal.mark_memory(peak_rss_mb())
+    if stop.signal is None and read_cancel(journal.paths) is not None:
+        stop.want(Signals.SIGTERM)
 
 
 def _clear(paths: RunPaths) -> None:
@@ -156,7 +183,7 @@ def _gather(task: Task, journal: Journal, alone: Crew) -> Crew:
 
 def _end(journal: Journal, crew: Crew, error: BaseException) -> ExitCode:
     error = crew.blame(error)
-    ending = judge(error, journal.paths)
+    ending = judge(error, journal.paths, attempts=journal.status.attempts)
     unforeseen = not isinstance(error, DnnJobError | OSError | KeyboardInterrupt)
     logger.error("%s", ending.message, exc_info=error if unforeseen else None)
     try:
@@ -198,12 +225,14 @@ def _await_end(crew: FollowerCrew, paths: RunPaths, attempt: int) -> ExitCode:
 def _desert(error: BaseException, crew: Crew, paths: RunPaths, attempt: int) -> ExitCode:
     """Ends another task than the chief, and closes the run where the chief cannot."""
     error = crew.blame(error)
-    ending = judge(error, paths)
+    ending = judge(error, paths, attempts=_read_attempts(paths))
     unforeseen = not isinstance(error, DnnJobError | OSError | KeyboardInterrupt)
     logger.error("%s", ending.message, exc_info=error if unforeseen else None)
     if isinstance(error, PeerLostError):
         try:
-            close_for_chief(paths, attempt, reason="peer_lost", error=ending.message)
+            close_for_chief(
+                paths, attempt, state=ending.state, reason=ending.reason, error=ending.message
+            )
         except (OSError, ValueError) as late:
             logger.error("The status could not be written: %s", late)
     if not isinstance(error, ChiefEndedError):
@@ -211,19 +240,11 @@ def _desert(error: BaseException, crew: Crew, paths: RunPaths, attempt: int) -> 
     return ending.exit_code
 
 
-def _reason(error: BaseException) -> Reason:
-    # TensorFlow's ResourceExhaustedError, by name: this module must not import TensorFlow.
-    return "out_of_memory" if type(error).__name__ == "ResourceExhaustedError" else "error"
-
-
-def _explain_os_error(error: OSError, paths: RunPaths) -> str:
-    where = f"{error.filename or paths.root}: {error.strerror or error}"
-    if error.errno in DISK_FULL:
-        return (
-            f"A run needs room for its results, but the disk is full ({where}). "
-            f"Make room and continue with `dnnjob resume {paths.root}`."
-        )
-    return f"A file of the run could not be read or written ({where})."
+def _read_attempts(paths: RunPaths) -> tuple[Attempt, ...]:
+    try:
+        return read_status(paths).attempts
+    except (OSError, ValueError):
+        return ()
 
 
 def _log_results(report: Report, paths: RunPaths) -> None:

@@ -6,12 +6,12 @@ threads = configure_process(job.devices, crew)       # before TensorFlow is impo
 steps = crew.agree(steps)                            # the chief's word, at the start of each call
 """
 
-from dnnjob.tasks.alive import refuse_live_run
+from dnnjob.tasks.alive import refuse_live_run, sees_process
 from dnnjob.tasks.crew import ChiefEndedError, Crew, FollowerCrew
 from dnnjob.tasks.environment import configure_process
 from dnnjob.tasks.join import follow_crew, lead_crew
 from dnnjob.tasks.rendezvous import WAIT_S, fresh_names, looks
-from dnnjob.tasks.stop import StopFlag
+from dnnjob.tasks.stop import StopFlag, stop_signals
 from dnnjob.tasks.task import Task, find_task
 
 __all__ = [
@@ -28,4 +28,6 @@ __all__ = [
     "lead_crew",
     "looks",
     "refuse_live_run",
+    "sees_process",
+    "stop_signals",
 ]

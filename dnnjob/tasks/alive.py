@@ -41,10 +41,21 @@ def is_alive(attempt: Attempt, *, updated_at: datetime) -> bool:
     """
     if attempt.ended_at is not None:
         return False
-    visible = attempt.host == socket.gethostname() and attempt.process is not None
-    if visible and str(attempt.process).startswith(f"{process_space()}/"):
-        return process_key(attempt.pid) == attempt.process
-    if visible and not str(attempt.process).startswith(process_space().partition("/")[0]):
-        # The machine has been started anew since.
-        return False
-    return abs(datetime.now(UTC) - updated_at) < _RECENT
+    seen = sees_process(attempt.pid, attempt.process, host=attempt.host)
+    return abs(datetime.now(UTC) - updated_at) < _RECENT if seen is None else seen
+
+
+def sees_process(pid: int, process: str | None, *, host: str) -> bool | None:
+    """Whether a process is at work; None if that cannot be seen from here.
+
+    Args:
+        pid: Its number.
+        process: What tells it from a later one with its number, as `process_key` gave it.
+        host: Where it was started.
+    """
+    if host != socket.gethostname() or process is None:
+        return None
+    if process.startswith(f"{process_space()}/"):
+        return process_key(pid) == process
+    # Another boot: the machine has been started anew since. Else it is in another container.
+    return None if process.startswith(process_space().partition("/")[0]) else False

@@ -292,10 +292,10 @@ class ChiefCrew(_Talking):
             self._lose(_lost([other.peer], f"failed: {message['message']}"))
 
     def _lose(self, error: DnnJobError) -> None:
-        if self._released:
+        if not self._released:
+            super()._lose(error)
+        elif not self._ended.is_set():
             logger.warning("%s The chief needs it no more and goes on.", error)
-            return
-        super()._lose(error)
 
     def _after_loss(self, error: DnnJobError) -> None:
         self._tell({"end": int(error.exit_code), "message": str(error)})

@@ -4,6 +4,7 @@ stop = StopFlag()
 with stop.listening(): ...
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,14 @@ from types import FrameType
 from dnnjob.errors import StoppedError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# With these Slurm and submitit warn of the end of a time limit and of a preemption.
+_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask a process to stop: a submitted one is warned with more."""
+    warned = {"SLURM_JOB_ID", "SUBMITIT_EXECUTOR"} & os.environ.keys()
+    return (*_SIGNALS, *_WARNINGS) if warned else _SIGNALS
 
 
 class StopFlag:
@@ -22,8 +31,8 @@ class StopFlag:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes SIGTERM and SIGINT inside; a second SIGINT interrupts at once."""
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        """Takes `stop_signals` inside; a second SIGINT interrupts at once."""
+        before = {number: signal.getsignal(number) for number in stop_signals()}
         self.listen()
         try:
             yield
@@ -33,8 +42,12 @@ class StopFlag:
 
     def listen(self) -> None:
         """Takes the signals, also those that a library has taken meanwhile."""
-        for number in _SIGNALS:
+        for number in stop_signals():
             signal.signal(number, self._receive)
+
+    def want(self, number: signal.Signals) -> None:
+        """Takes a wish to stop that came another way for a signal."""
+        self.signal = self.signal or number
 
     def check(self) -> None:
         """Raises StoppedError if a signal has come."""

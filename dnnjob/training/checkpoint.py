@@ -57,10 +57,7 @@ class CheckpointStore:
         """Writes a checkpoint and drops old ones; False, with a warning, where the disk refuses."""
         number = max(self._numbers(), default=0) + 1
         try:
-            write_file(
-                self._folder / f"{number:08d}-{attempt}.ckpt",
-                lambda file: file.write(_encode(checkpoint)),
-            )
+            write_checkpoint(self._folder / f"{number:08d}-{attempt}.ckpt", checkpoint)
         except OSError as error:
             logger.warning("The checkpoint could not be written, training goes on: %s.", error)
             return False
@@ -75,7 +72,7 @@ class CheckpointStore:
             OSError: If it cannot be read.
             ValueError: If it is damaged.
         """
-        return _decode((self._folder / name).read_bytes())
+        return read_checkpoint(self._folder / name)
 
     def read_newest(self) -> Found | None:
         """The newest checkpoint that is whole; damaged ones are skipped with a warning."""
@@ -91,6 +88,25 @@ class CheckpointStore:
 
     def _numbers(self) -> list[int]:
         return [int(path.name.partition("-")[0]) for path in self._files()]
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Replaces the file in one step.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    write_file(path, lambda file: file.write(_encode(checkpoint)))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a file.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is damaged.
+    """
+    return _decode(path.read_bytes())
 
 
 def _encode(checkpoint: Checkpoint) -> bytes:

@@ -27,10 +27,11 @@ from dnnjob.runs import Journal
 from dnnjob.tasks import Crew
 from dnnjob.training.checkpoint import CheckpointStore
 from dnnjob.training.encoder import build_encoder, encode
-from dnnjob.training.evaluate import RowPredictor, make_predictor
+from dnnjob.training.evaluate import RowPredictor, make_predictor, predict_rows
 from dnnjob.training.history import EpochLog
 from dnnjob.training.model import build_dnn, summarize
 from dnnjob.training.optimizer import build_optimizer
+from dnnjob.training.predicted import PredictionKeeper
 from dnnjob.training.progress import open_progress
 from dnnjob.training.resume import Keeper, identify
 from dnnjob.training.step import CompiledStep, ResidentData
@@ -90,10 +91,19 @@ class Fitted:
     """Epoch with the least validation loss, from 1; None without validation rows."""
     inexact: str | None
     """Why the weights may differ in bits from a run never interrupted."""
+    kept: PredictionKeeper
 
     def predict(self, x: npt.NDArray[np.float32]) -> FloatArray:
         """Standardized predictions `(num_rows,)` of standardized rows."""
         return self._predictor(x)
+
+    def predict_table(self, x: npt.NDArray[np.float32]) -> FloatArray:
+        """The same of a whole table, kept on the way.
+
+        Raises:
+            StoppedError: If a signal asked for it; a later attempt predicts the rest.
+        """
+        return predict_rows(self.dnn, x, kept=self.kept)
 
     @cached_property
     def digest(self) -> str:
@@ -210,6 +220,13 @@ def fit_dnn(
         stop_reason=str(state.stop_reason),
         best_epoch=_best_epoch(state),
         inexact=keeper.inexact,
+        kept=PredictionKeeper(
+            path=journal.paths.predicted,
+            journal=journal,
+            crew=crew,
+            trained=state.position,
+            every_s=job.train.checkpoint_every_s,
+        ),
     )
 
 

@@ -107,7 +107,9 @@ class Keeper:
             **_number("best", [variable.numpy() for variable in self.step.best_weights]),
             "stopping": np.array([*state.stopping], np.float64),
         }
-        self.store.write(Checkpoint(state.position, facts, arrays), attempt=self.journal.number)
+        checkpoint = Checkpoint(state.position, facts, arrays)
+        if self.store.write(checkpoint, attempt=self.journal.number):
+            self.journal.mark_reached(state.position)
         self._written_at = time.monotonic()
 
     def restore(self, plan: Plan) -> TrainingState | None:

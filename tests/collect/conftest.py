@@ -16,14 +16,6 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """An empty root."""
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def sweep_root(root: Path) -> Path:
     """Two learning rates with three seeds each; a failed run with a third."""
     errors = {0.01: (10.0, 12.0, 11.0), 0.1: (14.0, 13.0, 18.0)}

@@ -121,10 +121,17 @@ def test_a_time_without_a_zone_is_taken_for_utc(root: Path) -> None:
 def test_a_submitted_run_may_wait_in_the_queue_for_days(root: Path, state: str) -> None:
     folder = write_run(root, state=state)
     write_json(folder / "status.json", make_status(Wish(), state, updated_at=START))
-    write_json(folder / "submission.json", {"slurm_job_id": 77, "sweep_id": "s1"})
+    write_json(folder / "submission.json", make_submission("slurm"))
     line = read_one(root).line
     assert (line.state, line.reason, line.sweep_id) == (state, None, "s1")
-    assert state == "REQUEUED" or line.slurm_job_id == "77"
+    assert state == "REQUEUED" or line.slurm_job_id == "77_4"
+
+
+def test_a_local_process_is_no_slurm_job(root: Path) -> None:
+    folder = write_run(root, state="CREATED")
+    write_json(folder / "submission.json", make_submission("local"))
+    line = read_one(root).line
+    assert (line.slurm_job_id, line.sweep_id) == (None, "s1")
 
 
 def test_a_run_asked_to_stop_says_so(root: Path) -> None:
@@ -205,10 +212,10 @@ def test_a_status_that_is_none_is_a_fault_and_no_crash(root: Path, text: str) ->
     assert (run.fault or "").startswith("status.json: ")
 
 
-def test_a_submission_that_is_no_object_is_a_fault(root: Path) -> None:
+def test_a_submission_that_is_none_is_a_fault(root: Path) -> None:
     folder = write_run(root, state="RUNNING")
     (folder / "submission.json").write_text("[1]")
-    assert read_one(root).fault == "submission.json: it is no JSON object"
+    assert (read_one(root).fault or "").startswith("submission.json: ")
 
 
 def test_a_folder_that_vanishes_while_it_is_read_is_a_line(
@@ -293,6 +300,20 @@ def test_without_the_cache_the_same_is_read(root: Path, cache_home: Path) -> Non
     assert read_runs(root) == first
 
 
+def make_submission(executor: str) -> dict[str, object]:
+    """A `submission.json`."""
+    return {
+        "executor": executor,
+        "job_id": "77_4",
+        "host": "login",
+        "user": "anna",
+        "submitted_at": "2026-01-01T00:00:00Z",
+        "command": "dnnjob submit",
+        "folder": "../sweeps/s1/submission",
+        "sweep_id": "s1",
+    }
+
+
 def _write_sweep(root: Path, runs: list[object]) -> Path:
     sweep = root / "housing" / "sweeps" / "20260101-120000-abcdef"
     sweep.mkdir(parents=True)
@@ -300,24 +321,24 @@ def _write_sweep(root: Path, runs: list[object]) -> Path:
     return sweep
 
 
-def test_runs_know_their_sweep_however_it_names_them(root: Path) -> None:
-    wishes = [Wish(number=number) for number in range(4)]
-    folders = [write_run(root, wish) for wish in wishes]
-    named = [f"../../{folders[0].name}", str(folders[1]), f"/moved/housing/{folders[2].name}"]
-    _write_sweep(root, [*named, None, 7])
-    sweep_ids = [read_all(root)[folder.name].line.sweep_id for folder in folders]
-    assert sweep_ids == ["20260101-120000-abcdef"] * 3 + [None]
+def test_runs_know_their_sweep_also_where_it_was_moved(root: Path) -> None:
+    folders = [write_run(root, Wish(number=number)) for number in range(3)]
+    sweep = _write_sweep(root, [*(f"housing/{folder.name}" for folder in folders[:2]), None, 7])
+    moved = root.rename(root.with_name("moved"))
+    runs = read_all(moved)
+    sweep_ids = [runs[folder.name].line.sweep_id for folder in folders]
+    assert sweep_ids == [sweep.name, sweep.name, None]
 
 
 def test_a_run_alone_knows_its_sweep_too(root: Path) -> None:
     folder = write_run(root)
-    sweep = _write_sweep(root, [f"../../{folder.name}"])
+    sweep = _write_sweep(root, [f"housing/{folder.name}"])
     assert read_one(folder).line.sweep_id == sweep.name
 
 
 def test_a_sweep_gives_its_runs_and_names_the_missing(root: Path) -> None:
     ours, other = write_run(root), write_run(root, Wish(number=1))
-    sweep = _write_sweep(root, [f"../../{ours.name}", "../../20260101-000000-dddddd"])
+    sweep = _write_sweep(root, [f"housing/{ours.name}", "housing/20260101-000000-dddddd"])
     runs = read_all(sweep)
     assert other.name not in runs
     assert runs[ours.name].line.state == "COMPLETED"

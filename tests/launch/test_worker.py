@@ -22,10 +22,11 @@ from dnnjob.errors import (
     PeerLostError,
     StoppedError,
 )
+from dnnjob.launch.ending import judge
 from dnnjob.launch.foreground import resume_foreground
 from dnnjob.launch.process import logging_to
 from dnnjob.launch.step import share_run
-from dnnjob.launch.worker import judge, run_attempt
+from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_key
 from dnnjob.runs import (
     Attempt,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dnnjob.collect.find import Found, find_runs
 from dnnjob.errors import JobError
+from dnnjob.find import Found, find_runs
 from tests.collect.make_runs import Wish, write_json, write_run
 
 

@@ -1,0 +1,137 @@
+"""What a task of a submitted job does: its runs in turn, each where it was left.
+
+run_element(["/scratch/runs/housing/20261123-101500-3f9a1c"], command="dnnjob submit ...")
+"""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from dnnjob.errors import DnnJobError, ExitCode
+from dnnjob.launch.process import leave
+from dnnjob.runs import (
+    RunPaths,
+    Status,
+    count_restarts,
+    own_job_id,
+    read_cancel,
+    read_status,
+    write_status,
+)
+from dnnjob.tasks import StopFlag, Task, find_task
+
+logger = logging.getLogger(__name__)
+
+
+def run_element(runs: Sequence[str], *, command: str, gpus: str | None = None) -> NoReturn:
+    """Works through runs as this process's task of each, and ends the process.
+
+    Imports and compilation are shared. What has ended already is left alone, so that a job that was
+    queued anew goes on where it stopped.
+
+    Args:
+        runs: Run folders.
+        command: What the user typed, for the reports.
+        gpus: The GPUs to use, as `CUDA_VISIBLE_DEVICES` takes them; None leaves them as they are.
+    """
+    # submitit has taken the signals for checkpoints of its own, and asks for requeues at them.
+    stop = StopFlag()
+    stop.listen()
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.getLogger("dnnjob").setLevel(logging.INFO)
+    sys.argv[:] = shlex.split(command)
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    leave(work_through([RunPaths(Path(run)) for run in runs], stop=stop))
+
+
+def work_through(runs: Sequence[RunPaths], *, stop: StopFlag) -> ExitCode:
+    """Runs what has not ended of `runs`; the worst exit code of all.
+
+    A run that was stopped to be continued ends the work; one that was cancelled by itself does not.
+    """
+    task, codes = find_task(), [ExitCode.DONE]
+    for number, paths in enumerate(runs, start=1):
+        code = _outcome(paths, task)
+        if code is None:
+            code = _run(paths, runs, number=number, task=task, stop=stop)
+            if code is ExitCode.CONTINUE:
+                return code
+            if code in (ExitCode.TERMINATED, ExitCode.INTERRUPTED):
+                if read_cancel(paths) is None:
+                    return code
+                stop.signal = None
+        codes.append(code)
+    return max(codes)
+
+
+def _run(
+    paths: RunPaths, runs: Sequence[RunPaths], *, number: int, task: Task, stop: StopFlag
+) -> ExitCode:
+    from dnnjob.clock import Stopwatch
+    from dnnjob.config import load_job
+    from dnnjob.launch.local import run_local_tasks, run_processes
+    from dnnjob.launch.worker import run_attempt
+    from dnnjob.machine import process_age_s
+
+    if len(runs) > 1:
+        logger.info("Run %d of %d: %s", number, len(runs), paths.root)
+    try:
+        devices = load_job(paths.job).devices
+        if task.num_tasks > 1 and len(runs) > 1:
+            # A process can join the tasks of one run only.
+            place = replace(task, point=number, launch=f"{task.launch}-{number}")
+            return run_processes(paths, [place])
+        if task.num_tasks == 1 and devices.tasks > 1:
+            return run_local_tasks(paths, num_tasks=devices.tasks)
+        if task.num_tasks == 1 and _needs_own_process(paths, runs):
+            return run_local_tasks(paths, num_tasks=1)
+        age_s = process_age_s() if number == 1 else 0.0
+        return run_attempt(paths, task=task, watch=Stopwatch(age_s=age_s), stop=stop)
+    except DnnJobError as error:
+        logger.error("%s", error)
+        return error.exit_code
+
+
+def _needs_own_process(paths: RunPaths, runs: Sequence[RunPaths]) -> bool:
+    """Whether TensorFlow, which takes its devices once a process, must take others for a run."""
+    from dnnjob.config import load_job
+
+    first, mine = load_job(runs[0].job).devices, load_job(paths.job).devices
+    # A run that has begun has its threads written down, one that has not may say 0.
+    threads = {first.threads, mine.threads} - {0}
+    return (first.kind, first.precision) != (mine.kind, mine.precision) or len(threads) > 1
+
+
+def _outcome(paths: RunPaths, task: Task) -> ExitCode | None:
+    """How a run has ended; None if there is work to do."""
+    status = read_status(paths)
+    match status.state:
+        case "COMPLETED":
+            return ExitCode.DONE
+        case "CANCELLED" if _is_mine(status):
+            return ExitCode.TERMINATED
+        case "FAILED" if _is_mine(status):
+            return ExitCode.FAILED
+    if read_cancel(paths) is None:
+        return None
+    if task.is_chief:
+        error = "Cancelled before it began. `dnnjob resume RUN` goes on."
+        update = {"state": "CANCELLED", "reason": "cancelled", "error": error}
+        write_status(paths, status.model_copy(update=update))
+    return ExitCode.TERMINATED
+
+
+def _is_mine(status: Status) -> bool:
+    """Whether an earlier start of this job has brought the run to its end.
+
+    A run that another job failed was resumed, and this one is to go on with it.
+    """
+    if count_restarts(os.environ) in (None, 0):
+        return False
+    return not status.attempts or status.attempts[-1].slurm_job_id == own_job_id(os.environ)

@@ -1,0 +1,347 @@
+"""Submitting: checks first, then run folders, then one job or one array; returns at once.
+
+code = submit_job(Path("jobs/housing.toml"), ["seed=7"], profile="gpu", root=Path("runs"))
+submission = resubmit(paths)                       # the same run again, with the profile it had
+"""
+
+import getpass
+import logging
+import os
+import shlex
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dnnjob import slurm
+from dnnjob.config import (
+    JobConfig,
+    Point,
+    ProfileConfig,
+    load_job,
+    load_profile,
+    make_points,
+    resolve_job,
+    split_words,
+    to_toml,
+)
+from dnnjob.errors import ExitCode, JobError
+from dnnjob.launch.admit import Admission, admit
+from dnnjob.launch.element import run_element
+from dnnjob.launch.pool import PoolPlan, open_pool, plan_pool
+from dnnjob.launch.share import choose_points_per_task, share_out
+from dnnjob.machine import process_key
+from dnnjob.runs import (
+    Requested,
+    RunPaths,
+    Submission,
+    Sweep,
+    SweepPaths,
+    SweepPoint,
+    create_run,
+    create_sweep,
+    open_run,
+    read_submission,
+    write_submission,
+    write_sweep,
+    write_text,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_WRITERS = 16
+# In the place of a folder that a dry run does not make.
+_PLACEHOLDER = "YYYYMMDD-HHMMSS-XXXXXX"
+
+
+def submit_job(
+    job_file: Path,
+    words: Sequence[str],
+    *,
+    profile: str,
+    root: Path,
+    dry_run: bool = False,
+    force: bool = False,
+) -> ExitCode:
+    """Checks a job and sends it where a profile says; prints the folder and the job's id.
+
+    Args:
+        job_file: The job.
+        words: `KEY=VALUE` for the job, `profile.KEY=VALUE` for the profile.
+        profile: Path or name of the profile.
+        root: Folder that holds runs.
+        dry_run: Prints the batch script instead; nothing is written or queued.
+        force: Submits although something looks wrong.
+
+    Raises:
+        JobError: If job or profile cannot work, or Slurm refuses them; nothing is left.
+        DataError: If the table cannot be trained on.
+        MissingError: If a folder cannot be made.
+        SlurmError: If Slurm does not answer.
+    """
+    for_job, for_profile = split_words(words)
+    target = load_profile(profile, overrides=for_profile)
+    points = [
+        _fit_to(point, target) for point in make_points(load_job(job_file, overrides=for_job))
+    ]
+    root = root.absolute()
+    admission = admit(points, target, root=root, force=force, dry_run=dry_run)
+    if dry_run:
+        _print_plan(points, target, admission, root=root)
+        return ExitCode.DONE
+    if len(points) == 1:
+        folder, job_id = _submit_run(points[0], target, admission, root=root)
+    else:
+        folder, job_id = _submit_sweep(points, target, admission, root=root)
+    print(folder, flush=True)
+    where = "Slurm job" if target.executor == "slurm" else "Process"
+    logger.info(
+        "%s %s. `dnnjob status %s` shows how it goes.", where, job_id.partition("_")[0], folder
+    )
+    return ExitCode.DONE
+
+
+def resubmit(folder: Path) -> Submission:
+    """Sends a run again where it was sent before, to go on from its checkpoint.
+
+    A wish to cancel it is taken back.
+
+    Raises:
+        JobError: If the run was not submitted, or Slurm refuses it.
+        SlurmError: If Slurm does not answer.
+    """
+    paths = open_run(folder)
+    if not paths.profile.is_file():
+        raise JobError(
+            f"A run is sent again with the profile it had, but {paths.root} has none: it was run "
+            "in the foreground. Go on with `dnnjob resume --here`."
+        )
+    profile = load_profile(paths.profile)
+    paths.cancel.unlink(missing_ok=True)
+    job = load_job(paths.job)
+    before = read_submission(paths)
+    sender = _Sender(
+        profile,
+        folder=paths.submission_folder,
+        name=job.name,
+        sweep_id=before.sweep_id if before else None,
+    )
+    plan = plan_pool([job], profile, memory_bytes=None)
+    return sender.send([[paths]], plan)[0]
+
+
+def _submit_run(
+    point: Point, profile: ProfileConfig, admission: Admission, *, root: Path
+) -> tuple[Path, str]:
+    plan = plan_pool([point.job], profile, memory_bytes=admission.memory_bytes)
+    paths = create_run(root, plan.fit(point.job))
+    with _leaving_nothing([paths.root]):
+        write_text(paths.profile, to_toml(profile))
+        sender = _Sender(
+            profile, folder=paths.submission_folder, name=point.job.name, cluster=admission.cluster
+        )
+        submission = sender.send([[paths]], plan)[0]
+    return paths.root, submission.job_id
+
+
+def _submit_sweep(
+    points: Sequence[Point], profile: ProfileConfig, admission: Admission, *, root: Path
+) -> tuple[Path, str]:
+    jobs = [point.job for point in points]
+    plan = plan_pool(jobs, profile, memory_bytes=admission.memory_bytes)
+    elements = _share(jobs, profile, admission, plan)
+    sweep = create_sweep(root, jobs[0].name)
+    with _leaving_nothing([sweep.root]) as made:
+
+        def make(job: JobConfig) -> RunPaths:
+            paths = create_run(root, plan.fit(job))
+            made.append(paths.root)
+            return paths
+
+        runs = _map(make, jobs)
+        _write_sweep(sweep, points, runs, profile, root=root)
+        sender = _Sender(
+            profile,
+            folder=sweep.submission_folder,
+            name=jobs[0].name,
+            cluster=admission.cluster,
+            sweep_id=sweep.sweep_id,
+        )
+        submission = sender.send([[runs[place] for place in element] for element in elements], plan)
+    logger.info("%d runs in %d task(s).", len(runs), len(elements))
+    return sweep.root, submission[0].job_id
+
+
+def _share(
+    jobs: Sequence[JobConfig], profile: ProfileConfig, admission: Admission, plan: PoolPlan
+) -> list[range]:
+    """The points of each task."""
+    each = choose_points_per_task(
+        len(jobs),
+        chosen=profile.points_per_task,
+        seconds_a_point=admission.seconds_a_point,
+        most_tasks=admission.most_tasks,
+        least_tasks=plan.width if profile.executor == "local" else 1,
+    )
+    return share_out(len(jobs), each)
+
+
+def _write_sweep(
+    paths: SweepPaths,
+    points: Sequence[Point],
+    runs: Sequence[RunPaths],
+    profile: ProfileConfig,
+    *,
+    root: Path,
+) -> None:
+    listed = tuple(
+        SweepPoint(number=number, values=point.values, run=str(run.root.relative_to(root)))
+        for number, (point, run) in enumerate(zip(points, runs, strict=True), start=1)
+    )
+    text = to_toml(profile)
+    write_text(paths.profile, text)
+    for run in runs:
+        # A run of its own may be resumed alone, or copied.
+        run.profile.write_text(text)
+    write_sweep(paths, Sweep(sweep_id=paths.sweep_id, name=points[0].job.name, points=listed))
+
+
+class _Sender:
+    """Sends groups of runs as the tasks of one job."""
+
+    def __init__(
+        self,
+        profile: ProfileConfig,
+        *,
+        folder: Path,
+        name: str,
+        cluster: str | None = None,
+        sweep_id: str | None = None,
+    ) -> None:
+        self.profile, self.folder, self.name = profile, folder, name
+        self.cluster, self.sweep_id = cluster, sweep_id
+        self.command = shlex.join(["dnnjob", *sys.argv[1:]])
+
+    def send(self, elements: Sequence[Sequence[RunPaths]], plan: PoolPlan) -> list[Submission]:
+        """Starts or queues them once their files say so; the submission of the first of each."""
+        if self.profile.executor == "local":
+            return self._start(elements, plan)
+        return self._queue(elements)
+
+    def _queue(self, elements: Sequence[Sequence[RunPaths]]) -> list[Submission]:
+        # submitit takes a tenth of a second to import.
+        from dnnjob.launch.cluster import let_go, queue
+
+        cluster = self.cluster or slurm.cluster_name()
+        calls = [
+            partial(run_element, [str(paths.root) for paths in runs], command=self.command)
+            for runs in elements
+        ]
+        ids = queue(calls, self.profile, folder=self.folder, name=self.name, runs=elements)
+        written: list[Submission] = []
+
+        def write() -> None:
+            of_element = partial(self._write, cluster=cluster)
+            written.extend(_map(of_element, elements, ids))
+
+        let_go(ids, write)
+        return written
+
+    def _start(self, elements: Sequence[Sequence[RunPaths]], plan: PoolPlan) -> list[Submission]:
+        runs = [[str(paths.root) for paths in element] for element in elements]
+        with open_pool(runs, self.profile, plan, folder=self.folder, command=self.command) as pid:
+            key = process_key(pid)
+            return [self._write(element, str(pid), process=key) for element in elements]
+
+    def _write(
+        self,
+        runs: Sequence[RunPaths],
+        job_id: str,
+        *,
+        cluster: str | None = None,
+        process: str | None = None,
+    ) -> Submission:
+        profile = self.profile
+        for paths in runs:
+            submission = Submission(
+                executor=profile.executor,
+                cluster=cluster,
+                job_id=job_id,
+                process=process,
+                host=socket.gethostname(),
+                user=getpass.getuser(),
+                command=self.command,
+                sweep_id=self.sweep_id,
+                folder=os.path.relpath(self.folder, paths.root),
+                place=str(paths.root),
+                requested=Requested(
+                    cpus_per_task=profile.cpus_per_task,
+                    memory_gb=profile.memory_gb,
+                    gpus_per_node=profile.gpus_per_node,
+                    time_limit_min=profile.time_limit_min,
+                    nodes=profile.nodes,
+                    tasks=profile.num_tasks,
+                ),
+                max_requeues=profile.max_requeues,
+            )
+            write_submission(paths, submission)
+        return submission
+
+
+def _fit_to(point: Point, profile: ProfileConfig) -> Point:
+    """The point with as many tasks as the profile gives it."""
+    asked, given = point.job.devices.tasks, profile.num_tasks
+    if given == 1 and profile.executor == "local":
+        return point
+    if asked not in (1, given):
+        raise JobError(
+            f"On submit a run has the profile's tasks, nodes x tasks_per_node = {given}, but "
+            f"devices.tasks = {asked}. Leave it out, or set profile.tasks_per_node={asked}."
+        )
+    values = point.job.model_dump(exclude_none=True)
+    values["devices"]["tasks"] = given
+    return Point(point.values, resolve_job(values, origin="The job with the profile's tasks"))
+
+
+def _print_plan(
+    points: Sequence[Point], profile: ProfileConfig, admission: Admission, *, root: Path
+) -> None:
+    """Prints the batch script, or for a local profile the commands' equivalent."""
+    jobs = [point.job for point in points]
+    plan = plan_pool(jobs, profile, memory_bytes=admission.memory_bytes)
+    elements = _share(jobs, profile, admission, plan)
+    if profile.executor == "local":
+        logger.info("%d run(s), %d at a time, by background processes.", len(jobs), plan.width)
+        return
+    from dnnjob.launch.cluster import make_script
+
+    name = jobs[0].name
+    if len(jobs) > 1:
+        folder = SweepPaths(root / name / "sweeps" / _PLACEHOLDER).submission_folder
+    else:
+        folder = RunPaths(root / name / _PLACEHOLDER).submission_folder
+    print(make_script(profile, folder=folder, name=name, num_elements=len(elements)), end="")
+
+
+def _map(call: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
+    """What `call` makes of each row, several at a time: most of a write is waiting for the disk."""
+    with ThreadPoolExecutor(max_workers=_WRITERS) as writers:
+        return list(writers.map(call, *columns))
+
+
+@contextmanager
+def _leaving_nothing(folders: Sequence[Path]) -> Iterator[list[Path]]:
+    """Removes the folders, and those added to them inside, where an error comes."""
+    made = list(folders)
+    try:
+        yield made
+    except BaseException:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise

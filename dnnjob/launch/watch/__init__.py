@@ -1,0 +1,1 @@
+"""Looking after runs: what they do, what they say, ending them, waiting for them, going on."""

@@ -1,0 +1,138 @@
+"""The verb `dnnjob cancel`: the wish is written first, then jobs and processes are told.
+
+code = cancel_command(Path("runs/tiny/20261124-101500-3f9a1c"))
+"""
+
+import getpass
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from dnnjob import slurm
+from dnnjob.errors import ExitCode, JobError, MissingError
+from dnnjob.launch.watch.carriers import Carrier, find_carriers
+from dnnjob.launch.watch.look import look
+from dnnjob.launch.watch.select import open_runs
+from dnnjob.launch.watch.state import RunView
+from dnnjob.launch.watch.table import describe_view, shorten
+from dnnjob.runs import (
+    Cancel,
+    RunPaths,
+    is_copy,
+    read_status,
+    read_submission,
+    write_cancel,
+)
+from dnnjob.tasks import sees_process
+
+logger = logging.getLogger(__name__)
+
+
+def cancel_command(place: Path) -> ExitCode:
+    """Ends a run, or every run of a sweep, waiting or at work; those that have ended stay.
+
+    A run at work writes a checkpoint first; `dnnjob resume` goes on from there.
+
+    Raises:
+        JobError: If `place` is neither a run nor a sweep.
+        MissingError: If the wish cannot be written.
+        SlurmError: If Slurm does not take it.
+    """
+    views = look(open_runs(place))
+    alive = [RunPaths(Path(view.path)) for view in views if not view.is_over]
+    for paths in alive:
+        _refuse_copy(paths)
+    # First of all: what ends a job looks for the wish to tell why.
+    _leave_wishes(alive)
+    # One that has other runs to do sees the wish by itself, and goes on with these.
+    carriers = [one for one in find_carriers(alive) if not one.runs]
+    slurm.cancel(_find_jobs(carriers))
+    for pid in {*_senders(carriers), *_chiefs(alive)}:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    _tell(views, alive)
+    return ExitCode.DONE
+
+
+def _refuse_copy(paths: RunPaths) -> None:
+    sent = read_submission(paths)
+    if sent is not None and is_copy(paths, sent.place):
+        raise JobError(
+            f"A run is cancelled where it works, but {paths.root} is a copy of {sent.place}. "
+            "Cancel that one."
+        )
+
+
+def _find_jobs(carriers: Iterable[Carrier]) -> list[str]:
+    """The jobs to cancel on the cluster that commands here speak to."""
+    sent = [one.submission for one in carriers if one.submission.executor == "slurm"]
+    if not sent:
+        return []
+    here = slurm.cluster_name()
+    for one in sent:
+        # Ids count on their cluster alone: here they may be another job's.
+        if one.cluster not in (None, here):
+            logger.warning(
+                "Job %s is on the cluster %s, and this is %s: end it there with `scancel %s`.",
+                one.job_id,
+                one.cluster,
+                here,
+                one.job_id,
+            )
+    return [one.job_id for one in sent if one.cluster in (None, here)]
+
+
+def _leave_wishes(runs: Iterable[RunPaths]) -> None:
+    wish = Cancel(host=socket.gethostname(), user=getpass.getuser())
+    for paths in runs:
+        try:
+            write_cancel(paths, wish)
+        except OSError as error:
+            raise MissingError(
+                f"A run is cancelled by a file in its folder, but {paths.cancel} cannot be written "
+                f"({error.strerror}). Ask its owner, or end its job with scancel."
+            ) from error
+
+
+def _senders(carriers: Iterable[Carrier]) -> Iterator[int]:
+    """Processes of this machine that were submitted and carry nothing else."""
+    for carrier in carriers:
+        sent = carrier.submission
+        if sent.executor == "local":
+            pid = int(sent.job_id)
+            if sees_process(pid, sent.process, host=sent.host):
+                yield pid
+
+
+def _chiefs(runs: Iterable[RunPaths]) -> Iterator[int]:
+    """Processes of this machine at work on runs in the foreground."""
+    for paths in runs:
+        with suppress(OSError, ValueError):
+            status = read_status(paths)
+            last = status.attempts[-1] if status.state == "RUNNING" else None
+            if last is None or last.slurm_job_id or _has_sender(paths):
+                continue
+            if sees_process(last.pid, last.process, host=last.host):
+                yield last.pid
+
+
+def _has_sender(paths: RunPaths) -> bool:
+    """Whether a submitted process of this machine is at work on the run, and perhaps on others."""
+    sent = read_submission(paths)
+    return sent is not None and any(_senders([Carrier(sent, frozenset())]))
+
+
+def _tell(views: Sequence[RunView], alive: Sequence[RunPaths]) -> None:
+    for view in views:
+        if view.is_over:
+            logger.info("%s has ended: %s", shorten(view.path), describe_view(view))
+    if alive:
+        logger.info(
+            "Asked %s to stop. One at work writes a checkpoint first; `dnnjob status` tells when "
+            "it has ended, and `dnnjob resume` goes on.",
+            "the run" if len(alive) == 1 else f"{len(alive)} runs",
+        )

@@ -1,0 +1,91 @@
+"""Jobs and processes, and the runs that each of them carries: several, in a sweep.
+
+for carrier in find_carriers(runs): print(carrier.submission.job_id, carrier.runs)
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnnjob.errors import JobError
+from dnnjob.launch.watch.state import OVER, state_before
+from dnnjob.runs import (
+    RunPaths,
+    Submission,
+    SweepPaths,
+    read_cancel,
+    read_status,
+    read_submission,
+    read_sweep,
+)
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A Slurm job, an array element, or a local process that was submitted."""
+
+    submission: Submission
+    """Of one of its runs."""
+    runs: frozenset[RunPaths]
+    """Those that it still has to do: neither ended nor cancelled."""
+
+
+def find_carriers(runs: Iterable[RunPaths]) -> list[Carrier]:
+    """What carries the runs that were submitted, each carrier once."""
+    alone: list[Carrier] = []
+    sweeps: dict[Path, SweepPaths] = {}
+    chosen: set[str] = set()
+    for paths in runs:
+        sent = read_submission(paths)
+        if sent is None:
+            continue
+        if _is_sent_alone(paths, sent):
+            alone.append(Carrier(sent, frozenset(filter(_is_wanted, [paths]))))
+            continue
+        sweep = _sweep_of(paths, sent)
+        sweeps[sweep.root] = sweep
+        chosen.add(sent.job_id)
+    shared = [carrier for sweep in sweeps.values() for carrier in _carriers_of(sweep)]
+    return alone + [carrier for carrier in shared if carrier.submission.job_id in chosen]
+
+
+def _is_sent_alone(paths: RunPaths, sent: Submission) -> bool:
+    """Whether no other run came along: a point of a sweep that was resumed has its own job."""
+    return sent.sweep_id is None or _folder_of(paths, sent) == paths.submission_folder
+
+
+def _sweep_of(paths: RunPaths, sent: Submission) -> SweepPaths:
+    return SweepPaths(_folder_of(paths, sent).parent)
+
+
+def _folder_of(paths: RunPaths, sent: Submission) -> Path:
+    # normpath, not resolve: links stay as they are.
+    return Path(os.path.normpath(paths.root / sent.folder))
+
+
+def _carriers_of(sweep: SweepPaths) -> Iterator[Carrier]:
+    carried: dict[str, list[RunPaths]] = {}
+    sent: dict[str, Submission] = {}
+    for paths in _points(sweep):
+        submission = read_submission(paths)
+        if submission is not None:
+            sent[submission.job_id] = submission
+            carried.setdefault(submission.job_id, []).append(paths)
+    for job_id, runs in carried.items():
+        yield Carrier(sent[job_id], frozenset(filter(_is_wanted, runs)))
+
+
+def _points(sweep: SweepPaths) -> list[RunPaths]:
+    try:
+        return [sweep.run(point) for point in read_sweep(sweep).points]
+    except JobError:
+        return []
+
+
+def _is_wanted(paths: RunPaths) -> bool:
+    try:
+        is_over = state_before(read_status(paths), read_submission(paths)) in OVER
+    except (OSError, ValueError):
+        return False
+    return not is_over and read_cancel(paths) is None

@@ -1,0 +1,155 @@
+"""Removing old runs: whole run folders, and nothing else.
+
+for removed in clean_runs(Path("runs"), older=timedelta(days=30)): print(removed.paths.root)
+"""
+
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from dnnjob.errors import ExitCode, JobError
+from dnnjob.find import find_runs
+from dnnjob.launch.watch.look import look
+from dnnjob.launch.watch.state import RunView
+from dnnjob.launch.watch.words import describe_time
+from dnnjob.runs import RUN_ID, RunPaths, SweepPaths, read_sweep
+
+logger = logging.getLogger(__name__)
+
+_AGE = re.compile(r"(?P<count>\d+)(?P<unit>[hdw])")
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class Old:
+    """A folder that may go."""
+
+    folder: Path
+    num_bytes: int
+
+
+def clean_command(root: Path, *, older: str, dry_run: bool) -> ExitCode:
+    """Removes the runs under `root` that ended long ago, and prints their folders.
+
+    Args:
+        root: Folder that holds runs.
+        older: How long ago, as in `30d`.
+        dry_run: Whether to print only.
+
+    Returns:
+        FAILED if one could not be removed.
+
+    Raises:
+        JobError: If `root` cannot be listed, or `older` is no span of time.
+    """
+    age = parse_age(older)
+    before = datetime.now(UTC) - age
+    found = find_old(root, before=before)
+    removed = [old for old in found if dry_run or _remove(old.folder)]
+    for old in removed:
+        print(old.folder)
+    freed = sum(old.num_bytes for old in removed)
+    logger.info(
+        "%s %d folders, %.1f MB, of runs that ended more than %s ago.",
+        "Would remove" if dry_run else "Removed",
+        len(removed),
+        freed / 1e6,
+        describe_time(age),
+    )
+    return ExitCode.DONE if len(removed) == len(found) else ExitCode.FAILED
+
+
+def parse_age(text: str) -> timedelta:
+    """A span of time as `12h`, `30d` or `8w`.
+
+    Raises:
+        JobError: If it is none.
+    """
+    if (parts := _AGE.fullmatch(text)) is None:
+        raise JobError(f"--older takes hours, days or weeks, as in 12h, 30d or 8w, not {text!r}.")
+    return int(parts["count"]) * _UNITS[parts["unit"]]
+
+
+def find_old(root: Path, *, before: datetime) -> list[Old]:
+    """Run folders under `root` that ended before a moment, then sweeps whose runs are all of these.
+
+    A run that may be alive is none, and neither is a folder that only resembles a run.
+    """
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = find_runs(root, pool=pool)
+    runs = [RunPaths(folder) for folder in found.runs if _is_own(folder, root)]
+    views = look([paths for paths in runs if _is_run(paths)])
+    old = [Path(view.path) for view in views if _is_over(view) and _last_change(view) < before]
+    sweeps = [
+        folder
+        for folder in found.sweeps
+        if _is_own(folder, root) and _is_left(SweepPaths(folder), old, before)
+    ]
+    return [Old(folder, _size(folder)) for folder in (*old, *sweeps)]
+
+
+def _is_own(folder: Path, root: Path) -> bool:
+    """Whether a folder lies under the root itself: links lead to what belongs to others."""
+    return not folder.is_symlink() and folder.resolve().is_relative_to(root.resolve())
+
+
+def _is_run(paths: RunPaths) -> bool:
+    is_named_so = RUN_ID.match(paths.run_id) is not None
+    return is_named_so and paths.job.is_file() and paths.status.is_file()
+
+
+def _is_over(view: RunView) -> bool:
+    """Whether it is known to have ended: what cannot be read or asked may be alive."""
+    return view.state is not None and view.is_over
+
+
+def _last_change(view: RunView) -> datetime:
+    """When its files last changed, the newest of them."""
+    paths = RunPaths(Path(view.path))
+    files = (paths.status, paths.report, paths.submission, paths.cancel, paths.checkpoints)
+    times = [file.stat().st_mtime for file in files if file.exists()]
+    return datetime.fromtimestamp(max(times), UTC)
+
+
+def _is_left(sweep: SweepPaths, old: Sequence[Path], before: datetime) -> bool:
+    """Whether a sweep is old and all that it names is gone or goes."""
+    if datetime.fromtimestamp(sweep.sweep.stat().st_mtime, UTC) >= before:
+        return False
+    try:
+        runs = [sweep.run(point).root for point in read_sweep(sweep).points]
+    except JobError:
+        return False
+    return all(run in old or not run.exists() for run in runs)
+
+
+def _remove(folder: Path) -> bool:
+    """Whether the folder is gone; if only a part of it goes, it remains a run that clean finds."""
+    try:
+        for path in _in_order(folder):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        folder.rmdir()
+    except OSError as error:
+        logger.error("%s stays: %s.", folder, error)
+        return False
+    return True
+
+
+def _in_order(folder: Path) -> Iterator[Path]:
+    """The entries of a folder; last those that make it a run or a sweep."""
+    paths = RunPaths(folder)
+    marks = (SweepPaths(folder).sweep, paths.job, paths.status)
+    yield from sorted(set(folder.iterdir()) - set(marks))
+    yield from (mark for mark in marks if mark.exists())
+
+
+def _size(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,88 @@
+"""The verb `dnnjob resume`: a run goes on where it was sent before, or here.
+
+code = resume_command(Path("runs/tiny/20261124-101500-3f9a1c"), here=False)
+"""
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dnnjob.errors import ExitCode, JobError
+from dnnjob.launch.submit import resubmit
+from dnnjob.launch.watch.look import look
+from dnnjob.launch.watch.state import FRESH, RunView
+from dnnjob.launch.watch.table import describe_view
+from dnnjob.runs import open_run, read_cancel
+from dnnjob.tasks import find_task
+
+logger = logging.getLogger(__name__)
+
+
+def resume_command(folder: Path, *, here: bool) -> ExitCode:
+    """Goes on with a run that has ended, from its newest checkpoint; prints its folder.
+
+    A run that was submitted is submitted again with the profile it had; a complete one is left
+    alone.
+
+    Args:
+        folder: The run.
+        here: Whether to go on in the foreground, wherever it ran before.
+
+    Raises:
+        JobError: If there is no such run, it is alive, or Slurm refuses it.
+        SlurmError: If Slurm does not answer.
+    """
+    # A second of imports, which a run that is sent again does not need.
+    from dnnjob.launch.foreground import resume_foreground
+
+    paths = open_run(folder)
+    task = find_task()
+    if not task.is_chief:
+        return resume_foreground(folder)
+    (view,) = look([paths])
+    if view.state != "COMPLETED":
+        _refuse_live(view, is_cancelled=read_cancel(paths) is not None)
+    # As `srun dnnjob resume`, this is a task of the run already.
+    here = here or task.num_tasks > 1 or not paths.profile.is_file()
+    if view.state == "COMPLETED" or here:
+        paths.cancel.unlink(missing_ok=True)
+        return resume_foreground(folder)
+    submission = resubmit(folder)
+    print(paths.root, flush=True)
+    logger.info(
+        "%s %s. `dnnjob status %s` shows how it goes.",
+        "Slurm job" if submission.executor == "slurm" else "Process",
+        submission.job_id,
+        paths.root,
+    )
+    return ExitCode.DONE
+
+
+def _refuse_live(view: RunView, *, is_cancelled: bool) -> None:
+    if is_live(view, now=datetime.now(UTC), is_cancelled=is_cancelled):
+        raise JobError(
+            f"Only a run that has ended can be resumed, but {view.path} is alive: "
+            f"{describe_view(view)}. Wait for its end, or end it first: `dnnjob cancel "
+            f"{view.path}`."
+        )
+
+
+def is_live(view: RunView, *, now: datetime, is_cancelled: bool) -> bool:
+    """Whether somebody is, or may be, at work on a run or about to begin.
+
+    Args:
+        view: The run.
+        now: The present.
+        is_cancelled: Whether its end was wished: of a run that nobody here can ask, that is all
+            that can be done before it is resumed.
+    """
+    if view.is_over:
+        return False
+    if view.asked != "unknown":
+        return True
+    if view.is_copy:
+        return False
+    if view.state == "RUNNING":
+        return view.updated_at is not None and now - view.updated_at < FRESH
+    waits = view.job_id is not None or (view.state == "CREATED" and view.process is not None)
+    return waits and not is_cancelled

@@ -1,0 +1,103 @@
+"""The verb `dnnjob wait`: until runs have ended.
+
+code = wait_command(Path("runs/tiny/20261124-101500-3f9a1c"))
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dnnjob.errors import ExitCode
+from dnnjob.launch.watch.look import glance, look
+from dnnjob.launch.watch.pace import Pace
+from dnnjob.launch.watch.select import open_runs
+from dnnjob.launch.watch.state import RunView
+from dnnjob.launch.watch.table import describe_view, describe_views, shorten
+from dnnjob.runs import RunPaths
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_COUNTS = 30.0
+
+
+def wait_command(place: Path) -> ExitCode:
+    """Waits until a run, or every run of a sweep, has ended; tells each change of state.
+
+    Returns:
+        The exit code of the worst: FAILED is 1, CANCELLED 143.
+
+    Raises:
+        JobError: If `place` is neither a run nor a sweep.
+    """
+    runs = open_runs(place)
+    latest: dict[str, RunView] = {}
+    talk = _Talk(is_sweep=len(runs) > 1)
+    for views in watch(runs):
+        latest |= {view.path: view for view in views}
+        talk.tell(views, tuple(latest.values()))
+    return max(map(_exit_code, latest.values()), default=ExitCode.DONE)
+
+
+class _Talk:
+    """Says on stderr what is news: of a sweep the counts, and each run that ended badly."""
+
+    def __init__(self, *, is_sweep: bool) -> None:
+        self._is_sweep = is_sweep
+        self._told: dict[str, object] = {}
+        self._counts = ""
+        self._counted_at = -_SECONDS_BETWEEN_COUNTS
+
+    def tell(self, views: Sequence[RunView], all_of_them: Sequence[RunView]) -> None:
+        """Tells the news.
+
+        Args:
+            views: What was seen just now.
+            all_of_them: The latest of every run.
+        """
+        for view in views:
+            # How far a run at work has come is no news, nor how long ago it was asked to stop.
+            news = view.state, view.reason, view.queue_reason
+            is_told = not self._is_sweep or (view.is_over and view.state != "COMPLETED")
+            if is_told and self._told.get(view.path) != news:
+                logger.info("%s: %s", shorten(view.path), describe_view(view))
+            self._told[view.path] = news
+        if self._is_sweep:
+            self._count(all_of_them)
+
+    def _count(self, views: Sequence[RunView]) -> None:
+        counts, now = describe_views(views), time.monotonic()
+        is_due = now - self._counted_at >= _SECONDS_BETWEEN_COUNTS
+        if counts != self._counts and (is_due or all(view.is_over for view in views)):
+            logger.info("%s", counts)
+            self._counts, self._counted_at = counts, now
+
+
+def watch(runs: Sequence[RunPaths]) -> Iterator[tuple[RunView, ...]]:
+    """What becomes of runs that have not ended, every second or so until all have.
+
+    Slurm is asked at its own, slower pace; in between only those are told that have ended, by
+    their files.
+    """
+    pace, still = Pace(), list(runs)
+    while still:
+        views = look(still) if pace.is_due() else _ended(glance(still))
+        yield views
+        over = {view.path for view in views if view.is_over}
+        still = [paths for paths in still if str(paths.root) not in over]
+        if still:
+            pace.sleep(num_runs=len(still))
+
+
+def _ended(views: Sequence[RunView]) -> tuple[RunView, ...]:
+    return tuple(view for view in views if view.is_over)
+
+
+def _exit_code(view: RunView) -> ExitCode:
+    match view.state:
+        case "COMPLETED":
+            return ExitCode.DONE
+        case "CANCELLED":
+            return ExitCode.TERMINATED
+        case _:
+            return ExitCode.FAILED

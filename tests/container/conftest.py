@@ -1,0 +1,119 @@
+"""The image, built for real by `make image` with podman, from an empty store."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+
+BASE = "dnnjob-base:test"
+IMAGE = "dnnjob:cpu"
+KEPT = "DNNJOB_TEST_STORE"
+"""Folder in which the images stay between test runs, where one is named."""
+
+
+@dataclass(frozen=True)
+class Podman:
+    """Podman with a store and settings of its own, and the image in it."""
+
+    environ: Mapping[str, str]
+    image: str = IMAGE
+    wrapper: Path = field(default=CHECKOUT / "docker" / "dnnjob")
+
+    def __call__(self, *words: object, timeout: int = 300) -> "subprocess.CompletedProcess[str]":
+        return self.call("podman", *words, timeout=timeout)
+
+    def call(
+        self, *words: object, cwd: Path | None = None, timeout: int = 300
+    ) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [str(word) for word in words],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            cwd=cwd,
+            env=self.environ,
+        )
+
+    def dnnjob(self, *words: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
+        """What a person calls: the script, in a working directory."""
+        return self.call(self.wrapper, *words, cwd=cwd)
+
+    def start(self, *words: object, cwd: Path) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [self.wrapper, *map(str, words)],
+            cwd=cwd,
+            env=self.environ,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+
+@pytest.fixture(scope="session")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    """Podman and the cpu image."""
+    _require("podman", "runc", "debootstrap")
+    kept = os.environ.get(KEPT)
+    store = Path(kept) if kept else tmp_path_factory.mktemp("store")
+    made = Podman(_configure(store))
+    try:
+        if made("image", "exists", BASE).returncode:
+            _check(made.call(CHECKOUT / "tests/container/make_base.sh", BASE, timeout=900))
+        if made("image", "exists", IMAGE).returncode:
+            _check(build(made, "cpu"))
+        yield made
+    finally:
+        if not kept:
+            made("rmi", "--all", "--force")
+            shutil.rmtree(store, ignore_errors=True)
+
+
+def build(podman: Podman, target: str, *options: str) -> "subprocess.CompletedProcess[str]":
+    """What `make image` says; the certificates of a mirror of the package index are handed in."""
+    arguments = ["--build-arg", f"BASE_IMAGE={BASE}", *options]
+    if certificates := os.environ.get("PIP_CERT"):
+        arguments += ["--secret", f"id=ca,src={certificates}"]
+    words = ["make", "image", f"IMAGE_TARGET={target}", f"IMAGE_ARGS={' '.join(arguments)}"]
+    return podman.call(*words, "ENGINE=podman", cwd=CHECKOUT, timeout=1800)
+
+
+def _configure(store: Path) -> dict[str, str]:
+    """An environment in which podman works without systemd and its own network, too."""
+    (store / "storage.conf").write_text(
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{store}/graph"\nrunroot = "{store}/run"\n'
+    )
+    # runc, since crun refuses cgroups of both versions side by side.
+    (store / "containers.conf").write_text(
+        '[containers]\nnetns = "host"\n'
+        'default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n[engine]\nruntime = "runc"\n'
+    )
+    return {
+        **os.environ,
+        "CONTAINERS_STORAGE_CONF": f"{store}/storage.conf",
+        "CONTAINERS_CONF": f"{store}/containers.conf",
+        "BUILDAH_ISOLATION": "chroot",
+        "DNNJOB_ENGINE": "podman",
+        "DNNJOB_IMAGE": IMAGE,
+    }
+
+
+def _require(*commands: str) -> None:
+    """Skips where a command is missing, but not where CI runs."""
+    lacking = [command for command in commands if shutil.which(command) is None]
+    if os.getuid() != 0:
+        lacking.append("root")
+    if lacking and os.environ.get("CI"):
+        pytest.fail(f"CI has all that the container tests need, but not {', '.join(lacking)}")
+    if lacking:
+        pytest.skip(f"needs {', '.join(lacking)}")
+
+
+def _check(done: "subprocess.CompletedProcess[str]") -> None:
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

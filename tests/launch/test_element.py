@@ -1,0 +1,153 @@
+"""What a task of a submitted job leaves alone, and what it does."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dnnjob.config import load_job
+from dnnjob.errors import ExitCode
+from dnnjob.launch import element
+from dnnjob.launch.element import work_through
+from dnnjob.runs import (
+    Attempt,
+    Cancel,
+    Reason,
+    RunPaths,
+    State,
+    Status,
+    create_run,
+    read_status,
+    write_cancel,
+    write_status,
+)
+from dnnjob.tasks import StopFlag
+from tests.conftest import WriteJob
+
+Make = Callable[..., RunPaths]
+Ran = dict[RunPaths, ExitCode]
+
+
+@pytest.fixture
+def make(write_job: WriteJob, tmp_path: Path) -> Make:
+    job = load_job(write_job())
+
+    def make(state: State, *, job_id: str | None = None, reason: Reason | None = None) -> RunPaths:
+        paths = create_run(tmp_path / "runs", job)
+        begun = Attempt(host="n1", pid=1, slurm_job_id=job_id, started_at=datetime.now(UTC))
+        attempts = () if state == "CREATED" else (begun,)
+        write_status(paths, Status(state=state, reason=reason, attempts=attempts))
+        return paths
+
+    return make
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
+    """Takes the place of running: the codes that runs shall end with, and those that ran."""
+    codes: dict[RunPaths, ExitCode] = {}
+
+    def run(paths: RunPaths, *_: object, **__: object) -> ExitCode:
+        return codes.setdefault(paths, ExitCode.DONE)
+
+    monkeypatch.setattr(element, "_run", run)
+    return codes
+
+
+@pytest.fixture
+def restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process belongs to job 7, which Slurm has queued anew once."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+
+
+def work(runs: list[RunPaths]) -> ExitCode:
+    return work_through(runs, stop=StopFlag())
+
+
+def test_finished_runs_are_left_alone(make: Make, ran: Ran) -> None:
+    done, new = make("COMPLETED"), make("CREATED")
+
+    assert work([done, new]) is ExitCode.DONE
+    assert list(ran) == [new]
+
+
+@pytest.mark.usefixtures("restarted")
+def test_a_task_queued_anew_goes_on_where_it_stopped(make: Make, ran: Ran) -> None:
+    done = make("COMPLETED", job_id="7")
+    failed = make("FAILED", job_id="7", reason="nan")
+    stopped = make("REQUEUED", job_id="7", reason="preempted")
+    lost, new = make("RUNNING", job_id="7"), make("CREATED")
+
+    assert work([done, failed, stopped, lost, new]) is ExitCode.FAILED
+    assert list(ran) == [stopped, lost, new]
+
+
+@pytest.mark.usefixtures("restarted")
+def test_what_another_job_left_failed_is_gone_on_with(make: Make, ran: Ran) -> None:
+    failed = make("FAILED", job_id="6")
+
+    work([failed])
+
+    assert list(ran) == [failed]
+
+
+def test_a_failed_run_is_gone_on_with_by_a_new_job(
+    make: Make, ran: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    failed = make("FAILED", job_id="7")
+
+    work([failed])
+
+    assert list(ran) == [failed]
+
+
+def test_a_point_that_fails_does_not_stop_the_others(make: Make, ran: Ran) -> None:
+    first, second = make("CREATED"), make("CREATED")
+    ran[first] = ExitCode.FAILED
+
+    assert work([first, second]) is ExitCode.FAILED
+    assert list(ran) == [first, second]
+
+
+def test_a_run_that_is_to_go_on_ends_the_task(make: Make, ran: Ran) -> None:
+    first, second = make("CREATED"), make("CREATED")
+    ran[first] = ExitCode.CONTINUE
+
+    assert work([first, second]) is ExitCode.CONTINUE
+    assert list(ran) == [first]
+
+
+def test_a_signal_ends_the_task_but_a_wish_to_cancel_one_run_does_not(make: Make, ran: Ran) -> None:
+    first, second, third = make("CREATED"), make("CREATED"), make("CREATED")
+    ran[first] = ran[second] = ExitCode.TERMINATED
+    write_cancel(first, Cancel())
+
+    # The wish is there before the run: it never begins.
+    assert work([first, second, third]) is ExitCode.TERMINATED
+    assert read_status(first).state == "CANCELLED"
+    assert list(ran) == [first, second]
+
+
+def test_the_stop_of_a_cancelled_run_is_forgotten_for_the_next(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make("CREATED"), make("CREATED")
+    stop, seen = StopFlag(), []
+
+    def run(paths: RunPaths, *_: object, **__: object) -> ExitCode:
+        seen.append(stop.signal)
+        if paths == second:
+            return ExitCode.DONE
+        write_cancel(paths, Cancel())
+        os.kill(os.getpid(), 15)
+        return ExitCode.TERMINATED
+
+    monkeypatch.setattr(element, "_run", run)
+    with stop.listening():
+        work_through([first, second], stop=stop)
+
+    assert seen == [None, None]

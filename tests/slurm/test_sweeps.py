@@ -1,0 +1,123 @@
+"""Sweeps as arrays on a real Slurm: no point is lost to another."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dnnjob.errors import ExitCode
+from dnnjob.runs import RunPaths, SweepPaths, read_status, read_submission, read_sweep
+from tests.conftest import WriteJob
+from tests.slurm.clusters import Cluster, wait_until
+from tests.slurm.submitted import write_profile
+
+pytestmark = pytest.mark.slurm
+
+NAN, CANCELLED = 4, 19
+
+
+def send(cluster: Cluster, job: Path, folder: Path, **profile: object) -> SweepPaths:
+    file = write_profile(folder, **profile)
+    done = cluster.dnnjob("submit", job, "--profile", file, "--root", folder / "runs")
+    assert done.returncode == 0, done.stderr
+    return SweepPaths(Path(done.stdout.strip()))
+
+
+def runs_of(sweep: SweepPaths) -> list[RunPaths]:
+    return [sweep.run(point) for point in read_sweep(sweep).points]
+
+
+@pytest.mark.timeout(600)
+def test_of_20_points_one_fails_one_is_cancelled_and_18_finish(
+    any_cluster: Cluster, write_job: WriteJob, tmp_path: Path
+) -> None:
+    rates = [0.001 * (1 + number) for number in range(20)]
+    rates[NAN] = 1e30
+    job = write_job(sweep={"train.learning_rate": rates})
+
+    sweep = send(any_cluster, job, tmp_path, points_per_task=5)
+    runs = runs_of(sweep)
+    cancelled = any_cluster.dnnjob("cancel", runs[CANCELLED].root)
+    waited = any_cluster.dnnjob("wait", sweep.root)
+
+    assert cancelled.returncode == 0, cancelled.stderr
+    assert waited.returncode in (ExitCode.FAILED, ExitCode.TERMINATED), waited.stderr
+    endings = [(read_status(paths).state, read_status(paths).reason) for paths in runs]
+    expected: list[tuple[str, str | None]] = [("COMPLETED", None)] * 20
+    expected[NAN], expected[CANCELLED] = ("FAILED", "nan"), ("CANCELLED", "cancelled")
+    assert endings == expected
+    assert all(paths.report.is_file() for paths in runs if read_status(paths).state == "COMPLETED")
+    # A task of five points imports and compiles once.
+    assert len({(a.host, a.pid) for paths in runs for a in read_status(paths).attempts}) == 4
+    shown = any_cluster.dnnjob("collect", tmp_path / "runs", "--json")
+    assert len(json.loads(shown.stdout)) == 20
+
+
+@pytest.mark.timeout(600)
+def test_elements_are_queued_anew_alone_and_skip_what_has_finished(
+    any_cluster: Cluster, write_job: WriteJob, tmp_path: Path
+) -> None:
+    epochs = [5, 10_000_000, 6, 7]
+    job = write_job(sweep={"train.epochs": epochs})
+    sweep = send(any_cluster, job, tmp_path, points_per_task=2, partition="graceful")
+    first, long, third, fourth = runs_of(sweep)
+    wait_until(lambda: read_status(long).state == "RUNNING", seconds=240)
+    wait_until(lambda: read_status(fourth).state == "COMPLETED", seconds=240)
+
+    any_cluster.preempt()
+    wait_until(lambda: _resumed(long), seconds=240)
+
+    submission = read_submission(long)
+    assert submission is not None
+    assert read_status(long).attempts[0].reason == "preempted"
+    assert read_status(long).attempts[1].slurm_job_id == submission.job_id
+    assert [len(read_status(paths).attempts) for paths in (first, third, fourth)] == [1, 1, 1]
+    any_cluster.dnnjob("cancel", sweep.root)
+    wait_until(lambda: read_status(long).state == "CANCELLED", seconds=90)
+
+
+@pytest.mark.timeout(600)
+def test_a_resumed_point_goes_on_alone(
+    any_cluster: Cluster, write_job: WriteJob, tmp_path: Path
+) -> None:
+    job = write_job(sweep={"train.epochs": [5, 10_000_000]})
+    sweep = send(any_cluster, job, tmp_path, points_per_task=1)
+    short, long = runs_of(sweep)
+    wait_until(lambda: read_status(long).progress.epoch > 0, seconds=240)
+    any_cluster.dnnjob("cancel", long.root)
+    wait_until(lambda: read_status(long).state == "CANCELLED", seconds=90)
+
+    resumed = any_cluster.dnnjob("resume", long.root)
+    wait_until(lambda: read_status(long).state == "RUNNING", seconds=240)
+
+    assert resumed.returncode == 0, resumed.stderr
+    submission = read_submission(long)
+    assert submission is not None
+    assert submission.sweep_id == sweep.sweep_id
+    assert "_" not in submission.job_id
+    any_cluster.dnnjob("cancel", long.root)
+    wait_until(lambda: read_status(long).state == "CANCELLED", seconds=90)
+    assert read_status(short).state == "COMPLETED"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_point_that_needs_too_much_memory_takes_no_other_along(
+    unbooked: Cluster, write_job: WriteJob, tmp_path: Path
+) -> None:
+    job = write_job(sweep={"model.hidden_units": [[16000, 16000], [8], [9]]})
+    file = write_profile(tmp_path, points_per_task=3)
+    command = ["submit", job, "--profile", file, "--root", tmp_path / "runs", "--force"]
+
+    large, second, third = runs_of(SweepPaths(Path(unbooked.dnnjob(*command).stdout.strip())))
+    wait_until(lambda: read_status(third).state == "COMPLETED", seconds=300)
+
+    status = read_status(large)
+    assert (status.state, status.reason, len(status.attempts)) == ("FAILED", "out_of_memory", 1)
+    assert "asked for 1.5 GB and was seen with" in str(status.error)
+    assert read_status(second).state == "COMPLETED"
+
+
+def _resumed(paths: RunPaths) -> bool:
+    attempts = read_status(paths).attempts
+    return len(attempts) == 2 and attempts[1].resumed_from is not None

@@ -1,0 +1,149 @@
+"""The throw-away cluster itself."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.clusters import SCRIPT, Cluster, started_cluster, wait_until
+
+pytestmark = pytest.mark.slurm
+
+
+def test_jobs_run_on_every_node(any_cluster: Cluster) -> None:
+    names = any_cluster.ask("srun", "--nodes=4", "printenv", "SLURMD_NODENAME").split()
+
+    assert sorted(names) == ["n1", "n2", "n3", "n4"]
+
+
+def test_accounting_remembers_jobs_where_it_was_asked_for(cluster: Cluster) -> None:
+    job_id = cluster.submit("exit 3")
+
+    wait_until(lambda: "FAILED|3:0" in _booked(cluster, job_id), seconds=30)
+
+
+def test_clusters_stand_side_by_side_and_stop_alone(unbooked: Cluster) -> None:
+    with started_cluster("--nodes=1", "--name=second") as second:
+        assert "second" in second.ask("scontrol", "show", "config")
+        assert "bare" in unbooked.ask("scontrol", "show", "config")
+        conf = (second.folder / "slurm.conf").read_text()
+
+    assert "NodeName=n1" in conf
+    assert "NodeName=n2" not in conf
+    assert unbooked.ask("sinfo", "-h", "-o", "%D", "-p", "main") == "4"
+
+
+def test_a_stopped_cluster_leaves_no_process_behind(tmp_path: Path) -> None:
+    with started_cluster("--nodes=2") as cluster:
+        pid_file = tmp_path / "pid"
+        # Deaf to Slurm's SIGTERM, and out of its session.
+        deaf = f"trap '' TERM; setsid sleep 4321 & echo $! > {pid_file}; wait"
+        cluster.submit(deaf)
+        wait_until(pid_file.exists, seconds=30)
+        folder = cluster.folder
+        assert _processes_of(folder)
+
+    wait_until(lambda: not _processes_of(folder), seconds=5)
+    assert not folder.exists()
+
+
+def test_stopping_spares_a_shell_that_talks_to_the_cluster() -> None:
+    with started_cluster("--nodes=1") as cluster:
+        environ = {**os.environ, **cluster.environ}
+        with subprocess.Popen(["sleep", "60"], env=environ) as shell:
+            cluster.run("stop")
+            assert shell.poll() is None
+            shell.send_signal(signal.SIGKILL)
+
+
+def test_a_killed_node_takes_its_jobs_along_and_comes_back(unbooked: Cluster) -> None:
+    job_id = unbooked.submit("sleep 600", "--nodelist=n3", "--no-requeue")
+    unbooked.wait_for(job_id, "RUNNING")
+
+    unbooked.run("kill", "n3")
+    unbooked.wait_for(job_id, "NODE_FAIL", seconds=90)
+    unbooked.run("revive", "n3")
+
+    wait_until(
+        lambda: unbooked.ask("sinfo", "-h", "-n", "n3", "-o", "%T", "-p", "main") == "idle",
+        seconds=60,
+    )
+
+
+def test_the_lines_of_env_let_a_shell_talk_to_the_cluster(unbooked: Cluster) -> None:
+    told = subprocess.run(
+        ["sh", "-c", f'eval "$({SCRIPT} env {unbooked.folder})" && sinfo -h -o %R'],
+        env={key: value for key, value in os.environ.items() if key != "SLURM_CONF"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert set(told.stdout.split()) == {
+        "main", "urgent", "graceful", "abrupt", "cancelled", "short",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "explains"),
+    [
+        (["env", "/tmp/nowhere"], "Start one with: cluster start /tmp/nowhere"),
+        (["start", "/tmp/" + "long" * 30], "at most 68 characters"),
+        (["start", "{running}"], "Stop it with: cluster stop"),
+        (["kill", "{running}", "n9"], "n9 does not run"),
+    ],
+)
+def test_a_wrong_command_says_what_to_do(
+    arguments: list[str], explains: str, unbooked: Cluster
+) -> None:
+    filled = [argument.format(running=unbooked.folder) for argument in arguments]
+
+    done = subprocess.run([SCRIPT, *filled], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert explains in done.stderr
+    assert not Path("/tmp", "long" * 30).exists()
+
+
+def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [SCRIPT, "start", "--set", "SelectType=select/none_such", tmp_path]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "none_such" in done.stderr
+    assert not _processes_of(tmp_path)
+
+
+def test_a_missing_program_is_named_with_its_package(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "start", tmp_path],
+        env={**os.environ, "PATH": "/nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "needs sbatch" in done.stderr
+    assert "slurm-client" in done.stderr
+
+
+def _booked(cluster: Cluster, job_id: str) -> str:
+    return cluster.ask("sacct", "-n", "-P", "-X", "-j", job_id, "-o", "State,ExitCode")
+
+
+def _processes_of(folder: Path) -> list[int]:
+    """Processes whose environment names the cluster, but for this one and its children."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (path / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"SLURM_CONF={folder}/slurm.conf".encode() in variables:
+            found.append(int(path.name))
+    return found
