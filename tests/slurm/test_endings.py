@@ -104,7 +104,7 @@ def test_a_run_that_loses_a_task_goes_on(
 def test_memory_that_runs_out_is_told_with_what_was_asked_and_used(
     any_cluster: Cluster, write_job: WriteJob, tmp_path: Path
 ) -> None:
-    paths = submit(any_cluster, write_job(), tmp_path, words=[], memory_gb=0.2)
+    paths = submit(any_cluster, write_job(), tmp_path, words=["--force"], memory_gb=0.2)
 
     status = wait_for_failure(paths)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -127,11 +128,20 @@ def test_a_doctor_that_cannot_start_tells_what_its_job_said(
 def test_a_doctor_that_is_interrupted_takes_its_job_back(unbooked: Cluster, tmp_path: Path) -> None:
     profile = write_profile(tmp_path, sbatch_options={"begin": "now+1hour"})
     command = command_line("doctor", "--profile", profile, "--root", tmp_path / "runs")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as doctor:
-        wait_until(lambda: "dnnjob-doctor" in unbooked.ask("squeue", "-h", "-o", "%j"), seconds=30)
-        wait_until(lambda: (tmp_path / "runs").exists(), seconds=30)
-        doctor.send_signal(2)
-        assert doctor.wait(30) == ExitCode.INTERRUPTED
+    doctor = subprocess.Popen(
+        command,
+        stderr=subprocess.DEVNULL,
+        # The tests themselves may run where the keyboard's signals are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        wait_until(lambda: "dnnjob-doctor" in unbooked.ask("squeue", "-h", "-o", "%j"), seconds=60)
+        wait_until(lambda: list((tmp_path / "runs").glob(".doctor-*/*.pkl")), seconds=60)
+        doctor.send_signal(signal.SIGINT)
+        assert doctor.wait(60) == ExitCode.INTERRUPTED
+    finally:
+        doctor.kill()
+        doctor.wait()
 
     wait_until(lambda: not unbooked.ask("squeue", "-h"), seconds=30)
     assert not (tmp_path / "runs").exists()

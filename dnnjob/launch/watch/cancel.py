@@ -22,7 +22,6 @@ from dnnjob.launch.watch.table import describe_view, shorten
 from dnnjob.runs import (
     Cancel,
     RunPaths,
-    is_copy,
     read_status,
     read_submission,
     write_cancel,
@@ -43,9 +42,9 @@ def cancel_command(place: Path) -> ExitCode:
         SlurmError: If Slurm does not take it.
     """
     views = look(open_runs(place))
+    for view in views:
+        _refuse_copy(view)
     alive = [RunPaths(Path(view.path)) for view in views if not view.is_over]
-    for paths in alive:
-        _refuse_copy(paths)
     # First of all: what ends a job looks for the wish to tell why.
     _leave_wishes(alive)
     # One that has other runs to do sees the wish by itself, and goes on with these.
@@ -58,12 +57,11 @@ def cancel_command(place: Path) -> ExitCode:
     return ExitCode.DONE
 
 
-def _refuse_copy(paths: RunPaths) -> None:
-    sent = read_submission(paths)
-    if sent is not None and is_copy(paths, sent.place):
+def _refuse_copy(view: RunView) -> None:
+    if view.is_copy:
         raise JobError(
-            f"A run is cancelled where it works, but {paths.root} is a copy of {sent.place}. "
-            "Cancel that one."
+            f"A run is cancelled where it works, but {view.path} is a copy ({view.note}). "
+            "Cancel the run itself."
         )
 
 

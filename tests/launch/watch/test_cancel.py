@@ -117,3 +117,17 @@ def test_a_copy_is_refused_since_its_job_is_the_runs(
 
     assert process.poll() is None
     assert not (copied / "cancel.json").exists()
+
+
+def test_a_copy_of_a_run_in_the_foreground_is_refused_too(
+    root: Path, process: "subprocess.Popen[bytes]"
+) -> None:
+    paths = make_run(root)
+    begun = attempt_here(pid=process.pid, process=process_key(process.pid), place=str(paths.root))
+    paths.status.write_text(status("RUNNING", [begun]).model_dump_json())
+    copied = Path(shutil.copytree(paths.root, root / "copy" / paths.run_id))
+
+    with pytest.raises(JobError, match=f"copy of {paths.root}"):
+        cancel_command(copied)
+
+    assert process.poll() is None
