@@ -62,6 +62,15 @@ def memory_limit_bytes(root: Path = CGROUP, own: Path = OWN_CGROUP) -> int:
     return min(limits)
 
 
+def memory_share_bytes(num_tasks: int) -> float:
+    """Memory that one of several tasks on this machine may fill with rows: a quarter of its part.
+
+    Args:
+        num_tasks: Tasks of the run on this machine.
+    """
+    return memory_limit_bytes() / 4 / max(1, num_tasks)
+
+
 def list_gpus(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Names of the GPUs this process may use, without loading CUDA; empty where there are none.
 

@@ -5,18 +5,24 @@ predict_table(Path("runs/housing/20261123-101500-3f9a1c"), "new.parquet", out=Pa
 
 import logging
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dnnjob.config import DevicesConfig, JobConfig, load_job
-from dnnjob.data.schema import FloatArray
+from dnnjob.data.block import Block, FloatArray, Texts
+from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.sources import read_columns
 from dnnjob.errors import JobError
 from dnnjob.imports import hidden
 from dnnjob.runs import RunPaths, open_run, write_file
 from dnnjob.tasks import configure_process
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +35,12 @@ class Predictions:
         y_pred: Target units, `(num_rows,)`.
         y_true: The table's own target, NaN where missing, same shape and units; None if it has
             no such column.
+        ids: The job's id columns, those that the table has.
     """
 
     y_pred: FloatArray
     y_true: FloatArray | None
+    ids: Mapping[str, "pa.ChunkedArray[Any]"] = field(default_factory=dict)
 
 
 def predict_table(run: Path, data: str, *, out: Path) -> Predictions:
@@ -50,10 +58,18 @@ def predict_table(run: Path, data: str, *, out: Path) -> Predictions:
     _check_out(out)
     paths = _open_finished(run)
     job = load_job(paths.job)
-    features = job.data.features or ()
-    columns = read_columns(data, features, optional=[job.data.target])
-    y_true = columns.pop(job.data.target, None)
-    predictions = Predictions(_predict(paths, job, columns), y_true)
+    kinds = feature_kinds(job)
+    rows, ids = read_columns(
+        data,
+        kinds,
+        optional=[job.data.target],
+        ids=job.data.id_columns,
+        missing=job.data.missing,
+    )
+    y_true = rows.pop(job.data.target, None)
+    if isinstance(y_true, Texts):
+        y_true = None
+    predictions = Predictions(_predict(paths, job, kinds, rows), y_true, ids)
     _write(out, predictions)
     _announce(predictions, data)
     return predictions
@@ -90,14 +106,22 @@ def _open_finished(run: Path) -> RunPaths:
     return paths
 
 
-def _predict(paths: RunPaths, job: JobConfig, columns: dict[str, FloatArray]) -> FloatArray:
+def feature_kinds(job: JobConfig) -> dict[str, FeatureKind]:
+    """What the features of a run's resolved job hold, in their order."""
+    said = {name: column.kind for name, column in job.data.columns.items()}
+    return {name: said.get(name) or "numeric" for name in job.data.features or ()}
+
+
+def _predict(
+    paths: RunPaths, job: JobConfig, kinds: Mapping[str, FeatureKind], rows: Block
+) -> FloatArray:
     # Threads and GPUs are those of this machine, whatever the run had.
     kind = "cpu" if job.devices.kind == "cpu" else "auto"
     configure_process(DevicesConfig(kind=kind))
     with hidden("sklearn", "matplotlib"):
         from dnnjob.training.export import load_predictor
 
-    return load_predictor(paths.model, precision=job.devices.precision)(columns)
+    return load_predictor(paths.model, kinds, precision=job.devices.precision)(rows)
 
 
 def _write(out: Path, predictions: Predictions) -> None:
@@ -109,6 +133,8 @@ def _write(out: Path, predictions: Predictions) -> None:
         columns["y_true"] = pa.array(predictions.y_true, pa.float64(), from_pandas=True)
     columns["y_pred"] = pa.array(predictions.y_pred, pa.float64())
     table = pa.table(columns)
+    for name, column in predictions.ids.items():
+        table = table.append_column(name, column)
     try:
         write_file(out, lambda file: pq.write_table(table, file, compression="zstd"))
     except OSError as error:

@@ -5,28 +5,39 @@ report = run_job(Journal(paths), crew=Crew(StopFlag()), watch=Stopwatch())
 
 import logging
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dnnjob.clock import Stopwatch
-from dnnjob.config import JobConfig, load_job, resolve_job, to_toml
-from dnnjob.data.order import default_window_rows
-from dnnjob.data.sources import Table, open_table
-from dnnjob.data.split import Split, split_rows
-from dnnjob.data.statistics import fit_standardization
+from dnnjob.config import DataConfig, JobConfig, load_job, resolve_job, to_toml
+from dnnjob.data.block import FloatArray
+from dnnjob.data.encoding import Encoding, FeatureKind
+from dnnjob.data.order import WindowPlan, default_window_rows, window_rows
+from dnnjob.data.parquet import ParquetRows
+from dnnjob.data.sources import Table, find_parquet, open_table
+from dnnjob.data.split import Split, choose_split, make_splitter, split_by, split_labelled
+from dnnjob.data.statistics import fit_encoding
+from dnnjob.data.stream import StreamedTable, open_stream, scratch_folder, streams
 from dnnjob.errors import JobError
 from dnnjob.imports import hidden
+from dnnjob.machine import memory_share_bytes
 from dnnjob.results.assemble import (
     Facts,
     assemble_report,
+    count_params,
     make_history,
     measure_baselines,
+    measure_columns,
     measure_splits,
 )
 from dnnjob.results.report import Report, write_history, write_predictions, write_report
+from dnnjob.results.streamed import Drawn, evaluate_stream
 from dnnjob.runs import Journal, write_text
 from dnnjob.tasks import Crew, configure_process
 
@@ -54,26 +65,36 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
     """
     job = load_job(journal.paths.job)
     threads = configure_process(job.devices, crew)
+    with ExitStack() as stack:
+        with watch.time("load"):
+            streamed = _open_stream(job, journal, stack, threads=threads)
+        if streamed is not None:
+            return _run_stream(job, streamed, journal, crew=crew, watch=watch, threads=threads)
     table, split = _load(job, watch)
     with ThreadPoolExecutor(max_workers=1) as background:
         crew.check()
         with watch.time("import"), hidden("sklearn", "matplotlib"):
-            from dnnjob.training.fit import fit_dnn, standardize_rows
+            from dnnjob.training.fit import encode_rows, fit_dnn
             from dnnjob.training.strategy import make_devices
 
         def import_plots() -> None:
             if job.output.plots and crew.is_chief:
                 background.submit(import_module, "dnnjob.results.plots")
 
-        scale = fit_standardization(table, split, job.data.standardize)
+        encoding = fit_encoding(table, split, job.data)
         devices = make_devices(job.devices, crew)
         num_tasks = crew.task.num_tasks
-        job = _complete(job, table, split, num_tasks=num_tasks, threads=threads, devices=devices)
+        _refuse_short_windows(job, split)
+        window = job.data.window_rows or max(
+            default_window_rows(len(table.features)), len(split.train)
+        )
+        job = _complete(job, table, window, num_tasks=num_tasks, threads=threads, devices=devices)
         if crew.is_chief:
             write_text(journal.paths.job, to_toml(job))
+            _tell(encoding)
 
         crew.check()
-        rows = standardize_rows(table, split, scale)
+        rows = encode_rows(table, split, encoding)
         fitted = fit_dnn(
             job,
             rows,
@@ -89,63 +110,185 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
         crew.release()
         crew.check()
         with watch.time("predict"):
-            y_pred = fitted.predict(rows.x) * scale.target_std + scale.target_mean
+            y_pred = encoding.target.restore(fitted.predict_table(rows.x))
         crew.check()
         with watch.time("evaluate"):
-            metrics = measure_splits(table, split, scale, y_pred)
-            baselines = measure_baselines(table, split)
+            metrics = measure_splits(table, split, encoding, y_pred)
+            baselines = measure_baselines(table, split, encoding, rows.x)
+            importance = measure_columns(job, table, split, encoding, rows.x, fitted)
     return _publish(
         Facts(
             job=job,
             journal=journal,
             table=table,
-            split=split,
-            standardization=scale,
+            encoding=encoding,
             fitted=fitted,
             devices=devices,
-            y_pred=y_pred,
+            drawn=_draw_rows(table, split, encoding, y_pred),
+            write_predictions=partial(_write_predictions, job, journal, table, split, y_pred),
             metrics=metrics,
             baselines=baselines,
+            importance=importance,
             watch=watch,
         ),
         crew,
     )
 
 
+def _open_stream(
+    job: JobConfig, journal: Journal, stack: ExitStack, *, threads: int
+) -> StreamedTable | None:
+    """The job's table, if it is one that is trained window by window."""
+    found = find_parquet(job.data)
+    if found is None:
+        return None
+    paths, features = found
+    num_rows = ParquetRows.open(paths).num_rows
+    rows = window_rows(job.data, len(features))
+    if not streams(job.data, num_rows, window_rows=rows):
+        return None
+    scratch = stack.enter_context(scratch_folder(job.data, journal.paths.run_id))
+    plan = WindowPlan(num_rows, job.train.global_batch_size, 1, job.train.epochs, window_rows=rows)
+    return open_stream(
+        job.data,
+        paths,
+        features,
+        splitter=make_splitter(job.data, num_rows=num_rows, seed=job.split_seed),
+        block_rows=plan.block_rows,
+        scratch=scratch,
+        threads=threads,
+    )
+
+
+def _run_stream(
+    job: JobConfig,
+    table: StreamedTable,
+    journal: Journal,
+    *,
+    crew: Crew,
+    watch: Stopwatch,
+    threads: int,
+) -> Report | None:
+    """The same story for a table that is read in pieces."""
+    with ThreadPoolExecutor(max_workers=1) as background:
+        crew.check()
+        with watch.time("import"), hidden("sklearn", "matplotlib"):
+            from dnnjob.training.fit import fit_dnn
+            from dnnjob.training.strategy import make_devices
+            from dnnjob.training.windowed import WindowedRows
+
+        def import_plots() -> None:
+            if job.output.plots and crew.is_chief:
+                background.submit(import_module, "dnnjob.results.plots")
+
+        encoding = table.fit_encoding()
+        devices = make_devices(job.devices, crew)
+        job = _complete(
+            job,
+            table,
+            window_rows(job.data, len(table.features)),
+            num_tasks=crew.task.num_tasks,
+            threads=threads,
+            devices=devices,
+        )
+        if crew.is_chief:
+            write_text(journal.paths.job, to_toml(job))
+            _tell(encoding)
+        crew.check()
+        rows = WindowedRows.of(
+            table,
+            encoding,
+            budget_bytes=_memory_budget(job, crew),
+            threads=threads,
+        )
+        fitted = fit_dnn(
+            job,
+            rows,
+            devices=devices,
+            journal=journal,
+            watch=watch,
+            crew=crew,
+            meanwhile=import_plots,
+        )
+        if not crew.is_chief:
+            return None
+        crew.release()
+        with watch.time("predict"):
+            evaluated = evaluate_stream(
+                table,
+                encoding,
+                rows.encode,
+                fitted.predict,
+                job=job,
+                num_params=count_params(job, encoding),
+                folder=journal.paths.checkpoints,
+                key=fitted.digest,
+                check=crew.check,
+            )
+    return _publish(
+        Facts(
+            job=job,
+            journal=journal,
+            table=table,
+            encoding=encoding,
+            fitted=fitted,
+            devices=devices,
+            drawn=evaluated.drawn,
+            write_predictions=partial(
+                evaluated.write_predictions,
+                journal.paths.predictions,
+                tests_alone=job.output.predictions == "test",
+            ),
+            metrics=evaluated.metrics,
+            baselines=evaluated.baselines,
+            importance=evaluated.importance,
+            watch=watch,
+        ),
+        crew,
+    )
+
+
+def _memory_budget(job: JobConfig, crew: Crew) -> float:
+    if job.data.memory_budget_gb is not None:
+        return job.data.memory_budget_gb * 1e9
+    return memory_share_bytes(len(crew.local_peers))
+
+
 def _load(job: JobConfig, watch: Stopwatch) -> tuple[Table, Split]:
     with watch.time("load"):
         table = open_table(job.data)
-        split = split_rows(
-            table.num_rows,
+        if job.data.split == "hash":
+            splitter = make_splitter(job.data, num_rows=table.num_rows, seed=job.split_seed)
+            return table, split_by(splitter, table.y)
+        split = split_labelled(
+            table.y,
             test_fraction=job.data.test_fraction,
             validation_fraction=job.data.validation_fraction,
             seed=job.split_seed,
+            folds=job.data.folds,
+            fold=job.data.fold,
         )
     return table, split
 
 
 def _complete(
     job: JobConfig,
-    table: Table,
-    split: Split,
+    table: Table | StreamedTable,
+    window: int,
     *,
     num_tasks: int,
     threads: int,
     devices: "Devices",
 ) -> JobConfig:
     """The job with every default filled in."""
-    default = max(default_window_rows(len(table.features)), len(split.train))
-    window_rows = job.data.window_rows or default
-    if window_rows < len(split.train):
-        raise JobError(
-            f"data.window_rows must hold the {len(split.train)} training rows of a table in "
-            f"memory, but it is {window_rows}. Leave it out, or raise it."
-        )
+    in_memory = isinstance(table, Table) and job.data.split == "auto"
     values = job.model_dump()
     values["data"] |= {
         "features": table.features,
         "split_seed": job.split_seed,
-        "window_rows": window_rows,
+        "split": "shuffle" if in_memory else choose_split(job.data.split, table.num_rows),
+        "window_rows": window,
+        "columns": resolve_columns(job.data, table.kinds),
     }
     values["train"] |= {"weight_decay": job.train.decay}
     values["devices"] |= {
@@ -154,6 +297,29 @@ def _complete(
         "xla": "on" if devices.xla else "off",
     }
     return resolve_job(values, origin="The resolved job")
+
+
+def _tell(encoding: Encoding) -> None:
+    if encoding.description:
+        logger.info("%s", encoding.description)
+
+
+def _refuse_short_windows(job: JobConfig, split: Split) -> None:
+    if (job.data.window_rows or len(split.train)) < len(split.train):
+        raise JobError(
+            f"data.window_rows must hold the {len(split.train)} training rows of a table that is "
+            f"no Parquet file, but it is {job.data.window_rows}. Leave it out, or write the table "
+            "as Parquet."
+        )
+
+
+def resolve_columns(data: DataConfig, kinds: Mapping[str, FeatureKind]) -> dict[str, Any]:
+    """What the job says of its columns, with the kind of each feature that is no number."""
+    columns = {name: column.model_dump() for name, column in data.columns.items()}
+    for name, kind in kinds.items():
+        if kind != "numeric" or name in columns:
+            columns.setdefault(name, {})["kind"] = kind
+    return columns
 
 
 def _publish(facts: Facts, crew: Crew) -> Report:
@@ -184,36 +350,53 @@ def _publish(facts: Facts, crew: Crew) -> Report:
 
 
 def _write_tables(facts: Facts) -> None:
-    paths, log, table = facts.journal.paths, facts.fitted.log, facts.table
-    write_history(paths, make_history(log))
-    if facts.job.output.predictions == "none":
-        return
+    write_history(facts.journal.paths, make_history(facts.fitted.log))
+    if facts.job.output.predictions != "none":
+        facts.write_predictions()
+
+
+def _write_predictions(
+    job: JobConfig, journal: Journal, table: Table, split: Split, y_pred: FloatArray
+) -> None:
     ids = np.arange(table.num_rows)
-    kept = facts.split.test if facts.job.output.predictions == "test" else ids
+    kept = split.test if job.output.predictions == "test" else ids
     write_predictions(
-        paths,
+        journal.paths,
         row_id=ids[kept],
-        split=facts.split.labels[kept],
+        split=split.labels[kept],
         y_true=table.y[kept],
-        y_pred=facts.y_pred[kept],
+        y_pred=y_pred[kept],
+        ids={name: column.take(kept) for name, column in table.ids.items()},
+    )
+
+
+def _draw_rows(table: Table, split: Split, encoding: Encoding, y_pred: FloatArray) -> Drawn:
+    raw = [table.number(column.name) for column in encoding.number_columns]
+    return Drawn(
+        raw=np.stack(raw, axis=1) if raw else np.zeros((table.num_rows, 0)),
+        y=table.y,
+        y_pred=y_pred,
+        is_test=split.labels == "test",
     )
 
 
 def _draw_plots(facts: Facts) -> None:
     from dnnjob.results.plots import PlotData, draw_plots
 
-    table, scale, log = facts.table, facts.standardization, facts.fitted.log
-    standardized = scale.mode != "none"
+    drawn, encoding, log = facts.drawn, facts.encoding, facts.fitted.log
+    columns, target = encoding.number_columns, encoding.target
+    standardized = encoding.mode != "none" and target.transform == "none"
     data = PlotData(
-        target=table.target,
-        features=table.features,
-        x=table.x,
-        y=table.y,
-        mean=np.append(scale.mean, scale.target_mean) if standardized else None,
-        std=np.append(scale.std, scale.target_std) if standardized else None,
-        y_pred=facts.y_pred,
-        is_test=facts.split.labels == "test",
+        target=target.name,
+        features=tuple(column.name for column in columns),
+        x=drawn.raw,
+        y=drawn.y,
+        mean=np.array([*(c.mean for c in columns), target.mean]) if standardized else None,
+        std=np.array([*(c.std for c in columns), target.std]) if standardized else None,
+        y_pred=drawn.y_pred,
+        is_test=drawn.is_test,
         history=make_history(log),
+        importance=facts.importance,
         seed=facts.job.seed,
     )
     draw_plots(facts.journal.paths.plots, data)
@@ -225,8 +408,7 @@ def _save_model(facts: Facts) -> None:
     job = facts.job
     model = build_export(
         job.model,
-        features=facts.table.features,
-        standardization=facts.standardization,
+        encoding=facts.encoding,
         weights=facts.fitted.dnn.get_weights(),
         precision=job.devices.precision,
     )

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from dnnjob.data.split import split_rows
 from dnnjob.errors import DataError, ExitCode, JobError
 from dnnjob.predict import predict_table
 from dnnjob.runs import RunPaths
@@ -71,6 +72,21 @@ def test_a_row_alone_and_many_blocks_are_predicted_alike(
         np.testing.assert_allclose(found.y_pred, predicted[:rows], rtol=2e-6)
 
 
+def test_gaps_are_predicted_as_the_median(finished: FinishedRun, tmp_path: Path) -> None:
+    frame = make_frame()
+    split = split_rows(120, test_fraction=0.3, validation_fraction=0.2, seed=3)
+    filled = frame.assign(plain=frame["plain"][split.train].median())
+    frame.assign(plain="?").to_csv(tmp_path / "gaps.csv", index=False)
+    filled.to_csv(tmp_path / "filled.csv", index=False)
+    found, expected = (
+        predict_table(
+            finished.paths.root, str(tmp_path / f"{name}.csv"), out=tmp_path / "p.parquet"
+        )
+        for name in ("gaps", "filled")
+    )
+    np.testing.assert_allclose(found.y_pred, expected.y_pred, rtol=2e-6)
+
+
 def test_gaps_in_the_target_are_null(finished: FinishedRun, tmp_path: Path) -> None:
     frame = make_frame()
     frame.loc[3, "y"] = np.nan
@@ -89,8 +105,8 @@ def test_gaps_in_the_target_are_null(finished: FinishedRun, tmp_path: Path) -> N
     [
         (lambda frame: frame.drop(columns="größe"), "has no column 'größe'"),
         (lambda frame: frame.rename(columns={"plain": "plian"}), "did you mean 'plian'?"),
-        (lambda frame: frame.assign(plain="high"), "'plain' is text"),
-        (lambda frame: frame.assign(plain=np.nan), "'plain' is missing in all 120 rows"),
+        (lambda frame: frame.assign(plain="high"), "'plain' must be numeric, that is numbers"),
+        (lambda frame: frame.assign(plain=np.inf), "'plain' is infinite in 120 of 120 rows"),
         (lambda frame: frame.head(0), "only a header"),
     ],
 )

@@ -5,7 +5,7 @@ joined.table, joined.mse, joined.num_rows
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ class Joined:
     """Predictions of many runs by row."""
 
     table: pa.Table
-    """`row_id, split, y_true, y_pred_mean`, then `y_pred.<name>/<run id>` of every run."""
+    """`row_id, split, y_true, y_pred_mean`, then `y_pred.<name>/<run id>` of every run; `fold`
+    takes the place of `split` where runs of several folds are joined."""
     num_rows: int
-    """Rows that are test rows in every run and have a known target."""
+    """Rows that are test rows in every run, or in one of the folds, and have a known target."""
     mse: float | None
     """Mean squared error of the mean prediction over those rows; None without any."""
 
@@ -46,6 +47,10 @@ class _Member:
     y_true: Array
     """NaN where unlabelled."""
     y_pred: Array = field(repr=False)
+    folds: int | None = None
+    """Parts that its rows were cut into; None for a share held out."""
+    fold: int = 0
+    """Which of them is its test split."""
 
     @property
     def label(self) -> str:
@@ -61,6 +66,9 @@ class _Member:
 def join_predictions(folders: Sequence[Path]) -> Joined:
     """Joins the predictions of runs by `row_id`, over the rows that all of them have.
 
+    Runs of several folds are joined over the rows that are a test row of one of them: each row has
+    the mean prediction of the runs that did not see it.
+
     Args:
         folders: Run folders with a report and predictions.
 
@@ -73,6 +81,8 @@ def join_predictions(folders: Sequence[Path]) -> Joined:
             'Widen --where, or run with output.predictions = "all".'
         )
     first, *others = members = [_read_member(folder) for folder in folders]
+    if None not in {member.folds for member in members} and len({m.fold for m in members}) > 1:
+        return _join_folds(members)
     row_id = first.row_id
     for other in others:
         _refuse_other_table(first, other)
@@ -82,6 +92,53 @@ def join_predictions(folders: Sequence[Path]) -> Joined:
     for other in others:
         _refuse_other_rows(first, other)
     return _combine(aligned)
+
+
+def _join_folds(members: Sequence[_Member]) -> Joined:
+    """The out-of-fold predictions of runs that differ in their fold."""
+    by_fold: dict[int, list[_Member]] = {}
+    for member in sorted(members, key=lambda member: member.fold):
+        _refuse_other_table(members[0], member)
+        by_fold.setdefault(member.fold, []).append(member)
+    held_out = []
+    for first, *others in by_fold.values():
+        for other in others:
+            _refuse_other_test_rows(first, other)
+        held_out += [_align(member, first.test_rows) for member in (first, *others)]
+    row_id = np.unique(np.concatenate([member.row_id for member in held_out]))
+    totals, y_true = np.zeros(len(row_id)), np.full(len(row_id), np.nan)
+    counts, folds = np.zeros(len(row_id), dtype=np.int64), np.full(len(row_id), -1)
+    columns = {}
+    for member in held_out:
+        at = np.searchsorted(row_id, member.row_id)
+        twice = np.flatnonzero((folds[at] >= 0) & (folds[at] != member.fold))
+        if len(twice):
+            raise DataError(
+                "--predictions joins the folds of one split, but row "
+                f"{member.row_id[twice[0]]} is a test row of fold {folds[at][twice[0]]} and of "
+                f"fold {member.fold}. Choose one split with --where, as in data.split_seed=0."
+            )
+        folds[at], y_true[at] = member.fold, member.y_true
+        totals[at] += member.y_pred
+        counts[at] += 1
+        own = np.full(len(row_id), np.nan)
+        own[at] = member.y_pred
+        columns[f"y_pred.{member.label}"] = pa.array(own, from_pandas=True)
+    mean = totals / counts
+    scored = ~np.isnan(y_true)
+    mse = float(np.square(mean - y_true)[scored].mean()) if scored.any() else None
+    facts = {
+        "row_id": pa.array(row_id),
+        "fold": pa.array(folds),
+        "y_true": pa.array(y_true, from_pandas=True),
+        "y_pred_mean": pa.array(mean),
+    }
+    table = pa.table(facts | columns).replace_schema_metadata(_metadata(mse))
+    return Joined(table=table, num_rows=int(scored.sum()), mse=mse)
+
+
+def _metadata(mse: float | None) -> dict[str, str]:
+    return {"dnnjob.mean_mse": "" if mse is None else repr(mse)}
 
 
 def _read_member(folder: Path) -> _Member:
@@ -102,6 +159,8 @@ def _read_member(folder: Path) -> _Member:
         split=table["split"].cast(pa.string()).to_numpy(zero_copy_only=False),
         y_true=table["y_true"].to_numpy(),
         y_pred=table["y_pred"].to_numpy(),
+        folds=report.job.get("data", {}).get("folds"),
+        fold=report.job.get("data", {}).get("fold", 0),
     )
 
 
@@ -109,10 +168,8 @@ def _align(member: _Member, row_id: Array) -> _Member:
     if np.array_equal(member.row_id, row_id):
         return member
     at = np.searchsorted(member.row_id, row_id)
-    return _Member(
-        folder=member.folder,
-        target=member.target,
-        fingerprint=member.fingerprint,
+    return replace(
+        member,
         row_id=row_id,
         split=member.split[at],
         y_true=member.y_true[at],
@@ -184,6 +241,5 @@ def _combine(members: Sequence[_Member]) -> Joined:
         "y_pred_mean": pa.array(mean),
     }
     columns |= {f"y_pred.{member.label}": pa.array(member.y_pred) for member in members}
-    facts = {"dnnjob.mean_mse": "" if mse is None else repr(mse)}
-    table = pa.table(columns).replace_schema_metadata(facts)
+    table = pa.table(columns).replace_schema_metadata(_metadata(mse))
     return Joined(table=table, num_rows=int(scored.sum()), mse=mse)

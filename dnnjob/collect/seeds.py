@@ -25,6 +25,8 @@ SPLIT = (
     "job.data.split_seed",
     "job.data.test_fraction",
     "job.data.validation_fraction",
+    "job.data.folds",
+    "job.data.fold",
 )
 UNFINISHED = ("CREATED", "RUNNING", "REQUEUED")
 MEASURES = pa.schema(
@@ -67,7 +69,7 @@ class Setting:
         groups = defaultdict(list)
         for line in self.lines:
             if line["test_mse"] is not None:
-                groups[tuple(line[name] for name in SPLIT)].append(line["test_mse"])
+                groups[tuple(line.get(name) for name in SPLIT)].append(line["test_mse"])
         return {split: float(np.mean(errors)) for split, errors in groups.items()}
 
 

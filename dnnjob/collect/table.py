@@ -41,7 +41,7 @@ LINE_SCHEMA = pa.schema(
 )
 # What a run fills in by itself, and how it reads before that: no value anyone chose.
 UNRESOLVED: dict[str, Scalar] = {"job.devices.threads": 0, "job.devices.xla": "auto"}
-SEEDS = ("job.seed", "job.data.split_seed")
+SEEDS = ("job.seed", "job.data.split_seed", "job.data.fold")
 
 
 def make_table(runs: Sequence[Run]) -> pa.Table:

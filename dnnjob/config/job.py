@@ -4,8 +4,8 @@ job = JobConfig.model_validate(tomllib.loads(text))
 job.train.global_batch_size
 """
 
-from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -23,9 +23,14 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
+Cycle = Literal["day", "week", "month", "year"]
 
 # Keras's own default.
 ADAMW_DECAY = 0.004
+# What predictions.parquet says of every row.
+RESULT_COLUMNS = ("row_id", "split", "y_true", "y_pred")
+# What people and programs write: UCI's archive, R, spreadsheets, pandas, databases, SAS.
+MISSING_MARKERS = tuple("? NA N/A n/a #N/A NaN nan null NULL None - .".split())
 # Far beyond any machine: a slip of the hand would start that many threads.
 MAX_THREADS = 4096
 
@@ -48,6 +53,25 @@ class Section(BaseModel):
         return value
 
 
+class ColumnConfig(Section):
+    """What a column holds, and how it becomes inputs; a text alone is its kind."""
+
+    kind: Literal["numeric", "boolean", "codes", "text", "datetime"] | None = None
+    """What the values are. Default: what the file shows; codes, integers that name categories,
+    look like numbers and need saying."""
+    fill: Literal["median", "mean"] | Annotated[float, Field(allow_inf_nan=False)] = "median"
+    """What a missing number or date counts as: of the training rows, or a number."""
+    encoding: Literal["auto", "one_hot", "embedding"] = "auto"
+    """How categories enter: one input each, as a learned embedding, or by data.max_one_hot."""
+    cycles: tuple[Cycle, ...] = ()
+    """Cycles of a date whose place enters beside its days: a sine and a cosine each."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_text_is_the_kind(cls, value: object) -> object:
+        return {"kind": value} if isinstance(value, str) else value
+
+
 class DataConfig(Section):
     """Where the table is, what is predicted from what, and how rows are split and scaled."""
 
@@ -64,11 +88,44 @@ class DataConfig(Section):
     """Share of the training rows held out for the validation split."""
     split_seed: Seed | None = None
     """Seed of the splits. Default: the job's seed."""
+    split: Literal["auto", "shuffle", "hash"] = "auto"
+    """How rows are dealt to the splits: by scikit-learn's permutation of them, or each by a hash of
+    its number; auto shuffles up to ten million rows and hashes above. A table in memory is
+    shuffled."""
+    folds: Annotated[int, Field(ge=2)] | None = None
+    """Cut the rows into this many parts, one of which is the test split, in place of
+    data.test_fraction. Sweep data.fold over all, and `dnnjob collect --predictions` joins them."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """Which of the folds is the test split, from 0."""
     standardize: Literal["train", "table", "none"] = "train"
     """Rows whose mean and standard deviation make the z-scores: the training rows, all rows (as
     the course does: the test rows take part), or no z-scores."""
     window_rows: Annotated[int, Field(ge=1)] | None = None
-    """Training rows of a window. Default: from the table alone."""
+    """Training rows of a window: a longer table is trained window by window. Default: from the
+    table alone."""
+    memory_budget_gb: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """Memory for the training rows of a table of several windows: what fits stays, the rest is read
+    again every epoch. No number depends on it. Default: a quarter of what a task may use."""
+    scratch: str | None = None
+    """Folder for a copy of a table of several windows whose files cannot be read in small pieces;
+    best on a disk of this machine. Default: the folder for temporary files."""
+    id_columns: tuple[str, ...] = ()
+    """Columns that are no features, carried into the predictions."""
+    weight_column: str | None = None
+    """A column with the weight of each row in the loss. Default: all weigh the same."""
+    target_transform: Literal["none", "log1p"] = "none"
+    """What the network learns to predict: the target, or log(1 + target); predictions and errors
+    are in target units all the same."""
+    missing: tuple[str, ...] = MISSING_MARKERS
+    """What stands for a missing value in text, beside nothing."""
+    min_category_rows: Annotated[int, Field(ge=1)] = 5
+    """Categories of fewer training rows share one input, with those that training never saw."""
+    max_categories: Annotated[int, Field(ge=1)] = 10_000
+    """The most frequent categories of a column that are told apart."""
+    max_one_hot: Annotated[int, Field(ge=1)] = 32
+    """Columns of more categories enter as learned embeddings."""
+    columns: dict[str, ColumnConfig] = Field(default_factory=dict)
+    """What single columns hold, where the file does not show it, and how they enter."""
 
     @model_validator(mode="after")
     def _target_is_no_feature(self) -> Self:
@@ -85,6 +142,39 @@ class DataConfig(Section):
                 raise ValueError("data.features names a column twice. Name each once.")
         return self
 
+    @model_validator(mode="after")
+    def _the_fold_is_one_of_the_folds(self) -> Self:
+        if self.fold >= (self.folds or 1):
+            raise ValueError(
+                f"data.fold counts from 0 to data.folds - 1, but it is {self.fold} and data.folds "
+                f"is {'not set' if self.folds is None else self.folds}. Set data.folds, or lower "
+                "data.fold."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_column_has_one_part(self) -> Self:
+        if taken := set(self.id_columns) & {*RESULT_COLUMNS}:
+            raise ValueError(
+                f"data.id_columns names {min(taken)!r}, which predictions have a column for. "
+                "Rename the column in the table."
+            )
+        if len(set(self.id_columns)) < len(self.id_columns):
+            raise ValueError("data.id_columns names a column twice. Name each once.")
+        parts = {
+            "target": [self.target],
+            "features": self.features or (),
+            "id_columns": self.id_columns,
+            "weight_column": [self.weight_column] if self.weight_column is not None else [],
+        }
+        for (one, names), (other, others) in combinations(parts.items(), 2):
+            if both := set(names) & set(others):
+                raise ValueError(
+                    f"A column has one part, but {min(both)!r} is in data.{one} and in "
+                    f"data.{other}. Leave it out of one of them."
+                )
+        return self
+
 
 class ModelConfig(Section):
     """The dense network between the standardized features and the standardized target."""
@@ -99,10 +189,17 @@ class ModelConfig(Section):
     """Penalty on the sum of squared kernels, added to the loss that is minimised; histories and
     reports show the loss without it."""
 
-    def count_params(self, *, num_inputs: int) -> int:
-        """Trainable parameters: the kernel and biases of every layer and of the one output."""
-        widths = [num_inputs, *self.hidden_units, 1]
-        return sum((below + 1) * above for below, above in pairwise(widths))
+    def count_params(self, *, num_inputs: int, embeddings: Sequence[tuple[int, int]] = ()) -> int:
+        """Trainable parameters: embeddings, and the kernel and biases of every layer.
+
+        Args:
+            num_inputs: Inputs of a row, the codes of embeddings included.
+            embeddings: Buckets and units of each.
+        """
+        width = num_inputs + sum(units - 1 for _, units in embeddings)
+        widths = [width, *self.hidden_units, 1]
+        dense = sum((below + 1) * above for below, above in pairwise(widths))
+        return dense + sum(buckets * units for buckets, units in embeddings)
 
 
 class TrainConfig(Section):

@@ -8,7 +8,7 @@ import copy
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +16,13 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from dnnjob.config.job import JobConfig
+from dnnjob.config.job import ColumnConfig, JobConfig
 from dnnjob.errors import JobError
 from dnnjob.image import mount_hint
 
 BUILTIN = "builtin:"
 _SOURCE_KEY = "data.source"
+_COLUMNS_KEY = "data.columns"
 
 
 def load_job(path: Path, *, overrides: Iterable[str] = ()) -> JobConfig:
@@ -146,8 +147,9 @@ def read_toml(path: Path, *, kind: Literal["job file", "profile"]) -> dict[str, 
 
 def _anchor_sources(values: Mapping[str, Any], folder: Path) -> None:
     """Makes `data.source`, and the values a sweep gives it, absolute in place."""
-    if isinstance(data := values.get("data"), dict) and "source" in data:
-        data["source"] = _anchor_each(data["source"], folder)
+    if isinstance(data := values.get("data"), dict):
+        for key in {"source", "scratch"} & set(data):
+            data[key] = _anchor_each(data[key], folder)
     sweep = values.get("sweep")
     if isinstance(sweep, dict) and _SOURCE_KEY in sweep:
         sweep[_SOURCE_KEY] = _anchor_each(sweep[_SOURCE_KEY], folder)
@@ -186,10 +188,10 @@ def describe_faults(error: ValidationError, model: type[BaseModel]) -> Iterator[
         key = ".".join(str(part) for part in fault["loc"])
         match fault["type"]:
             case "extra_forbidden":
-                yield f"{key}: no such key. {_suggest(key, model)}"
+                yield f"{key}: no such key. {_suggest(fault['loc'], model)}"
             case "missing":
                 yield f"{key}: required, but missing. Set it."
-            case "value_error" if key not in valid_keys(model):
+            case "value_error" if not _is_key(fault["loc"], model):
                 yield str(fault["ctx"]["error"])
             case _:
                 yield f"{key}: {_rule(fault)}, but got {_as_toml(fault['input'])}."
@@ -223,13 +225,27 @@ def _as_toml(value: Any) -> str:
         return repr(value)
 
 
-def _suggest(key: str, model: type[BaseModel]) -> str:
+def _suggest(place: Sequence[int | str], model: type[BaseModel]) -> str:
     """The nearest valid key, if one is near, and those of the same table."""
-    section, _, name = key.rpartition(".")
-    table = model.model_fields[section].annotation if section else model
-    siblings = list(table.model_fields) if isinstance(table, type) else []
+    *tables, name = map(str, place)
+    siblings = list(_section_at(tables, model).model_fields)
     near = [
-        f"{section}.{known}".lstrip(".") for known in difflib.get_close_matches(name, siblings, n=1)
+        ".".join([*tables, known]) for known in difflib.get_close_matches(name, siblings, n=1)
     ] or [known for known in valid_keys(model) if known.rpartition(".")[2] == name]
     hint = f"Did you mean {near[0]}? " if near else ""
     return f"{hint}Valid keys: {', '.join(siblings)}."
+
+
+def _is_key(place: Sequence[int | str], model: type[BaseModel]) -> bool:
+    """Whether a fault is one key's, and not a whole table's."""
+    key = ".".join(map(str, place))
+    in_column = place[:2] == ("data", "columns") and len(place) == 4
+    return in_column or key in valid_keys(model)
+
+
+def _section_at(tables: Sequence[str], model: type[BaseModel]) -> type[BaseModel]:
+    """The record behind a table of the file; that of a single column has the column's name."""
+    if ".".join(tables[:2]) == _COLUMNS_KEY and len(tables) == 3:
+        return ColumnConfig
+    found = model.model_fields[tables[0]].annotation if len(tables) == 1 else model
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else model

@@ -2,21 +2,22 @@
 
 table = open_table(job.data)
 split = split_rows(table.num_rows, test_fraction=0.3, validation_fraction=0.0, seed=0)
-scale = fit_standardization(table, split, "train")
+encoding = fit_encoding(table, split, job.data)
 """
 
+from dnnjob.data.encoding import Encoding
 from dnnjob.data.schema import Column
 from dnnjob.data.sources import Fingerprint, Table, open_table, peek_columns, read_columns
 from dnnjob.data.split import Split, split_rows
-from dnnjob.data.statistics import Standardization, fit_standardization
+from dnnjob.data.statistics import fit_encoding
 
 __all__ = [
     "Column",
+    "Encoding",
     "Fingerprint",
     "Split",
-    "Standardization",
     "Table",
-    "fit_standardization",
+    "fit_encoding",
     "open_table",
     "peek_columns",
     "read_columns",

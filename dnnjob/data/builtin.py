@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dnnjob.data.schema import FloatArray
+from dnnjob.data.block import FloatArray
 from dnnjob.errors import DataError
 from dnnjob.runs import write_file
 

@@ -17,18 +17,26 @@ from pydantic import BaseModel
 
 from dnnjob.config.job import JobConfig
 from dnnjob.data.builtin import is_builtin
-from dnnjob.data.schema import ColumnData, listed, problem_of
+from dnnjob.data.schema import ColumnData, listed, problem_of, problem_of_target, show_date
 from dnnjob.data.sources import COMPRESSED_SUFFIXES, TABLE_SUFFIXES, read_all
 from dnnjob.errors import DataError
 
 WIDTH = 100
+OPENING = (
+    "Keys behind a # show their defaults. Those set here, beside the table's own, are a start for "
+    "most tables: adamw, dropout, and early stopping on validation rows."
+)
+# Measured over ten seeds on tables of 140 and 2900 training rows: below the linear baseline there.
+DATA: dict[str, Any] = {"validation_fraction": 0.2}
+MODEL: dict[str, Any] = {"dropout_rate": 0.2}
+TRAIN: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.001, "patience": 50}
 
 
 def draft_job(source: str | Path, *, folder: Path | None = None) -> str:
     """A commented job file for a table, as TOML that loads and validates.
 
-    The target is a guess: the last column that can be one. Every key with a default is there as a
-    comment, and so are the columns, what they hold, and why some are no features.
+    The target is a guess: the last column that can be one. Every key left at its default is there
+    as a comment, and so are the columns, what they hold, and why some are no features.
 
     Args:
         source: Files as in `data.source`; a relative path starts at the working directory.
@@ -43,13 +51,14 @@ def draft_job(source: str | Path, *, folder: Path | None = None) -> str:
     data: dict[str, Any] = {"source": _path_from(str(source), folder), "target": target}
     if len(features) < len(columns) - 1:
         data["features"] = features
-    chosen = {"name": job_name(str(source)), "data": data}
+    chosen: dict[str, Any] = {"name": job_name(str(source)), "data": data | DATA}
+    chosen |= {"model": MODEL, "train": TRAIN}
     notes = {
         "target": ["A guess, the last that can be one, of:", *_column_list(columns)],
         "features": _left_out(columns),
     }
     lines = _section_lines(JobConfig, chosen, notes)
-    return "\n".join(["# Keys behind a # show their defaults.", "", *lines, ""])
+    return "\n".join([*_comment(OPENING), "", *lines, ""])
 
 
 def job_name(source: str) -> str:
@@ -63,17 +72,31 @@ def job_name(source: str) -> str:
 
 def _choose(source: str, columns: Mapping[str, ColumnData]) -> tuple[str, list[str]]:
     """Target and features among the columns."""
-    usable = [name for name, data in columns.items() if data.column.is_usable]
-    targets = [name for name in usable if not columns[name].column.is_constant]
+    targets = [
+        name
+        for name, data in columns.items()
+        if not (problem_of_target(data) or data.column.is_constant)
+    ]
+    usable = [name for name, data in columns.items() if not _why_left_out(data)]
     if len(usable) < 2 or not targets:
         raise DataError(
-            "A job needs a target that varies and a feature, numbers without gaps, but of the "
+            "A job needs a target of numbers that vary, and a feature, but of the "
             f"{len(columns)} columns of {source} usable are: {listed(usable) or 'none'}. "
             "Repair the table."
         )
-    numeric = [name for name in targets if columns[name].column.kind == "numeric"]
-    target = (numeric or targets)[-1]
+    whole = [name for name in targets if not columns[name].column.num_missing]
+    numeric = [name for name in whole if columns[name].column.kind == "numeric"]
+    target = (numeric or whole or targets)[-1]
     return target, [name for name in usable if name != target]
+
+
+def _why_left_out(data: ColumnData) -> str | None:
+    """Why a column is no feature of a draft; None if it is."""
+    if data.is_empty:
+        return f"missing in all {data.num_rows} rows"
+    if data.column.kind == "text" and data.num_rows == data.column.num_values > 1:
+        return f"text that differs in all {data.num_rows} rows, as names and keys do"
+    return problem_of(data)
 
 
 def _path_from(source: str, folder: Path | None) -> str:
@@ -91,9 +114,13 @@ def _column_list(columns: Mapping[str, ColumnData]) -> list[str]:
 def _told(data: ColumnData) -> str:
     column = data.column
     told: list[str] = [column.kind]
-    if column.minimum is not None and column.maximum is not None:
+    if column.num_values:
+        told.append(f"{column.num_values} values")
+    elif column.kind == "datetime" and column.minimum is not None and column.maximum is not None:
+        told.append(f"{show_date(column.minimum)} to {show_date(column.maximum)}")
+    elif column.minimum is not None and column.maximum is not None:
         told.append(f"{column.minimum:g} to {column.maximum:g}")
-    if column.example is not None:
+    if column.example is not None and column.kind != "datetime":
         told.append(f"such as {_shown(column.example[:40])}")
     if column.num_missing:
         told.append(f"{column.num_missing} missing")
@@ -107,13 +134,17 @@ def _left_out(columns: Mapping[str, ColumnData]) -> list[str]:
     told = [
         f"  {_shown(name)}: {_printable(problem)}"
         for name, data in columns.items()
-        if (problem := problem_of(data))
+        if (problem := _why_left_out(data))
     ]
-    return ["Left out, since features are numbers without gaps for now:", *told] if told else []
+    return ["Left out:", *told] if told else []
 
 
 def _section_lines(
-    section: type[BaseModel], chosen: Mapping[str, Any], notes: Mapping[str, Sequence[str]]
+    section: type[BaseModel],
+    chosen: Mapping[str, Any],
+    notes: Mapping[str, Sequence[str]],
+    *,
+    prefix: str = "",
 ) -> Iterator[str]:
     """A section's keys with what the records say of them, then the sections inside it."""
     inner: list[str] = []
@@ -121,16 +152,18 @@ def _section_lines(
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             inner += ["", *_comment(kind.__doc__), f"[{name}]"]
-            inner += _section_lines(kind, chosen.get(name, {}), notes if name in chosen else {})
+            inside = notes if name in chosen else {}
+            inner += _section_lines(kind, chosen.get(name, {}), inside, prefix=f"{name}.")
         elif isinstance(field.get_default(call_default_factory=True), dict):
-            inner += ["", *_comment(field.description), f"# [{name}]"]
+            inner += ["", *_comment(field.description), f"# [{prefix}{name}]"]
         else:
             yield from _comment(field.description)
             yield from (f"# {note}" for note in notes.get(name, ()))
             default = field.get_default(call_default_factory=True)
-            yield (
-                _key_line(name, chosen[name]) if name in chosen else f"# {_key_line(name, default)}"
-            )
+            if name in chosen:
+                yield _key_line(name, chosen[name])
+            else:
+                yield from (f"# {line}" for line in _key_line(name, default).splitlines())
     yield from inner
 
 
@@ -148,7 +181,7 @@ def _toml(value: object) -> str:
     if not isinstance(value, list | tuple):
         return tomli_w.dumps({"_": value}).removeprefix("_ = ").rstrip("\n")
     items = ", ".join(map(_toml, value))
-    if len(items) < WIDTH - 20:
+    if len(items) < WIDTH - 10:
         return f"[{items}]"
     return "\n".join(["[", *(f"    {_toml(item)}," for item in value), "]"])
 

@@ -2,14 +2,22 @@
 
 plan = StepPlan(num_rows=354, global_batch_size=64, num_replicas=1, epochs=500)
 plan.indices(range(0, 3), seed=0)     # (3 * 6, 1, 64), -1 where a batch is short
+
+plan = WindowPlan(num_rows=14_000_000, ..., window_rows=3_195_660)
+plan.pieces(0, 2, replica=0, seed=0)  # the training rows of the replica's part of a window
+plan.indices(0, 2, seed=0)            # where each step finds its rows in the parts
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+
+from dnnjob.config.job import DataConfig
 
 Indices = npt.NDArray[np.int32]
 
@@ -22,7 +30,12 @@ _MAX_BLOCK_EPOCHS = 1024
 _WINDOW_BYTES = 2**28
 _MIN_WINDOW_ROWS = 2**16
 
-_ORDER, _WEIGHTS = 0, 1
+# A window is read as about this many blocks of consecutive rows, two or more a group: long enough
+# to be read at once, and so many that no batch comes from one stretch of the table.
+_BLOCKS_A_WINDOW = 64
+_MAX_GROUPS = 32
+
+_ORDER, _WEIGHTS, _BLOCKS = 0, 1, 2
 
 
 def philox(seed: int, *, epoch: int, window: int = 0, group: int = 0) -> np.random.Generator:
@@ -46,9 +59,14 @@ def default_window_rows(num_features: int) -> int:
     return max(_MIN_WINDOW_ROWS, _WINDOW_BYTES // (4 * (num_features + 1)))
 
 
+def window_rows(data: DataConfig, num_features: int) -> int:
+    """Rows of a window: as the job says, or from the number of features."""
+    return data.window_rows or default_window_rows(num_features)
+
+
 @dataclass(frozen=True)
-class StepPlan:
-    """How the rows of a resident table become steps.
+class Plan:
+    """How training rows become steps.
 
     Attributes:
         num_rows: Training rows, > 0.
@@ -78,6 +96,22 @@ class StepPlan:
         return self.epochs * self.steps_per_epoch
 
     @property
+    def block_shape(self) -> tuple[int, int, int]:
+        """Shape of the index tensor of a call: steps, replicas, rows of a replica."""
+        raise NotImplementedError
+
+    def step_rows(self) -> npt.NDArray[np.int64]:
+        """Rows of each step of an epoch, shape `(steps_per_epoch,)`."""
+        rows = np.full(self.steps_per_epoch, self.global_batch_size, dtype=np.int64)
+        rows[-1] = self.num_rows - self.global_batch_size * (self.steps_per_epoch - 1)
+        return rows
+
+
+@dataclass(frozen=True)
+class StepPlan(Plan):
+    """The steps of a table that is one window: every epoch permutes it whole."""
+
+    @property
     def epochs_per_block(self) -> int:
         """Epochs whose index tensors are made and handed over together."""
         rows = self.steps_per_epoch * self.num_replicas * self.rows_per_replica
@@ -93,12 +127,6 @@ class StepPlan:
         """Epochs of the `block`-th block of epochs."""
         first = block * self.epochs_per_block
         return range(first, min(first + self.epochs_per_block, self.epochs))
-
-    def step_rows(self) -> npt.NDArray[np.int64]:
-        """Rows of each step of an epoch, shape `(steps_per_epoch,)`."""
-        rows = np.full(self.steps_per_epoch, self.global_batch_size, dtype=np.int64)
-        rows[-1] = self.num_rows - self.global_batch_size * (self.steps_per_epoch - 1)
-        return rows
 
     def indices(self, epochs: Iterable[int], *, seed: int) -> Indices:
         """Row numbers of every place of every step of `epochs`.
@@ -116,3 +144,163 @@ class StepPlan:
         padding = self.num_replicas * self.rows_per_replica - batch
         places = np.pad(places, ((0, 0), (0, padding)), constant_values=-1)
         return places.reshape(-1, self.num_replicas, self.rows_per_replica)
+
+
+@dataclass(frozen=True)
+class WindowPlan(Plan):
+    """The steps of a table of several windows.
+
+    The training rows, in the order of the table, are cut into blocks. Every epoch permutes the
+    blocks (a short last one stays last) and gathers them into windows. A window's rows, one block
+    after the other, are cut into groups of equal size; the rows of each group are permuted, and
+    every batch takes equally many rows of every group, one group after the other. A replica takes
+    its slice of every batch, and so needs few groups of a window and no others.
+
+    Attributes:
+        window_rows: Rows of a window, at most; more where a batch is larger.
+    """
+
+    window_rows: int
+
+    @cached_property
+    def num_groups(self) -> int:
+        """Groups of a window: the greatest divisor of the batch that is at most 32."""
+        batch = self.global_batch_size
+        return max(n for n in range(1, _MAX_GROUPS + 1) if batch % n == 0)
+
+    @cached_property
+    def blocks_per_window(self) -> int:
+        """Blocks of a whole window."""
+        return _BLOCKS_A_WINDOW // self.num_groups * self.num_groups
+
+    @cached_property
+    def block_rows(self) -> int:
+        """Rows of a whole block: such that a whole window is a whole number of batches."""
+        unit = self._group_share // math.gcd(
+            self._group_share, self.blocks_per_window // self.num_groups
+        )
+        return max(unit, self.window_rows // self.blocks_per_window // unit * unit)
+
+    @property
+    def _group_share(self) -> int:
+        """Rows that a whole batch takes of each group."""
+        return self.global_batch_size // self.num_groups
+
+    @property
+    def rows_per_replica(self) -> int:
+        """Places of one replica in a step, padding included."""
+        return math.ceil(self.global_batch_size / self.num_replicas)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the table."""
+        return math.ceil(self.num_rows / self.block_rows)
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """Windows of one pass; the last may be short."""
+        return math.ceil(self.num_blocks / self.blocks_per_window)
+
+    @property
+    def steps_per_window(self) -> int:
+        """Steps of a whole window."""
+        return self.blocks_per_window * self.block_rows // self.global_batch_size
+
+    @property
+    def block_shape(self) -> tuple[int, int, int]:
+        """Shape of a window's index tensor: steps, replicas, rows of a replica."""
+        return self.steps_per_window, self.num_replicas, self.rows_per_replica
+
+    def block_range(self, block: int) -> range:
+        """Training rows of a block, counted in the order of the table."""
+        first = block * self.block_rows
+        return range(first, min(first + self.block_rows, self.num_rows))
+
+    def window_size(self, window: int) -> int:
+        """Rows of a window of an epoch."""
+        first = window * self.blocks_per_window * self.block_rows
+        return min(self.blocks_per_window * self.block_rows, self.num_rows - first)
+
+    def window_steps(self, window: int) -> int:
+        """Steps of a window of an epoch."""
+        return math.ceil(self.window_size(window) / self.global_batch_size)
+
+    def window_blocks(self, epoch: int, window: int, *, seed: int) -> list[int]:
+        """The blocks of a window, in the order of its rows."""
+        whole = self.num_rows // self.block_rows
+        bits = np.random.Philox(key=[seed, _BLOCKS], counter=[0, 0, 0, epoch])
+        order = np.arange(self.num_blocks)
+        order[:whole] = np.random.Generator(bits).permutation(whole)
+        first = window * self.blocks_per_window
+        return [int(block) for block in order[first : first + self.blocks_per_window]]
+
+    def part(self, window: int, replica: int) -> range:
+        """The rows of a window that a replica needs: those of the groups of its slice."""
+        first = min(replica * self.rows_per_replica, self.global_batch_size)
+        stop = min(first + self.rows_per_replica, self.global_batch_size)
+        bounds = self._group_bounds(window)
+        if first == stop:
+            return range(0)
+        return range(
+            bounds[first // self._group_share], bounds[(stop - 1) // self._group_share + 1]
+        )
+
+    def part_rows(self, replica: int) -> int:
+        """Rows of a replica's part of the largest window, at least 1."""
+        return max(1, *(len(self.part(window, replica)) for window in self._window_kinds))
+
+    def pieces(self, epoch: int, window: int, *, replica: int, seed: int) -> list[range]:
+        """The training rows of a replica's part of a window, in its order, each of one block."""
+        part, pieces, start = self.part(window, replica), [], 0
+        for block in self.window_blocks(epoch, window, seed=seed):
+            rows = self.block_range(block)
+            first, stop = max(part.start, start), min(part.stop, start + len(rows))
+            if first < stop:
+                pieces.append(rows[first - start : stop - start])
+            start += len(rows)
+        return pieces
+
+    def indices(
+        self, epoch: int, window: int, *, seed: int, replicas: Collection[int] | None = None
+    ) -> Indices:
+        """Where every place of every step of a window finds its row.
+
+        Args:
+            epoch: The epoch.
+            window: Its window.
+            seed: Seed of the order.
+            replicas: The replicas whose row numbers are wanted; all, if None. Those of the others
+                are 0.
+
+        Returns:
+            Rows of each replica's part, shape `block_shape`; -1 is padding.
+        """
+        bounds, share = self._group_bounds(window), self._group_share
+        wanted = range(self.num_replicas) if replicas is None else replicas
+        parts = [self.part(window, replica) for replica in wanted]
+        places = np.full((self.steps_per_window, self.num_groups, share), -1, dtype=np.int32)
+        for group, (first, stop) in enumerate(pairwise(bounds)):
+            rows = np.full(self.steps_per_window * share, -1, dtype=np.int32)
+            if any(part.start < stop and first < part.stop for part in parts):
+                order = philox(seed, epoch=epoch, window=window, group=group)
+                rows[: stop - first] = first + order.permutation(stop - first)
+            else:
+                rows[: stop - first] = 0
+            places[:, group] = rows.reshape(self.steps_per_window, share)
+        flat = places.reshape(self.steps_per_window, -1)
+        padding = self.num_replicas * self.rows_per_replica - self.global_batch_size
+        flat = np.pad(flat, ((0, 0), (0, padding)), constant_values=-1)
+        split = flat.reshape(self.block_shape)
+        for replica, part in zip(wanted, parts, strict=True):
+            mine = split[:, replica]
+            split[:, replica] = np.where(mine >= 0, mine - part.start, -1)
+        return split
+
+    @property
+    def _window_kinds(self) -> tuple[int, ...]:
+        return 0, self.windows_per_epoch - 1
+
+    def _group_bounds(self, window: int) -> list[int]:
+        """First row of each group of a window, and their end."""
+        size, extra = divmod(self.window_size(window), self.num_groups)
+        return [group * size + min(group, extra) for group in range(self.num_groups + 1)]

@@ -1,40 +1,33 @@
 """What a table's columns hold, and whether a job can train on them.
 
 check_names(data, names)                           # before anything is read
-columns = [infer_series(name, series), ...]        # or infer_arrow of a Parquet column
-check_values(data, features, target, others)
+check_values(data, features, target)
 """
 
 import difflib
 import json
 import logging
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from dnnjob.data.block import FloatArray, RawColumn, Texts, join_texts
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
-
     from dnnjob.config.job import DataConfig
 
-FloatArray = NDArray[np.float64]
-Kind = Literal["numeric", "boolean", "text", "datetime", "other"]
+Kind = Literal["numeric", "boolean", "codes", "text", "datetime", "other"]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 # A float32 keeps 24 bits: below this spread a column would keep fewer than about 100 levels.
 NARROW_SPREAD = 1e-5
 MAX_LISTED = 20
-ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}.*)?$")
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +41,10 @@ class Column:
         kind: What its values are.
         num_missing: Rows without a value.
         num_infinite: Rows with an infinite number.
-        minimum: Of the finite numbers; None without any.
+        minimum: Of the finite numbers; None without any. Dates are seconds since 1970.
         maximum: Of the finite numbers; None without any.
         num_text: Rows whose value is no number.
+        num_values: Distinct texts or codes; 0 for other kinds.
         example: The first value that is no number.
     """
 
@@ -61,6 +55,7 @@ class Column:
     minimum: float | None = None
     maximum: float | None = None
     num_text: int = 0
+    num_values: int = 0
     example: str | None = None
 
     @property
@@ -69,20 +64,10 @@ class Column:
         return self.kind in ("numeric", "boolean")
 
     @property
-    def is_usable(self) -> bool:
-        """Whether it can be a feature: finite numbers that float32 reaches, and no gaps."""
-        return (
-            self.is_number
-            and not self.num_missing
-            and not self.num_infinite
-            and self.minimum is not None
-            and self.maximum is not None
-            and max(-self.minimum, self.maximum) <= FLOAT32_MAX
-        )
-
-    @property
     def is_constant(self) -> bool:
-        """Whether all its finite numbers are one number."""
+        """Whether all its values are one, gaps and infinities apart."""
+        if self.kind in ("text", "codes"):
+            return self.num_values == 1
         return self.minimum is not None and self.minimum == self.maximum
 
 
@@ -93,28 +78,59 @@ class ColumnData:
     Attributes:
         column: What it holds.
         num_rows: Its length.
-        values: float64 `(num_rows,)`, NaN where missing; None where they are no numbers, or were
-            not asked for.
+        values: As `RawColumn` says, of `num_rows` rows; None where the kind is another, or they
+            were not asked for.
+        original: The values as the file has them, where they are carried into the predictions.
     """
 
     column: Column
     num_rows: int
-    values: FloatArray | None = None
+    values: RawColumn | None = None
+    original: Any = None
 
     @property
     def numbers(self) -> FloatArray:
-        """The values of a column that holds numbers."""
-        if self.values is None:
+        """The values of a column that holds numbers or dates."""
+        if self.values is None or isinstance(self.values, Texts):
             raise TypeError(f"The values of {self.column.name!r} were not read as numbers.")
         return self.values
+
+    @property
+    def raw(self) -> RawColumn:
+        """The values of a column that can be a feature."""
+        if self.values is None:
+            raise TypeError(f"The values of {self.column.name!r} were not read.")
+        return self.values
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row has a value."""
+        return self.column.num_missing == self.num_rows
 
     def without_values(self) -> "ColumnData":
         """The column alone."""
         return replace(self, values=None)
 
+    def with_original(self, values: object) -> "ColumnData":
+        """The column with what the file holds, as a pandas series or an array of pyarrow."""
+        import pyarrow as pa
 
-def make_column(name: str, kind: Kind, values: FloatArray) -> ColumnData:
-    """A column of numbers or booleans from its float64 values, NaN where missing."""
+        if not isinstance(values, pa.ChunkedArray):
+            values = pa.chunked_array([pa.Array.from_pandas(values)])
+        return replace(self, original=values)
+
+
+def make_column(
+    name: str, kind: Kind, values: FloatArray, *, example: str | None = None
+) -> ColumnData:
+    """A column of numbers, booleans or dates from its float64 values, NaN where missing.
+
+    Args:
+        name: Of the column.
+        kind: What the numbers are.
+        values: Shape `(num_rows,)`.
+        example: Of dates, how the file writes one.
+    """
     finite = values[np.isfinite(values)]
     num_missing = int(np.isnan(values).sum())
     column = Column(
@@ -124,82 +140,25 @@ def make_column(name: str, kind: Kind, values: FloatArray) -> ColumnData:
         num_infinite=len(values) - len(finite) - num_missing,
         minimum=float(finite.min()) if len(finite) else None,
         maximum=float(finite.max()) if len(finite) else None,
+        num_text=len(finite) if kind == "datetime" else 0,
+        example=example,
     )
     return ColumnData(column, num_rows=len(values), values=values)
 
 
-def infer_series(name: str, series: "pd.Series[Any]") -> ColumnData:
-    """The column that pandas read from a CSV file."""
-    import pandas as pd
-
-    if pd.api.types.is_bool_dtype(series.dtype) or _holds_booleans(series):
-        return make_column(name, "boolean", _float64(series))
-    if pd.api.types.is_numeric_dtype(series.dtype):
-        return make_column(name, "numeric", _float64(series))
-    present = series.dropna().astype(str)
-    numbers = pd.to_numeric(present, errors="coerce")
-    texts = present[numbers.isna()]
-    if texts.empty:
-        # Integers beyond 64 bits, which pandas leaves as text.
-        return make_column(name, "numeric", _float64(numbers.reindex(series.index)))
-    column = Column(
-        name=name,
-        # pandas leaves dates of a CSV file as text.
-        kind="datetime" if all(map(ISO_DATE.match, present.head(100))) else "text",
-        num_missing=len(series) - len(present),
-        num_text=len(texts),
-        example=str(texts.iloc[0]),
-    )
-    return ColumnData(column, num_rows=len(series))
-
-
-def _float64(series: "pd.Series[Any]") -> FloatArray:
-    return np.asarray(series.astype("float64"), dtype=np.float64)
-
-
-def _holds_booleans(series: "pd.Series[Any]") -> bool:
-    """Whether these are booleans with gaps, which pandas keeps as objects."""
-    import pandas as pd
-
-    return series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) == "boolean"
-
-
-def infer_arrow(name: str, array: "pa.ChunkedArray[Any]") -> ColumnData:
-    """The column that pyarrow read from a Parquet file."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(array.type):
-        array = array.cast(array.type.value_type)
-    kind = arrow_kind(array.type)
-    if kind in ("numeric", "boolean"):
-        # safe=False: integers beyond 2**53 round, as they do in pandas.
-        values = array.cast(pa.float64(), safe=False).to_numpy()
-        return make_column(name, kind, np.asarray(values, dtype=np.float64))
-    present = array.drop_null()
+def make_text_column(name: str, kind: Kind, texts: Texts) -> ColumnData:
+    """A column of texts, or of integer codes as texts."""
+    counts = texts.counts()
+    words = {text: count for text, count in counts.items() if not _is_a_number(text)}
     column = Column(
         name=name,
         kind=kind,
-        num_missing=array.null_count,
-        num_text=len(present),
-        example=str(present[0].as_py()) if len(present) else None,
+        num_missing=texts.num_missing,
+        num_text=sum(words.values()),
+        num_values=len(counts),
+        example=texts.first_of(words),
     )
-    return ColumnData(column, num_rows=len(array))
-
-
-def arrow_kind(dtype: "pa.DataType") -> Kind:
-    """Kind of a Parquet column; one that is null throughout counts as numbers, as in pandas."""
-    from pyarrow import types
-
-    kinds: dict[Kind, tuple[Callable[[Any], bool], ...]] = {
-        "boolean": (types.is_boolean,),
-        "numeric": (types.is_integer, types.is_floating, types.is_decimal, types.is_null),
-        "datetime": (types.is_temporal,),
-        "text": (types.is_string, types.is_large_string, types.is_string_view, types.is_binary),
-    }
-    for kind, tests in kinds.items():
-        if any(test(dtype) for test in tests):
-            return kind
-    return "other"
+    return ColumnData(column, num_rows=len(texts), values=texts)
 
 
 def join_columns(parts: Sequence[ColumnData], *, source: str, files: Sequence[str]) -> ColumnData:
@@ -210,8 +169,30 @@ def join_columns(parts: Sequence[ColumnData], *, source: str, files: Sequence[st
     """
     if len(parts) == 1:
         return parts[0]
+    joined = _join_values(parts, source=source, files=files)
+    if parts[0].original is None:
+        return joined
+    return replace(joined, original=_join_originals([part.original for part in parts]))
+
+
+def _join_originals(parts: Sequence[Any]) -> Any:
+    import pyarrow as pa
+
+    types = {part.type for part in parts}
+    # Ids that are numbers in one file and texts in another are texts.
+    wanted = next(iter(types)) if len(types) == 1 else pa.string()
+    return pa.chunked_array([chunk for part in parts for chunk in part.cast(wanted).chunks], wanted)
+
+
+def _join_values(parts: Sequence[ColumnData], *, source: str, files: Sequence[str]) -> ColumnData:
     columns = [part.column for part in parts]
     kind = _common_kind(parts, source=source, files=files)
+    values = [part.values for part in parts if part.values is not None]
+    if kind in ("text", "codes") and len(values) == len(parts):
+        texts = [
+            part if isinstance(part, Texts) else Texts.of([None] * len(part)) for part in values
+        ]
+        return make_text_column(columns[0].name, kind, join_texts(texts))
     joined = Column(
         name=columns[0].name,
         kind=kind,
@@ -220,13 +201,19 @@ def join_columns(parts: Sequence[ColumnData], *, source: str, files: Sequence[st
         minimum=min((c.minimum for c in columns if c.minimum is not None), default=None),
         maximum=max((c.maximum for c in columns if c.maximum is not None), default=None),
         num_text=sum(column.num_text for column in columns),
+        # Without the values nobody knows how many the files share.
+        num_values=max(column.num_values for column in columns),
         example=next((c.example for c in columns if c.example is not None), None),
     )
-    values = [part.values for part in parts if part.values is not None]
+    numbers = [
+        # A file of gaps alone may have been taken for texts.
+        np.full(len(part), np.nan) if isinstance(part, Texts) else part
+        for part in values
+    ]
     return ColumnData(
         joined,
         num_rows=sum(part.num_rows for part in parts),
-        values=np.concatenate(values) if len(values) == len(parts) else None,
+        values=np.concatenate(numbers) if len(values) == len(parts) else None,
     )
 
 
@@ -245,7 +232,8 @@ def _common_kind(parts: Sequence[ColumnData], *, source: str, files: Sequence[st
     found = ", ".join(f"{kind} in {file}" for kind, file in first.items())
     raise DataError(
         f"The files of {source} must agree on their columns, but {parts[0].column.name!r} is "
-        f"{found}. Convert it to one kind, or name files that agree in data.source."
+        f"{found}. Set data.columns.{parts[0].column.name}.kind to one of them, or name files that "
+        "agree in data.source."
     )
 
 
@@ -296,10 +284,19 @@ def check_names(data: "DataConfig", names: Sequence[str]) -> tuple[str, ...]:
             "Set data.target, or point data.source elsewhere."
         )
     if data.features is None:
-        features = tuple(name for name in names if name != data.target)
+        taken = {data.target, data.weight_column, *data.id_columns}
+        features = tuple(name for name in names if name not in taken)
     else:
         features = data.features
         check_present(data.source, features, names, way_out="Set data.features.")
+    others = [*data.id_columns, *data.columns]
+    others += [] if data.weight_column is None else [data.weight_column]
+    check_present(
+        data.source,
+        others,
+        names,
+        way_out="Correct data.id_columns, data.weight_column or data.columns.",
+    )
     if not features:
         raise DataError(
             f"A table needs a feature beside its target, but {data.source} has only the column "
@@ -339,34 +336,66 @@ def check_values(
             "Add rows, or point data.source elsewhere."
         )
     check_target(data.source, target)
+    if data.target_transform == "log1p" and (target.column.minimum or 0.0) <= -1:
+        raise DataError(
+            f"log(1 + target) needs targets above -1, but {data.target!r} in {data.source} goes "
+            f'down to {target.column.minimum:g}. Set data.target_transform = "none", or shift the '
+            "target."
+        )
     check_features(data.source, features)
-    warnings = tuple(_weaknesses(features, target))
+    warnings = tuple(_weaknesses(data, features, target))
     for warning in warnings:
         log.warning("%s: %s", data.source, warning)
     return warnings
 
 
 def check_target(source: str, target: ColumnData) -> None:
-    """Refuses a target that is no series of finite, varying numbers.
+    """Refuses a target that is no series of finite, varying numbers, gaps apart.
 
     Raises:
         DataError: If it is not.
     """
     column = target.column
-    if problem := problem_of(target):
+    num_known = target.num_rows - column.num_missing
+    if problem := problem_of_target(target):
         found = f"it is {problem}"
+    elif num_known < 2:
+        found = f"{num_known} of {target.num_rows} rows have one"
     elif column.is_constant:
-        found = f"all {target.num_rows} rows are {column.minimum:g}"
+        found = f"all {num_known} rows are {column.minimum:g}"
     else:
         return
     raise DataError(
-        f"The target must be numbers that vary, without gaps, but of {column.name!r} in {source} "
-        f"{found}. Set data.target, or repair the rows."
+        f"The target must be numbers that vary, but of {column.name!r} in {source} {found}. "
+        "Set data.target, or repair the rows."
+    )
+
+
+def check_weights(source: str, weights: ColumnData) -> None:
+    """Refuses weights that are no finite numbers of at least zero, with one above it.
+
+    Raises:
+        DataError: If they are not.
+    """
+    column = weights.column
+    if not column.is_number:
+        found = f"is {column.kind}"
+    elif column.num_missing or column.num_infinite:
+        found = f"has {column.num_missing} missing and {column.num_infinite} infinite values"
+    elif (column.minimum or 0.0) < 0:
+        found = f"goes down to {column.minimum:g}"
+    elif not column.maximum:
+        found = "is zero throughout"
+    else:
+        return
+    raise DataError(
+        f"Weights must be finite numbers of at least 0, but {column.name!r} in {source} {found}. "
+        "Set data.weight_column, or repair the rows."
     )
 
 
 def check_features(source: str, features: Sequence[ColumnData], *, way_out: str = "") -> None:
-    """Refuses features that are no finite numbers, naming every one with its count.
+    """Refuses features that the network cannot take, naming every one with its count.
 
     Raises:
         DataError: If there are any.
@@ -378,10 +407,10 @@ def check_features(source: str, features: Sequence[ColumnData], *, way_out: str 
     ]
     if not problems:
         return
-    usable = [feature.column.name for feature in features if feature.column.is_usable]
+    usable = [feature.column.name for feature in features if not problem_of(feature)]
     more = f" and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
     raise DataError(
-        "Features must be finite numbers or booleans without gaps, for now, but in "
+        "Features must be finite numbers, booleans, texts or dates, but in "
         f"{source} {'; '.join(problems[:MAX_LISTED])}{more}. {way_out or _usable_features(usable)}"
     )
 
@@ -391,35 +420,70 @@ def _usable_features(names: Sequence[str]) -> str:
         return "None of the features is usable: repair the table."
     if len(names) > MAX_LISTED:
         return (
-            f"Set data.features to numeric ones; {len(names)} are usable, and `dnnjob init` "
+            f"Set data.features to others; {len(names)} are usable, and `dnnjob init` "
             "writes a job file that lists them."
         )
-    return f"Set data.features to numeric ones: {json.dumps(list(names), ensure_ascii=False)}."
+    return f"Set data.features to others: {json.dumps(list(names), ensure_ascii=False)}."
 
 
-def problem_of(data: ColumnData) -> str | None:
-    """Why a column cannot be used, with the count of rows; None if it can."""
+def problem_of_target(data: ColumnData) -> str | None:
+    """Why a column cannot be the target, with the count of rows; None if it can."""
     column, rows = data.column, f"of {data.num_rows} rows"
-    if column.num_missing == data.num_rows:
+    if data.is_empty:
         return f"missing in all {data.num_rows} rows"
     if not column.is_number:
         example = "" if column.example is None else f", such as {column.example[:40]!r}"
         return f"{column.kind} ({column.num_text} {rows} hold no number{example})"
-    if column.num_missing:
-        return f"missing in {column.num_missing} {rows}"
+    return problem_of(data)
+
+
+def problem_of(data: ColumnData) -> str | None:
+    """Why a column cannot be a feature, with the count of rows; None if it can."""
+    column, rows = data.column, f"of {data.num_rows} rows"
+    if column.kind == "other":
+        example = "" if column.example is None else f", such as {column.example[:40]!r}"
+        return f"neither numbers nor texts ({column.num_text} {rows}{example})"
+    if not column.is_number:
+        return None
     if column.num_infinite:
         return f"infinite in {column.num_infinite} {rows}"
-    if not column.is_usable:
+    if max(abs(column.minimum or 0.0), abs(column.maximum or 0.0)) > FLOAT32_MAX:
         count = int((np.abs(data.numbers) > FLOAT32_MAX).sum())
         return f"beyond the range of float32 (3.4e38) in {count} {rows}"
     return None
 
 
-def _weaknesses(features: Sequence[ColumnData], target: ColumnData) -> Iterable[str]:
+def _weaknesses(
+    data: "DataConfig", features: Sequence[ColumnData], target: ColumnData
+) -> Iterable[str]:
     """What training can live with, and a person should know."""
-    constant = [f.column.name for f in features if f.column.is_constant]
-    if constant:
+    if unlabelled := target.column.num_missing:
+        yield (
+            f"{target.column.name} is missing in {unlabelled} of {target.num_rows} rows: they are "
+            "predicted, not trained on."
+        )
+    if empty := [f.column.name for f in features if f.is_empty]:
+        yield f"features without any value tell nothing: {listed(empty)}."
+    if constant := [f.column.name for f in features if f.column.is_constant]:
         yield f"constant features tell nothing: {listed(constant)}."
+    if rare := [f.column.name for f in features if _has_rare_values(f, data.min_category_rows)]:
+        yield (
+            f"every text of {listed(rare)} is in fewer than {data.min_category_rows} rows, which "
+            "tells nothing. Leave it out of data.features, or lower data.min_category_rows."
+        )
+    for feature in features:
+        if _is_nearly_numeric(feature):
+            column = feature.column
+            yield (
+                f"{column.name} is taken for text, since {column.num_text} of {feature.num_rows} "
+                f"rows hold no number, such as {str(column.example)[:40]!r}. If that stands for a "
+                "gap, name it in data.missing."
+            )
+    if leaks := [f.column.name for f in features if _equals(f, target)]:
+        yield (
+            f"{listed(leaks)} equals the target {target.column.name} in every row: a leak, unless "
+            "it is known before the target is. Leave it out of data.features."
+        )
     narrow = [c.column.name for c in (*features, target) if _is_narrow(c)]
     if narrow:
         yield (
@@ -435,15 +499,45 @@ def _weaknesses(features: Sequence[ColumnData], target: ColumnData) -> Iterable[
         )
 
 
+def _has_rare_values(feature: ColumnData, min_rows: int) -> bool:
+    """Whether a column of texts has values, and all of them are rare."""
+    if not isinstance(feature.values, Texts):
+        return False
+    return 0 < max(feature.values.counts().values(), default=0) < min_rows
+
+
+def _is_nearly_numeric(feature: ColumnData) -> bool:
+    """Whether nearly all texts are numbers."""
+    column = feature.column
+    num_present = feature.num_rows - column.num_missing
+    return column.kind == "text" and 0 < column.num_text <= num_present / 10
+
+
+def _equals(feature: ColumnData, target: ColumnData) -> bool:
+    """Whether a feature is the target wherever both are known."""
+    if not feature.column.is_number:
+        return False
+    both = np.isfinite(feature.numbers) & np.isfinite(target.numbers)
+    return bool(both.any() and np.array_equal(feature.numbers[both], target.numbers[both]))
+
+
 def _is_narrow(data: ColumnData) -> bool:
     """Whether a varying column's standard deviation is lost in float32."""
     column = data.column
-    if column.is_constant or column.minimum is None or column.maximum is None:
+    if not column.is_number or column.is_constant:
+        return False
+    if column.minimum is None or column.maximum is None:
         return False
     magnitude = max(-column.minimum, column.maximum)
     # Divided first, since squares of numbers near either limit leave the range of float64.
-    spread = float((data.numbers / magnitude).std())
+    scaled = data.numbers / magnitude
+    spread = float(np.nanstd(scaled) if column.num_missing else scaled.std())
     return spread < NARROW_SPREAD or spread * magnitude < FLOAT32_TINY
+
+
+def show_date(seconds: float) -> str:
+    """A date as a person writes it, without a time that is midnight."""
+    return str(np.datetime64(int(seconds), "s")).removesuffix("T00:00:00")
 
 
 def listed(names: Iterable[str]) -> str:

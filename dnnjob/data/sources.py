@@ -1,8 +1,8 @@
 """Tables from CSV or Parquet files, folders and globs of them, and the built-in ones.
 
 table = open_table(job.data)                  # checked, with raw float64 values
-table.x, table.y, table.columns, table.fingerprint
-rows = read_columns("new.parquet", table.features)
+table.block, table.y, table.columns, table.fingerprint
+rows = read_columns("new.parquet", table.kinds)
 """
 
 import bz2
@@ -15,34 +15,38 @@ import lzma
 import os
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.job import MISSING_MARKERS, DataConfig
+from dnnjob.data.block import Block, FloatArray, RawColumn, Texts
 from dnnjob.data.builtin import builtin_names, is_builtin, load_builtin
+from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.kinds import ReadAs, as_kind, infer_arrow, infer_series
 from dnnjob.data.schema import (
     Column,
     ColumnData,
-    FloatArray,
     check_alike,
     check_features,
     check_names,
     check_present,
     check_unique,
     check_values,
-    infer_arrow,
-    infer_series,
+    check_weights,
     join_columns,
     make_column,
 )
 from dnnjob.errors import DataError
 from dnnjob.image import mount_hint
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zip", ".zst")
@@ -83,28 +87,50 @@ class Table:
 
     Attributes:
         source: Where it came from, as the job says it.
-        features: Names of the columns of `x`.
+        features: Names of the columns that are predicted from.
         target: Name of `y`.
-        x: Shape `(num_rows, num_features)`.
-        y: Shape `(num_rows,)`.
+        block: Raw values of the features.
+        y: Shape `(num_rows,)`, NaN where unlabelled.
         columns: All columns of the source, in its order.
         fingerprint: What tells it from another table.
         warnings: What training can live with and a person should know; logged too.
+        weights: Of the rows in the loss, >= 0, shape `(num_rows,)`; None where all weigh the same.
+        ids: Columns carried into the predictions, as the files have them.
     """
 
     source: str
     features: tuple[str, ...]
     target: str
-    x: FloatArray
+    block: Block
     y: FloatArray
     columns: tuple[Column, ...]
     fingerprint: Fingerprint
     warnings: tuple[str, ...] = ()
+    weights: FloatArray | None = None
+    ids: Mapping[str, "pa.ChunkedArray[Any]"] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
         """Rows of the source."""
         return len(self.y)
+
+    @property
+    def x(self) -> FloatArray:
+        """Features that are all numbers or dates side by side, `(num_rows, num_features)`."""
+        return np.stack([self.number(name) for name in self.features], axis=1)
+
+    def number(self, name: str) -> FloatArray:
+        """A feature of numbers or dates, shape `(num_rows,)`."""
+        column = self.block[name]
+        if isinstance(column, Texts):
+            raise TypeError(f"{name!r} holds texts.")
+        return column
+
+    @property
+    def kinds(self) -> dict[str, FeatureKind]:
+        """What the features hold, in their order."""
+        by_name = {column.name: column for column in self.columns}
+        return {name: feature_kind(by_name[name]) for name in self.features}
 
 
 @dataclass(frozen=True)
@@ -127,9 +153,25 @@ def open_table(data: DataConfig) -> Table:
         return _open_builtin(data)
     files = _peek_files(data.source)
     features = check_names(data, files[0].names)
-    columns = _read_files(files, source=data.source, keep={*features, data.target})
+    wanted = ReadAs.of(data)
+    keep = {*features, data.target, *wanted.also}
+    columns = _read_files(files, source=data.source, keep=keep, wanted=wanted)
     fingerprint = fingerprint_files([file.path for file in files])
     return _make_table(data, features, columns, fingerprint)
+
+
+def find_parquet(data: DataConfig) -> tuple[list[Path], tuple[str, ...]] | None:
+    """The files of a job's table and its features, where all are Parquet files; else None.
+
+    Raises:
+        DataError: If a file cannot be read, files differ, or target or features are not there.
+    """
+    if is_builtin(data.source):
+        return None
+    files = _peek_files(data.source)
+    if any(file.kind != "parquet" for file in files):
+        return None
+    return [file.path for file in files], check_names(data, files[0].names)
 
 
 def peek_columns(data: DataConfig) -> tuple[str, ...]:
@@ -144,47 +186,63 @@ def peek_columns(data: DataConfig) -> tuple[str, ...]:
 
 
 def read_columns(
-    source: str, columns: Sequence[str], *, optional: Collection[str] = ()
-) -> dict[str, FloatArray]:
-    """Raw rows of a table to predict: float64 `(num_rows,)` of each of `columns`.
+    source: str,
+    kinds: Mapping[str, FeatureKind],
+    *,
+    optional: Collection[str] = (),
+    ids: Collection[str] = (),
+    missing: Collection[str] = MISSING_MARKERS,
+) -> tuple[dict[str, RawColumn], dict[str, "pa.ChunkedArray[Any]"]]:
+    """Raw rows of a table to predict, and of its id columns those that it has.
 
     Further columns are left alone, and their order is free.
 
     Args:
         source: Files as in `data.source`.
-        columns: The columns that must be there, with finite numbers.
+        kinds: The columns that must be there, with what they hold.
         optional: Columns that may be there, such as the target: given, with NaN for missing, if
             they hold numbers.
+        ids: Columns that may be there, given as the files have them.
+        missing: Texts that stand for a missing value.
 
     Raises:
-        DataError: If the files cannot be read, or a column is missing or has no finite numbers.
+        DataError: If the files cannot be read, or a column is missing or holds other values.
     """
     names = _peek_names(source)
-    check_present(source, columns, names, way_out="Add it to the table: the model needs it.")
-    wanted = [*columns, *(name for name in optional if name in names)]
-    found = read_all(source, keep=wanted)
+    check_present(source, kinds, names, way_out="Add it to the table: the model needs it.")
+    there = [name for name in (*optional, *ids) if name in names]
+    wanted = ReadAs(kinds=dict(kinds), missing=tuple(missing), ids=tuple(set(ids) & set(there)))
+    found = read_all(source, keep=[*kinds, *there], wanted=wanted)
     check_features(
-        source, [found[name] for name in columns], way_out="Repair these rows of the table."
+        source, [found[name] for name in kinds], way_out="Repair these rows of the table."
     )
-    return {name: found[name].numbers for name in wanted if found[name].column.is_number}
+    rows = {name: found[name].raw for name in kinds}
+    rows |= {
+        name: found[name].raw for name in optional if name in there and found[name].column.is_number
+    }
+    return rows, {name: found[name].original for name in ids if name in there}
 
 
-def read_all(source: str, *, keep: Collection[str] | None = None) -> dict[str, ColumnData]:
+def read_all(
+    source: str, *, keep: Collection[str] | None = None, wanted: ReadAs | None = None
+) -> dict[str, ColumnData]:
     """Every column of a source, unchecked, in its order.
 
     Args:
         source: Files as in `data.source`.
         keep: The columns whose values are wanted; all, if None.
+        wanted: How columns are read; as their values show, if None.
 
     Raises:
-        DataError: If it cannot be read.
+        DataError: If it cannot be read, or a column is not what is wanted.
     """
+    wanted = wanted or ReadAs()
     if not is_builtin(source):
-        return _read_files(_peek_files(source), source=source, keep=keep)
+        return _read_files(_peek_files(source), source=source, keep=keep, wanted=wanted)
     table = load_builtin(source)
     values = np.ascontiguousarray(table.values.T)
     return {
-        name: make_column(name, "numeric", row)
+        name: _finish(make_column(name, "numeric", row), wanted, source=source, original=row)
         for name, row in zip(table.names, values, strict=True)
     }
 
@@ -195,7 +253,8 @@ def _open_builtin(data: DataConfig) -> Table:
     method: Literal["sha256-bytes", "sha256-values"]
     method = "sha256-bytes" if content.startswith(b"PK") else "sha256-values"
     fingerprint = Fingerprint(method, hashlib.sha256(content).hexdigest())
-    return _make_table(data, features, read_all(data.source), fingerprint)
+    columns = read_all(data.source, wanted=ReadAs.of(data))
+    return _make_table(data, features, columns, fingerprint)
 
 
 def _make_table(
@@ -206,16 +265,29 @@ def _make_table(
 ) -> Table:
     chosen = [columns[name] for name in features]
     warnings = check_values(data, chosen, columns[data.target])
+    weights = None
+    if data.weight_column is not None:
+        check_weights(data.source, columns[data.weight_column])
+        weights = columns[data.weight_column].numbers
     return Table(
         source=data.source,
         features=features,
         target=data.target,
-        x=np.stack([column.numbers for column in chosen], axis=1),
+        block={name: columns[name].raw for name in features},
         y=columns[data.target].numbers,
         columns=tuple(column.column for column in columns.values()),
         fingerprint=fingerprint,
         warnings=warnings,
+        weights=weights,
+        ids={name: columns[name].original for name in data.id_columns},
     )
+
+
+def feature_kind(column: Column) -> FeatureKind:
+    """The kind of a column that can be a feature."""
+    if column.kind == "other":
+        raise TypeError(f"{column.name!r} can be no feature.")
+    return column.kind
 
 
 def _peek_names(source: str) -> tuple[str, ...]:
@@ -336,10 +408,10 @@ def _split_lines(lines: Sequence[str], delimiter: str) -> list[list[str]]:
 
 
 def _read_files(
-    files: Sequence[TableFile], *, source: str, keep: Collection[str] | None
+    files: Sequence[TableFile], *, source: str, keep: Collection[str] | None, wanted: ReadAs
 ) -> dict[str, ColumnData]:
     """All columns of the files, one below the other, in the order of the first file."""
-    parts = [_read_file(file, keep=keep) for file in files]
+    parts = [_read_file(file, keep=keep, wanted=wanted) for file in files]
     paths = [str(file.path) for file in files]
     columns = {
         name: join_columns([part[name] for part in parts], source=source, files=paths)
@@ -350,17 +422,29 @@ def _read_files(
     return columns
 
 
-def _read_file(file: TableFile, *, keep: Collection[str] | None) -> dict[str, ColumnData]:
+def _read_file(
+    file: TableFile, *, keep: Collection[str] | None, wanted: ReadAs
+) -> dict[str, ColumnData]:
     kept = set(file.names if keep is None else keep)
     with _reading(file.path):
-        columns = _read_csv(file) if file.kind == "csv" else _read_parquet(file)
+        columns = _read_csv(file, wanted) if file.kind == "csv" else _read_parquet(file, wanted)
         return {
             data.column.name: data if data.column.name in kept else data.without_values()
             for data in columns
         }
 
 
-def _read_csv(file: TableFile) -> Iterator[ColumnData]:
+def _finish(
+    data: ColumnData, wanted: ReadAs, *, source: str, original: object = None
+) -> ColumnData:
+    """The column as it is wanted, with what the file holds where that is an id."""
+    name = data.column.name
+    if name in wanted.kinds:
+        data = as_kind(data, wanted.kinds[name], source=source)
+    return data.with_original(original) if name in wanted.ids else data
+
+
+def _read_csv(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
     import pandas as pd
 
     with _open_text(file.path) as text:
@@ -373,12 +457,18 @@ def _read_csv(file: TableFile) -> Iterator[ColumnData]:
             index_col=False,
             # One kind a column, whatever the size of the file.
             low_memory=False,
+            keep_default_na=False,
+            na_values=["", *wanted.missing],
+            # As written: numbers would lose leading zeros.
+            dtype={name: str for name in file.names if wanted.as_text(name)},
         )
     for name in file.names:
-        yield infer_series(name, frame.pop(name))
+        series = frame.pop(name)
+        data = infer_series(name, series, missing=wanted.missing, as_text=wanted.as_text(name))
+        yield _finish(data, wanted, source=str(file.path), original=series)
 
 
-def _read_parquet(file: TableFile) -> Iterator[ColumnData]:
+def _read_parquet(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(file.path) as parquet:
@@ -387,7 +477,9 @@ def _read_parquet(file: TableFile) -> Iterator[ColumnData]:
             names = file.names[first : first + COLUMNS_AT_ONCE]
             table = parquet.read(columns=list(names))
             for name in names:
-                yield infer_arrow(name, table.column(name))
+                array = table.column(name)
+                data = infer_arrow(name, array, missing=wanted.missing)
+                yield _finish(data, wanted, source=str(file.path), original=array)
 
 
 @contextmanager

@@ -1,18 +1,34 @@
-"""Which rows train, validate and test: the splits that scikit-learn makes.
+"""Which rows train, validate and test: the splits that scikit-learn makes, or a hash of the row.
 
 split = split_rows(506, test_fraction=0.3, validation_fraction=0.0, seed=0)
 split.train, split.test            # int64 row numbers, ascending
+splitter = make_splitter(job.data, num_rows=20_000_000, seed=0)
+splitter(first_row, num_rows)      # of rows that pass by: a place in SPLITS each
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dnnjob.data.block import FloatArray
 from dnnjob.errors import DataError
 
+if TYPE_CHECKING:
+    from dnnjob.config.job import DataConfig
+
 IndexArray = NDArray[np.int64]
+Labels = NDArray[np.int8]
+Splitter = Callable[[int, int], Labels]
+"""From a first row and a number of rows to the split of each, a place in `SPLITS`."""
+
+SPLITS = ("train", "validation", "test", "unlabelled")
+TRAIN, VALIDATION, TEST, UNLABELLED = range(4)
+# Beyond it the permutation that scikit-learn splits by takes seconds and gigabytes.
+MAX_SHUFFLED_ROWS = 10_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,40 +38,91 @@ class Split:
     train: IndexArray
     validation: IndexArray
     test: IndexArray
+    unlabelled: IndexArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Rows without a target: predicted, and nothing else."""
 
     @property
     def num_rows(self) -> int:
         """Rows of all splits together."""
-        return len(self.train) + len(self.validation) + len(self.test)
+        return len(self.train) + len(self.validation) + len(self.test) + len(self.unlabelled)
 
     @property
     def labels(self) -> NDArray[np.str_]:
-        """`train`, `validation` or `test` of every row, shape `(num_rows,)`."""
+        """`train`, `validation`, `test` or `unlabelled` of every row, shape `(num_rows,)`."""
         labels = np.full(self.num_rows, "train", dtype="<U10")
         labels[self.validation] = "validation"
         labels[self.test] = "test"
+        labels[self.unlabelled] = "unlabelled"
         return labels
 
 
+def split_labelled(
+    y: FloatArray,
+    *,
+    test_fraction: float,
+    validation_fraction: float,
+    seed: int,
+    folds: int | None = None,
+    fold: int = 0,
+) -> Split:
+    """`split_rows` of the rows with a target; those without are unlabelled.
+
+    Args:
+        y: Targets, NaN where unlabelled, shape `(num_rows,)`.
+        test_fraction: As `split_rows` has it, like what follows.
+        validation_fraction: See there.
+        seed: See there.
+        folds: See there.
+        fold: See there.
+    """
+    rows = np.flatnonzero(~np.isnan(y))
+    split = split_rows(
+        len(rows),
+        test_fraction=test_fraction,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        folds=folds,
+        fold=fold,
+    )
+    return Split(
+        train=rows[split.train],
+        validation=rows[split.validation],
+        test=rows[split.test],
+        unlabelled=np.flatnonzero(np.isnan(y)),
+    )
+
+
 def split_rows(
-    num_rows: int, *, test_fraction: float, validation_fraction: float, seed: int
+    num_rows: int,
+    *,
+    test_fraction: float,
+    validation_fraction: float,
+    seed: int,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> Split:
     """The same rows as scikit-learn's `train_test_split(rows, test_size=..., random_state=seed)`.
 
-    The validation rows are a second such split, of the training rows in the order scikit-learn
-    gives them, with the same seed.
+    Or, with `folds`, as its `KFold(folds, shuffle=True, random_state=seed)`. The validation rows
+    are a second split of the first sort, of the training rows in the order scikit-learn gives
+    them, with the same seed.
 
     Args:
         num_rows: Rows of the table.
         test_fraction: Share of all rows held out for test, in (0, 1).
         validation_fraction: Share of the training rows held out for validation, in [0, 1).
         seed: Seed of both splits, in [0, 2**32).
+        folds: Parts of the rows, one of which is the test split; None for a share.
+        fold: Which of them.
 
     Raises:
         DataError: If a split would be empty.
     """
     rows = np.arange(num_rows, dtype=np.int64)
-    train, test = _hold_out(rows, test_fraction, seed=seed)
+    if folds is None:
+        train, test = _hold_out(rows, test_fraction, seed=seed)
+    else:
+        train, test = _hold_out_fold(rows, folds, fold, seed=seed)
     if not (len(train) and len(test)):
         raise DataError(
             f"Training and test need at least one row each, but data.test_fraction = "
@@ -76,6 +143,20 @@ def split_rows(
     return Split(train=np.sort(train), validation=np.sort(validation), test=np.sort(test))
 
 
+def _hold_out_fold(
+    rows: IndexArray, folds: int, fold: int, *, seed: int
+) -> tuple[IndexArray, IndexArray]:
+    """The rest and one of the folds of `rows`, both ascending."""
+    if folds > len(rows):
+        raise DataError(
+            f"Each fold needs a row, but data.folds = {folds} and the table has {len(rows)}. "
+            "Lower data.folds, or add rows."
+        )
+    shuffled = np.array_split(np.random.RandomState(seed).permutation(len(rows)), folds)
+    held_out = np.sort(shuffled[fold])
+    return np.delete(rows, held_out), rows[held_out]
+
+
 def _hold_out(rows: IndexArray, fraction: float, *, seed: int) -> tuple[IndexArray, IndexArray]:
     """The rest and the held-out part of `rows`, both in the order of the permutation.
 
@@ -85,3 +166,66 @@ def _hold_out(rows: IndexArray, fraction: float, *, seed: int) -> tuple[IndexArr
     num_held_out = math.ceil(fraction * len(rows))
     shuffled = rows[np.random.RandomState(seed).permutation(len(rows))]
     return shuffled[num_held_out:], shuffled[:num_held_out]
+
+
+def split_by(splitter: Splitter, y: FloatArray) -> Split:
+    """The rows of each split of a table in memory; those without a target are unlabelled."""
+    labels = np.where(np.isnan(y), UNLABELLED, splitter(0, len(y)))
+    return Split(*(np.flatnonzero(labels == place) for place in range(len(SPLITS))))
+
+
+def choose_split(split: Literal["auto", "shuffle", "hash"], num_rows: int) -> str:
+    """What "auto" is for a table of so many rows."""
+    if split != "auto":
+        return split
+    return "shuffle" if num_rows <= MAX_SHUFFLED_ROWS else "hash"
+
+
+def make_splitter(data: "DataConfig", *, num_rows: int, seed: int) -> Splitter:
+    """What tells the split of any rows of a table, as the job asks.
+
+    Raises:
+        DataError: If a split would be empty.
+    """
+    if choose_split(data.split, num_rows) == "hash":
+        return _hash_splitter(data, seed=seed)
+    split = split_rows(
+        num_rows,
+        test_fraction=data.test_fraction,
+        validation_fraction=data.validation_fraction,
+        seed=seed,
+        folds=data.folds,
+        fold=data.fold,
+    )
+    labels = np.zeros(num_rows, dtype=np.int8)
+    labels[split.validation] = VALIDATION
+    labels[split.test] = TEST
+    return lambda first, count: labels[first : first + count]
+
+
+def _hash_splitter(data: "DataConfig", *, seed: int) -> Splitter:
+    def label(first: int, count: int) -> Labels:
+        rows = np.arange(first, first + count, dtype=np.uint64)
+        drawn = _uniform(rows, seed=seed, stream=0)
+        if data.folds is None:
+            is_test = drawn < data.test_fraction
+        else:
+            is_test = np.floor(drawn * data.folds) == data.fold
+        is_validation = _uniform(rows, seed=seed, stream=1) < data.validation_fraction
+        return np.where(is_test, TEST, np.where(is_validation, VALIDATION, TRAIN)).astype(np.int8)
+
+    return label
+
+
+def _uniform(rows: NDArray[np.uint64], *, seed: int, stream: int) -> FloatArray:
+    """A number in [0, 1) for each row: SplitMix64 of the row, seed and stream.
+
+    Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+    doi:10.1145/2660193.2660195.
+    """
+    start = np.uint64((seed * 2 + stream + 1) * 0xD1342543DE82EF95 % 2**64)
+    mixed = (rows + start) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53

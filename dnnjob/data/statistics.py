@@ -1,74 +1,94 @@
-"""Means and standard deviations of a table, in float64, for its z-scores.
+"""Statistics of a table in memory, in float64, and the encoding that follows from them.
 
-scale = fit_standardization(table, split, mode="train")
-z = (table.x - scale.mean) / scale.std
+encoding = fit_encoding(table, split, job.data)
+encoding.num_inputs, encoding.target.std
 """
-
-from dataclasses import dataclass
-from typing import Literal, assert_never
 
 import numpy as np
 
-from dnnjob.data.schema import FloatArray
+from dnnjob.config.job import DataConfig
+from dnnjob.data.block import Block, FloatArray, Texts, take_rows
+from dnnjob.data.encoding import (
+    ColumnStatistics,
+    Encoding,
+    fit_columns,
+    fit_target,
+    transform_target,
+)
 from dnnjob.data.sources import Table
 from dnnjob.data.split import Split
 
-Mode = Literal["train", "table", "none"]
 
+def fit_encoding(table: Table, split: Split, data: DataConfig) -> Encoding:
+    """How the table's columns become inputs, from the rows that `data.standardize` names.
 
-@dataclass(frozen=True, eq=False)
-class Standardization:
-    """What features and target are scaled by; means 0 and deviations 1 where nothing is.
-
-    Attributes:
-        mode: The rows it comes from.
-        mean: Shape `(num_features,)`, the features' units.
-        std: Same shape and units, > 0; 1 for a feature that is constant in these rows.
-        target_mean: Target units.
-        target_std: Target units, > 0; 1 for a target that is constant in these rows.
+    Those are the training rows, or all rows of the table; "none" scales nothing, and takes what
+    fills gaps and which categories there are from the training rows.
     """
-
-    mode: Mode
-    mean: FloatArray
-    std: FloatArray
-    target_mean: float
-    target_std: float
-
-    @property
-    def reported_target_std(self) -> float | None:
-        """What `mse_standardized` divides by (squared): None where the target is not scaled."""
-        return None if self.mode == "none" else self.target_std
-
-
-def fit_standardization(table: Table, split: Split, mode: Mode) -> Standardization:
-    """Means and population standard deviations (ddof=0) of the rows that `mode` names.
-
-    Args:
-        table: The raw values.
-        split: Its rows.
-        mode: The training rows, all rows of the table, or nothing: means 0 and deviations 1.
-    """
-    match mode:
-        case "train":
-            return _fit(table.x[split.train], table.y[split.train], mode)
-        case "table":
-            return _fit(table.x, table.y, mode)
-        case "none":
-            num_features = len(table.features)
-            return Standardization(mode, np.zeros(num_features), np.ones(num_features), 0.0, 1.0)
-        case _:
-            assert_never(mode)
+    block, y = table.block, table.y
+    if data.standardize == "table":
+        y = y[~np.isnan(y)]
+    else:
+        block, y = take_rows(block, split.train), y[split.train]
+    columns = fit_columns(data, table.kinds, measure_block(block))
+    # One by one: NumPy adds up a column in another order where it stands beside others.
+    raw, transformed = (
+        measure_block({data.target: values})[data.target]
+        for values in (y, transform_target(y, data.target_transform))
+    )
+    target = fit_target(data, raw=raw, transformed=transformed)
+    return Encoding(columns, target, data.standardize)
 
 
-def _fit(x: FloatArray, y: FloatArray, mode: Mode) -> Standardization:
-    mean, std = _mean_and_std(x)
-    target_mean, target_std = _mean_and_std(y[:, None])
-    return Standardization(mode, mean, std, float(target_mean[0]), float(target_std[0]))
+def measure_block(block: Block) -> dict[str, ColumnStatistics]:
+    """Statistics of every column of these rows."""
+    whole = {
+        name: column
+        for name, column in block.items()
+        if not isinstance(column, Texts) and not np.isnan(column).any()
+    }
+    found = _measure_whole(whole) if whole else {}
+    return {name: found.get(name) or _measure(block[name]) for name in block}
 
 
-def _mean_and_std(values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Per column of `(num_rows, num_columns)`; a constant one has std 1."""
-    mean, std = values.mean(axis=0), values.std(axis=0)
-    # Not std == 0: rounding of the mean leaves a constant 0.1 with a deviation of 1e-17.
-    constant = values.min(axis=0) == values.max(axis=0)
-    return np.where(constant, values[0], mean), np.where(constant, 1.0, std)
+def _measure_whole(columns: dict[str, FloatArray]) -> dict[str, ColumnStatistics]:
+    """Of columns without gaps, side by side."""
+    values = np.stack(list(columns.values()), axis=1)
+    if not len(values):
+        return {name: ColumnStatistics(num_rows=0, num_missing=0) for name in columns}
+    each = (values.mean(axis=0), values.var(axis=0), values.min(axis=0), values.max(axis=0))
+    medians = [float(np.median(column)) for column in columns.values()]
+    return {
+        name: ColumnStatistics(
+            num_rows=len(values),
+            num_missing=0,
+            mean=float(mean),
+            variance=float(variance),
+            minimum=float(minimum),
+            maximum=float(maximum),
+            median=median,
+        )
+        for name, median, mean, variance, minimum, maximum in zip(
+            columns, medians, *each, strict=True
+        )
+    }
+
+
+def _measure(column: FloatArray | Texts) -> ColumnStatistics:
+    if isinstance(column, Texts):
+        return ColumnStatistics(
+            num_rows=len(column), num_missing=column.num_missing, counts=column.counts()
+        )
+    present = column[~np.isnan(column)]
+    num_missing = len(column) - len(present)
+    if not len(present):
+        return ColumnStatistics(num_rows=len(column), num_missing=num_missing)
+    return ColumnStatistics(
+        num_rows=len(column),
+        num_missing=num_missing,
+        mean=float(present.mean()),
+        variance=float(present.var()),
+        minimum=float(present.min()),
+        maximum=float(present.max()),
+        median=float(np.median(present)),
+    )

@@ -1,17 +1,30 @@
 """The input pipeline: windows of training rows with the index tensors of their steps, as tf.data.
 
-for window in make_windows(plan, seed=0, first_block=0): ...   # made ahead, in the background
+for window in make_windows(plan, seed=0, first_step=0): ...    # made ahead, in the background
+for window in stream_windows(plan, source, seed=0, first_step=0): ...     # with their rows
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from dnnjob.data.order import StepPlan
+from dnnjob.data.order import StepPlan, WindowPlan
+
+logger = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+ReadRows = Callable[[int, int], tuple[Floats, Floats]]
+"""From the first and the end of a range of training rows to their inputs and targets."""
 
 _BLOCKS_AHEAD = 2
+# TensorFlow takes over an array at this alignment, and copies others.
+_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -19,20 +32,26 @@ class Window:
     """A stretch of steps over rows that are on the device.
 
     Attributes:
-        epochs: Epochs whose steps it holds.
+        first_step: Number of its first step in the whole training.
+        num_steps: Steps it holds; its index tensor may have room for more.
         indices: Row numbers, `(num_steps, num_replicas, rows_per_replica)` int32, -1 is padding.
+        rows: Inputs and targets of each local replica; None where they are resident throughout.
     """
 
-    epochs: range
+    first_step: int
+    num_steps: int
     indices: tf.Tensor
+    rows: tuple[tuple[tf.Tensor, tf.Tensor], ...] | None = None
 
 
-def make_windows(plan: StepPlan, *, seed: int, first_block: int = 0) -> Iterator[Window]:
-    """The windows of training from `first_block` on, each made while the one before trains.
+def make_windows(plan: StepPlan, *, seed: int, first_step: int = 0) -> Iterator[Window]:
+    """The windows of training from that of `first_step` on, each made while the one before trains.
 
     All have the shape of the first, so that one compilation serves them; the last may hold
     fewer epochs than its index tensor has room for.
     """
+    block_steps = plan.epochs_per_block * plan.steps_per_epoch
+    first_block = first_step // block_steps
     num_blocks = -(-plan.epochs // plan.epochs_per_block)
     blocks = tf.data.Dataset.range(first_block, num_blocks)
 
@@ -42,15 +61,161 @@ def make_windows(plan: StepPlan, *, seed: int, first_block: int = 0) -> Iterator
     dataset = blocks.map(
         lambda block: tf.numpy_function(make_indices, [block], tf.int32, stateful=False)
     ).prefetch(_BLOCKS_AHEAD)
-    # The autotuner wakes at 10 ms, 20 ms, ... 5.12 s, 10.24 s, and the end of the iterator may wait
-    # for it: half of the runs lost up to half their time there (TensorFlow 2.21).
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    for block, indices in enumerate(dataset.with_options(options), start=first_block):
-        yield Window(plan.block_epochs(block), indices)
+    for block, indices in enumerate(dataset.with_options(_options()), start=first_block):
+        num_steps = len(plan.block_epochs(block)) * plan.steps_per_epoch
+        yield Window(block * block_steps, num_steps, indices)
 
 
 def _padded_indices(plan: StepPlan, block: int, *, seed: int) -> np.ndarray:
     indices = plan.indices(plan.block_epochs(block), seed=seed)
     missing = plan.epochs_per_block * plan.steps_per_epoch - len(indices)
     return np.pad(indices, ((0, missing), (0, 0), (0, 0)), constant_values=-1)
+
+
+@dataclass
+class WindowSource:
+    """Fills windows with the rows that this task's replicas need of them.
+
+    Attributes:
+        plan: The steps.
+        read: Reads training rows.
+        replicas: This task's.
+        num_inputs: Inputs of a row.
+        num_targets: 2 with weights, else 1.
+        num_resident_blocks: Blocks, the first of the table, that stay in memory once read.
+        threads: Threads to read with.
+    """
+
+    plan: WindowPlan
+    read: ReadRows
+    replicas: range
+    num_inputs: int
+    num_targets: int
+    num_resident_blocks: int
+    threads: int
+    num_read_rows: int = 0
+    """Training rows read so far."""
+    _resident: dict[int, tuple[Floats, Floats]] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Shapes of each replica's inputs and targets."""
+        return [self._shapes(replica) for replica in self.replicas]
+
+    def _shapes(self, replica: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        rows = self.plan.part_rows(replica)
+        targets = (rows,) if self.num_targets == 1 else (rows, self.num_targets)
+        return (rows, self.num_inputs), targets
+
+    def fill(self, epoch: int, window: int, *, seed: int, pool: ThreadPoolExecutor) -> list[Floats]:
+        """Inputs and targets of each replica's part of a window, one after the other."""
+        filled: list[Floats] = []
+        for replica in self.replicas:
+            x, y = (_aligned(shape) for shape in self._shapes(replica))
+            pieces = self.plan.pieces(epoch, window, replica=replica, seed=seed)
+            ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+
+            def copy(piece: range, end: int, x: Floats = x, y: Floats = y) -> None:
+                x[end - len(piece) : end], y[end - len(piece) : end] = self._rows_of(piece)
+
+            for _ in pool.map(copy, pieces, ends.tolist()):
+                pass
+            filled += [x, y]
+        return filled
+
+    def _rows_of(self, piece: range) -> tuple[Floats, Floats]:
+        number = piece.start // self.plan.block_rows
+        block = self.plan.block_range(number)
+        held = self._resident.get(number)
+        if held is None and number < self.num_resident_blocks:
+            held = self._resident[number] = self._read(block)
+        if held is None:
+            return self._read(piece)
+        x, y = held
+        rows = slice(piece.start - block.start, piece.stop - block.start)
+        return x[rows], y[rows]
+
+    def _read(self, rows: range) -> tuple[Floats, Floats]:
+        x, y = self.read(rows.start, rows.stop)
+        self.num_read_rows += len(rows)
+        return x, y
+
+
+def count_resident_blocks(
+    plan: WindowPlan, *, num_replicas: int, num_values: int, budget_bytes: float
+) -> int:
+    """Blocks that fit into the budget beside the window that trains and the one that is filled.
+
+    Args:
+        plan: The steps.
+        num_replicas: Replicas of this task.
+        num_values: Inputs and targets of a row.
+        budget_bytes: What training rows may take.
+    """
+    row_bytes = 4 * num_values
+    windows = 2 * num_replicas * plan.part_rows(0) * row_bytes
+    return max(
+        0, min(plan.num_blocks, int((budget_bytes - windows) // (plan.block_rows * row_bytes)))
+    )
+
+
+def stream_windows(
+    plan: WindowPlan, source: WindowSource, *, seed: int, first_step: int = 0
+) -> Iterator[Window]:
+    """The windows of training from that of `first_step` on; earlier ones are not read.
+
+    A window is filled in the background while the one before trains.
+    """
+    places = [
+        (epoch, window) for epoch in range(plan.epochs) for window in range(plan.windows_per_epoch)
+    ]
+    epoch, step = divmod(first_step, plan.steps_per_epoch)
+    first = epoch * plan.windows_per_epoch + min(
+        step // plan.steps_per_window, plan.windows_per_epoch - 1
+    )
+    types = [tf.int32, *[tf.float32, tf.float32] * len(source.replicas)]
+    # One thread is left to the steps where there are several.
+    with ThreadPoolExecutor(source.threads) as pool:
+
+        def fill(number: np.int64) -> list[np.ndarray]:
+            epoch, window = places[int(number)]
+            indices = plan.indices(epoch, window, seed=seed, replicas=source.replicas)
+            return [indices, *source.fill(epoch, window, seed=seed, pool=pool)]
+
+        dataset = tf.data.Dataset.range(first, len(places)).map(
+            lambda number: tf.numpy_function(fill, [number], types, stateful=False)
+        )
+        # The one that is filled is the only one ahead: memory holds two.
+        iterator = iter(dataset.prefetch(1).with_options(_options()))
+        for epoch, window in places[first:]:
+            indices, *parts = next(iterator)
+            for tensor, shape in zip(parts, _flatten(source.shapes), strict=True):
+                tensor.set_shape(shape)
+            indices.set_shape(plan.block_shape)
+            yield Window(
+                first_step=epoch * plan.steps_per_epoch + window * plan.steps_per_window,
+                num_steps=plan.window_steps(window),
+                indices=indices,
+                rows=tuple(zip(parts[::2], parts[1::2], strict=True)),
+            )
+            del indices, parts
+
+
+def _flatten(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
+    return [one for pair in pairs for one in pair]
+
+
+def _aligned(shape: tuple[int, ...]) -> Floats:
+    """Zeros at an address that TensorFlow takes as it is."""
+    size = 4 * int(np.prod(shape))
+    room = np.zeros(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size].view(np.float32).reshape(shape)
+
+
+def _options() -> tf.data.Options:
+    # The autotuner wakes at 10 ms, 20 ms, ... 5.12 s, 10.24 s, and the end of the iterator may wait
+    # for it: half of the runs lost up to half their time there (TensorFlow 2.21).
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options

@@ -109,7 +109,7 @@ def _refuse_missing_gpu(jobs: Sequence[JobConfig], profile: ProfileConfig) -> No
 
 def _check_tables(points: Sequence[Point]) -> list[PointCheck]:
     """What each run would do, as far as its table is small enough to be read here."""
-    small: dict[tuple[object, ...], bool] = {}
+    small: dict[str, bool] = {}
     for point in points:
         key = table_key(point.job.data)
         if key not in small:

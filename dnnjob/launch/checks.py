@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dnnjob.config import DataConfig, JobConfig, Point, load_job, make_points
-from dnnjob.data.schema import Column, listed
+from dnnjob.data.schema import listed, show_date
 from dnnjob.data.sources import Table, open_table
-from dnnjob.data.split import split_rows
+from dnnjob.data.split import Split, split_labelled
+from dnnjob.data.statistics import fit_encoding
 from dnnjob.machine import memory_limit_bytes
 from dnnjob.runs import Record
 from dnnjob.text import align
@@ -29,6 +30,7 @@ BYTES_A_VALUE = 48
 # Variables beside weight and gradient that an optimizer keeps for each parameter.
 OPTIMIZER_SLOTS = {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 2}
 MAX_COLUMNS_SHOWN = 40
+COLUMN_HEADING = ("column", "kind", "role", "inputs", "minimum", "maximum")
 
 
 class ColumnCheck(Record):
@@ -37,7 +39,9 @@ class ColumnCheck(Record):
     name: str
     kind: str
     role: str
-    """`target`, `feature` or `unused`."""
+    """`target`, `feature`, `id`, `weight` or `unused`."""
+    num_inputs: int | None = None
+    """Inputs of the network that a feature becomes; an embedding takes one, its code."""
     num_missing: int
     minimum: float | None
     maximum: float | None
@@ -53,6 +57,8 @@ class PointCheck(Record):
     num_train_rows: int
     num_validation_rows: int
     num_test_rows: int
+    num_unlabelled_rows: int
+    """Rows without a target, which are predicted only."""
     layers: tuple[int, ...]
     """Width of the inputs, of every hidden layer, and of the output."""
     num_trainable_params: int
@@ -78,16 +84,6 @@ class JobCheck(Record):
     warnings: tuple[str, ...]
 
 
-class TableFacts(Record):
-    """What a table is, without its values."""
-
-    features: tuple[str, ...]
-    target: str
-    num_rows: int
-    columns: tuple[ColumnCheck, ...]
-    warnings: tuple[str, ...]
-
-
 def check_job(job_file: Path, overrides: Sequence[str] = ()) -> JobCheck:
     """Everything about a job that its file, its tables and this machine tell; warnings are logged.
 
@@ -105,64 +101,80 @@ def check_job(job_file: Path, overrides: Sequence[str] = ()) -> JobCheck:
         name=job.name,
         job_file=str(job_file),
         target=job.data.target,
-        columns=tables[table_key(points[0].job.data)].columns,
+        columns=_check_columns(points[0], tables[table_key(points[0].job.data)]),
         points=checks,
         memory_limit_mb=limit_mb,
         warnings=(*told, *_warn_of_memory(checks, limit_mb)),
     )
 
 
-def read_tables(configs: Sequence[DataConfig]) -> dict[tuple[Any, ...], TableFacts]:
+def read_tables(configs: Sequence[DataConfig]) -> dict[str, Table]:
     """Each table once: most sweeps have one."""
-    facts: dict[tuple[Any, ...], TableFacts] = {}
+    tables: dict[str, Table] = {}
     for data in configs:
-        if table_key(data) not in facts:
-            facts[table_key(data)] = _read_facts(data)
-    return facts
+        if table_key(data) not in tables:
+            tables[table_key(data)] = open_table(data)
+    return tables
 
 
-def table_key(data: DataConfig) -> tuple[Any, ...]:
-    """What jobs with the same table and the same columns share."""
-    return data.source, data.target, data.features
-
-
-def _read_facts(data: DataConfig) -> TableFacts:
-    table = open_table(data)
-    return TableFacts(
-        features=table.features,
-        target=table.target,
-        num_rows=table.num_rows,
-        columns=tuple(_check_column(column, table) for column in table.columns),
-        warnings=table.warnings,
+def table_key(data: DataConfig) -> str:
+    """What jobs share that read the same table in the same way."""
+    # What only says how rows are split and encoded does not change what is read.
+    return data.model_dump_json(
+        include={
+            *("source", "target", "features", "id_columns", "weight_column"),
+            *("target_transform", "missing", "columns"),
+        }
     )
 
 
-def _check_column(column: Column, table: Table) -> ColumnCheck:
-    role = "feature" if column.name in table.features else "unused"
-    return ColumnCheck(
-        name=column.name,
-        kind=column.kind,
-        role="target" if column.name == table.target else role,
-        num_missing=column.num_missing,
-        minimum=column.minimum,
-        maximum=column.maximum,
+def _check_columns(point: Point, table: Table) -> tuple[ColumnCheck, ...]:
+    data = point.job.data
+    encoding = fit_encoding(table, _split(point.job, table), data)
+    roles = {name: "id" for name in data.id_columns} | {table.target: "target"}
+    roles |= {} if data.weight_column is None else {data.weight_column: "weight"}
+    num_inputs = {column.name: column.num_inputs for column in encoding.columns}
+    return tuple(
+        ColumnCheck(
+            name=column.name,
+            kind=column.kind,
+            role="feature" if column.name in num_inputs else roles.get(column.name, "unused"),
+            num_inputs=num_inputs.get(column.name),
+            num_missing=column.num_missing,
+            minimum=column.minimum,
+            maximum=column.maximum,
+        )
+        for column in table.columns
     )
 
 
-def check_point(point: Point, table: TableFacts) -> PointCheck:
+def _split(job: JobConfig, table: Table) -> Split:
+    return split_labelled(
+        table.y,
+        test_fraction=job.data.test_fraction,
+        validation_fraction=job.data.validation_fraction,
+        seed=job.split_seed,
+        folds=job.data.folds,
+        fold=job.data.fold,
+    )
+
+
+def check_point(point: Point, table: Table) -> PointCheck:
     """What one run would do.
 
     Raises:
         DataError: If the table is too small for its splits.
     """
-    job, num_features = point.job, len(table.features)
-    split = split_rows(
-        table.num_rows,
-        test_fraction=job.data.test_fraction,
-        validation_fraction=job.data.validation_fraction,
-        seed=job.split_seed,
-    )
+    job = point.job
+    split = _split(job, table)
+    encoding = fit_encoding(table, split, job.data)
+    embeddings = encoding.embedding_shapes
+    num_inputs = encoding.num_inputs + sum(units - 1 for _, units in embeddings)
+    num_params = job.model.count_params(num_inputs=encoding.num_inputs, embeddings=embeddings)
     steps_per_epoch = math.ceil(len(split.train) / job.train.global_batch_size)
+    memory = estimate_memory_bytes(
+        job, table.num_rows, num_inputs=num_inputs, num_params=num_params
+    )
     return PointCheck(
         values=point.values,
         source=job.data.source,
@@ -170,23 +182,26 @@ def check_point(point: Point, table: TableFacts) -> PointCheck:
         num_train_rows=len(split.train),
         num_validation_rows=len(split.validation),
         num_test_rows=len(split.test),
-        layers=(num_features, *job.model.hidden_units, 1),
-        num_trainable_params=job.model.count_params(num_inputs=num_features),
+        num_unlabelled_rows=len(split.unlabelled),
+        layers=(num_inputs, *job.model.hidden_units, 1),
+        num_trainable_params=num_params,
         epochs=job.train.epochs,
         steps_per_epoch=steps_per_epoch,
         steps=job.train.epochs * steps_per_epoch,
-        memory_mb=estimate_memory_bytes(job, table.num_rows, num_features) / MIB,
+        memory_mb=memory / MIB,
     )
 
 
-def estimate_memory_bytes(job: JobConfig, num_rows: int, num_features: int) -> float:
+def estimate_memory_bytes(
+    job: JobConfig, num_rows: int, *, num_inputs: int, num_params: int
+) -> float:
     """Peak memory of a run on one device, roughly: libraries, table, weights, activations."""
     copies = 2 + OPTIMIZER_SLOTS[job.train.optimizer] + (job.train.patience is not None)
-    weights = 4 * copies * job.model.count_params(num_inputs=num_features)
-    widths = num_features + sum(job.model.hidden_units)
+    weights = 4 * copies * num_params
+    widths = num_inputs + sum(job.model.hidden_units)
     # Each output is kept for its gradient.
     activations = 2 * 4 * widths * min(job.train.global_batch_size, num_rows)
-    return PROCESS_BYTES + BYTES_A_VALUE * num_rows * (num_features + 1) + weights + activations
+    return PROCESS_BYTES + BYTES_A_VALUE * num_rows * (num_inputs + 1) + weights + activations
 
 
 def _warn_of_memory(points: Sequence[PointCheck], limit_mb: float) -> list[str]:
@@ -207,7 +222,7 @@ def render_check(check: JobCheck) -> str:
     lines = [
         *align(list(_summary(check, first))),
         "",
-        *align([("column", "kind", "role", "minimum", "maximum"), *_column_rows(check.columns)]),
+        *align([COLUMN_HEADING, *_column_rows(check.columns)]),
     ]
     if hidden := len(check.columns) - MAX_COLUMNS_SHOWN:
         lines += [f"and {hidden} more columns (--json has all)"] if hidden > 0 else []
@@ -227,7 +242,10 @@ def _summary(check: JobCheck, point: PointCheck) -> Iterator[tuple[str, str]]:
     yield (
         "split",
         f"{point.num_train_rows:,} train, {point.num_validation_rows:,} validation, "
-        f"{point.num_test_rows:,} test",
+        f"{point.num_test_rows:,} test"
+        + (
+            f", {point.num_unlabelled_rows:,} without a target" if point.num_unlabelled_rows else ""
+        ),
     )
     yield "network", f"{network}, {point.num_trainable_params:,} parameters"
     yield (
@@ -241,11 +259,16 @@ def _summary(check: JobCheck, point: PointCheck) -> Iterator[tuple[str, str]]:
 
 def _column_rows(columns: Sequence[ColumnCheck]) -> Iterator[tuple[str, ...]]:
     for column in columns[:MAX_COLUMNS_SHOWN]:
-        low, high = (
-            "-" if number is None else f"{number:g}" for number in (column.minimum, column.maximum)
-        )
+        low, high = (_shown(number, column.kind) for number in (column.minimum, column.maximum))
         missing = f" ({column.num_missing} missing)" if column.num_missing else ""
-        yield column.name, column.kind + missing, column.role, low, high
+        inputs = "-" if column.num_inputs is None else str(column.num_inputs)
+        yield column.name, column.kind + missing, column.role, inputs, low, high
+
+
+def _shown(number: float | None, kind: str) -> str:
+    if number is None:
+        return "-"
+    return show_date(number) if kind == "datetime" else f"{number:g}"
 
 
 def _point_rows(points: Sequence[PointCheck]) -> Iterator[tuple[str, ...]]:

@@ -20,8 +20,11 @@ CAPTIONS: dict[PlotName, str] = {
     "residuals": "What the model misses: actual minus predicted values of the test rows, against "
     "the prediction and as a histogram.",
     "loss": "Mean squared error of each epoch on the trained scale, without penalties.",
-    "boxplot": "Every column in z-scores, the target last. Boxes span the quartiles, whiskers 1.5 "
-    "times their distance.",
+    "importance": "What each column is worth: by how much the mean squared error of the test rows "
+    "grows where its values are shuffled, with the standard deviation over the shuffles. Columns "
+    "that say the same share their worth.",
+    "boxplot": "Every column of numbers in z-scores, the target last. Boxes span the quartiles, "
+    "whiskers 1.5 times their distance.",
 }
 
 
@@ -48,6 +51,7 @@ def render_page(report: Report, plots: Path | None = None) -> str:
         report=report,
         job=job,
         job_toml=to_toml(job),
+        worth={one.column: one.mse_increase for one in report.importance},
         figures=[] if plots is None else _load_figures(plots),
     )
 
@@ -75,6 +79,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "change": format_change,
+        "gain": format_gain,
         "number": format_number,
         "seconds": format_seconds,
     }
@@ -99,6 +104,12 @@ def format_change(value: float, base: float) -> str:
     if ratio >= 10:
         return f"{ratio:.3g} times"
     return f"{100 * (ratio - 1):+.0f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def format_gain(value: float) -> str:
+    """An increase with its sign."""
+    text = format_number(abs(value))
+    return f"\N{MINUS SIGN}{text}" if value < 0 else f"+{text}"
 
 
 def format_seconds(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The four pictures of a run, drawn with seaborn and matplotlib, free of pyplot's global state.
+"""The pictures of a run, drawn with seaborn and matplotlib, free of pyplot's global state.
 
 draw_plots(paths.plots, PlotData(target="MEDV", features=names, x=x, y=y, ...))
 """
@@ -27,11 +27,13 @@ from matplotlib.ticker import (
 )
 from matplotlib.transforms import Bbox
 
+from dnnjob.results.importance import Importance
 from dnnjob.results.report import History, PlotName
 from dnnjob.runs import write_file
 
 MAX_ROWS = 20_000
 MAX_COLUMNS = 120
+MAX_BARS = 40
 MAX_UPRIGHT_COLUMNS = 16
 MAX_UPRIGHT_LETTERS = 80
 FAR = 15.0
@@ -87,6 +89,8 @@ class PlotData:
     is_test: Array
     """Whether a row is of the test split, shape `(num_rows,)`."""
     history: History
+    importance: tuple[Importance, ...] = ()
+    """What shuffling each column does, the most important first; without any, no picture."""
     seed: int = 0
     """Seed of the rows drawn of a huge table and of the confidence band."""
 
@@ -101,13 +105,15 @@ class _TestRows:
 
 
 def draw_plots(folder: Path, data: PlotData) -> None:
-    """Replaces the four PNG files of `folder`; equal data give equal bytes."""
+    """Replaces the PNG files of `folder`; equal data give equal bytes."""
     draw: dict[PlotName, Callable[[PlotData], Figure]] = {
         "regplot": draw_regplot,
         "boxplot": draw_boxplot,
         "loss": draw_loss,
         "residuals": draw_residuals,
     }
+    if data.importance:
+        draw["importance"] = draw_importance
     # From the defaults, so that no matplotlibrc of a user changes a run's files.
     with context(["default", STYLE]), warnings.catch_warnings():
         # Names in scripts that the bundled font lacks show boxes; nothing a user could act on.
@@ -222,6 +228,32 @@ def draw_residuals(data: PlotData) -> Figure:
     )
     margin.set_xlabel("Rows")
     margin.tick_params(left=False)
+    return figure
+
+
+def draw_importance(data: PlotData) -> Figure:
+    """What the test error gains where a column is shuffled, a bar a column."""
+    shown = data.importance[:MAX_BARS]
+    figure = Figure(figsize=(7.6, 1.0 + 0.28 * len(shown)))
+    axes = figure.subplots()
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.barh(
+        range(len(shown)),
+        [one.mse_increase for one in shown],
+        xerr=[one.mse_increase_std for one in shown],
+        color=PALE_BLUE,
+        ecolor=INK,
+        error_kw={"linewidth": 0.9},
+        height=0.62,
+    )
+    axes.set_yticks(range(len(shown)), [_shorten(one.column) for one in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(f"Increase of the mean squared error ({_shorten(data.target)} squared)")
+    title = "Each column shuffled among the test rows"
+    if len(shown) < len(data.importance):
+        title += f"; the {len(shown)} most important of {len(data.importance)}"
+    axes.set_title(title)
     return figure
 
 

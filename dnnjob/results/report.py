@@ -6,6 +6,7 @@ write_report(paths, report)  # last: its presence means complete
 report = read_report(paths.report)
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,13 +21,14 @@ from pydantic import Field, ValidationError
 
 from dnnjob.errors import DataError, JobError
 from dnnjob.results.baselines import Baselines
+from dnnjob.results.importance import Importance
 from dnnjob.results.metrics import Metrics
 from dnnjob.runs import Attempt, Record, RunPaths, State, write_file, write_json
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test", "unlabelled")
 Split = Literal["train", "validation", "test", "unlabelled"]
-PlotName = Literal["regplot", "boxplot", "loss", "residuals"]
+PlotName = Literal["regplot", "boxplot", "loss", "residuals", "importance"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Array = npt.NDArray[Any]
 
@@ -83,9 +85,11 @@ class Model(Record):
 
     num_trainable_params: int
     summary: str
-    """Keras's own summary."""
+    """Keras's own summary, and the columns that became several inputs."""
     inputs: dict[str, str]
     """Columns the exported model takes, with their types."""
+    num_inputs: dict[str, int] = Field(default_factory=dict)
+    """Inputs of the network that each column became; an embedding takes one, its code."""
 
 
 class Fingerprint(Record):
@@ -105,6 +109,8 @@ class Data(Record):
     columns: tuple[str, ...]
     """The features, in the model's order, then the target."""
     fingerprint: Fingerprint
+    warnings: tuple[str, ...] = ()
+    """What training could live with and a person should know."""
 
 
 class Strategy(Record):
@@ -204,6 +210,8 @@ class Report(Record):
     """The resolved job, as `JobConfig.model_dump(mode="json")` gives it."""
     metrics: SplitMetrics
     baselines: SplitBaselines
+    importance: tuple[Importance, ...] = ()
+    """What the test error gains where a column is shuffled, the most important column first."""
     training: Training
     model: Model
     data: Data
@@ -259,7 +267,13 @@ def read_report(path: Path) -> Report:
 
 
 def write_predictions(
-    paths: RunPaths, *, row_id: Array, split: Array, y_true: Array, y_pred: Array
+    paths: RunPaths,
+    *,
+    row_id: Array,
+    split: Array,
+    y_true: Array,
+    y_pred: Array,
+    ids: Mapping[str, pa.ChunkedArray] | None = None,
 ) -> None:
     """Replaces `predictions.parquet`.
 
@@ -269,7 +283,21 @@ def write_predictions(
         split: Names of the splits, or integer places in `SPLITS`, same shape.
         y_true: Observed targets, target units, NaN where unlabelled.
         y_pred: Predicted targets, target units.
+        ids: Further columns of the same rows, after the others.
     """
+    table = make_predictions(row_id=row_id, split=split, y_true=y_true, y_pred=y_pred, ids=ids)
+    _write_table(paths.predictions, table)
+
+
+def make_predictions(
+    *,
+    row_id: Array,
+    split: Array,
+    y_true: Array,
+    y_pred: Array,
+    ids: Mapping[str, pa.ChunkedArray] | None = None,
+) -> pa.Table:
+    """Rows of `predictions.parquet`; arguments as `write_predictions` has them."""
     table = pa.Table.from_arrays(
         [
             pa.array(row_id, pa.int64()),
@@ -279,7 +307,9 @@ def write_predictions(
         ],
         schema=PREDICTIONS_SCHEMA,
     )
-    _write_table(paths.predictions, table)
+    for name, column in (ids or {}).items():
+        table = table.append_column(name, column)
+    return table
 
 
 def read_predictions(path: Path) -> pa.Table:

@@ -3,6 +3,7 @@
 y_pred = predict_rows(dnn, x, kept=kept)      # standardized, float64
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,26 +14,51 @@ import tensorflow as tf
 from dnnjob.training.model import forward
 from dnnjob.training.predicted import PredictionKeeper
 
+RowPredictor = Callable[[Any], npt.NDArray[np.float64]]
+
 # Rows of one matrix product; bounds memory. A whole multiple of every vector width, so that a
 # row's prediction does not depend on the block it falls in.
 _BLOCK_ROWS = 8192
 
 
 def predict_rows(
-    dnn: keras.Sequential, x: Any, *, kept: PredictionKeeper
+    dnn: keras.Sequential, x: Any, *, kept: PredictionKeeper | None = None
 ) -> npt.NDArray[np.float64]:
     """Standardized predictions `(num_rows,)` for standardized inputs `(num_rows, num_inputs)`.
+
+    Args:
+        dnn: The network.
+        x: The inputs.
+        kept: What keeps predictions on their way for a later attempt, where one may come.
 
     Raises:
         StoppedError: If a signal asked for it; a later attempt predicts the rest.
     """
-    compiled = tf.function(
+    predict_block = _trace(dnn)
+    blocks = [] if kept is None else [kept.restore(dnn, len(x))]
+    for start in range(sum(map(len, blocks)), len(x), _BLOCK_ROWS):
+        blocks.append(predict_block(x[start : start + _BLOCK_ROWS]).numpy())
+        if kept is not None:
+            kept.keep(blocks)
+    return np.concatenate(blocks, dtype=np.float64)
+
+
+def make_predictor(dnn: keras.Sequential) -> RowPredictor:
+    """`predict_rows` of one network, traced once for all calls."""
+    predict_block = _trace(dnn)
+
+    def predict(x: Any) -> npt.NDArray[np.float64]:
+        starts = range(0, len(x), _BLOCK_ROWS)
+        blocks = [predict_block(x[start : start + _BLOCK_ROWS]).numpy() for start in starts]
+        return np.concatenate(blocks, dtype=np.float64)
+
+    return predict
+
+
+def _trace(dnn: keras.Sequential) -> Callable[[Any], tf.Tensor]:
+    traced: Callable[[Any], tf.Tensor] = tf.function(
         lambda rows: forward(dnn, rows),
         input_signature=[tf.TensorSpec((None, dnn.input_shape[-1]), tf.float32)],
         autograph=False,
     )
-    blocks = [kept.restore(dnn, len(x))]
-    for start in range(len(blocks[0]), len(x), _BLOCK_ROWS):
-        blocks.append(compiled(x[start : start + _BLOCK_ROWS]).numpy())
-        kept.keep(blocks)
-    return np.concatenate(blocks, dtype=np.float64)
+    return traced

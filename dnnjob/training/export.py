@@ -1,9 +1,9 @@
 """The model a user keeps: raw columns in, target units out, stock layers only.
 
-model = build_export(job.model, features=features, standardization=scale, weights=weights, ...)
+model = build_export(job.model, encoding=encoding, weights=weights, precision="float32")
 save_model(paths.model, model)
-predict = load_predictor(paths.model, precision="float32")
-y_pred = predict({"CRIM": crim, "ZN": zn})
+predict = load_predictor(paths.model, kinds, precision="float32")
+y_pred = predict({"sex": Texts.of(["M", "F"]), "length": np.array([0.4, 0.5])})
 """
 
 import os
@@ -16,19 +16,20 @@ import numpy as np
 import tensorflow as tf
 
 from dnnjob.config import ModelConfig
-from dnnjob.data.schema import FloatArray
-from dnnjob.data.statistics import Standardization
+from dnnjob.data.block import Block, FloatArray, RawColumn, Texts, take_rows
+from dnnjob.data.encoding import MISSING, Encoding, FeatureKind
 from dnnjob.errors import JobError
 from dnnjob.runs import write_file
-from dnnjob.training.model import (
-    build_dnn,
+from dnnjob.training.encoder import (
+    build_encoder,
     build_model,
-    build_preprocessing,
+    build_readers,
     free_name,
     slashes_in_columns,
 )
+from dnnjob.training.model import build_dnn
 
-Predictor = Callable[[Mapping[str, FloatArray]], FloatArray]
+Predictor = Callable[[Block], FloatArray]
 
 # Bounds the memory that predicting takes.
 _BLOCK_ROWS = 8192
@@ -37,8 +38,7 @@ _BLOCK_ROWS = 8192
 def build_export(
     model: ModelConfig,
     *,
-    features: Sequence[str],
-    standardization: Standardization,
+    encoding: Encoding,
     weights: Sequence[np.ndarray],
     precision: str,
 ) -> keras.Model:
@@ -48,23 +48,37 @@ def build_export(
 
     Args:
         model: Layers of the network.
-        features: Names of its columns, in the order of training.
-        standardization: What the columns and the target were scaled by.
+        encoding: How the columns became its inputs.
         weights: The network's trained weights.
         precision: `devices.precision` of the job.
     """
-    preprocessing = build_preprocessing(features, standardization)
-    name = free_name("dnn", features)
-    dnn = build_dnn(model, num_inputs=len(features), seed=0, precision=precision, name=name)
+    names = [column.name for column in encoding.columns]
+    inputs, numbers = build_readers(encoding)
+    encoded = build_encoder(encoding, name=free_name("encoder", names))(numbers)
+    dnn = build_dnn(
+        model,
+        num_inputs=encoding.num_inputs,
+        embeddings=encoding.embedding_shapes,
+        seed=0,
+        precision=precision,
+        name=free_name("dnn", names),
+    )
     dnn.set_weights(list(weights))
-    scaled = dnn(preprocessing.output)
-    if standardization.mode != "none":
-        scaled = keras.layers.Rescaling(
-            standardization.target_std,
-            standardization.target_mean,
-            name=free_name("target_units", features),
-        )(scaled)
-    return build_model(preprocessing.input, scaled, name="dnnjob")
+    predicted = dnn(encoded)
+    if encoding.mode != "none" or encoding.target.transform != "none":
+        restore = _build_restore(encoding, name=free_name("target_units", names))
+        predicted = restore(predicted)
+    return build_model(inputs, predicted, name="dnnjob")
+
+
+def _build_restore(encoding: Encoding, *, name: str) -> keras.layers.Layer:
+    """What turns the network's output into target units."""
+    target = encoding.target
+    scaling = keras.layers.Rescaling(target.std, target.mean, name=name)
+    if target.transform == "none":
+        return scaling
+    output = keras.Input((1,), name="output")
+    return keras.Model(output, keras.ops.expm1(scaling(output)), name=name)
 
 
 def save_model(path: Path, model: keras.Model) -> None:
@@ -77,11 +91,12 @@ def save_model(path: Path, model: keras.Model) -> None:
     write_file(path, lambda file: file.write(content))
 
 
-def load_predictor(path: Path, *, precision: str) -> Predictor:
+def load_predictor(path: Path, kinds: Mapping[str, FeatureKind], *, precision: str) -> Predictor:
     """What predicts raw columns `(num_rows,)` with a saved model, in target units `(num_rows,)`.
 
     Args:
         path: A `.keras` file of `save_model`.
+        kinds: What its columns hold.
         precision: `devices.precision` of the run that trained it.
 
     Raises:
@@ -98,13 +113,31 @@ def load_predictor(path: Path, *, precision: str) -> Predictor:
             "Run the job again; the run's job.toml repeats it."
         ) from error
 
-    def predict(columns: Mapping[str, FloatArray]) -> FloatArray:
-        num_rows = len(next(iter(columns.values())))
+    def predict(block: Block) -> FloatArray:
+        num_rows = len(next(iter(block.values())))
         y_pred = np.empty(num_rows)
         for start in range(0, num_rows, _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
-            block = {name: tf.constant(x[rows, None], tf.float32) for name, x in columns.items()}
-            y_pred[rows] = model(block, training=False).numpy()[:, 0]
+            part = take_rows(block, rows)
+            inputs = {name: as_input(part[name], kind) for name, kind in kinds.items()}
+            y_pred[rows] = model(inputs, training=False).numpy()[:, 0]
         return y_pred
 
     return predict
+
+
+def as_input(column: RawColumn, kind: FeatureKind) -> tf.Tensor:
+    """Raw values as the exported model takes them, `(rows, 1)`."""
+    if isinstance(column, Texts):
+        dtype = tf.float32 if kind == "codes" else tf.string
+        missing = np.nan if kind == "codes" else MISSING
+        values = (
+            np.array([*map(float, column.values), missing])
+            if kind == "codes"
+            else np.array([*column.values, missing], dtype=object)
+        )
+        return tf.constant(values[column.codes][:, None], dtype)
+    if kind == "datetime":
+        dates = np.datetime_as_string(np.nan_to_num(column).astype("datetime64[s]")).astype(object)
+        return tf.constant(np.where(np.isnan(column), MISSING, dates)[:, None], tf.string)
+    return tf.constant(column[:, None], tf.float32)

@@ -4,9 +4,11 @@ fitted = fit_dnn(job, rows, devices=devices, journal=journal, watch=watch, crew=
 y_pred = fitted.predict(x)
 """
 
+import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import keras
 import numpy as np
@@ -15,18 +17,19 @@ import tensorflow as tf
 
 from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig
-from dnnjob.data.order import StepPlan
-from dnnjob.data.schema import FloatArray
+from dnnjob.data.block import FloatArray
+from dnnjob.data.encoding import Encoding
+from dnnjob.data.order import Plan, StepPlan
 from dnnjob.data.sources import Table
 from dnnjob.data.split import Split
-from dnnjob.data.statistics import Standardization
-from dnnjob.errors import NonFiniteError, StoppedError
+from dnnjob.errors import DataError, NonFiniteError, StoppedError
 from dnnjob.runs import Journal
 from dnnjob.tasks import Crew
 from dnnjob.training.checkpoint import CheckpointStore
-from dnnjob.training.evaluate import predict_rows
+from dnnjob.training.encoder import build_encoder, encode
+from dnnjob.training.evaluate import RowPredictor, make_predictor, predict_rows
 from dnnjob.training.history import EpochLog
-from dnnjob.training.model import build_dnn, build_preprocessing, preprocess, summarize
+from dnnjob.training.model import build_dnn, summarize
 from dnnjob.training.optimizer import build_optimizer
 from dnnjob.training.predicted import PredictionKeeper
 from dnnjob.training.progress import open_progress
@@ -34,6 +37,7 @@ from dnnjob.training.resume import Keeper, identify
 from dnnjob.training.step import CompiledStep, ResidentData
 from dnnjob.training.strategy import Devices
 from dnnjob.training.train import Pace, TrainingLoop, TrainingState
+from dnnjob.training.windowed import Feed, Prepared, WindowedRows
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +48,34 @@ class Rows:
 
     Attributes:
         x: Standardized inputs of all rows, `(num_rows, num_inputs)` float32.
-        y: Standardized targets of all rows, `(num_rows,)` float32.
+        y: Standardized targets of all rows, `(num_rows,)` float32; with weights `(num_rows, 2)`,
+            as `ResidentData` has them.
         split: Which rows train and validate.
         fingerprint: What tells this table from another.
+        embeddings: Buckets and units of the embeddings that the last inputs are codes for.
     """
 
     x: npt.NDArray[np.float32]
     y: npt.NDArray[np.float32]
     split: Split
     fingerprint: str
+    embeddings: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def num_inputs(self) -> int:
+        """Inputs of the network."""
+        return int(self.x.shape[1])
+
+    def prepare(self, job: JobConfig, devices: Devices, *, first_replica: int) -> Prepared:
+        """What a training of the job takes; every device holds all rows, whichever it is."""
+        del first_replica
+        plan = StepPlan(
+            num_rows=len(self.split.train),
+            global_batch_size=job.train.global_batch_size,
+            num_replicas=devices.num_replicas,
+            epochs=job.train.epochs,
+        )
+        return Prepared(plan, _place(self, devices), lambda _: Feed())
 
 
 @dataclass(frozen=True)
@@ -71,25 +94,58 @@ class Fitted:
     kept: PredictionKeeper
 
     def predict(self, x: npt.NDArray[np.float32]) -> FloatArray:
-        """Standardized predictions `(num_rows,)` of standardized rows.
+        """Standardized predictions `(num_rows,)` of standardized rows."""
+        return self._predictor(x)
+
+    def predict_table(self, x: npt.NDArray[np.float32]) -> FloatArray:
+        """The same of a whole table, kept on the way.
 
         Raises:
             StoppedError: If a signal asked for it; a later attempt predicts the rest.
         """
         return predict_rows(self.dnn, x, kept=self.kept)
 
+    @cached_property
+    def digest(self) -> str:
+        """What tells the trained weights from others."""
+        content = b"".join(np.ascontiguousarray(one).tobytes() for one in self.dnn.get_weights())
+        return hashlib.sha256(content).hexdigest()[:16]
 
-def standardize_rows(table: Table, split: Split, standardization: Standardization) -> Rows:
-    """The table's rows through the preprocessing that the exported model has too."""
-    preprocessing = build_preprocessing(table.features, standardization)
-    x = preprocess(preprocessing, table.features, table.x).numpy()
-    y = (table.y - standardization.target_mean) / standardization.target_std
-    return Rows(x, y.astype(np.float32), split, table.fingerprint.value)
+    @cached_property
+    def _predictor(self) -> RowPredictor:
+        return make_predictor(self.dnn)
+
+
+def encode_rows(table: Table, split: Split, encoding: Encoding) -> Rows:
+    """The table's rows through the encoder that the exported model has too."""
+    x = encode(build_encoder(encoding), encoding.numbers(table.block))
+    y = encoding.target.scale(table.y)
+    if table.weights is not None:
+        y = np.stack([y, root_weights(table.weights, split)], axis=1)
+    return Rows(x, y, split, table.fingerprint.value, encoding.embedding_shapes)
+
+
+def root_weights(weights: FloatArray, split: Split) -> npt.NDArray[np.float32]:
+    """Roots of the weights, which have the mean 1 in the training and in the validation rows.
+
+    Raises:
+        DataError: If all weights of one of these splits are zero.
+    """
+    scaled = np.array(weights)
+    for name, rows in (("training", split.train), ("validation", split.validation)):
+        if len(rows) and not scaled[rows].any():
+            raise DataError(
+                f"Each split needs a row of a weight above 0, but none of the {len(rows)} {name} "
+                "rows has one. Set data.weight_column, or split the rows otherwise."
+            )
+        if len(rows):
+            scaled[rows] /= scaled[rows].mean()
+    return np.sqrt(scaled).astype(np.float32)
 
 
 def fit_dnn(
     job: JobConfig,
-    rows: Rows,
+    rows: Rows | WindowedRows,
     *,
     devices: Devices,
     journal: Journal,
@@ -106,25 +162,29 @@ def fit_dnn(
         StoppedError: If a signal asked for it; a checkpoint holds the state.
         PeerLostError: If another task is lost.
     """
-    plan = StepPlan(
-        num_rows=len(rows.split.train),
-        global_batch_size=job.train.global_batch_size,
-        num_replicas=devices.num_replicas,
-        epochs=job.train.epochs,
-    )
     with devices.strategy.scope():
         dnn = build_dnn(
-            job.model, num_inputs=rows.x.shape[1], seed=job.seed, precision=job.devices.precision
+            job.model,
+            num_inputs=rows.num_inputs,
+            embeddings=rows.embeddings,
+            seed=job.seed,
+            precision=job.devices.precision,
         )
         optimizer = build_optimizer(job.train, dnn)
     summary = summarize(dnn)
     logger.info("%s", summary)
     with watch.time("compile"):
-        data = _place(rows, devices)
+        first_replica = crew.task.rank * len(devices.names)
+        prepared = rows.prepare(job, devices, first_replica=first_replica)
+        plan, data = prepared.plan, prepared.data
         step = CompiledStep(dnn, optimizer, data, job=job, plan=plan, devices=devices)
+        # The zeros that stand for a window are as large as one.
+        prepared = replace(prepared, data=ResidentData(None, None))
+        del data
         step.trace()
         meanwhile()
         step.compile()
+        feed = prepared.make_feed(step)
     keeper = Keeper(
         store=CheckpointStore(journal.paths.checkpoints),
         journal=journal,
@@ -139,7 +199,16 @@ def fit_dnn(
     _announce(plan, devices)
     with open_progress(epochs=plan.epochs) as show:
         shows = (journal.show_progress, show)
-        loop = TrainingLoop(step, plan, job, keep=keeper.keep, crew=crew, shows=shows)
+        loop = TrainingLoop(
+            step,
+            plan,
+            job,
+            keep=keeper.keep,
+            crew=crew,
+            shows=shows,
+            windows=feed.windows,
+            validate=feed.validate,
+        )
         pace = _train(loop, keeper, state, watch)
     if job.train.patience and state.stopping.best_epoch >= 0:
         step.restore_best()
@@ -183,7 +252,7 @@ def _place(rows: Rows, devices: Devices) -> ResidentData:
     )
 
 
-def _announce(plan: StepPlan, devices: Devices) -> None:
+def _announce(plan: Plan, devices: Devices) -> None:
     logger.info(
         "Training on %d %s replica(s)%s: %d rows a step, %d a replica, %d steps an epoch.",
         devices.num_replicas,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from dnnjob.data.order import StepPlan
+from dnnjob.data.order import Plan
 
 Floats = npt.NDArray[np.float64]
 
@@ -24,7 +24,7 @@ class EpochLog:
     and attempts does not show.
     """
 
-    plan: StepPlan
+    plan: Plan
     losses: list[float] = field(default_factory=list)
     validation_losses: list[float] = field(default_factory=list)
     learning_rates: list[float] = field(default_factory=list)
@@ -86,9 +86,7 @@ class EpochLog:
         }
 
     @classmethod
-    def from_arrays(
-        cls, plan: StepPlan, arrays: Mapping[str, npt.NDArray[np.float64]]
-    ) -> "EpochLog":
+    def from_arrays(cls, plan: Plan, arrays: Mapping[str, npt.NDArray[np.float64]]) -> "EpochLog":
         """The log that `to_arrays` described."""
         *errors, seconds = arrays["history_pending"].tolist()
         return cls(

@@ -1,42 +1,47 @@
-"""The dense network and the preprocessing in front of it, as Keras models of stock layers.
+"""The dense network, as a Keras model of stock layers.
 
 dnn = build_dnn(job.model, num_inputs=12, seed=0, precision="float32")
-preprocessing = build_preprocessing(("CRIM", "ZN"), mean=mean, std=std)
 """
 
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from dnnjob.config import ModelConfig
 from dnnjob.data.order import weight_seeds
-from dnnjob.data.schema import FloatArray
-from dnnjob.data.statistics import Standardization
 
 _POLICIES = {"float32": "float32", "tf32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def build_dnn(
-    model: ModelConfig, *, num_inputs: int, seed: int, precision: str, name: str = "dnn"
+    model: ModelConfig,
+    *,
+    num_inputs: int,
+    seed: int,
+    precision: str,
+    embeddings: Sequence[tuple[int, int]] = (),
+    name: str = "dnn",
 ) -> keras.Sequential:
     """The untrained network from standardized inputs to one standardized output.
 
-    Kernels start Glorot-uniform, as Keras's default, biases at zero.
+    Kernels start Glorot-uniform and embeddings uniform, as Keras's defaults, biases at zero.
 
     Args:
         model: Layers, activation and dropout.
-        num_inputs: Inputs of a row, > 0.
+        num_inputs: Inputs of a row, > 0, the codes of embeddings included.
+        embeddings: Buckets and units of the embeddings that the last inputs are codes for.
         seed: Seed of the initial weights.
         precision: `devices.precision` of the job.
         name: Keras's name of the network.
     """
-    seeds = iter(weight_seeds(seed, count=len(model.hidden_units) + 1))
+    num_dense = len(model.hidden_units) + 1
+    # Those of the dense layers first: embeddings leave them as they are.
+    drawn = weight_seeds(seed, count=num_dense + len(embeddings))
+    seeds = iter(drawn[:num_dense])
     layers: list[keras.layers.Layer] = [keras.Input((num_inputs,), name="features")]
+    if embeddings:
+        layers.append(_build_embeddings(num_inputs, embeddings, drawn[num_dense:]))
     for number, units in enumerate(model.hidden_units, start=1):
         dense = _dense_name(number - 1)
         layers.append(_dense(dense, units, model.activation, next(seeds), _POLICIES[precision]))
@@ -80,70 +85,31 @@ def kernels(dnn: keras.Sequential) -> list[bool]:
     return [variable.name == "kernel" for variable in dnn.trainable_variables]
 
 
-def build_preprocessing(features: Sequence[str], standardization: Standardization) -> keras.Model:
-    """A model from raw columns to the network's inputs.
-
-    Args:
-        features: Names of the columns, each an input of shape `(rows, 1)`.
-        standardization: What the columns are scaled by.
-    """
-    inputs: dict[str, Any] = {}
-    for feature in features:
-        name = free_name(
-            feature.replace("/", "\N{DIVISION SLASH}"), {*features, *inputs} - {feature}
-        )
-        inputs[feature] = keras.Input((1,), name=name)
-    columns = list(inputs.values())
-    joined = columns[0]
-    if len(columns) > 1:
-        joined = keras.layers.Concatenate(name=free_name("columns", features))(columns)
-    if standardization.mode != "none":
-        # Not Normalization: it keeps a float32 variance, which overflows from deviations of 1e19
-        # on, and takes none below 1e-7 for what it is.
-        centred = keras.layers.Rescaling(
-            1.0, (-standardization.mean).tolist(), name=free_name("centred", features)
-        )(joined)
-        joined = keras.layers.Rescaling(
-            (1.0 / standardization.std).tolist(), name=free_name("z_scores", features)
-        )(centred)
-    return build_model(inputs, joined, name="preprocessing")
-
-
-def free_name(name: str, taken: Collection[str]) -> str:
-    """`name`, with underscores where it is taken: Keras names inputs and layers in one space."""
-    while name in taken:
-        name += "_"
-    return name
-
-
-def build_model(inputs: Mapping[str, Any], outputs: Any, *, name: str) -> keras.Model:
-    """A Keras model whose inputs are a dictionary of columns."""
-    with slashes_in_columns():
-        return keras.Model(inputs, outputs, name=name)
-
-
-@contextmanager
-def slashes_in_columns() -> Iterator[None]:
-    """Inside, models are made of columns whose names have slashes, without Keras's warning.
-
-    An input's name cannot have one, so it differs from the column's, the key of the dictionary.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
-        yield
-
-
-def preprocess(preprocessing: keras.Model, features: Sequence[str], x: FloatArray) -> tf.Tensor:
-    """The network's inputs `(rows, num_inputs)` float32, from raw rows `(rows, num_features)`."""
-    columns = np.asarray(x, dtype=np.float32)
-    return preprocessing({name: columns[:, [at]] for at, name in enumerate(features)})
-
-
 def summarize(dnn: keras.Sequential) -> str:
     """The text of `model.summary()`."""
     lines: list[str] = []
-    dnn.summary(line_length=80, print_fn=lines.append)
+    dnn.summary(line_length=80, print_fn=lines.append, expand_nested=True)
     return "\n".join(lines)
+
+
+def _build_embeddings(
+    num_inputs: int, embeddings: Sequence[tuple[int, int]], seeds: Sequence[int]
+) -> keras.Model:
+    """What replaces the codes at the end of a row by their learned vectors."""
+    inputs = keras.Input((num_inputs,), name="inputs")
+    num_plain = num_inputs - len(embeddings)
+    parts = [inputs[:, :num_plain]] if num_plain else []
+    for number, ((buckets, units), seed) in enumerate(zip(embeddings, seeds, strict=True)):
+        code = keras.ops.cast(inputs[:, num_plain + number], "int32")
+        embedding = keras.layers.Embedding(
+            buckets,
+            units,
+            embeddings_initializer=keras.initializers.RandomUniform(-0.05, 0.05, seed=seed),
+            name=f"embedding_{number + 1}",
+        )
+        parts.append(embedding(code))
+    joined = keras.layers.Concatenate(name="embedded")(parts) if len(parts) > 1 else parts[0]
+    return keras.Model(inputs, joined, name="embeddings")
 
 
 def _dense_name(place: int) -> str:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from dnnjob.config import JobConfig
-from dnnjob.data.order import StepPlan
+from dnnjob.data.order import Plan
 from dnnjob.errors import JobError
 from dnnjob.machine import cpu_flags, package_version, tensorflow_version
 from dnnjob.runs import Journal
@@ -50,7 +50,9 @@ def identify(
     """The identity of an attempt."""
     # What only says where and how often things are written does not change a number.
     values = job.model_dump(mode="json", exclude={"name", "output", "devices"})
-    del values["train"]["checkpoint_every_s"], values["data"]["source"]
+    del values["train"]["checkpoint_every_s"]
+    for key in ("source", "memory_budget_gb", "scratch"):
+        del values["data"][key]
     origin = {"job": values, "precision": job.devices.precision, "table": table_fingerprint}
     fingerprint = {
         "device": devices.kind,
@@ -110,7 +112,7 @@ class Keeper:
             self.journal.mark_reached(state.position)
         self._written_at = time.monotonic()
 
-    def restore(self, plan: StepPlan) -> TrainingState | None:
+    def restore(self, plan: Plan) -> TrainingState | None:
         """Training as the newest checkpoint left it; None without one.
 
         Raises:
@@ -127,8 +129,9 @@ class Keeper:
         best_loss, best_epoch = checkpoint.arrays["stopping"]
         self.journal.mark_resumed(checkpoint.position)
         logger.info(
-            "Going on from epoch %d, batch %d.",
+            "Going on from epoch %d, window %d, batch %d.",
             checkpoint.position.epoch + 1,
+            checkpoint.position.window + 1,
             checkpoint.position.batch + 1,
         )
         return TrainingState(

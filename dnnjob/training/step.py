@@ -2,11 +2,12 @@
 
 step = CompiledStep(dnn, optimizer, data, job=job, plan=plan, devices=devices)
 outcome = step(window, rates=rates, first_step=0, start=0, stop=6, stopping=Stopping.begin())
+outcome = step(window, rows=step.place(parts), ...)      # of a table of several windows
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import keras
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from dnnjob.config import JobConfig
-from dnnjob.data.order import StepPlan
+from dnnjob.data.order import Plan, StepPlan
 from dnnjob.training.finite import all_finite
 from dnnjob.training.model import dropout_units, forward, kernels
 from dnnjob.training.strategy import Devices, Placed
@@ -43,7 +44,8 @@ class ResidentData:
 
     Attributes:
         x: Training inputs, `(num_rows, num_inputs)` float32, one copy a replica.
-        y: Standardized training targets, `(num_rows,)`.
+        y: Standardized training targets, `(num_rows,)`; or, with weights, `(num_rows, 2)`: the
+            roots of the weights, whose mean is 1, stand beside them.
         x_validation: Validation inputs, or None without validation rows.
         y_validation: Validation targets, likewise.
         num_validation_rows: Rows of the two above.
@@ -104,11 +106,12 @@ class CompiledStep:
         data: ResidentData,
         *,
         job: JobConfig,
-        plan: StepPlan,
+        plan: Plan,
         devices: Devices,
     ) -> None:
         self._dnn, self._optimizer, self._data = dnn, optimizer, data
         self._job, self._plan, self._strategy = job, plan, devices.strategy
+        self._devices = devices
         self._num_replicas = devices.num_replicas
         self._variables = [variable.value for variable in dnn.trainable_variables]
         self._kernels = kernels(dnn)
@@ -122,11 +125,15 @@ class CompiledStep:
         self._is_fused = devices.xla and alone
         self._local = _jit(self._local_gradients) if devices.xla and not alone else None
         self._call = tf.function(self._train_range, jit_compile=self._is_fused, autograph=False)
+        self._add_errors = tf.function(
+            self._sum_errors, jit_compile=self._is_fused, autograph=False
+        )
 
     def __call__(
         self,
         indices: tf.Tensor,
         *,
+        rows: tuple[Placed, Placed] | None = None,
         rates: np.ndarray,
         first_step: int,
         start: int,
@@ -137,19 +144,46 @@ class CompiledStep:
 
         Args:
             indices: The window's index tensor, `(num_steps, num_replicas, rows_per_replica)`.
+            rows: The window's inputs and targets, as `place` gives them; None where resident.
             rates: Learning rate of each step of the window, `(num_steps,)` float32.
             first_step: Number of the window's first step in the whole training.
             start: First step to take, counted within the window.
             stop: Step to stop before.
             stopping: State of early stopping so far.
         """
+        rows = rows or (self._data.x, self._data.y)
         return self._take(
-            self._data.y, indices, rates, first_step, start=start, stop=stop, stopping=stopping
+            rows, indices, rates, first_step, start=start, stop=stop, stopping=stopping
         )
+
+    def place(self, parts: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> tuple[Placed, Placed]:
+        """Inputs and targets of each local replica, on its device."""
+        x, y = zip(*parts, strict=True)
+        return self._devices.place_each(x), self._devices.place_each(y)
+
+    def forget_rows(self) -> None:
+        """Lets go of the resident rows, which only stood for those of windows."""
+        self._data = replace(self._data, x=None, y=None)
+
+    def sum_squared_errors(
+        self, parts: Sequence[tuple[tf.Tensor, tf.Tensor]], places: np.ndarray
+    ) -> float:
+        """Sum of squared errors of the present weights, over all replicas.
+
+        Args:
+            parts: Inputs and targets of each local replica.
+            places: Rows of each replica's part, `(num_chunks, num_replicas, rows)`; -1 is padding.
+        """
+        return float(self._add_errors(*self.place(parts), tf.constant(places)))
+
+    def keep_best(self) -> None:
+        """Keeps the present weights as the best."""
+        for variable, best in zip(self._variables, self.best_weights, strict=True):
+            best.assign(variable)
 
     def _take(
         self,
-        y: Placed,
+        rows: tuple[Placed, Placed],
         indices: tf.Tensor,
         rates: np.ndarray,
         first_step: int,
@@ -159,7 +193,7 @@ class CompiledStep:
         stopping: Stopping,
     ) -> Outcome:
         carry = self._call(
-            *self._resident(y),
+            *self._with_validation(rows),
             tf.convert_to_tensor(indices),
             tf.constant(rates),
             *(tf.constant(number, tf.int32) for number in (first_step, start, stop)),
@@ -180,7 +214,7 @@ class CompiledStep:
         """Traces the call, which keeps the interpreter busy; compiling it does not."""
         scalar = tf.TensorSpec((), tf.int32)
         self._call.get_concrete_function(
-            *self._resident(self._data.y),
+            *self._with_validation((self._data.x, self._data.y)),
             tf.TensorSpec(self._plan.block_shape, tf.int32),
             tf.TensorSpec(self._plan.block_shape[:1], tf.float32),
             *(scalar, scalar, scalar),
@@ -198,7 +232,8 @@ class CompiledStep:
             # What replicas compile apart is compiled at the first step: one with targets of NaN,
             # which makes no update.
             y, stop = self._spoil(self._data.y), 1
-        self._take(y, indices, rates, 0, start=0, stop=stop, stopping=Stopping.begin())
+        rows = self._data.x, y
+        self._take(rows, indices, rates, 0, start=0, stop=stop, stopping=Stopping.begin())
 
     def _spoil(self, y: Placed) -> Placed:
         def on_replica(y: tf.Tensor) -> tf.Tensor:
@@ -211,9 +246,8 @@ class CompiledStep:
         for variable, best in zip(self._variables, self.best_weights, strict=True):
             variable.assign(best)
 
-    def _resident(self, y: Placed) -> tuple[Placed, ...]:
-        data = self._data
-        return data.x, y, data.x_validation, data.y_validation
+    def _with_validation(self, rows: tuple[Placed, Placed]) -> tuple[Placed, ...]:
+        return *rows, self._data.x_validation, self._data.y_validation
 
     def _copy_weights(self) -> list[tf.Variable]:
         return [
@@ -261,7 +295,7 @@ class CompiledStep:
             finite=tf.constant(True),
             patience_ended=tf.constant(False),
             squared_errors=tf.zeros((num_steps,)),
-            validation_losses=tf.zeros((num_steps // self._plan.steps_per_epoch,)),
+            validation_losses=tf.zeros((max(1, num_steps // self._plan.steps_per_epoch),)),
             best_loss=best_loss,
             best_epoch=best_epoch,
         )
@@ -346,14 +380,20 @@ class CompiledStep:
             ):
                 error = self._squared_error(x, y, indices, masks)
             loss = error / num_rows
-        return [*tape.gradient(loss, weights), error]
+        # An embedding's gradient comes as the rows it touches.
+        return [*map(tf.convert_to_tensor, tape.gradient(loss, weights)), error]
 
     def _squared_error(
         self, x: tf.Tensor, y: tf.Tensor, indices: tf.Tensor, masks: Sequence[tf.Tensor] = ()
     ) -> tf.Tensor:
         rows = tf.maximum(indices, 0)
         predicted = forward(self._dnn, tf.gather(x, rows), masks=masks)
-        residual = tf.where(indices >= 0, predicted - tf.gather(y, rows), 0.0)
+        observed = tf.gather(y, rows)
+        if observed.shape.rank == 2:
+            residual = (predicted - observed[:, 0]) * observed[:, 1]
+        else:
+            residual = predicted - observed
+        residual = tf.where(indices >= 0, residual, 0.0)
         return tf.reduce_sum(tf.square(residual))
 
     def _dropout_masks(self, step: tf.Tensor, replica: tf.Tensor, *, rows: int) -> list[tf.Tensor]:
@@ -440,6 +480,10 @@ class CompiledStep:
         )
 
     def _validation_loss(self, x: Placed, y: Placed) -> tf.Tensor:
+        total = self._sum_errors(x, y, tf.constant(self._validation_indices))
+        return total / self._data.num_validation_rows
+
+    def _sum_errors(self, x: Placed, y: Placed, places: tf.Tensor) -> tf.Tensor:
         def on_replica(x: tf.Tensor, y: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             return self._squared_error(x, y, tf.gather(indices, replica))
@@ -450,15 +494,14 @@ class CompiledStep:
                 tf.distribute.ReduceOp.SUM, part, axis=None
             )
 
-        places = tf.constant(self._validation_indices)
-        num_chunks = len(self._validation_indices)
+        num_chunks = int(places.shape[0])
         _, total = tf.while_loop(
             lambda chunk, _: chunk < num_chunks,
             add_chunk,
             (tf.constant(0), tf.constant(0.0)),
             parallel_iterations=1,
         )
-        return total / self._data.num_validation_rows
+        return total
 
     def _keep_best(self) -> tf.Operation:
         for best, variable in zip(self.best_weights, self._variables, strict=True):
@@ -469,6 +512,7 @@ class CompiledStep:
 
 
 def _validation_indices(num_rows: int, num_replicas: int) -> np.ndarray:
+    """The validation rows in chunks, each cut among the replicas; -1 is padding."""
     if num_rows == 0:
         return np.zeros((0, num_replicas, 1), np.int32)
     plan = StepPlan(num_rows, _CHUNK_ROWS, num_replicas, epochs=1)

@@ -5,7 +5,7 @@ with devices.strategy.scope(): ...
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,6 +61,17 @@ class Devices:
         if self.num_replicas == 1:
             return make()
         return self.strategy.experimental_distribute_values_from_function(lambda _: make())
+
+    def place_each(self, tensors: Sequence[tf.Tensor]) -> Placed:
+        """One tensor a local device, to be passed to the compiled function."""
+        placed = []
+        for name, tensor in zip(self.names, tensors, strict=True):
+            with tf.device(name):
+                placed.append(tf.identity(tensor))
+        if self.num_replicas == 1:
+            return placed[0]
+        remaining = iter(placed)
+        return self.strategy.experimental_distribute_values_from_function(lambda _: next(remaining))
 
     def gpu_peak_mb(self) -> float | None:
         """Largest memory in use on any local GPU so far, in MiB; None on CPUs."""

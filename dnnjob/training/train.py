@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dnnjob.config import JobConfig
-from dnnjob.data.order import StepPlan
+from dnnjob.data.order import Plan, StepPlan, WindowPlan
 from dnnjob.data.windows import Window, make_windows
 from dnnjob.errors import NonFiniteError
 from dnnjob.runs import Position, Progress
@@ -20,6 +20,7 @@ from dnnjob.training.history import EpochLog
 from dnnjob.training.progress import Show
 from dnnjob.training.schedule import learning_rates
 from dnnjob.training.step import CompiledStep, Outcome, Stopping
+from dnnjob.training.strategy import Placed
 
 # A call this long costs nothing in speed and lets a bar, a checkpoint or a stop come in time.
 _SECONDS_A_CALL = 0.5
@@ -38,14 +39,19 @@ class TrainingState:
     """Why training ended, `epochs` or `patience`; None while it goes on."""
 
     @classmethod
-    def begin(cls, plan: StepPlan) -> "TrainingState":
+    def begin(cls, plan: Plan) -> "TrainingState":
         """Nothing trained yet."""
         return cls(EpochLog(plan), Stopping.begin())
 
     @property
     def position(self) -> Position:
         """The next batch to train."""
-        return Position(epoch=self.log.num_epochs, batch=len(self.log.pending_errors))
+        plan, batch = self.log.plan, len(self.log.pending_errors)
+        window = 0
+        if isinstance(plan, WindowPlan):
+            window = min(batch // plan.steps_per_window, plan.windows_per_epoch - 1)
+            batch -= window * plan.steps_per_window
+        return Position(epoch=self.log.num_epochs, window=window, batch=batch)
 
     @property
     def progress(self) -> Progress:
@@ -80,14 +86,18 @@ class TrainingLoop:
         keep: Called after every call to write a checkpoint where one is due.
         crew: The tasks of the run: agrees on the length of each call, or to stop.
         shows: Told after every call.
+        windows: The windows from that of a step on; those of a resident table, if None.
+        validate: Validation loss of the present weights, where calls do not validate.
     """
 
     step: CompiledStep
-    plan: StepPlan
+    plan: Plan
     job: JobConfig
     keep: Callable[[TrainingState], None]
     crew: Crew
     shows: tuple[Show, ...] = ()
+    windows: Callable[[int], Iterator[Window]] | None = None
+    validate: Callable[[], float] | None = None
 
     def train(self, state: TrainingState) -> Pace:
         """Trains from `state` to the job's end; the weights and `state` change in place.
@@ -102,17 +112,19 @@ class TrainingLoop:
             return pace
         size = 1
         for window in self._windows(state):
-            while (start := self._start(window, state)) < self._num_steps(window):
+            rows = None if window.rows is None else self.step.place(window.rows)
+            while (start := state.log.num_steps - window.first_step) < window.num_steps:
                 size = self.crew.agree(size)
                 began = time.perf_counter()
-                outcome = self._call(window, state, start=start, size=size)
+                outcome = self._call(window, state, rows=rows, start=start, size=size)
                 seconds = time.perf_counter() - began
                 self._record(window, state, outcome, start=start, seconds=seconds)
+                patience_ended = self._validate(state) or outcome.patience_ended
                 pace = Pace(pace.steps + outcome.stop - start, pace.seconds + seconds)
                 size = _next_size(size, seconds)
                 for show in self.shows:
                     show(state.progress, pace.steps_per_s, self._seconds_left(state, pace))
-                if outcome.patience_ended:
+                if patience_ended:
                     state.stop_reason = PATIENCE_ENDED
                     return pace
                 self.keep(state)
@@ -120,36 +132,41 @@ class TrainingLoop:
         return pace
 
     def _windows(self, state: TrainingState) -> Iterator[Window]:
-        block_steps = self.plan.epochs_per_block * self.plan.steps_per_epoch
-        first_block = state.log.num_steps // block_steps
-        return make_windows(self.plan, seed=self.job.seed, first_block=first_block)
+        first_step = state.log.num_steps
+        if self.windows is not None:
+            return self.windows(first_step)
+        if not isinstance(self.plan, StepPlan):
+            raise TypeError("A table of several windows needs a source of windows.")
+        return make_windows(self.plan, seed=self.job.seed, first_step=first_step)
 
-    def _start(self, window: Window, state: TrainingState) -> int:
-        return state.log.num_steps - window.epochs.start * self.plan.steps_per_epoch
-
-    def _num_steps(self, window: Window) -> int:
-        return len(window.epochs) * self.plan.steps_per_epoch
-
-    def _call(self, window: Window, state: TrainingState, *, start: int, size: int) -> Outcome:
+    def _call(
+        self,
+        window: Window,
+        state: TrainingState,
+        *,
+        rows: tuple[Placed, Placed] | None,
+        start: int,
+        size: int,
+    ) -> Outcome:
         return self.step(
             window.indices,
+            rows=rows,
             rates=self._rates(window),
-            first_step=window.epochs.start * self.plan.steps_per_epoch,
+            first_step=window.first_step,
             start=start,
-            stop=min(start + size, self._num_steps(window)),
+            stop=min(start + size, window.num_steps),
             stopping=state.stopping,
         )
 
     def _rates(self, window: Window) -> np.ndarray:
-        first = window.epochs.start * self.plan.steps_per_epoch
-        steps = np.arange(first, first + len(window.indices))
+        steps = np.arange(window.first_step, window.first_step + len(window.indices))
         return learning_rates(self.job.train, steps=steps, num_steps=self.plan.num_steps)
 
     def _record(
         self, window: Window, state: TrainingState, outcome: Outcome, *, start: int, seconds: float
     ) -> None:
         done = slice(start, outcome.stop)
-        completed = state.log.num_epochs - window.epochs.start
+        completed = state.log.num_epochs - window.first_step // self.plan.steps_per_epoch
         state.log.add(
             outcome.squared_errors[done],
             self._rates(window)[done],
@@ -164,6 +181,18 @@ class TrainingLoop:
                 f"Lower train.learning_rate ({self.job.train.learning_rate}), set "
                 "train.clip_norm, or look for extreme values in the table."
             )
+
+    def _validate(self, state: TrainingState) -> bool:
+        """Validates at the end of an epoch where calls do not; whether patience has ended."""
+        if self.validate is None or state.log.pending_errors:
+            return False
+        loss, epoch = self.validate(), state.log.num_epochs - 1
+        state.log.validation_losses.append(loss)
+        if np.float32(loss) < state.stopping.best_loss:
+            state.stopping = Stopping(np.float32(loss), np.int32(epoch))
+            self.step.keep_best()
+        patience = self.job.train.patience
+        return patience is not None and epoch - int(state.stopping.best_epoch) >= patience
 
     def _seconds_left(self, state: TrainingState, pace: Pace) -> float:
         return (self.plan.num_steps - state.log.num_steps) / (pace.steps_per_s or 1.0)

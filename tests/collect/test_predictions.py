@@ -125,6 +125,68 @@ def test_rows_out_of_order_are_refused(root: Path) -> None:
         join_predictions([folder])
 
 
+# Folds
+
+
+def write_fold(root: Path, number: int, *, fold: int, folds: int = 3, split_by: int = 3) -> Path:
+    folder = write(root, number)
+    report = make_report(Wish(number=number, split_seed=0))
+    report["job"]["data"] |= {"folds": folds, "fold": fold}
+    write_json(folder / "report.json", report)
+    held_out = {True: "test", False: "train"}
+    change(folder, split=lambda frame: (frame["row_id"] % split_by == fold).map(held_out))
+    return folder
+
+
+def test_folds_are_joined_out_of_fold(root: Path) -> None:
+    folders = [write_fold(root, number, fold=fold) for number, fold in enumerate([2, 0, 1])]
+    joined = join_predictions(folders)
+    frames = [pd.read_parquet(folder / "predictions.parquet") for folder in folders]
+    out_of_fold = pd.concat([frame[frame["split"] == "test"] for frame in frames])
+    out_of_fold = out_of_fold.sort_values("row_id")
+    table = joined.table.to_pandas()
+    assert joined.num_rows == len(frames[0])
+    np.testing.assert_array_equal(table["row_id"], out_of_fold["row_id"])
+    np.testing.assert_array_equal(table["fold"], out_of_fold["row_id"] % 3)
+    np.testing.assert_array_equal(table["y_pred_mean"], out_of_fold["y_pred"])
+    mse = ((out_of_fold["y_pred"] - out_of_fold["y_true"]) ** 2).mean()
+    assert joined.mse == pytest.approx(mse, rel=1e-12)
+    own = table[f"y_pred.housing/{folders[0].name}"]
+    assert own.notna().sum() == (frames[0]["split"] == "test").sum()
+
+
+def test_several_runs_of_a_fold_are_averaged(root: Path) -> None:
+    folders = [write_fold(root, number, fold=fold) for number, fold in enumerate([0, 0, 1, 2])]
+    table = join_predictions(folders).table.to_pandas().set_index("row_id")
+    first, second = (
+        pd.read_parquet(folder / "predictions.parquet").set_index("row_id")["y_pred"]
+        for folder in folders[:2]
+    )
+    np.testing.assert_allclose(table["y_pred_mean"][3], (first[3] + second[3]) / 2, rtol=1e-12)
+
+
+def test_runs_of_one_fold_are_joined_as_any_others(root: Path) -> None:
+    joined = join_predictions([write_fold(root, number, fold=1) for number in range(2)])
+    assert "split" in joined.table.column_names
+
+
+def test_folds_of_other_splits_are_refused(root: Path) -> None:
+    folders = [write_fold(root, 0, fold=0), write_fold(root, 1, fold=1, split_by=2)]
+    with pytest.raises(
+        DataError, match=r"row 3 is a test row of fold 0 and of fold 1\. Choose one"
+    ):
+        join_predictions(folders)
+
+
+def test_folds_of_another_table_are_refused(root: Path) -> None:
+    folders = [write_fold(root, 0, fold=0), write_fold(root, 1, fold=1)]
+    report = json.loads((folders[1] / "report.json").read_text())
+    report["data"]["fingerprint"]["value"] = "other"
+    write_json(folders[1] / "report.json", report)
+    with pytest.raises(DataError, match="on one table"):
+        join_predictions(folders)
+
+
 def test_no_runs_are_refused() -> None:
     with pytest.raises(DataError, match=r"joins runs with predictions.parquet, but none was found"):
         join_predictions([])

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from dnnjob.config import JobConfig, ModelConfig, resolve_job
+from dnnjob.config.job import MISSING_MARKERS
 from dnnjob.config.overrides import set_key
 from dnnjob.errors import ExitCode, JobError
 
@@ -20,8 +21,21 @@ DEFAULTS = {
         "test_fraction": 0.3,
         "validation_fraction": 0.0,
         "split_seed": None,
+        "split": "auto",
+        "folds": None,
+        "fold": 0,
         "standardize": "train",
         "window_rows": None,
+        "memory_budget_gb": None,
+        "scratch": None,
+        "id_columns": (),
+        "weight_column": None,
+        "target_transform": "none",
+        "missing": MISSING_MARKERS,
+        "min_category_rows": 5,
+        "max_categories": 10_000,
+        "max_one_hot": 32,
+        "columns": {},
     },
     "model": {"hidden_units": (200, 1000), "activation": "relu", "dropout_rate": 0.0, "l2": 0.0},
     "train": {
@@ -75,6 +89,14 @@ GOOD: list[tuple[str, Any]] = [
     ("data__standardize", "table"),
     ("data__standardize", "none"),
     ("data__window_rows", 1),
+    ("data__folds", 2),
+    ("data__id_columns", ["id", "name"]),
+    ("data__weight_column", "w"),
+    ("data__target_transform", "log1p"),
+    ("data__missing", []),
+    ("data__min_category_rows", 1),
+    ("data__max_categories", 1),
+    ("data__max_one_hot", 1),
     ("model__hidden_units", []),
     ("model__activation", "gelu"),
     ("model__dropout_rate", 0.5),
@@ -133,6 +155,18 @@ BAD: list[tuple[str, Any, str]] = [
     ("data__split_seed", -1, "greater than or equal to 0"),
     ("data__standardize", "all", "'train', 'table' or 'none'"),
     ("data__window_rows", 0, "greater than or equal to 1"),
+    ("data__folds", 1, "greater than or equal to 2"),
+    ("data__fold", 1, "data.folds is not set"),
+    ("data__id_columns", ["y"], "'y' is in data.target and in data.id_columns"),
+    ("data__id_columns", ["a", "a"], "a column twice"),
+    ("data__id_columns", ["split"], "predictions have a column for"),
+    ("data__weight_column", "y", "'y' is in data.target and in data.weight_column"),
+    ("data__target_transform", "log", "'none' or 'log1p'"),
+    ("data__min_category_rows", 0, "greater than or equal to 1"),
+    ("data__columns", {"a": "number"}, "data.columns.a.kind: must be 'numeric'"),
+    ("data__columns", {"a.b": {"kin": "text"}}, "data.columns.a.b.kin: no such key. Did you mean"),
+    ("data__columns", {"a": {"fill": True}}, "data.columns.a.fill: must not be a boolean"),
+    ("data__columns", {"a": {"cycles": ["hour"]}}, "'day', 'week', 'month' or 'year'"),
     ("model__hidden_units", [0], "greater than or equal to 1"),
     ("model__hidden_units", [True], "must not be a boolean"),
     ("model__hidden_units", 200, "must be a list"),
@@ -215,6 +249,25 @@ def test_weight_decay_in_force_is_kerass_for_adamw_and_none_elsewhere() -> None:
     assert make().train.decay is None
 
 
+def test_a_fold_is_one_of_the_folds() -> None:
+    assert make(data__folds=3, data__fold=2).data.fold == 2
+    with pytest.raises(
+        JobError, match=r"from 0 to data\.folds - 1, but it is 3 and data\.folds is 3"
+    ):
+        make(data__folds=3, data__fold=3)
+
+
+def test_features_ids_and_weights_are_different_columns() -> None:
+    with pytest.raises(JobError, match=r"'a' is in data\.features and in data\.weight_column"):
+        make(data__features=["a", "b"], data__weight_column="a")
+
+
+def test_a_columns_kind_alone_is_enough() -> None:
+    columns = make(data__columns={"zip": "text", "age": {"fill": 7}}).data.columns
+    assert columns["zip"].kind == "text"
+    assert (columns["age"].kind, columns["age"].fill) == (None, 7.0)
+
+
 def test_the_split_seed_is_the_jobs_unless_it_is_given() -> None:
     assert make(seed=5).split_seed == 5
     assert make(seed=5, data__split_seed=0).split_seed == 0
@@ -240,3 +293,9 @@ def test_parameters_are_counted_in_closed_form(
     hidden_units: tuple[int, ...], num_inputs: int, count: int
 ) -> None:
     assert ModelConfig(hidden_units=hidden_units).count_params(num_inputs=num_inputs) == count
+
+
+def test_embeddings_add_their_own_parameters() -> None:
+    # 3 plain inputs and embeddings of 10 x 4 and 5 x 2: 9 inputs of the first layer.
+    count = ModelConfig(hidden_units=(7,)).count_params(num_inputs=5, embeddings=[(10, 4), (5, 2)])
+    assert count == 10 * 4 + 5 * 2 + (9 + 1) * 7 + 8

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from dnnjob.config.job import JobConfig
-from dnnjob.data.draft import draft_job, job_name
+from dnnjob.data.draft import DATA, MODEL, TRAIN, draft_job, job_name
 from dnnjob.data.sources import open_table
 from dnnjob.errors import DataError
 
@@ -29,13 +29,13 @@ def load(text: str) -> JobConfig:
 
 def uncommented(text: str) -> dict[str, Any]:
     """The draft with its commented keys switched on, placeholders aside."""
-    lines = [re.sub(r"^# (?=\[?[a-z0-9_]+\]?( = |$))", "", line) for line in text.splitlines()]
+    lines = [re.sub(r"^# (?=\[[a-z_.]+\]$|[a-z0-9_]+ = )", "", line) for line in text.splitlines()]
     return tomllib.loads("\n".join(line for line in lines if not line.endswith(" = ...")))
 
 
 @pytest.mark.parametrize(
     ("table", "target", "num_features"),
-    [("housing", "MEDV", 12), ("abalone", "rings", 7), ("autos", "price", 10)],
+    [("housing", "MEDV", 12), ("abalone", "rings", 8), ("autos", "price", 25)],
 )
 def test_a_real_tables_draft_opens_as_it_is(
     shared_data: Path, table: str, target: str, num_features: int
@@ -45,20 +45,34 @@ def test_a_real_tables_draft_opens_as_it_is(
     assert (job.name, job.data.target, len(opened.features)) == (table, target, num_features)
 
 
-def test_columns_that_cannot_be_features_are_left_out_with_the_reason(shared_data: Path) -> None:
+def test_columns_are_told_with_what_they_hold(shared_data: Path) -> None:
     text = draft_job(shared_data / "autos.csv")
-    assert "#   make: text (201 of 201 rows hold no number, such as 'alfa-romero')" in text
-    assert "#   bore: text (4 of 201 rows hold no number, such as '?')" in text
+    assert "#   make               text, 22 values, such as alfa-romero" in text
+    assert "#   bore               numeric, 2.54 to 3.94, 4 missing" in text
     assert "#   wheel_base         numeric, 86.6 to 120.9" in text
-    features = load(text).data.features
-    assert features is not None
-    assert "bore" not in features
+    assert load(text).data.features is None
+
+
+def test_columns_that_tell_nothing_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    rows = "".join(f"{n},name {n},,{n},inf,2026-01-0{n},{n * n}\n" for n in range(1, 6))
+    (tmp_path / "t.csv").write_text(f"a,name,empty,b,wild,day,y\n{rows}")
+    text = draft_job(tmp_path / "t.csv")
+    assert "#   name: text that differs in all 5 rows, as names and keys do" in text
+    assert "#   empty: missing in all 5 rows" in text
+    assert "#   wild: infinite in 5 of 5 rows" in text
+    assert "#   day    datetime, 2026-01-01 to 2026-01-05" in text
+    assert load(text).data.features == ("a", "b", "day")
 
 
 def test_every_default_is_shown_as_the_records_have_it(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,y\n1,2\n3,5\n")
     shown = uncommented(draft_job(tmp_path / "t.csv"))
-    expected = JobConfig(name="t", data={"source": str(tmp_path / "t.csv"), "target": "y"})
+    expected = JobConfig(
+        name="t",
+        data={"source": str(tmp_path / "t.csv"), "target": "y", **DATA},
+        model=MODEL,
+        train=TRAIN,
+    )
     assert shown == expected.model_dump(mode="json", exclude_none=True)
 
 
@@ -73,7 +87,7 @@ def test_every_key_and_its_documentation_are_there(tmp_path: Path) -> None:
                 assert f"\n[{name}]\n" in text
                 check(field.annotation)
             else:
-                assert re.search(rf"^(# )?\[?{name}\b", text, re.MULTILINE), name
+                assert re.search(rf"^(# )?\[?([a-z]+\.)?{name}\b", text, re.MULTILINE), name
                 assert " ".join((field.description or "?").split()) in prose
 
     check(JobConfig)
@@ -88,7 +102,7 @@ def test_gaps_infinities_and_ranges_are_told(tmp_path: Path) -> None:
     text = draft_job(tmp_path / "t.parquet")
     assert "#   gap   numeric, 1 to 3, 1 missing" in text
     assert "#   wild  numeric, 1 to 2, 1 infinite" in text
-    assert load(text).data.features == ("a",)
+    assert load(text).data.features == ("gap", "a")
 
 
 def test_the_target_is_the_last_number_that_varies(tmp_path: Path) -> None:

@@ -6,7 +6,13 @@ import sys
 import numpy as np
 import pytest
 
-from dnnjob.data.order import StepPlan, default_window_rows, philox, weight_seeds
+from dnnjob.data.order import (
+    StepPlan,
+    WindowPlan,
+    default_window_rows,
+    philox,
+    weight_seeds,
+)
 
 
 def make_plan(**changes: int) -> StepPlan:
@@ -128,3 +134,107 @@ def test_seeds_of_layers_differ_and_repeat() -> None:
 def test_the_default_window_depends_on_the_columns_alone() -> None:
     assert default_window_rows(12) == 2**28 // 52
     assert default_window_rows(10**6) == 2**16
+
+
+def make_window_plan(**changes: int) -> WindowPlan:
+    settings = {
+        "num_rows": 10_007,
+        "global_batch_size": 96,
+        "num_replicas": 1,
+        "epochs": 3,
+        "window_rows": 2500,
+    }
+    return WindowPlan(**(settings | changes))
+
+
+def rows_of_steps(plan: WindowPlan, epoch: int, window: int) -> list[list[int]]:
+    """Training rows of every step of a window, replica by replica."""
+    indices = plan.indices(epoch, window, seed=3)
+    steps: list[list[int]] = [[] for _ in range(plan.window_steps(window))]
+    for replica in range(plan.num_replicas):
+        pieces = plan.pieces(epoch, window, replica=replica, seed=3)
+        rows = np.array([row for piece in pieces for row in piece], np.int64)
+        assert len(rows) == len(plan.part(window, replica)) <= plan.part_rows(replica)
+        assert (indices[len(steps) :] == -1).all()
+        for step, places in zip(steps, indices[:, replica], strict=False):
+            step += rows[places[places >= 0]].tolist()
+    return steps
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch", [1, 7, 64, 96, 97, 1000])
+def test_windows_take_every_row_once_an_epoch(batch: int, num_replicas: int) -> None:
+    plan = make_window_plan(global_batch_size=batch, num_replicas=num_replicas)
+
+    for epoch in (0, 2):
+        steps = [
+            step
+            for window in range(plan.windows_per_epoch)
+            for step in rows_of_steps(plan, epoch, window)
+        ]
+        assert sorted(row for step in steps for row in step) == list(range(plan.num_rows))
+        assert [len(step) for step in steps] == plan.step_rows().tolist()
+
+
+@pytest.mark.parametrize("num_replicas", [2, 3, 4])
+def test_replicas_share_the_batches_of_a_window_in_the_same_places(num_replicas: int) -> None:
+    alone, shared = make_window_plan(), make_window_plan(num_replicas=num_replicas)
+
+    for window in range(alone.windows_per_epoch):
+        assert rows_of_steps(shared, 1, window) == rows_of_steps(alone, 1, window)
+
+
+def test_two_replicas_need_half_of_a_window_each() -> None:
+    plan = make_window_plan(num_replicas=2)
+
+    for window in range(plan.windows_per_epoch):
+        parts = [plan.part(window, replica) for replica in (0, 1)]
+        assert parts[0].stop == parts[1].start
+        assert abs(len(parts[0]) - len(parts[1])) <= plan.num_groups
+
+
+def test_a_replica_makes_its_own_places_alone() -> None:
+    plan = make_window_plan(num_replicas=2)
+
+    whole = plan.indices(0, 1, seed=3)
+    mine = plan.indices(0, 1, seed=3, replicas=[1])
+
+    np.testing.assert_array_equal(mine[:, 1], whole[:, 1])
+    np.testing.assert_array_equal(mine[:, 0] >= 0, whole[:, 0] >= 0)
+
+
+def test_every_batch_takes_equally_many_rows_of_every_group() -> None:
+    plan = make_window_plan()
+    assert plan.num_groups == 32
+    indices = plan.indices(0, 0, seed=3)[:, 0]
+    group_rows = plan.window_size(0) // plan.num_groups
+
+    counts = [np.bincount(step // group_rows, minlength=32) for step in indices]
+
+    assert {tuple(count) for count in counts} == {(3,) * 32}
+
+
+def test_epochs_gather_other_blocks_into_their_windows() -> None:
+    plan = make_window_plan()
+
+    first, second = (plan.window_blocks(epoch, 0, seed=3) for epoch in (0, 1))
+
+    assert len(first) == len(second) == plan.blocks_per_window == 64
+    assert set(first) != set(second)
+    assert plan.window_blocks(0, 0, seed=3) == first != plan.window_blocks(0, 0, seed=4)
+
+
+def test_a_batch_larger_than_the_window_is_one_step() -> None:
+    plan = make_window_plan(global_batch_size=4096, window_rows=100)
+
+    assert plan.windows_per_epoch == 3
+    assert [plan.window_steps(window) for window in range(3)] == [1, 1, 1]
+
+
+def test_the_order_of_windows_is_the_one_of_the_first_release() -> None:
+    plan = WindowPlan(num_rows=300, global_batch_size=4, num_replicas=1, epochs=1, window_rows=128)
+
+    blocks = plan.window_blocks(0, 2, seed=0)
+
+    assert blocks[:8] == [31, 137, 124, 46, 126, 13, 1, 39]
+    assert plan.indices(0, 2, seed=0)[:2].ravel().tolist() == [6, 11, 27, 42, 4, 19, 23, 38]

@@ -1,28 +1,25 @@
 """What columns hold, and which of them a job may use."""
 
-import datetime
-import decimal
 import logging
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dnnjob.config.job import DataConfig
+from dnnjob.data.block import Texts
 from dnnjob.data.schema import (
     Column,
-    arrow_kind,
     check_features,
     check_names,
     check_target,
     check_values,
-    infer_arrow,
-    infer_series,
     join_columns,
     listed,
     make_column,
+    make_text_column,
 )
 from dnnjob.data.sources import open_table, read_all
 from dnnjob.errors import DataError, ExitCode
@@ -45,80 +42,6 @@ def open_text(folder: Path, text: str, features: tuple[str, ...] | None = None) 
 # What a column holds
 
 
-def test_a_csv_column_is_what_its_values_are(tmp_path: Path) -> None:
-    columns = columns_of(
-        write(
-            tmp_path,
-            "i,f,b,gaps,t,d,e,big\n"
-            "1,1.5,True,,x,2024-01-31,,99999999999999999999999\n"
-            "-2,inf,False,2,?,2024-02-01 10:30,,1\n"
-            "3,-7,True,NA,3,2024-02-02T10:30:00Z,,2\n",
-        )
-    )
-    assert columns["i"] == Column("i", "numeric", minimum=-2.0, maximum=3.0)
-    assert columns["f"] == Column("f", "numeric", num_infinite=1, minimum=-7.0, maximum=1.5)
-    assert columns["b"] == Column("b", "boolean", minimum=0.0, maximum=1.0)
-    assert columns["gaps"] == Column("gaps", "numeric", num_missing=2, minimum=2.0, maximum=2.0)
-    assert columns["t"] == Column("t", "text", num_text=2, example="x")
-    assert columns["d"] == Column("d", "datetime", num_text=3, example="2024-01-31")
-    assert columns["e"] == Column("e", "numeric", num_missing=3)
-    assert columns["big"] == Column("big", "numeric", minimum=1.0, maximum=1e23)
-
-
-def test_booleans_become_zero_and_one_and_keep_their_gaps() -> None:
-    whole = infer_series("b", pd.Series([True, False, True]))
-    np.testing.assert_array_equal(whole.numbers, [1.0, 0.0, 1.0])
-    gaps = infer_series("b", pd.Series([True, None, False], dtype=object))
-    assert (gaps.column.kind, gaps.column.num_missing) == ("boolean", 1)
-    np.testing.assert_array_equal(gaps.numbers, [1.0, np.nan, 0.0])
-
-
-@pytest.mark.parametrize(
-    ("values", "kind"),
-    [
-        (pa.array([1, 2], pa.uint8()), "numeric"),
-        (pa.array([1, None], pa.int64()), "numeric"),
-        (pa.array([1.5, 2.5], pa.float16()), "numeric"),
-        (pa.array([decimal.Decimal("1.25"), None]), "numeric"),
-        (pa.array([None, None]), "numeric"),
-        (pa.array([True, None]), "boolean"),
-        (pa.array(["a", "b"]), "text"),
-        (pa.array(["a", "b"], pa.large_string()), "text"),
-        (pa.array(["a", "b"], pa.string_view()), "text"),
-        (pa.array([b"a", None]), "text"),
-        (pa.array(["a", "b"]).dictionary_encode(), "text"),
-        (pa.array([3, 4]).dictionary_encode(), "numeric"),
-        (pa.array([datetime.datetime(2024, 1, 1)]), "datetime"),
-        (pa.array([datetime.date(2024, 1, 1)]), "datetime"),
-        (pa.array([[1], [2]]), "other"),
-        (pa.array([{"a": 1}]), "other"),
-    ],
-)
-def test_a_parquet_column_is_what_its_type_says(values: pa.Array, kind: str) -> None:
-    data = infer_arrow("c", pa.chunked_array([values]))
-    assert data.column.kind == kind
-    assert data.column.num_missing == values.null_count
-    assert data.num_rows == len(values)
-    if kind in ("numeric", "boolean"):
-        expected = pd.to_numeric(values.to_pandas().astype(object), errors="raise")
-        np.testing.assert_array_equal(data.numbers, np.asarray(expected, dtype=float))
-        assert data.numbers.dtype == np.float64
-
-
-def test_a_parquet_nan_counts_as_missing() -> None:
-    data = infer_arrow("c", pa.chunked_array([pa.array([1.0, float("nan"), None, float("inf")])]))
-    assert (data.column.num_missing, data.column.num_infinite) == (2, 1)
-
-
-def test_integers_beyond_float64_round_as_in_pandas() -> None:
-    data = infer_arrow("c", pa.chunked_array([pa.array([2**53 + 1, 0])]))
-    assert data.numbers[0] == float(2**53 + 1)
-
-
-def test_an_unknown_arrow_type_is_other() -> None:
-    assert arrow_kind(pa.map_(pa.string(), pa.int8())) == "other"
-
-
 def test_a_column_of_several_files_adds_up() -> None:
     parts = [make_column("c", "boolean", np.array([0.0, 1.0]))]
     parts.append(make_column("c", "numeric", np.array([np.nan, -3.0, np.inf])))
@@ -131,9 +54,11 @@ def test_a_column_of_several_files_adds_up() -> None:
 
 def test_a_file_of_gaps_takes_the_kind_of_the_others() -> None:
     gaps = make_column("c", "numeric", np.full(2, np.nan))
-    texts = infer_series("c", pd.Series(["x", "y"]))
+    texts = make_text_column("c", "text", Texts.of(["x", "y"]))
     joined = join_columns([gaps, texts], source="s", files=["a", "b"])
-    assert joined.column == Column("c", "text", num_missing=2, num_text=2, example="x")
+    assert joined.column == Column(
+        "c", "text", num_missing=2, num_text=2, num_values=2, example="x"
+    )
 
 
 def test_files_of_gaps_alone_stay_gaps() -> None:
@@ -143,14 +68,17 @@ def test_files_of_gaps_alone_stay_gaps() -> None:
 
 
 def test_files_that_disagree_on_a_columns_kind_are_named() -> None:
-    parts = [make_column("c", "numeric", np.ones(2)), infer_series("c", pd.Series(["?", "1"]))]
+    parts = [
+        make_column("c", "numeric", np.ones(2)),
+        make_text_column("c", "text", Texts.of(["x", "1"])),
+    ]
     with pytest.raises(DataError, match=r"'c' is numeric in a\.csv, text in b\.csv"):
         join_columns(parts, source="s", files=["a.csv", "b.csv"])
 
 
 def test_asking_for_the_numbers_of_text_is_a_mistake_of_ours() -> None:
     with pytest.raises(TypeError, match="'c' were not read as numbers"):
-        _ = infer_series("c", pd.Series(["x"])).numbers
+        _ = make_text_column("c", "text", Texts.of(["x"])).numbers
 
 
 # Names
@@ -211,7 +139,7 @@ def test_a_table_of_the_target_alone_is_refused() -> None:
     [
         ("x,1,2", "it is text (1 of 3 rows hold no number, such as 'x')"),
         ("2024-01-01,2024-01-02,2024-01-03", "it is datetime (3 of 3 rows"),
-        ("1,,3", "it is missing in 1 of 3 rows"),
+        ("1,,", "1 of 3 rows have one"),
         (",,", "it is missing in all 3 rows"),
         ("1,inf,-inf", "it is infinite in 2 of 3 rows"),
         ("1,1e39,2", "it is beyond the range of float32 (3.4e38) in 1 of 3 rows"),
@@ -234,6 +162,12 @@ def test_a_boolean_target_is_zero_and_one(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_table(DataConfig(source=source, target="y")).y, [1, 0])
 
 
+def test_the_logarithm_of_a_target_needs_targets_above_minus_one(tmp_path: Path) -> None:
+    source = write(tmp_path, "a,y\n1,-1\n2,5\n")
+    with pytest.raises(DataError, match=r"above -1, but 'y' in .* goes down to -1\. Set"):
+        open_table(DataConfig(source=source, target="y", target_transform="log1p"))
+
+
 def test_a_good_target_passes() -> None:
     check_target("s", make_column("y", "numeric", np.array([1.0, 2.0])))
 
@@ -242,44 +176,51 @@ def test_a_good_target_passes() -> None:
 
 
 def test_every_unusable_feature_is_named_with_its_count(tmp_path: Path) -> None:
+    lists = pa.array([[1], [2], None])
+    table = pa.table(
+        {
+            "good": [1.0, None, 3.0],
+            "text": ["red", "?", "4"],
+            "wild": [float("inf"), 2.0, 3.0],
+            "huge": [1e39, -1e39, 1.0],
+            "lists": lists,
+            "y": [1, 2, 3],
+        }
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
     with pytest.raises(DataError) as caught:
-        open_text(
-            tmp_path,
-            "good,text,gap,none,wild,huge,date,fine,y\n"
-            "1,red,1,,inf,1e39,2024-01-01,True,1\n"
-            "2,?,,,2,-1e39,2024-01-02,False,2\n"
-            "3,4,,,3,1,2024-01-03,True,3\n",
-        )
+        open_table(DataConfig(source=str(tmp_path / "t.parquet"), target="y"))
     message = str(caught.value)
     for told in (
-        "'text' is text (2 of 3 rows hold no number, such as 'red')",
-        "'gap' is missing in 2 of 3 rows",
-        "'none' is missing in all 3 rows",
         "'wild' is infinite in 1 of 3 rows",
         "'huge' is beyond the range of float32 (3.4e38) in 2 of 3 rows",
-        "'date' is datetime (3 of 3 rows hold no number, such as '2024-01-01')",
-        'Set data.features to numeric ones: ["good", "fine"].',
+        "'lists' is neither numbers nor texts (2 of 3 rows, such as '[1]')",
+        'Set data.features to others: ["good", "text"].',
     ):
         assert told in message
 
 
-def test_the_features_it_offers_are_usable(tmp_path: Path) -> None:
-    text = "good,text,y\n1,red,1\n2,?,2\n"
-    with pytest.raises(DataError, match=r'data\.features to numeric ones: \["good"\]'):
-        open_text(tmp_path, text)
-    open_text(tmp_path, text, features=("good",))
+def test_texts_gaps_booleans_and_dates_are_features(tmp_path: Path) -> None:
+    source = write(
+        tmp_path,
+        "text,gap,flag,date,y\nred,1,True,2024-01-01,1\n?,,False,,2\n4,4,True,2024-01-03 12:30,3\n",
+    )
+    table = open_table(DataConfig(source=source, target="y"))
+    kinds = ["text", "numeric", "boolean", "datetime"]
+    assert list(table.kinds.values()) == kinds
+    assert [column.num_missing for column in table.columns] == [1, 1, 0, 1, 0]
 
 
 def test_unusable_columns_that_are_no_features_do_not_matter(tmp_path: Path) -> None:
-    text = "a,text,gap,y\n1,red,,1\n2,?,2,2\n"
+    text = "a,wild,gap,y\n1,inf,,1\n2,2,2,2\n"
     source = write(tmp_path, text)
     table = open_table(DataConfig(source=source, target="y", features=("a",)))
-    assert [column.kind for column in table.columns] == ["numeric", "text", "numeric", "numeric"]
+    assert [column.num_infinite for column in table.columns] == [0, 1, 0, 0]
     assert table.columns[2].num_missing == 1
 
 
 def test_many_problems_and_many_usable_features_are_abbreviated() -> None:
-    bad = [infer_series(f"t{n}", pd.Series(["x"])) for n in range(50)]
+    bad = [make_column(f"t{n}", "numeric", np.array([np.inf])) for n in range(50)]
     good = [make_column(f"g{n}", "numeric", np.array([1.0])) for n in range(30)]
     with pytest.raises(DataError, match=r"and 30 more\. .* 30 are usable, and `dnnjob init`"):
         check_features("s", [*bad, *good])
@@ -287,7 +228,41 @@ def test_many_problems_and_many_usable_features_are_abbreviated() -> None:
 
 def test_a_table_without_any_usable_feature_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="None of the features is usable"):
-        open_text(tmp_path, "a,y\nx,1\nz,2\n")
+        open_text(tmp_path, "a,y\ninf,1\n2,2\n")
+
+
+# Weights
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ("1,-2,3", "goes down to -2"),
+        ("0,0,0", "is zero throughout"),
+        ("1,,3", "has 1 missing and 0 infinite"),
+        ("1,inf,3", "has 0 missing and 1 infinite"),
+        ("1,x,3", "is text"),
+    ],
+)
+def test_unusable_weights_are_refused(tmp_path: Path, values: str, told: str) -> None:
+    rows = "".join(f"{n},{value},{n}\n" for n, value in enumerate(values.split(",")))
+    data = DataConfig(source=write(tmp_path, f"a,w,y\n{rows}"), target="y", weight_column="w")
+    with pytest.raises(
+        DataError, match=rf"Weights must be .* 'w' in .* {told}( values)?\. Set data\.weight"
+    ):
+        open_table(data)
+
+
+def test_weights_and_ids_are_no_features(tmp_path: Path) -> None:
+    source = write(tmp_path, "id,a,w,y\nx,1,0.5,1\nz,2,2,2\n")
+    data = DataConfig(source=source, target="y", weight_column="w", id_columns=("id",))
+    table = open_table(data)
+    assert table.features == ("a",)
+    np.testing.assert_array_equal(table.weights, [0.5, 2.0])
+    assert table.ids["id"].to_pylist() == ["x", "z"]
+
+
+# Rows
 
 
 @pytest.mark.parametrize(("rows", "count"), [("1,2\n", 1)])
@@ -301,7 +276,7 @@ def test_one_row_cannot_be_split(tmp_path: Path, rows: str, count: int) -> None:
 
 def warnings_for(values: list[float], y: list[float] | None = None) -> tuple[str, ...]:
     feature = make_column("a", "numeric", np.array(values))
-    target = make_column("y", "numeric", np.array(y or range(len(values)), dtype=float))
+    target = make_column("y", "numeric", np.array(y or [7.0, *range(1, len(values))]))
     return check_values(DataConfig(source="s.csv", target="y"), [feature], target)
 
 
@@ -337,6 +312,46 @@ def test_a_spread_that_float32_holds_does_not_warn(values: list[float]) -> None:
 def test_a_narrow_target_warns_too() -> None:
     (warning,) = warnings_for([1.0, 2.0], y=[1e8, 1e8 + 1])
     assert "within y" in warning
+
+
+def test_rows_without_a_target_warn() -> None:
+    assert warnings_for([5.0, 2.0, 3.0], y=[1.0, 2.0, np.nan]) == (
+        "y is missing in 1 of 3 rows: they are predicted, not trained on.",
+    )
+
+
+def test_a_feature_that_equals_the_target_warns_of_a_leak() -> None:
+    (_, leak) = warnings_for([1.0, 2.0, np.nan, 4.0], y=[1.0, 2.0, 3.0, np.nan])
+    assert "a equals the target y in every row: a leak" in leak
+    assert warnings_for([1.0, 2.0, 3.5], y=[1.0, 2.0, 3.0]) == ()
+
+
+def test_features_without_variety_warn() -> None:
+    empty = make_column("e", "numeric", np.full(2, np.nan))
+    same = make_text_column("s", "text", Texts.of(["x", None]))
+    target = make_column("y", "numeric", np.array([1.0, 2.0]))
+    data = DataConfig(source="s.csv", target="y", min_category_rows=1)
+    assert check_values(data, [empty, same], target) == (
+        "features without any value tell nothing: e.",
+        "constant features tell nothing: s.",
+    )
+
+
+def warnings_of_texts(texts: list[str | None]) -> tuple[str, ...]:
+    feature = make_text_column("t", "text", Texts.of(texts))
+    target = make_column("y", "numeric", np.arange(float(len(texts))))
+    return check_values(DataConfig(source="s.csv", target="y"), [feature], target)
+
+
+def test_texts_of_which_all_are_rare_warn() -> None:
+    (warning,) = warnings_of_texts(["a", "b", "b", "b", "b", None])
+    assert warning.startswith("every text of t is in fewer than 5 rows, which tells nothing.")
+    assert warnings_of_texts(["a", "b", "b", "b", "b", "b"]) == ()
+
+
+def test_numbers_with_a_few_words_among_them_warn() -> None:
+    (warning,) = warnings_of_texts([*(str(n % 3) for n in range(20)), "n.d."])
+    assert "t is taken for text, since 1 of 21 rows hold no number, such as 'n.d.'." in warning
 
 
 def test_a_feature_without_a_name_warns(tmp_path: Path) -> None:

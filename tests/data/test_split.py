@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import KFold, train_test_split
 
-from dnnjob.data.split import split_rows
+from dnnjob.data.split import split_labelled, split_rows
 from dnnjob.errors import DataError
 
 SIZES = [*range(2, 41), 100, 101, 354, 506, 1000, 4177, 20641]
@@ -83,3 +83,50 @@ def test_a_validation_fraction_that_leaves_no_training_row_is_refused() -> None:
         DataError, match=r"validation_fraction = 0.5 of 1 training rows leaves 0 and 1"
     ):
         split_rows(2, test_fraction=0.5, validation_fraction=0.5, seed=0)
+
+
+# Folds
+
+
+@pytest.mark.parametrize(("num_rows", "folds"), [(2, 2), (5, 2), (5, 5), (11, 3), (506, 10)])
+def test_folds_are_those_of_scikit_learn(num_rows: int, folds: int) -> None:
+    expected = KFold(folds, shuffle=True, random_state=7).split(np.arange(num_rows))
+    for fold, (train, test) in enumerate(expected):
+        split = split_rows(
+            num_rows, test_fraction=0.3, validation_fraction=0.0, seed=7, folds=folds, fold=fold
+        )
+        np.testing.assert_array_equal(split.train, train)
+        np.testing.assert_array_equal(split.test, test)
+
+
+def test_folds_leave_rows_for_validation() -> None:
+    split = split_rows(100, test_fraction=0.3, validation_fraction=0.25, seed=0, folds=5, fold=4)
+    assert [len(rows) for rows in (split.train, split.validation, split.test)] == [60, 20, 20]
+    assert len({*split.train, *split.validation, *split.test}) == 100
+
+
+def test_more_folds_than_rows_are_refused() -> None:
+    with pytest.raises(DataError, match=r"data\.folds = 4 and the table has 3"):
+        split_rows(3, test_fraction=0.3, validation_fraction=0.0, seed=0, folds=4)
+
+
+# Rows without a target
+
+
+def test_rows_without_a_target_are_in_no_other_split() -> None:
+    y = np.arange(20.0)
+    y[[3, 4, 17]] = np.nan
+    split = split_labelled(y, test_fraction=0.3, validation_fraction=0.2, seed=0)
+    np.testing.assert_array_equal(split.unlabelled, [3, 4, 17])
+    assert split.num_rows == 20
+    np.testing.assert_array_equal(np.flatnonzero(split.labels == "unlabelled"), [3, 4, 17])
+    labelled = np.flatnonzero(~np.isnan(y))
+    inner = split_rows(17, test_fraction=0.3, validation_fraction=0.2, seed=0)
+    np.testing.assert_array_equal(split.test, labelled[inner.test])
+    np.testing.assert_array_equal(split.train, labelled[inner.train])
+
+
+def test_a_table_with_all_targets_is_split_as_its_rows_are() -> None:
+    split = split_labelled(np.arange(30.0), test_fraction=0.3, validation_fraction=0.2, seed=5)
+    rows = split_rows(30, test_fraction=0.3, validation_fraction=0.2, seed=5)
+    np.testing.assert_array_equal(split.labels, rows.labels)

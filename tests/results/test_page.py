@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dnnjob.results.importance import Importance
 from dnnjob.results.page import (
     CAPTIONS,
     format_change,
@@ -61,7 +62,7 @@ def test_every_tag_that_opens_closes(report: Report, plots: Path) -> None:
     page = _Page(render_page(report, plots))
 
     assert page.open == []
-    assert page.tags.count("img") == 4
+    assert page.tags.count("img") == len(CAPTIONS)
 
 
 def test_the_page_needs_no_other_file(report: Report, plots: Path) -> None:
@@ -82,6 +83,28 @@ def test_the_headline_says_how_good_the_model_is(report: Report) -> None:
     assert "3.500 test RMSE, MEDV" in said
     assert "0.860 test R²" in said
     assert "\N{MINUS SIGN}50 % MSE against linear regression" in said
+
+
+def test_columns_are_listed_with_their_inputs_and_worth(report: Report) -> None:
+    worth = (
+        Importance(column="ZN", mse_increase=12.0, mse_increase_std=0.5),
+        Importance(column="CRIM", mse_increase=-0.25, mse_increase_std=0.1),
+    )
+    model = report.model.model_copy(update={"num_inputs": {"CRIM": 1, "ZN": 14}})
+    said = _say(render_page(report.model_copy(update={"importance": worth, "model": model})))
+
+    assert "2 columns became 15 inputs" in said
+    assert "CRIM float32 1 \N{MINUS SIGN}0.2500" in said
+    assert "ZN float32 14 +12.00" in said
+
+
+def test_a_report_without_a_list_of_inputs_has_no_list_of_columns(report: Report) -> None:
+    assert "columns became" not in _say(render_page(report))
+
+
+def test_warnings_of_the_table_are_told(report: Report) -> None:
+    data = report.data.model_copy(update={"warnings": ("a <b> equals the target.",)})
+    assert "A <b> equals the target." in _say(render_page(report.model_copy(update={"data": data})))
 
 
 def test_the_resolved_job_stands_in_the_page(report: Report) -> None:

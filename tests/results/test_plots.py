@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dnnjob.results import plots
+from dnnjob.results.importance import Importance
 from dnnjob.results.plots import PlotData, draw_plots
 from dnnjob.results.report import History
 
@@ -36,7 +37,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
 def _make_data(num_rows: int = 60, num_features: int = 3, **changes: Any) -> PlotData:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(num_rows, num_features))
-    y = 20 + 5 * x[:, 0] + rng.normal(size=num_rows)
+    y = 20 + 5 * x[:, :1].sum(axis=1) + rng.normal(size=num_rows)
     losses = np.geomspace(1, 0.01, 40)
     data = PlotData(
         target="MEDV",
@@ -61,6 +62,28 @@ def _size(path: Path) -> tuple[int, int]:
 
 def _labels(axes: Axes) -> list[str]:
     return [label.get_text() for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
+
+
+def test_the_importance_of_columns_is_a_bar_each(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+    columns = tuple(
+        Importance(column=f"c{n}", mse_increase=50.0 - n, mse_increase_std=1.0) for n in range(50)
+    )
+    draw_plots(tmp_path, _make_data(importance=columns))
+
+    (axes,) = drawn["importance"].axes
+    assert [patch.get_width() for patch in axes.patches] == [50.0 - n for n in range(40)]
+    assert _labels(axes)[-40:] == [f"c{n}" for n in range(40)]
+    assert axes.get_title(loc="left").endswith("the 40 most important of 50")
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]
+    assert min(_size(tmp_path / "importance.png")) >= 300
+
+
+def test_a_table_without_numbers_has_a_box_for_its_target(
+    tmp_path: Path, drawn: dict[str, Figure]
+) -> None:
+    draw_plots(tmp_path, _make_data(num_features=0, x=np.zeros((60, 0)), y=np.arange(60.0)))
+
+    assert _labels(drawn["boxplot"].axes[0])[0] == "MEDV"
 
 
 def test_four_pictures_are_drawn_and_nothing_else(tmp_path: Path) -> None:

@@ -25,16 +25,16 @@ from dnnjob.results.report import (
 from dnnjob.runs import RunPaths
 
 KEYS = {
-    "": "format_version run_id name state job metrics baselines training model data strategy "
-    "timing_s throughput resources provenance",
+    "": "format_version run_id name state job metrics baselines importance training model data "
+    "strategy timing_s throughput resources provenance",
     "metrics": "train validation test",
     "metrics.test": "num_rows mse rmse mae r2 mse_standardized",
     "baselines": "test",
     "baselines.test": "mean linear",
     "baselines.test.linear": "mse",
     "training": "epochs steps final_loss best_epoch stop_reason",
-    "model": "num_trainable_params summary inputs",
-    "data": "source num_rows num_features columns fingerprint",
+    "model": "num_trainable_params summary inputs num_inputs",
+    "data": "source num_rows num_features columns fingerprint warnings",
     "data.fingerprint": "method value",
     "strategy": "kind num_replicas num_tasks devices threads xla",
     "timing_s": "import load compile train evaluate predict report total total_all_attempts",

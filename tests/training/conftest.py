@@ -28,6 +28,7 @@ class SmallTraining:
     y: np.ndarray
     x_validation: np.ndarray
     y_validation: np.ndarray
+    embeddings: tuple[tuple[int, int], ...] = ()
     dnn: Any = field(init=False)
     optimizer: Any = field(init=False)
     step: Any = field(init=False)
@@ -45,6 +46,7 @@ class SmallTraining:
             self.dnn = build_dnn(
                 job.model,
                 num_inputs=self.x.shape[1],
+                embeddings=self.embeddings,
                 seed=job.seed,
                 precision=job.devices.precision,
             )
@@ -86,6 +88,7 @@ def make_training() -> MakeTraining:
         num_rows: int = 100,
         num_validation_rows: int = 0,
         table: tuple[np.ndarray, np.ndarray] | None = None,
+        embeddings: tuple[tuple[int, int], ...] = (),
         seed: int = 0,
         **sections: dict[str, Any],
     ) -> SmallTraining:
@@ -105,7 +108,8 @@ def make_training() -> MakeTraining:
             num_replicas=1,
             epochs=job.train.epochs,
         )
-        return SmallTraining(job, plan, x[:num_rows], y[:num_rows], x[num_rows:], y[num_rows:])
+        rows = x[:num_rows], y[:num_rows], x[num_rows:], y[num_rows:]
+        return SmallTraining(job, plan, *rows, embeddings)
 
     return make
 

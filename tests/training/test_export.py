@@ -8,85 +8,61 @@ import numpy as np
 import pytest
 
 from dnnjob.config import ModelConfig
-from dnnjob.data.statistics import Standardization
+from dnnjob.data.encoding import Encoding, FeatureKind, NumberColumn, TargetEncoding
+from dnnjob.training.encoder import build_encoder, encode
 from dnnjob.training.evaluate import predict_rows
-from dnnjob.training.export import build_export, load_predictor, save_model
-from dnnjob.training.model import build_dnn, build_preprocessing, preprocess, summarize
+from dnnjob.training.export import build_export, save_model
+from dnnjob.training.model import build_dnn, summarize
 
 FEATURES = ("plain", "with space", "dot.ted", "größe", "a:b")
-SCALE = Standardization(
-    "train",
-    np.array([1.0, -2.0, 3.0, 1e4, 0.0]),
-    np.array([1.0, 0.5, 3.0, 2e3, 1e-3]),
-    target_mean=20.0,
-    target_std=5.0,
-)
+KINDS: dict[str, FeatureKind] = dict.fromkeys(FEATURES, "numeric")
+MEAN = np.array([1.0, -2.0, 3.0, 1e4, 0.0])
+STD = np.array([1.0, 0.5, 3.0, 2e3, 1e-3])
 MODEL = ModelConfig(hidden_units=(7, 3), dropout_rate=0.5)
 
 
+def make_encoding(mode: Any) -> Encoding:
+    scaled = mode != "none"
+    columns = tuple(
+        NumberColumn(name, 0.0, False, mean if scaled else 0.0, std if scaled else 1.0)
+        for name, mean, std in zip(FEATURES, MEAN.tolist(), STD.tolist(), strict=True)
+    )
+    target = (
+        TargetEncoding("y", "none", 20.0, 5.0, 5.0)
+        if scaled
+        else TargetEncoding("y", "none", 0.0, 1.0, None)
+    )
+    return Encoding(columns, target, mode)
+
+
 def raw_rows(num_rows: int) -> np.ndarray:
-    return SCALE.mean + SCALE.std * np.random.default_rng(1).normal(size=(num_rows, 5))
+    return MEAN + STD * np.random.default_rng(1).normal(size=(num_rows, 5))
 
 
 @pytest.mark.parametrize("mode", ["train", "none"])
 def test_the_saved_model_takes_raw_columns_and_gives_target_units(
     tmp_path: Path, mode: Any
 ) -> None:
-    scale = SCALE if mode == "train" else Standardization(mode, np.zeros(5), np.ones(5), 0.0, 1.0)
-    x = raw_rows(50)
+    encoding = make_encoding(mode)
+    columns = dict(zip(FEATURES, raw_rows(50).T, strict=True))
     dnn = build_dnn(MODEL, num_inputs=5, seed=3, precision="float32")
-    inputs = preprocess(build_preprocessing(FEATURES, scale), FEATURES, x).numpy()
-    expected = predict_rows(dnn, inputs) * scale.target_std + scale.target_mean
-    weights = dnn.get_weights()
-    model = build_export(
-        MODEL, features=FEATURES, standardization=scale, weights=weights, precision="float32"
-    )
+    inputs = encode(build_encoder(encoding), encoding.numbers(columns))
+    expected = encoding.target.restore(predict_rows(dnn, inputs))
+    model = build_export(MODEL, encoding=encoding, weights=dnn.get_weights(), precision="float32")
 
     save_model(tmp_path / "model" / "model.keras", model)
 
     loaded = keras.models.load_model(tmp_path / "model" / "model.keras", safe_mode=True)
-    columns = {name: x[:, at] for at, name in enumerate(FEATURES)}
     np.testing.assert_allclose(loaded.predict(columns, verbose=0)[:, 0], expected, rtol=1e-5)
 
 
 def test_preprocessing_equals_z_scores_in_float64_to_rounding() -> None:
     x = raw_rows(1000)
+    encoding = make_encoding("train")
 
-    z = preprocess(build_preprocessing(FEATURES, SCALE), FEATURES, x).numpy()
+    z = encode(build_encoder(encoding), x.astype(np.float32))
 
-    np.testing.assert_allclose(z, (x - SCALE.mean) / SCALE.std, atol=1e-5)
-
-
-@pytest.mark.parametrize("std", [1e-9, 1e-3, 1e25])
-def test_z_scores_hold_at_any_scale_that_float32_has(std: float) -> None:
-    x = std * np.random.default_rng(0).normal(size=(1000, 1))
-    scale = Standardization("train", x.mean(axis=0), x.std(axis=0), 0.0, 1.0)
-
-    z = preprocess(build_preprocessing(("x",), scale), ("x",), x).numpy()
-
-    np.testing.assert_allclose(z, (x - x.mean()) / x.std(), rtol=1e-5, atol=1e-6)
-
-
-def test_columns_may_have_the_names_of_layers(tmp_path: Path) -> None:
-    names = ("columns", "z_scores", "target_units", "dnn", "a/b", "a\N{DIVISION SLASH}b", "dense")
-    scale = Standardization("train", np.zeros(7), np.ones(7), 0.0, 2.0)
-    weights = build_dnn(MODEL, num_inputs=7, seed=0, precision="float32").get_weights()
-    model = build_export(
-        MODEL, features=names, standardization=scale, weights=weights, precision="float32"
-    )
-
-    save_model(tmp_path / "model.keras", model)
-
-    predict = load_predictor(tmp_path / "model.keras", precision="float32")
-    assert predict({name: np.ones(3) for name in names}).shape == (3,)
-
-
-def test_a_single_feature_needs_no_joining() -> None:
-    scale = Standardization("train", np.array([2.0]), np.array([4.0]), 0.0, 1.0)
-
-    z = preprocess(build_preprocessing(("x",), scale), ("x",), np.array([[6.0], [2.0]])).numpy()
-
-    assert z.tolist() == [[1.0], [0.0]]
+    np.testing.assert_allclose(z, (x - MEAN) / STD, atol=1e-5)
 
 
 def test_the_reference_network_has_204601_parameters() -> None:
@@ -111,8 +87,7 @@ def test_predictions_do_not_depend_on_the_block_a_row_falls_in(
 def test_an_unwritable_place_leaves_no_half_model(tmp_path: Path) -> None:
     model = build_export(
         MODEL,
-        features=FEATURES,
-        standardization=SCALE,
+        encoding=make_encoding("train"),
         weights=build_dnn(MODEL, num_inputs=5, seed=0, precision="float32").get_weights(),
         precision="float32",
     )

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dnnjob.training.evaluate import predict_rows
+from dnnjob.training.model import build_dnn
 from dnnjob.training.step import Stopping
 
 OPTIMIZERS = {
@@ -95,6 +97,68 @@ def test_l2_trains_as_keras_regularizers_do_and_stays_out_of_the_loss(make_train
     for ours, theirs in zip(training.dnn.get_weights(), history.model.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
     assert state.log.losses[0] < history.history["loss"][0]
+
+
+@pytest.mark.parametrize(("xla", "batch"), [("on", 16), ("off", 16), ("on", 2000)])
+def test_embeddings_train_as_they_do_in_keras(make_training: Any, xla: str, batch: int) -> None:
+    random = np.random.default_rng(5)
+    num_rows = 100 if batch < 100 else 2500
+    codes = random.integers(0, (6, 40), size=(num_rows, 2))
+    x = np.column_stack([random.normal(size=(num_rows, 3)), codes])
+    y = x[:, 0] + np.sin(codes[:, 0]) + (codes[:, 1] % 3)
+    training = make_training(
+        table=(x, y),
+        embeddings=((6, 3), (40, 2)),
+        train={"global_batch_size": batch},
+        devices={"xla": xla},
+    )
+    model = build_dnn(
+        training.job.model, num_inputs=5, embeddings=((6, 3), (40, 2)), seed=9, precision="float32"
+    )
+    model.set_weights(training.dnn.get_weights())
+    # Not Adam: Keras leaves the moments of embeddings that a batch does not touch as they are.
+    model.compile(optimizer=keras.optimizers.SGD(0.01), loss="mse")
+    plan = training.plan
+    history = model.fit(
+        same_batches(training), epochs=plan.epochs, steps_per_epoch=plan.steps_per_epoch, verbose=0
+    )
+
+    state = training.train()
+
+    np.testing.assert_allclose(state.log.losses, history.history["loss"], rtol=1e-5)
+    for ours, theirs in zip(training.dnn.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_a_weight_counts_as_that_many_rows(make_training: Any) -> None:
+    random = np.random.default_rng(2)
+    x, y = random.normal(size=(30, 5)), random.normal(size=30)
+    weights = random.integers(0, 4, size=30)
+    weighted = np.stack([y, np.sqrt(weights / weights.mean())], axis=1)
+    whole = {"global_batch_size": 1000, "epochs": 20}
+    training = make_training(table=(x, weighted), train=whole)
+    repeated = make_training(table=(x.repeat(weights, axis=0), y.repeat(weights)), train=whole)
+
+    losses, expected = training.train().log.losses, repeated.train().log.losses
+
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    for ours, theirs in zip(training.dnn.get_weights(), repeated.dnn.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_validation_is_weighted_too(make_training: Any) -> None:
+    random = np.random.default_rng(2)
+    x, y = random.normal(size=(60, 5)), random.normal(size=60)
+    weights = np.concatenate([np.ones(40), random.uniform(0, 2, 20)])
+    weights[40:] /= weights[40:].mean()
+    table = x, np.stack([y, np.sqrt(weights)], axis=1)
+    training = make_training(table=table, num_validation_rows=20, train={"epochs": 1})
+
+    state = training.train()
+
+    errors = predict_rows(training.dnn, training.x_validation) - y[40:]
+    expected = (weights[40:] * np.square(errors)).mean()
+    np.testing.assert_allclose(state.log.validation_losses, [expected], rtol=1e-5)
 
 
 def test_a_linear_job_reaches_the_least_squares_solution(make_training: Any) -> None:

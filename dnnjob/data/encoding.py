@@ -1,0 +1,496 @@
+"""How each raw column becomes inputs of the network, decided from statistics of the training rows.
+
+columns = fit_columns(job.data, kinds, statistics)           # from ColumnStatistics by name
+encoding = Encoding(columns, target, mode="train")
+numbers = encoding.numbers(block)          # float32 (num_rows, num_numbers): what the encoder takes
+encoding.num_inputs, encoding.places["sex"]
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, Literal, assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+from dnnjob.config.job import ColumnConfig, Cycle, DataConfig
+from dnnjob.data.block import Block, FloatArray, RawColumn, Texts
+from dnnjob.errors import DataError
+
+Mode = Literal["train", "table", "none"]
+FeatureKind = Literal["numeric", "boolean", "codes", "text", "datetime"]
+FloatMatrix = npt.NDArray[np.float32]
+
+SECONDS_A_DAY = 86_400
+# A float32 holds every integer up to here.
+MAX_CODE = 2**24
+# sqrt of the number of categories, up to here.
+MAX_EMBEDDING_UNITS = 32
+MISSING = ""
+
+
+@dataclass(frozen=True)
+class ColumnStatistics:
+    """What the encoding of a column is made from; numbers are NaN where there are none.
+
+    Attributes:
+        num_rows: Rows looked at.
+        num_missing: Those without a value.
+        mean: Of the values, in their unit; dates are seconds since 1970.
+        variance: Population variance (ddof=0), the squared unit.
+        minimum: The least value.
+        maximum: The largest value.
+        median: Of the values.
+        counts: Rows of each text; empty for numbers.
+        num_uncounted: Rows whose text was too rare to be counted.
+    """
+
+    num_rows: int
+    num_missing: int
+    mean: float = math.nan
+    variance: float = math.nan
+    minimum: float = math.nan
+    maximum: float = math.nan
+    median: float = math.nan
+    counts: Mapping[str, int] = field(default_factory=dict)
+    num_uncounted: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row has a value."""
+        return self.num_missing == self.num_rows
+
+
+@dataclass(frozen=True)
+class NumberColumn:
+    """A column of numbers or booleans: a z-score, and 1 where a value is missing.
+
+    Attributes:
+        name: Of the column.
+        fill: What a missing value counts as.
+        indicator: Whether an input says which rows had none.
+        mean: What is subtracted.
+        std: What is divided by, > 0.
+    """
+
+    name: str
+    fill: float
+    indicator: bool
+    mean: float
+    std: float
+
+    input_dtype: ClassVar = "float32"
+    num_numbers: ClassVar = 1
+
+    @property
+    def num_inputs(self) -> int:
+        """Inputs of the network."""
+        return 1 + self.indicator
+
+    def numbers(self, column: RawColumn) -> list[FloatMatrix]:
+        """The raw numbers as float32, NaN where missing."""
+        return [_floats(self.name, column).astype(np.float32)]
+
+
+@dataclass(frozen=True)
+class DateColumn:
+    """A column of dates and times: days since a day in the middle, and places in cycles.
+
+    Attributes:
+        name: Of the column.
+        reference_day: Days from 1970-01-01 to the day of the median.
+        fill: What a missing date counts as, days since the reference.
+        indicator: Whether an input says which rows had none.
+        mean: Of the days since the reference.
+        std: Of the same, > 0.
+        cycles: Each adds a sine and a cosine.
+    """
+
+    name: str
+    reference_day: int
+    fill: float
+    indicator: bool
+    mean: float
+    std: float
+    cycles: tuple[Cycle, ...]
+
+    input_dtype: ClassVar = "string"
+    num_numbers: ClassVar = 2
+
+    @property
+    def num_inputs(self) -> int:
+        """Inputs of the network."""
+        return 1 + self.indicator + 2 * len(self.cycles)
+
+    def numbers(self, column: RawColumn) -> list[FloatMatrix]:
+        """Whole days since 1970-01-01 and seconds of the day, NaN where missing.
+
+        Both are exact in float32, where the seconds since 1970 are not.
+        """
+        seconds = _floats(self.name, column)
+        days = np.floor(seconds / SECONDS_A_DAY)
+        rest = np.floor(seconds - days * SECONDS_A_DAY)
+        return [days.astype(np.float32), rest.astype(np.float32)]
+
+
+@dataclass(frozen=True)
+class CategoryColumn:
+    """A column of texts or integer codes: a bucket for each frequent value, one for all others.
+
+    Attributes:
+        name: Of the column.
+        kind: Texts, or integers.
+        values: Those with a bucket, the most frequent first; "" is the bucket of missing ones.
+        others_trained: Whether training rows fall into the bucket of the others, since their
+            values are rare. What training never saw falls there too.
+        units: Width of the learned embedding; None for one input a bucket.
+    """
+
+    name: str
+    kind: Literal["text", "codes"]
+    values: tuple[str, ...]
+    others_trained: bool
+    units: int | None
+
+    num_numbers: ClassVar = 1
+
+    @property
+    def input_dtype(self) -> str:
+        """Type of the exported model's input."""
+        return "float32" if self.kind == "codes" else "string"
+
+    @property
+    def has_other_input(self) -> bool:
+        """Whether the bucket of the others has an input; without one they are zeros throughout."""
+        return self.others_trained or not self.values
+
+    @property
+    def num_inputs(self) -> int:
+        """Inputs of the network: the one-hot ones, or the code that the embedding takes."""
+        return 1 if self.units else len(self.values) + self.has_other_input
+
+    @cached_property
+    def buckets(self) -> dict[str, float]:
+        """Number of each value's bucket; 0 is that of the others."""
+        return {value: float(number) for number, value in enumerate(self.values, start=1)}
+
+    def numbers(self, column: RawColumn) -> list[FloatMatrix]:
+        """The number of each row's bucket."""
+        if not isinstance(column, Texts):
+            raise TypeError(f"The values of {self.name!r} were not read as texts.")
+        missing = self.buckets.get(MISSING, 0.0)
+        return [column.translated(self.buckets, other=0.0, missing=missing)]
+
+
+ColumnEncoding = NumberColumn | DateColumn | CategoryColumn
+
+
+@dataclass(frozen=True)
+class TargetEncoding:
+    """What the network learns instead of the raw target: transformed, then a z-score.
+
+    Attributes:
+        name: Of the target.
+        transform: What comes first.
+        mean: Of the transformed target; 0 unscaled.
+        std: Of the same, > 0; 1 unscaled.
+        raw_std: Standard deviation in target units, of the same rows; None unscaled.
+    """
+
+    name: str
+    transform: Literal["none", "log1p"]
+    mean: float
+    std: float
+    raw_std: float | None
+
+    def scale(self, y: FloatArray) -> FloatMatrix:
+        """Scaled targets of raw ones, `(num_rows,)`; NaN stays."""
+        return ((transform_target(y, self.transform) - self.mean) / self.std).astype(np.float32)
+
+    def restore(self, scaled: FloatArray) -> FloatArray:
+        """Target units of what the network predicts, `(num_rows,)`."""
+        transformed = scaled * self.std + self.mean
+        return np.expm1(transformed) if self.transform == "log1p" else transformed
+
+
+def transform_target(y: FloatArray, transform: Literal["none", "log1p"]) -> FloatArray:
+    """The target as it is standardized."""
+    return np.log1p(y) if transform == "log1p" else y
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a table's raw columns become the network's inputs.
+
+    The inputs stand in this order: z-scores of the numbers, their indicators, dates with their
+    cycles and indicators, one-hot categories, and last the codes that embeddings take.
+
+    Attributes:
+        columns: One a feature, in their order.
+        target: What is predicted.
+        mode: The rows that means and deviations come from.
+    """
+
+    columns: tuple[ColumnEncoding, ...]
+    target: TargetEncoding
+    mode: Mode
+
+    @cached_property
+    def number_columns(self) -> tuple[NumberColumn, ...]:
+        """Those of numbers and booleans."""
+        return tuple(column for column in self.columns if isinstance(column, NumberColumn))
+
+    @cached_property
+    def date_columns(self) -> tuple[DateColumn, ...]:
+        """Those of dates and times."""
+        return tuple(column for column in self.columns if isinstance(column, DateColumn))
+
+    @cached_property
+    def one_hot_columns(self) -> tuple[CategoryColumn, ...]:
+        """Those of few categories."""
+        return tuple(column for column in self._categories if not column.units)
+
+    @cached_property
+    def embedded_columns(self) -> tuple[CategoryColumn, ...]:
+        """Those of many categories."""
+        return tuple(column for column in self._categories if column.units)
+
+    @property
+    def _categories(self) -> Iterator[CategoryColumn]:
+        return (column for column in self.columns if isinstance(column, CategoryColumn))
+
+    @property
+    def ordered(self) -> tuple[ColumnEncoding, ...]:
+        """The columns in the order of `numbers`."""
+        return (
+            *self.number_columns,
+            *self.date_columns,
+            *self.one_hot_columns,
+            *self.embedded_columns,
+        )
+
+    @property
+    def num_numbers(self) -> int:
+        """Columns of `numbers`."""
+        return sum(column.num_numbers for column in self.columns)
+
+    @property
+    def num_inputs(self) -> int:
+        """Inputs of the network, the codes of embeddings included."""
+        return sum(column.num_inputs for column in self.columns)
+
+    @property
+    def embedding_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Buckets and units of each embedding, in the order of the last inputs."""
+        return tuple(
+            (len(column.values) + 1, column.units)
+            for column in self.embedded_columns
+            if column.units
+        )
+
+    @cached_property
+    def places(self) -> dict[str, tuple[int, ...]]:
+        """The inputs that each column became, by their place."""
+        found: dict[str, list[int]] = {column.name: [] for column in self.columns}
+        names = [
+            *(column.name for column in self.number_columns),
+            *(column.name for column in self.number_columns if column.indicator),
+            *(
+                name
+                for column in self.ordered[len(self.number_columns) :]
+                for name in _each(column)
+            ),
+        ]
+        for place, name in enumerate(names):
+            found[name].append(place)
+        return {name: tuple(places) for name, places in found.items()}
+
+    @property
+    def description(self) -> str:
+        """The columns that became several inputs or an embedding, a line each; "" for none."""
+        told = {column.name: _describe(column) for column in self.columns}
+        lines = [f"  {name}: {text}" for name, text in told.items() if text]
+        if not lines:
+            return ""
+        width = sum(units for _, units in self.embedding_shapes)
+        total = self.num_inputs - len(self.embedded_columns) + width
+        return "\n".join([f"{len(self.columns)} columns become {total} inputs:", *lines])
+
+    def numbers(self, block: Block) -> FloatMatrix:
+        """What the encoder takes of raw rows, float32 `(num_rows, num_numbers)`.
+
+        Numbers with NaN for missing, days and seconds of dates, the buckets of categories.
+        """
+        parts = [part for column in self.ordered for part in column.numbers(block[column.name])]
+        return np.stack(parts, axis=1)
+
+
+def _describe(column: ColumnEncoding) -> str:
+    """What a column becomes; "" for one z-score."""
+    match column:
+        case NumberColumn():
+            return "2, its z-score and where it is missing" if column.indicator else ""
+        case DateColumn():
+            parts = ["days"] + ["where it is missing"] * column.indicator + list(column.cycles)
+            return f"{column.num_inputs}, {', '.join(parts)}"
+        case CategoryColumn():
+            parts = [f"{len(set(column.values) - {MISSING})} values"]
+            parts += ["missing"] * (MISSING in column.values)
+            parts += ["the others"] * (column.has_other_input or column.units is not None)
+            if column.units:
+                return f"{column.units}, an embedding of {', '.join(parts)}"
+            return f"{column.num_inputs}, {', '.join(parts)}"
+
+
+def _each(column: ColumnEncoding) -> list[str]:
+    return [column.name] * column.num_inputs
+
+
+def _floats(name: str, column: RawColumn) -> FloatArray:
+    if isinstance(column, Texts):
+        raise TypeError(f"The values of {name!r} were not read as numbers.")
+    return column
+
+
+def fit_columns(
+    data: DataConfig,
+    kinds: Mapping[str, FeatureKind],
+    statistics: Mapping[str, ColumnStatistics],
+) -> tuple[ColumnEncoding, ...]:
+    """How each column becomes inputs, in the order of `kinds`.
+
+    Args:
+        data: What the job says of columns and categories.
+        kinds: What the features hold.
+        statistics: Of the rows that `data.standardize` names; of the training rows for "none".
+
+    Raises:
+        DataError: If integer codes are no integers, or too large.
+    """
+    return tuple(_fit_column(data, name, kind, statistics[name]) for name, kind in kinds.items())
+
+
+def fit_target(
+    data: DataConfig, *, raw: ColumnStatistics, transformed: ColumnStatistics
+) -> TargetEncoding:
+    """What the network learns of the target.
+
+    Args:
+        data: What the job says of it.
+        raw: Of the target in its own units.
+        transformed: Of the same rows after `transform_target`.
+    """
+    scaled = data.standardize != "none"
+    return TargetEncoding(
+        name=data.target,
+        transform=data.target_transform,
+        mean=_mean(transformed) if scaled else 0.0,
+        std=_std(transformed) if scaled else 1.0,
+        raw_std=_std(raw) if scaled else None,
+    )
+
+
+def _fit_column(
+    data: DataConfig, name: str, kind: FeatureKind, found: ColumnStatistics
+) -> ColumnEncoding:
+    wanted = data.columns.get(name, ColumnConfig())
+    scaled = data.standardize != "none"
+    match kind:
+        case "numeric" | "boolean":
+            return NumberColumn(
+                name=name,
+                fill=_fill(wanted, found),
+                indicator=0 < found.num_missing < found.num_rows,
+                mean=_mean(found) if scaled else 0.0,
+                std=_std(found) if scaled else 1.0,
+            )
+        case "datetime":
+            middle = 0.0 if found.is_empty else found.median
+            day = math.floor(middle / SECONDS_A_DAY)
+            fill = _mean(found) if wanted.fill == "mean" else middle
+            return DateColumn(
+                name=name,
+                reference_day=day,
+                fill=fill / SECONDS_A_DAY - day,
+                indicator=0 < found.num_missing < found.num_rows,
+                mean=_mean(found) / SECONDS_A_DAY - day if scaled and not found.is_empty else 0.0,
+                std=_std(found) / SECONDS_A_DAY if scaled and not is_constant(found) else 1.0,
+                cycles=wanted.cycles,
+            )
+        case "text" | "codes":
+            return _fit_categories(data, name, kind, found)
+        case _:
+            assert_never(kind)
+
+
+def _fill(wanted: ColumnConfig, found: ColumnStatistics) -> float:
+    if isinstance(wanted.fill, float):
+        return wanted.fill
+    if found.is_empty:
+        return 0.0
+    return found.mean if wanted.fill == "mean" else found.median
+
+
+def _mean(found: ColumnStatistics) -> float:
+    if found.is_empty:
+        return 0.0
+    # Rounding of the mean leaves a constant 0.1 with a z-score of 1e-17 otherwise.
+    return found.minimum if is_constant(found) else found.mean
+
+
+def _std(found: ColumnStatistics) -> float:
+    return 1.0 if is_constant(found) else math.sqrt(found.variance)
+
+
+def is_constant(found: ColumnStatistics) -> bool:
+    """Whether the rows hold one value at most, gaps apart."""
+    if found.counts or found.num_uncounted:
+        return len(found.counts) == 1 and not found.num_uncounted
+    return found.is_empty or found.minimum == found.maximum
+
+
+def _fit_categories(
+    data: DataConfig, name: str, kind: Literal["text", "codes"], found: ColumnStatistics
+) -> CategoryColumn:
+    counts = dict(found.counts)
+    if found.num_missing:
+        counts[MISSING] = found.num_missing
+    if kind == "codes":
+        _check_codes(name, [value for value in counts if value != MISSING])
+    kept = [value for value, count in counts.items() if count >= data.min_category_rows]
+    # The most frequent first, ties by their text, so that the order of rows does not show.
+    kept.sort(key=lambda value: (-counts[value], value))
+    del kept[data.max_categories :]
+    return CategoryColumn(
+        name=name,
+        kind=kind,
+        values=tuple(kept),
+        others_trained=len(kept) < len(counts) or found.num_uncounted > 0,
+        units=_embedding_units(data, name, num_values=len(kept)),
+    )
+
+
+def _embedding_units(data: DataConfig, name: str, *, num_values: int) -> int | None:
+    encoding = data.columns.get(name, ColumnConfig()).encoding
+    if encoding == "one_hot" or (encoding == "auto" and num_values <= data.max_one_hot):
+        return None
+    return min(MAX_EMBEDDING_UNITS, math.ceil(math.sqrt(num_values + 1)))
+
+
+def _check_codes(name: str, values: Sequence[str]) -> None:
+    wrong = [value for value in values if not is_code(value)]
+    if wrong:
+        raise DataError(
+            f"Integer codes must be whole numbers of at most {MAX_CODE:,}, but {name!r} holds "
+            f'{wrong[0][:40]!r}. Set data.columns.{name}.kind = "text", which takes any value.'
+        )
+
+
+def is_code(text: str) -> bool:
+    """Whether a text is an integer that float32 holds exactly."""
+    try:
+        return abs(int(text)) <= MAX_CODE
+    except ValueError:
+        return False

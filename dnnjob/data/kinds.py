@@ -1,0 +1,343 @@
+"""Kinds of columns: what a file's values are, and the same values as the kind that a job names.
+
+data = infer_series("age", series)                  # of a CSV file; infer_arrow of a Parquet file
+data = as_kind(data, "codes", source="t.csv")
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, assert_never
+
+import numpy as np
+
+from dnnjob.config.job import MISSING_MARKERS, DataConfig
+from dnnjob.data.block import FloatArray, Texts
+from dnnjob.data.encoding import MISSING, FeatureKind
+from dnnjob.data.schema import Column, ColumnData, Kind, make_column, make_text_column
+from dnnjob.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+# What follows the seconds, fractions and a zone, is left out: a date counts as it is written.
+ISO_DATE = re.compile(
+    r"(\d{4}-\d{2}-\d{2})(?:[ T](\d{2}:\d{2})(?:(:\d{2})(?:\.\d*)?)?(?:Z|[+-]\d{2}:?\d{2})?)?"
+)
+TRUE_WORDS = ("true", "t", "yes", "y", "1", "1.0")
+FALSE_WORDS = ("false", "f", "no", "n", "0", "0.0")
+# Whoever needs these as texts reads them so: numbers lose leading zeros.
+TEXT_KINDS: tuple[FeatureKind, ...] = ("text", "codes", "datetime", "boolean")
+
+
+@dataclass(frozen=True)
+class ReadAs:
+    """How a table is read, where that is not left to its values.
+
+    Attributes:
+        kinds: What single columns shall hold.
+        missing: Texts that stand for a missing value, beside the empty one.
+        ids: Columns that are kept as the files have them, too.
+        also: Further columns whose values are wanted.
+    """
+
+    kinds: Mapping[str, FeatureKind] = field(default_factory=dict)
+    missing: tuple[str, ...] = MISSING_MARKERS
+    ids: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, data: DataConfig) -> "ReadAs":
+        """What a job says."""
+        kinds = {name: column.kind for name, column in data.columns.items() if column.kind}
+        also = () if data.weight_column is None else (data.weight_column,)
+        return cls(kinds, data.missing, data.id_columns, also)
+
+    def as_text(self, name: str) -> bool:
+        """Whether a CSV file's column is read as it is written."""
+        return self.kinds.get(name, "numeric") in TEXT_KINDS
+
+
+def infer_series(
+    name: str,
+    series: "pd.Series[Any]",
+    *,
+    missing: Collection[str] = (),
+    as_text: bool = False,
+) -> ColumnData:
+    """The column that pandas read from a CSV file.
+
+    Args:
+        name: Of the column.
+        series: Its values, NaN where missing.
+        missing: Texts that stand for a missing value.
+        as_text: Take texts for texts, whatever they look like.
+    """
+    import pandas as pd
+
+    if as_text:
+        return make_text_column(name, "text", _factorize(series).without(missing))
+    if pd.api.types.is_bool_dtype(series.dtype) or _holds_booleans(series):
+        return make_column(name, "boolean", _float64(series))
+    if pd.api.types.is_numeric_dtype(series.dtype):
+        return make_column(name, "numeric", _float64(series))
+    return infer_texts(name, _factorize(series).without(missing))
+
+
+def infer_texts(name: str, texts: Texts) -> ColumnData:
+    """A column of texts as what all of them are: numbers, dates, or texts."""
+    if (numbers := _parse(texts, float)) is not None:
+        # Integers beyond 64 bits, which pandas leaves as text.
+        return make_column(name, "numeric", numbers)
+    if (seconds := _parse(texts, parse_date)) is not None:
+        return make_column(name, "datetime", seconds, example=texts.first_of(texts.values))
+    return make_text_column(name, "text", texts)
+
+
+def infer_arrow(
+    name: str, array: "pa.ChunkedArray[Any]", *, missing: Collection[str] = ()
+) -> ColumnData:
+    """The column that pyarrow read from a Parquet file; arguments as `infer_series` has them."""
+    import pyarrow as pa
+
+    kind = arrow_kind(array.type)
+    if pa.types.is_dictionary(array.type) and kind != "text":
+        array = array.cast(array.type.value_type)
+    match kind:
+        case "numeric" | "boolean":
+            # safe=False: integers beyond 2**53 round, as they do in pandas.
+            values = array.cast(pa.float64(), safe=False).to_numpy()
+            return make_column(name, kind, np.asarray(values, dtype=np.float64))
+        case "text":
+            return make_text_column(name, kind, _texts_of_arrow(array).without(missing))
+        case "datetime":
+            present = array.drop_null()
+            example = str(present[0].as_py()) if len(present) else None
+            return make_column(name, kind, _seconds_of_arrow(array), example=example)
+        case "codes" | "other":
+            present = array.drop_null()
+            column = Column(
+                name=name,
+                kind="other",
+                num_missing=array.null_count,
+                num_text=len(present),
+                example=str(present[0].as_py()) if len(present) else None,
+            )
+            return ColumnData(column, num_rows=len(array))
+        case _:
+            assert_never(kind)
+
+
+def arrow_kind(dtype: "pa.DataType") -> Kind:
+    """Kind of a Parquet column; one that is null throughout counts as numbers, as in pandas."""
+    from pyarrow import types
+
+    if types.is_dictionary(dtype):
+        return arrow_kind(dtype.value_type)
+    kinds: dict[Kind, tuple[Callable[[Any], bool], ...]] = {
+        "boolean": (types.is_boolean,),
+        "numeric": (types.is_integer, types.is_floating, types.is_decimal, types.is_null),
+        "datetime": (types.is_date, types.is_timestamp),
+        "text": (types.is_string, types.is_large_string, types.is_string_view, types.is_binary),
+    }
+    for kind, tests in kinds.items():
+        if any(test(dtype) for test in tests):
+            return kind
+    return "other"
+
+
+def as_kind(data: ColumnData, kind: FeatureKind, *, source: str) -> ColumnData:
+    """The column as a job wants it read.
+
+    Args:
+        data: What the file holds.
+        kind: What it shall be.
+        source: Of the table, for messages.
+
+    Raises:
+        DataError: If a value is none of that kind.
+    """
+    column, values = data.column, data.values
+    if column.kind == kind:
+        return data
+    if values is None:
+        raise _refusal(data, kind, source=source, example=column.example)
+    if isinstance(values, Texts):
+        return _texts_as(data, values, kind, source=source)
+    is_plain = column.kind in ("numeric", "boolean")
+    match kind:
+        case "numeric" if is_plain:
+            return make_column(column.name, kind, values)
+        case "boolean" if is_plain and not column.num_infinite:
+            return _texts_as(data, _texts_of_numbers(values), kind, source=source)
+        case "codes" | "text" if is_plain:
+            return _texts_as(data, _texts_of_numbers(values), kind, source=source)
+        case _ if column.num_missing == data.num_rows:
+            if kind in ("text", "codes"):
+                return make_text_column(column.name, kind, Texts.of([None] * data.num_rows))
+            return make_column(column.name, kind, values)
+        case _:
+            example = column.example or f"{column.minimum:g}"
+            raise _refusal(data, kind, source=source, example=example)
+
+
+def _texts_as(data: ColumnData, texts: Texts, kind: FeatureKind, *, source: str) -> ColumnData:
+    name = data.column.name
+    match kind:
+        case "text":
+            return make_text_column(name, kind, texts)
+        case "codes":
+            # However large: a value that no training row can have is another one.
+            wrong = next((text for text in texts.values if not _is_whole(text)), None)
+            if wrong is not None:
+                raise _refusal(data, kind, source=source, example=wrong)
+            return make_text_column(name, kind, texts.renamed(lambda text: str(int(text))))
+        case "numeric" | "boolean" | "datetime":
+            values = _parse(texts, _PARSERS[kind])
+            if values is None:
+                raise _refusal(
+                    data, kind, source=source, example=_first_fault(texts, _PARSERS[kind])
+                )
+            example = texts.first_of(texts.values) if kind == "datetime" else None
+            return make_column(name, kind, values, example=example)
+        case _:
+            assert_never(kind)
+
+
+def _refusal(data: ColumnData, kind: FeatureKind, *, source: str, example: str | None) -> DataError:
+    rules: dict[FeatureKind, str] = {
+        "numeric": "numbers",
+        "boolean": f"{', '.join(TRUE_WORDS[:5])} or {', '.join(FALSE_WORDS[:5])}",
+        "codes": "whole numbers",
+        "text": "texts, numbers or booleans",
+        "datetime": "dates as in 2026-01-31 or 2026-01-31 12:30:00",
+    }
+    name = data.column.name
+    held = "other values" if example is None else repr(example[:40])
+    return DataError(
+        f"{name!r} must be {kind}, that is {rules[kind]}, but in {source} it holds {held}. "
+        f"Change data.columns.{name}.kind, name in data.missing what stands for a gap, or repair "
+        "the rows."
+    )
+
+
+def parse_boolean(text: str) -> float:
+    """1 or 0 of a word.
+
+    Raises:
+        ValueError: If it is no such word.
+    """
+    word = text.strip().lower()
+    if word in TRUE_WORDS:
+        return 1.0
+    if word in FALSE_WORDS:
+        return 0.0
+    raise ValueError(text)
+
+
+def parse_date(text: str) -> float:
+    """Seconds since 1970 of an ISO 8601 date, as its clock shows it, without its zone.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    found = ISO_DATE.fullmatch(text)
+    if found is None:
+        raise ValueError(text)
+    day, minutes, seconds = found.groups()
+    return float(np.datetime64(f"{day}T{minutes or '00:00'}{seconds or ':00'}", "s").astype(int))
+
+
+_PARSERS: dict[FeatureKind, Callable[[str], float]] = {
+    "numeric": float,
+    "boolean": parse_boolean,
+    "datetime": parse_date,
+}
+
+
+def _parse(texts: Texts, parse: Callable[[str], float]) -> FloatArray | None:
+    """Every row's number, NaN where missing; None if a text is no number."""
+    try:
+        numbers = [parse(text) for text in texts.values]
+    except ValueError:
+        return None
+    # Missing rows have the code -1, which is the last place.
+    return np.array([*numbers, np.nan])[texts.codes]
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _first_fault(texts: Texts, parse: Callable[[str], float]) -> str | None:
+    for text in texts.values:
+        try:
+            parse(text)
+        except ValueError:
+            return text
+    return None
+
+
+def _texts_of_numbers(values: FloatArray) -> Texts:
+    """Numbers as they are written: 7, not 7.0."""
+    present = ~np.isnan(values)
+    distinct, places = np.unique(values[present], return_inverse=True)
+    codes = np.full(len(values), -1, dtype=np.int32)
+    codes[present] = places
+    return Texts(codes, tuple(_written(float(number)) for number in distinct))
+
+
+def _written(number: float) -> str:
+    return str(int(number)) if number.is_integer() else repr(number)
+
+
+def _texts_of_arrow(array: "pa.ChunkedArray[Any]") -> Texts:
+    import pyarrow as pa
+
+    if not pa.types.is_dictionary(array.type):
+        array = array.cast(pa.large_string()).dictionary_encode()
+    chunks = array.unify_dictionaries().chunks
+    if not chunks:
+        return Texts.of([])
+    codes = [chunk.indices.cast(pa.int32()).fill_null(-1).to_numpy() for chunk in chunks]
+    values = chunks[0].dictionary.cast(pa.large_string()).to_pylist()
+    return Texts(np.concatenate(codes), tuple(text or MISSING for text in values))
+
+
+def _seconds_of_arrow(array: "pa.ChunkedArray[Any]") -> FloatArray:
+    """Whole seconds since 1970, as the clock of their zone shows them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_timestamp(array.type):
+        array = array.cast(pa.timestamp("s"))
+    elif array.type.tz is not None:
+        array = pc.local_timestamp(array)
+    gaps = np.asarray(array.is_null())
+    ticks = np.asarray(array.cast(pa.int64()).fill_null(0).to_numpy())
+    # Integers: a float64 of nanoseconds may lie below its second.
+    whole = ticks // {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[array.type.unit]
+    return np.where(gaps, np.nan, whole.astype(np.float64))
+
+
+def _factorize(series: "pd.Series[Any]") -> Texts:
+    import pandas as pd
+
+    codes, values = pd.factorize(series)
+    return Texts(codes.astype(np.int32), tuple(map(str, values)))
+
+
+def _float64(series: "pd.Series[Any]") -> FloatArray:
+    return np.asarray(series.astype("float64"), dtype=np.float64)
+
+
+def _holds_booleans(series: "pd.Series[Any]") -> bool:
+    """Whether these are booleans with gaps, which pandas keeps as objects."""
+    import pandas as pd
+
+    return series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) == "boolean"

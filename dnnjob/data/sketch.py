@@ -1,0 +1,93 @@
+"""Quantiles of a stream of numbers, in bounded memory.
+
+sketch = QuantileSketch().added(values) + other
+sketch.quantile(0.5)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dnnjob.data.block import FloatArray
+
+# Numbers a level keeps. Ranks err by less than levels / (2 * 4096), mostly by a tenth of that.
+_KEPT = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class QuantileSketch:
+    """Sorted samples of a stream; one of level `n` stands for `2**n` numbers.
+
+    Up to 8192 numbers it holds them all. A level that grows beyond that is halved: every other
+    number, in turn the even and the odd ones, moves up. After Manku, Rajagopalan and Lindsay,
+    doi:10.1145/304181.304204, and Karnin, Lang and Liberty, doi:10.1109/FOCS.2016.17.
+
+    Attributes:
+        levels: Samples by level, each ascending.
+        turns: How often each level was halved.
+    """
+
+    levels: tuple[FloatArray, ...] = ()
+    turns: tuple[int, ...] = ()
+
+    def added(self, values: FloatArray) -> "QuantileSketch":
+        """The sketch of these numbers, too; none of them NaN."""
+        level = 0
+        while len(values) >> level > 2 * _KEPT:
+            level += 1
+        step = 1 << level
+        whole = len(values) // step * step
+        # The middle of each run of a sorted block stands for the run.
+        sample = np.sort(values[:whole])[step // 2 :: step]
+        levels = [np.empty(0)] * level + [sample]
+        # As they came, or the rest would be the largest.
+        levels[0] = np.sort(np.concatenate([levels[0], values[whole:]]))
+        return self + QuantileSketch(tuple(levels), (0,) * len(levels))
+
+    def __add__(self, other: "QuantileSketch") -> "QuantileSketch":
+        """The sketch of both streams."""
+        num_levels = max(len(self.levels), len(other.levels))
+        mine, theirs = self._padded(num_levels), other._padded(num_levels)
+        levels = [
+            np.sort(np.concatenate(pair), kind="stable")
+            for pair in zip(mine.levels, theirs.levels, strict=True)
+        ]
+        turns = [sum(pair) for pair in zip(mine.turns, theirs.turns, strict=True)]
+        level = 0
+        while level < len(levels):
+            full = levels[level]
+            if len(full) > 2 * _KEPT:
+                even = len(full) // 2 * 2
+                moved = full[turns[level] % 2 : even : 2]
+                levels[level] = full[even:]
+                turns[level] += 1
+                if level + 1 == len(levels):
+                    levels.append(np.empty(0))
+                    turns.append(0)
+                levels[level + 1] = np.sort(
+                    np.concatenate([levels[level + 1], moved]), kind="stable"
+                )
+            level += 1
+        return QuantileSketch(tuple(levels), tuple(turns))
+
+    def quantile(self, share: float) -> float:
+        """The number that `share` of the stream lies below; NaN of an empty stream.
+
+        Between two numbers, the mean of both, as `numpy.median` has it.
+        """
+        values = np.concatenate([*self.levels, np.empty(0)])
+        if not len(values):
+            return float("nan")
+        weights = np.concatenate(
+            [np.full(len(held), 1 << level) for level, held in enumerate(self.levels)]
+        )
+        order = np.argsort(values, kind="stable")
+        ends = np.cumsum(weights[order])
+        rank = share * (int(ends[-1]) - 1)
+        below, above = np.searchsorted(ends, [np.floor(rank), np.ceil(rank)], side="right")
+        ordered = values[order]
+        return float((ordered[below] + ordered[above]) / 2)
+
+    def _padded(self, num_levels: int) -> "QuantileSketch":
+        missing = num_levels - len(self.levels)
+        return QuantileSketch(self.levels + (np.empty(0),) * missing, self.turns + (0,) * missing)

@@ -1,0 +1,260 @@
+"""Preprocessing as Keras models of stock layers: what stands before the network in `model.keras`.
+
+encoder = build_encoder(encoding)                 # numbers of rows -> the network's inputs
+inputs, numbers = build_readers(encoding)         # raw columns, texts included -> numbers of rows
+"""
+
+import math
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from dnnjob.config.job import Cycle
+from dnnjob.data.encoding import (
+    MISSING,
+    SECONDS_A_DAY,
+    CategoryColumn,
+    ColumnEncoding,
+    DateColumn,
+    Encoding,
+    NumberColumn,
+)
+
+# Codes are at most 2**24: none is one of these, which float32 holds exactly.
+_MISSING_CODE, _OTHER_CODE, _NO_CODE = -(2**31), -(2**30), -(2**29)
+# TextVectorization numbers padding 0 and unknown letters 1.
+_DIGIT_ZERO = 2
+_DATE_LETTERS = 19
+# Days from 0000-03-01 to 1970-01-01, and of the 400 years after which the calendar repeats.
+_EPOCH_SHIFT, _ERA = 719_468, 146_097
+
+
+def build_encoder(encoding: Encoding, *, name: str = "encoder") -> keras.Model:
+    """A model from `Encoding.numbers`, `(rows, num_numbers)`, to the network's inputs."""
+    numbers = keras.Input((encoding.num_numbers,), name="numbers")
+    parts: list[Any] = []
+    at = len(encoding.number_columns)
+    if at:
+        parts += _encode_numbers(
+            numbers if at == encoding.num_numbers else numbers[:, :at], encoding
+        )
+    for date in encoding.date_columns:
+        parts += _encode_date(
+            date, days=numbers[:, at : at + 1], seconds=numbers[:, at + 1 : at + 2]
+        )
+        at += 2
+    for category in encoding.one_hot_columns:
+        parts.append(_encode_one_hot(category, numbers[:, at]))
+        at += 1
+    if encoding.embedded_columns:
+        parts.append(numbers[:, at:])
+    joined = keras.layers.Concatenate(name="inputs")(parts) if len(parts) > 1 else parts[0]
+    return keras.Model(numbers, joined, name=name)
+
+
+def _encode_numbers(numbers: Any, encoding: Encoding) -> list[Any]:
+    """Z-scores with gaps filled, and the indicators of gaps."""
+    columns = encoding.number_columns
+    missing = ops.isnan(numbers)
+    fill = np.array([column.fill for column in columns], dtype=np.float32)
+    z = ops.where(missing, fill, numbers)
+    if encoding.mode != "none":
+        # Not Normalization: it keeps a float32 variance, which overflows from deviations of 1e19
+        # on, and takes none below 1e-7 for what it is.
+        mean = np.array([column.mean for column in columns])
+        std = np.array([column.std for column in columns])
+        z = keras.layers.Rescaling(1.0, (-mean).tolist(), name="centred")(z)
+        z = keras.layers.Rescaling((1.0 / std).tolist(), name="z_scores")(z)
+    shown = [place for place, column in enumerate(columns) if column.indicator]
+    if not shown:
+        return [z]
+    indicators = ops.cast(missing, "float32")
+    if len(shown) < len(columns):
+        indicators = ops.take(indicators, np.array(shown, dtype=np.int32), axis=1)
+    return [z, indicators]
+
+
+def _encode_date(date: DateColumn, *, days: Any, seconds: Any) -> list[Any]:
+    """Days since the reference as a z-score, the indicator of gaps, sines and cosines."""
+    missing = ops.isnan(days)
+    # Any day will do where none is: what comes of it is replaced.
+    day = ops.where(missing, float(date.reference_day), days)
+    fraction = ops.where(missing, 0.0, seconds) / SECONDS_A_DAY
+    elapsed = ops.where(missing, date.fill, day - float(date.reference_day) + fraction)
+    parts = [(elapsed - date.mean) / date.std]
+    if date.indicator:
+        parts.append(ops.cast(missing, "float32"))
+    for cycle in date.cycles:
+        angle = 2.0 * math.pi * _phase(cycle, ops.cast(day, "int32"), fraction)
+        parts += [ops.where(missing, 0.0, ops.sin(angle)), ops.where(missing, 0.0, ops.cos(angle))]
+    return parts
+
+
+def _phase(cycle: Cycle, day: Any, fraction: Any) -> Any:
+    """Share of the cycle that has passed, in [0, 1); `day` counts from 1970-01-01, int32."""
+    match cycle:
+        case "day":
+            return fraction
+        case "week":
+            # 1970-01-01 was a Thursday, and weeks start on Monday.
+            return (ops.cast(ops.mod(day + 3, 7), "float32") + fraction) / 7.0
+        case "month":
+            passed, length = _place_in_month(day)
+            return (ops.cast(passed, "float32") + fraction) / ops.cast(length, "float32")
+        case "year":
+            # A mean year of the calendar, from the first of January 1970 on.
+            passed = ops.mod(day * 400, _ERA)
+            return (ops.cast(passed, "float32") + fraction * 400.0) / float(_ERA)
+
+
+def _place_in_month(day: Any) -> tuple[Any, Any]:
+    """Whole days of the month that have passed, and its days (30 for February).
+
+    After https://howardhinnant.github.io/date_algorithms.html.
+    """
+    of_era = ops.mod(day + _EPOCH_SHIFT, _ERA)
+    year = (of_era - of_era // 1460 + of_era // 36_524 - of_era // 146_096) // 365
+    of_year = of_era - (365 * year + year // 4 - year // 100)
+    month = (5 * of_year + 2) // 153
+    start, end = (153 * month + 2) // 5, (153 * (month + 1) + 2) // 5
+    return of_year - start, end - start
+
+
+def _encode_one_hot(category: CategoryColumn, buckets: Any) -> Any:
+    one_hot = ops.one_hot(ops.cast(buckets, "int32"), len(category.values) + 1, dtype="float32")
+    return one_hot if category.has_other_input else one_hot[:, 1:]
+
+
+def build_readers(encoding: Encoding) -> tuple[dict[str, Any], Any]:
+    """Inputs for raw columns, and what `Encoding.numbers` makes of the same rows.
+
+    Numbers and codes enter as float32 with NaN for missing, texts and ISO dates as strings with ""
+    for missing, each `(rows, 1)`.
+    """
+    names = [column.name for column in encoding.columns]
+    inputs: dict[str, Any] = {}
+    for column in encoding.columns:
+        name = free_name(
+            column.name.replace("/", "\N{DIVISION SLASH}"), {*names, *inputs} - {column.name}
+        )
+        inputs[column.name] = keras.Input((1,), name=name, dtype=column.input_dtype)
+    parts = [
+        part
+        for number, column in enumerate(encoding.ordered)
+        for part in _read(column, inputs[column.name], f"_{number}", names)
+    ]
+    if len(parts) == 1:
+        return inputs, parts[0]
+    return inputs, keras.layers.Concatenate(name=free_name("columns", names))(parts)
+
+
+def _read(column: ColumnEncoding, raw: Any, suffix: str, names: Collection[str]) -> list[Any]:
+    """What `column.numbers` gives, in a model of its own: Keras names its ops as it likes."""
+    if isinstance(column, NumberColumn):
+        return [raw]
+    inputs = keras.Input((1,), name="raw", dtype=column.input_dtype)
+    match column:
+        case DateColumn():
+            numbers = _read_date(inputs)
+        case CategoryColumn(kind="codes"):
+            numbers = _look_up_codes(column, inputs)
+        case CategoryColumn():
+            numbers = _look_up_texts(column, inputs)
+    return [keras.Model(inputs, numbers, name=free_name(f"read{suffix}", names))(raw)]
+
+
+def _look_up_texts(column: CategoryColumn, raw: Any) -> Any:
+    # Keras strips a first value that equals its word for the others.
+    others = free_name("others", column.values)
+    lookup = keras.layers.StringLookup(
+        vocabulary=list(column.values) or [free_name("nothing", [others])],
+        num_oov_indices=1,
+        oov_token=others,
+    )
+    return ops.cast(lookup(raw), "float32")
+
+
+def _look_up_codes(column: CategoryColumn, raw: Any) -> Any:
+    codes = [_MISSING_CODE if value == MISSING else int(value) for value in column.values]
+    lookup = keras.layers.IntegerLookup(
+        vocabulary=codes or [_NO_CODE],
+        num_oov_indices=1,
+        oov_token=_OTHER_CODE,
+    )
+    known = ops.where(ops.isnan(raw), float(_MISSING_CODE), raw)
+    # No code is a fraction: the next integer would be another category.
+    known = ops.where(ops.equal(known, ops.floor(known)), known, float(_OTHER_CODE))
+    return ops.cast(lookup(ops.cast(known, "int64")), "float32")
+
+
+def _read_date(raw: Any) -> Any:
+    """Whole days since 1970-01-01 and seconds of the day, NaN for what is no ISO date."""
+    letters = keras.layers.TextVectorization(
+        standardize=None,
+        split="character",
+        output_mode="int",
+        output_sequence_length=_DATE_LETTERS,
+        vocabulary=list("0123456789"),
+    )(raw)
+    digit = ops.cast(letters, "int32") - _DIGIT_ZERO
+    year = digit[:, 0:1] * 1000 + digit[:, 1:2] * 100 + digit[:, 2:3] * 10 + digit[:, 3:4]
+    month = digit[:, 5:6] * 10 + digit[:, 6:7]
+    day = digit[:, 8:9] * 10 + digit[:, 9:10]
+    places = np.array([0, 1, 2, 3, 5, 6, 8, 9], dtype=np.int32)
+    is_date = ops.min(ops.take(digit, places, axis=1), axis=1, keepdims=True) >= 0
+    seconds = 3600 * _two_digits(digit, 11) + 60 * _two_digits(digit, 14) + _two_digits(digit, 17)
+    days = ops.cast(_days_since_1970(year, month, day), "float32")
+    both = ops.concatenate([days, ops.cast(seconds, "float32")], axis=1)
+    return ops.where(is_date, both, float("nan"))
+
+
+def _two_digits(digit: Any, place: int) -> Any:
+    """The number at a place of the text, 0 where it is shorter."""
+    tens, ones = digit[:, place : place + 1], digit[:, place + 1 : place + 2]
+    return ops.where(ops.minimum(tens, ones) >= 0, 10 * tens + ones, 0)
+
+
+def _days_since_1970(year: Any, month: Any, day: Any) -> Any:
+    """After https://howardhinnant.github.io/date_algorithms.html."""
+    # Years start in March, so that a leap day is the last.
+    year = year - ops.cast(month <= 2, "int32")
+    era = year // 400
+    of_era = year - era * 400
+    of_year = (153 * ops.mod(month + 9, 12) + 2) // 5 + day - 1
+    days = of_era * 365 + of_era // 4 - of_era // 100 + of_year
+    return era * _ERA + days - _EPOCH_SHIFT
+
+
+def encode(encoder: keras.Model, numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The network's inputs `(rows, num_inputs)` of `Encoding.numbers`."""
+    return np.asarray(encoder(numbers))
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """`name`, with underscores where it is taken: Keras names inputs and layers in one space."""
+    while name in taken:
+        name += "_"
+    return name
+
+
+def build_model(inputs: Mapping[str, Any], outputs: Any, *, name: str) -> keras.Model:
+    """A Keras model whose inputs are a dictionary of columns."""
+    with slashes_in_columns():
+        return keras.Model(inputs, outputs, name=name)
+
+
+@contextmanager
+def slashes_in_columns() -> Iterator[None]:
+    """Inside, models are made of columns whose names have slashes, without Keras's warning.
+
+    An input's name cannot have one, so it differs from the column's, the key of the dictionary.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
+        yield

@@ -1,0 +1,240 @@
+"""Training rows of a table larger than memory: what feeds the compiled step window by window.
+
+rows = WindowedRows.of(table, encoding, budget_bytes=2**30, threads=2)
+prepared = rows.prepare(job, devices, first_replica=0)
+feed = prepared.make_feed(step)
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from dnnjob.config import JobConfig
+from dnnjob.data.encoding import Encoding
+from dnnjob.data.order import Plan, WindowPlan, window_rows
+from dnnjob.data.split import TRAIN, VALIDATION
+from dnnjob.data.stream import Piece, StreamedTable
+from dnnjob.data.windows import (
+    Window,
+    WindowSource,
+    count_resident_blocks,
+    stream_windows,
+)
+from dnnjob.training.encoder import build_encoder
+from dnnjob.training.step import CompiledStep, ResidentData
+from dnnjob.training.strategy import Devices
+
+logger = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+
+# Validation rows of one matrix product, and the most of a replica that are read together.
+_CHUNK_ROWS = 1024
+_CHUNKS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a training loop needs for rows that do not stay on the device.
+
+    Attributes:
+        windows: The windows from that of a step on; None where all rows are resident.
+        validate: Validation loss of the present weights; None where the steps validate.
+    """
+
+    windows: Callable[[int], Iterator[Window]] | None = None
+    validate: Callable[[], float] | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows on the way to a training.
+
+    Attributes:
+        plan: Its steps.
+        data: Rows to compile the step with.
+        make_feed: What feeds the compiled step.
+    """
+
+    plan: Plan
+    data: ResidentData
+    make_feed: Callable[[CompiledStep], Feed]
+
+
+@dataclass(frozen=True, eq=False)
+class WindowedRows:
+    """A streamed table ready for the network.
+
+    Attributes:
+        table: The rows.
+        encoding: How they become inputs.
+        encode: The encoder, traced once.
+        budget_bytes: What training rows may take of this task's memory.
+        threads: Threads to read with.
+    """
+
+    table: StreamedTable
+    encoding: Encoding
+    encode: Callable[[Floats], Floats]
+    budget_bytes: float
+    threads: int
+
+    @classmethod
+    def of(
+        cls, table: StreamedTable, encoding: Encoding, *, budget_bytes: float, threads: int
+    ) -> "WindowedRows":
+        """A table's rows; its encoder is built here."""
+        encode = trace_encoder(build_encoder(encoding))
+        return cls(table, encoding, encode, budget_bytes, threads)
+
+    @property
+    def num_inputs(self) -> int:
+        """Inputs of the network."""
+        return self.encoding.num_inputs
+
+    @property
+    def embeddings(self) -> tuple[tuple[int, int], ...]:
+        """Buckets and units of the embeddings that the last inputs are codes for."""
+        return self.encoding.embedding_shapes
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this table from another."""
+        return self.table.fingerprint.value
+
+    @property
+    def num_targets(self) -> int:
+        """Numbers of a row beside its inputs: the target, and with weights their root."""
+        return 1 if self.table.data.weight_column is None else 2
+
+    def prepare(self, job: JobConfig, devices: Devices, *, first_replica: int) -> Prepared:
+        """What a training of the job takes.
+
+        Args:
+            job: The resolved job.
+            devices: What it runs on.
+            first_replica: The first of this task's.
+        """
+        plan = WindowPlan(
+            num_rows=self.table.num_split_rows(TRAIN),
+            global_batch_size=job.train.global_batch_size,
+            num_replicas=devices.num_replicas,
+            epochs=job.train.epochs,
+            window_rows=window_rows(job.data, len(self.table.features)),
+        )
+        source = self._source(plan, devices, first_replica)
+        blank = [(tf.zeros(x), tf.zeros(y)) for x, y in source.shapes]
+        data = ResidentData(
+            x=devices.place_each([x for x, _ in blank]),
+            y=devices.place_each([y for _, y in blank]),
+        )
+        return Prepared(plan, data, partial(self._make_feed, source, job.seed))
+
+    def _make_feed(self, source: WindowSource, seed: int, step: CompiledStep) -> Feed:
+        plan = source.plan
+        step.forget_rows()
+        logger.info(
+            "%d windows an epoch of up to %d training rows, %d of %d blocks stay in memory.",
+            plan.windows_per_epoch,
+            plan.window_size(0),
+            source.num_resident_blocks,
+            plan.num_blocks,
+        )
+
+        def windows(first_step: int) -> Iterator[Window]:
+            before = self.table.rows.num_read_bytes
+            yield from stream_windows(plan, source, seed=seed, first_step=first_step)
+            logger.info(
+                "Read %d training rows, %d bytes, for steps %d to %d.",
+                source.num_read_rows,
+                self.table.rows.num_read_bytes - before,
+                first_step + 1,
+                plan.num_steps,
+            )
+
+        num_rows = self.table.num_split_rows(VALIDATION)
+        validate = partial(self._validate, step, source, num_rows=num_rows)
+        return Feed(windows, validate if num_rows else None)
+
+    def _source(self, plan: WindowPlan, devices: Devices, first_replica: int) -> WindowSource:
+        replicas = range(first_replica, first_replica + len(devices.names))
+        return WindowSource(
+            plan=plan,
+            read=partial(self.read, TRAIN),
+            replicas=replicas,
+            num_inputs=self.num_inputs,
+            num_targets=self.num_targets,
+            num_resident_blocks=count_resident_blocks(
+                plan,
+                num_replicas=len(replicas),
+                num_values=self.num_inputs + self.num_targets,
+                budget_bytes=self.budget_bytes,
+            ),
+            threads=self.threads,
+        )
+
+    def read(self, split: int, first: int, stop: int) -> tuple[Floats, Floats]:
+        """Inputs and targets of rows of a split, counted in the order of the table."""
+        piece = self.table.read_split(split, first, stop)
+        return self.encode(self.encoding.numbers(piece.block)), self._targets(piece, split)
+
+    def _targets(self, piece: Piece, split: int) -> Floats:
+        y = self.encoding.target.scale(piece.y)
+        if piece.weights is None:
+            return y
+        roots = np.sqrt(piece.weights / self.table.mean_weight(split))
+        return np.stack([y, roots.astype(np.float32)], axis=1)
+
+    def _validate(self, step: CompiledStep, source: WindowSource, *, num_rows: int) -> float:
+        """Mean squared error of all validation rows, each task reading its own."""
+        num_replicas = source.plan.num_replicas
+        at_once = min(num_rows, num_replicas * _CHUNKS_AT_ONCE * _CHUNK_ROWS)
+        share = math.ceil(at_once / num_replicas)
+        num_chunks = math.ceil(share / _CHUNK_ROWS)
+        each = num_chunks * math.ceil(share / num_chunks)
+        starts = range(0, num_rows, each * num_replicas)
+
+        def read(start: int) -> list[tuple[Floats, Floats]]:
+            return [
+                self._read_padded(start + replica * each, each, num_rows=num_rows)
+                for replica in source.replicas
+            ]
+
+        total = 0.0
+        with ThreadPoolExecutor(1) as ahead:
+            waiting = ahead.submit(read, starts[0])
+            for start in starts:
+                parts = waiting.result()
+                if start + starts.step < num_rows:
+                    waiting = ahead.submit(read, start + starts.step)
+                rows = np.arange(each * num_replicas, dtype=np.int32)
+                known = np.where(start + rows < num_rows, rows % each, -1)
+                places = known.reshape(num_replicas, num_chunks, -1).swapaxes(0, 1)
+                tensors = [(tf.constant(x), tf.constant(y)) for x, y in parts]
+                total += step.sum_squared_errors(tensors, np.ascontiguousarray(places))
+        return total / num_rows
+
+    def _read_padded(self, first: int, size: int, *, num_rows: int) -> tuple[Floats, Floats]:
+        x = np.zeros((size, self.num_inputs), np.float32)
+        y = np.zeros((size,) if self.num_targets == 1 else (size, 2), np.float32)
+        if count := max(0, min(size, num_rows - first)):
+            x[:count], y[:count] = self.read(VALIDATION, first, first + count)
+        return x, y
+
+
+def trace_encoder(encoder: keras.Model) -> Callable[[Floats], Floats]:
+    """The network's inputs `(rows, num_inputs)` of `Encoding.numbers`, traced once."""
+    traced = tf.function(
+        lambda numbers: encoder(numbers),
+        input_signature=[tf.TensorSpec((None, encoder.input_shape[-1]), tf.float32)],
+        autograph=False,
+    )
+    return lambda numbers: np.asarray(traced(numbers))

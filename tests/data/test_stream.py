@@ -1,0 +1,279 @@
+"""A table that is passed over once and then read in pieces, against the whole of it."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dnnjob.config import DataConfig
+from dnnjob.data.sources import open_table
+from dnnjob.data.split import (
+    MAX_SHUFFLED_ROWS,
+    TEST,
+    TRAIN,
+    UNLABELLED,
+    VALIDATION,
+    choose_split,
+    make_splitter,
+    split_rows,
+)
+from dnnjob.data.statistics import fit_encoding
+from dnnjob.data.stream import StreamedTable, open_stream, scratch_folder, streams
+from dnnjob.errors import DataError, JobError
+
+NUM_ROWS = 5000
+FEATURES = ("plain", "gaps", "word", "flag", "day")
+
+
+def make_frame() -> pd.DataFrame:
+    rng = np.random.default_rng(8)
+    frame = pd.DataFrame({"plain": rng.normal(100, 3, NUM_ROWS)})
+    frame["gaps"] = np.where(rng.random(NUM_ROWS) < 0.2, np.nan, rng.normal(size=NUM_ROWS))
+    frame["word"] = rng.choice(["red", "green", "blue"], NUM_ROWS)
+    frame["flag"] = rng.random(NUM_ROWS) < 0.3
+    frame["day"] = pd.Timestamp("2026-01-01") + pd.to_timedelta(
+        rng.integers(0, 900, NUM_ROWS), unit="D"
+    )
+    frame["weight"] = rng.random(NUM_ROWS) + 0.5
+    frame["name"] = [f"row {number}" for number in range(NUM_ROWS)]
+    frame["y"] = frame["plain"] * 2 + rng.normal(size=NUM_ROWS)
+    return frame
+
+
+def make_data(folder: Path, **changes: object) -> DataConfig:
+    values = {
+        "source": str(folder),
+        "target": "y",
+        "validation_fraction": 0.2,
+        "weight_column": "weight",
+        "id_columns": ("name",),
+    }
+    return DataConfig.model_validate(values | changes)
+
+
+def open_frame(
+    frame: pd.DataFrame,
+    folder: Path,
+    *,
+    cuts: int = 1,
+    row_group: int | None = None,
+    features: tuple[str, ...] = FEATURES,
+    **changes: object,
+) -> StreamedTable:
+    tables, scratch = folder / "tables", folder / "scratch"
+    tables.mkdir()
+    scratch.mkdir()
+    for number, part in enumerate(np.array_split(np.arange(len(frame)), cuts)):
+        path = tables / f"{number:03d}.parquet"
+        frame.iloc[part].to_parquet(path, index=False, row_group_size=row_group or len(frame))
+    data = make_data(tables, **changes)
+    return open_stream(
+        data,
+        sorted(tables.iterdir()),
+        features,
+        splitter=make_splitter(data, num_rows=len(frame), seed=1),
+        block_rows=700,
+        scratch=scratch,
+        threads=2,
+    )
+
+
+def test_statistics_are_those_of_the_table_in_memory(tmp_path: Path) -> None:
+    streamed = open_frame(make_frame(), tmp_path)
+    data = streamed.data
+    table = open_table(data)
+    split = split_rows(NUM_ROWS, test_fraction=data.test_fraction, validation_fraction=0.2, seed=1)
+
+    found, expected = streamed.fit_encoding(), fit_encoding(table, split, data)
+
+    assert found.places == expected.places
+    for ours, theirs in zip(found.columns, expected.columns, strict=True):
+        for name, value in vars(theirs).items():
+            if isinstance(value, float):
+                assert getattr(ours, name) == pytest.approx(value, rel=1e-9), (ours.name, name)
+            else:
+                assert getattr(ours, name) == value
+    assert found.target.mean == pytest.approx(expected.target.mean, rel=1e-9)
+    assert found.target.raw_std == pytest.approx(expected.target.raw_std, rel=1e-9)
+
+
+@pytest.mark.parametrize(("cuts", "row_group"), [(1, None), (1, 50), (7, None), (50, 40)])
+def test_the_layout_of_files_changes_nothing(
+    tmp_path: Path, cuts: int, row_group: int | None
+) -> None:
+    frame = make_frame()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = open_frame(frame, tmp_path / "a")
+    other = open_frame(frame, tmp_path / "b", cuts=cuts, row_group=row_group)
+
+    assert other.fit_encoding() == whole.fit_encoding()
+    for split in (TRAIN, VALIDATION, TEST):
+        assert other.num_split_rows(split) == whole.num_split_rows(split)
+    one, two = (table.read_split(TRAIN, 600, 1500) for table in (whole, other))
+    np.testing.assert_array_equal(one.row_ids, two.row_ids)
+    np.testing.assert_array_equal(
+        whole.fit_encoding().numbers(one.block), other.fit_encoding().numbers(two.block)
+    )
+
+
+def test_rows_of_a_split_are_read_by_their_number(tmp_path: Path) -> None:
+    frame = make_frame()
+    table = open_frame(frame, tmp_path)
+    labels = make_splitter(table.data, num_rows=NUM_ROWS, seed=1)(0, NUM_ROWS)
+
+    for split in (TRAIN, VALIDATION, TEST):
+        rows = np.flatnonzero(labels == split)
+        assert table.num_split_rows(split) == len(rows)
+        for first, stop in ((0, 3), (100, 333), (len(rows) - 5, len(rows)), (0, len(rows))):
+            piece = table.read_split(split, first, stop)
+            np.testing.assert_array_equal(piece.row_ids, rows[first:stop])
+            np.testing.assert_array_equal(piece.y, frame["y"].to_numpy()[rows[first:stop]])
+            assert piece.ids["name"].to_pylist() == [f"row {row}" for row in rows[first:stop]]
+            assert piece.weights is not None
+
+
+def test_a_table_of_large_row_groups_is_copied_and_one_of_small_ones_is_not(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    large = open_frame(make_frame(), tmp_path / "a")
+    small = open_frame(make_frame(), tmp_path / "b", row_group=100)
+
+    assert max(group.num_rows for group in large.rows.groups) <= 350
+    assert all(group.path.parent.name == "scratch" for group in large.rows.groups)
+    assert all(group.path.parent.name == "tables" for group in small.rows.groups)
+
+
+def test_rows_without_a_target_are_unlabelled(tmp_path: Path) -> None:
+    frame = make_frame()
+    frame.loc[::10, "y"] = np.nan
+    table = open_frame(frame, tmp_path)
+
+    assert table.num_split_rows(UNLABELLED) == 500
+    assert np.isnan(table.read_split(UNLABELLED, 0, 500).y).all()
+    assert "y is missing in 500 of 5000 rows" in table.warnings[0]
+
+
+def test_a_constant_feature_and_a_leak_are_told(tmp_path: Path) -> None:
+    frame = make_frame().assign(constant=7.0)
+    frame["leak"] = frame["y"]
+
+    table = open_frame(frame, tmp_path, features=("plain", "constant", "leak"))
+
+    told = " ".join(table.warnings)
+    assert "constant features tell nothing: constant." in told
+    assert "leak equals the target y in every row" in told
+    assert "plain" not in told
+
+
+def test_files_whose_columns_are_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    frame = make_frame()
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "scratch").mkdir()
+    frame.to_parquet(tmp_path / "tables" / "a.parquet")
+    frame.astype({"plain": str}).to_parquet(tmp_path / "tables" / "b.parquet")
+    data = make_data(tmp_path / "tables")
+
+    with pytest.raises(DataError, match=r"'plain' is numeric in .*a\.parquet, text in .*b\.parq"):
+        open_stream(
+            data,
+            sorted((tmp_path / "tables").iterdir()),
+            FEATURES,
+            splitter=make_splitter(data, num_rows=2 * NUM_ROWS, seed=1),
+            block_rows=700,
+            scratch=tmp_path / "scratch",
+            threads=1,
+        )
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("y", 3.0, "all 5000 rows are 3"),
+        ("plain", np.inf, "'plain' is infinite in 5000 of 5000 rows"),
+        ("plain", 1e39, "beyond|range of float32"),
+        ("weight", -1.0, "goes down to -1"),
+    ],
+)
+def test_values_that_training_cannot_take_are_refused(
+    tmp_path: Path, column: str, value: float, told: str
+) -> None:
+    with pytest.raises(DataError, match=told):
+        open_frame(make_frame().assign(**{column: value}), tmp_path)
+
+
+def test_a_copy_that_finds_no_room_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+
+    with pytest.raises(JobError, match=r"needs 0\.0 GiB.*Set data\.scratch"):
+        open_frame(make_frame(), tmp_path)
+
+
+def test_the_scratch_folder_goes_and_takes_what_a_killed_attempt_left(tmp_path: Path) -> None:
+    data = make_data(tmp_path, scratch=str(tmp_path))
+    left = tmp_path / "dnnjob-run-999999999-abc"
+    alive = tmp_path / f"dnnjob-run-{os.getppid()}-abc"
+    left.mkdir()
+    alive.mkdir()
+
+    with scratch_folder(data, "run") as folder:
+        (folder / "part").write_text("x")
+        assert not left.exists()
+
+    assert not folder.exists()
+    assert alive.exists()
+
+
+def test_a_scratch_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    data = make_data(tmp_path, scratch=str(tmp_path / "nowhere"))
+
+    with (
+        pytest.raises(JobError, match=r"data\.scratch must be a folder"),
+        scratch_folder(data, "r"),
+    ):
+        pass
+
+
+def test_a_table_streams_when_its_training_rows_exceed_a_window(tmp_path: Path) -> None:
+    data = make_data(tmp_path, test_fraction=0.5, validation_fraction=0.0)
+
+    assert not streams(data, 2000, window_rows=1000)
+    assert streams(data, 2002, window_rows=1000)
+
+
+def test_auto_hashes_beyond_ten_million_rows() -> None:
+    assert choose_split("auto", MAX_SHUFFLED_ROWS) == "shuffle"
+    assert choose_split("auto", MAX_SHUFFLED_ROWS + 1) == "hash"
+    assert choose_split("hash", 10) == "hash"
+
+
+def test_hashed_splits_have_their_shares_and_do_not_depend_on_the_piece(tmp_path: Path) -> None:
+    data = make_data(tmp_path, split="hash", test_fraction=0.3, validation_fraction=0.1)
+    splitter = make_splitter(data, num_rows=100_000, seed=4)
+
+    whole = splitter(0, 100_000)
+    pieces = np.concatenate([splitter(first, 1000) for first in range(0, 100_000, 1000)])
+    other = make_splitter(data, num_rows=100_000, seed=5)(0, 100_000)
+
+    np.testing.assert_array_equal(whole, pieces)
+    assert np.bincount(whole, minlength=3) / 1e5 == pytest.approx([0.63, 0.07, 0.3], abs=0.005)
+    assert (whole == other).mean() == pytest.approx(0.63**2 + 0.07**2 + 0.3**2, abs=0.01)
+
+
+def test_hashed_folds_cover_every_row_once(tmp_path: Path) -> None:
+    tests = [
+        make_splitter(
+            make_data(tmp_path, split="hash", folds=4, fold=fold), num_rows=10_000, seed=0
+        )(0, 10_000)
+        == TEST
+        for fold in range(4)
+    ]
+
+    assert (np.sum(tests, axis=0) == 1).all()

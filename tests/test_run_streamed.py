@@ -1,0 +1,187 @@
+"""A table of several windows, from job file to report: by budget, layout, tasks and kills."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tomli_w
+
+from dnnjob.data.order import WindowPlan
+from dnnjob.runs import RunPaths, read_status
+from tests.conftest import command_line, run_command
+
+NUM_ROWS, NUM_FEATURES = 20_000, 4
+JOB: dict[str, Any] = {
+    "name": "streamed",
+    "seed": 4,
+    "data": {
+        "source": "small.parquet",
+        "target": "y",
+        "validation_fraction": 0.1,
+        "window_rows": 3200,
+        "memory_budget_gb": 1e-9,
+        "id_columns": ["name"],
+    },
+    "model": {"hidden_units": [16, 8], "dropout_rate": 0.1},
+    "train": {
+        "epochs": 3,
+        "global_batch_size": 32,
+        "optimizer": "adam",
+        "learning_rate": 0.003,
+        "patience": 3,
+    },
+    "devices": {"kind": "cpu", "threads": 1},
+    "output": {"plots": False},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("streamed")
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(NUM_ROWS, NUM_FEATURES))
+    frame = pd.DataFrame(x.astype(np.float32), columns=[f"x{n}" for n in range(NUM_FEATURES)])
+    frame["y"] = 20 + 3 * np.tanh(x[:, 0]) + x[:, 1] * x[:, 2] + 0.1 * rng.normal(size=NUM_ROWS)
+    frame["name"] = [f"row {number}" for number in range(NUM_ROWS)]
+    frame.to_parquet(folder / "small.parquet", row_group_size=20, index=False)
+    frame.to_parquet(folder / "large.parquet", index=False)
+    (folder / "many").mkdir()
+    for number, rows in enumerate(np.array_split(np.arange(NUM_ROWS), 50)):
+        frame.iloc[rows].to_parquet(folder / "many" / f"{number:02d}.parquet", index=False)
+    (folder / "job.toml").write_text(tomli_w.dumps(JOB))
+    return folder
+
+
+def run(folder: Path, *overrides: str) -> tuple[RunPaths, str]:
+    done = run_command("run", "job.toml", *overrides, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return RunPaths(Path(done.stdout.strip())), done.stderr
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> tuple[RunPaths, str]:
+    return run(folder)
+
+
+def predictions(paths: RunPaths) -> pd.DataFrame:
+    return pd.read_parquet(paths.predictions)
+
+
+def losses(paths: RunPaths) -> np.ndarray:
+    return pd.read_parquet(paths.history)[["loss", "val_loss"]].to_numpy()
+
+
+def rows_read(said: str) -> list[int]:
+    return [int(number) for number in re.findall(r"Read (\d+) training rows", said)]
+
+
+def make_plan(paths: RunPaths) -> WindowPlan:
+    num_rows = int((predictions(paths)["split"] == "train").sum())
+    return WindowPlan(num_rows, 32, 1, epochs=3, window_rows=3200)
+
+
+def test_the_report_is_that_of_its_predictions(base: tuple[RunPaths, str], folder: Path) -> None:
+    paths, _ = base
+    report = json.loads(paths.report.read_bytes())
+    found, source = predictions(paths), pd.read_parquet(folder / "small.parquet")
+
+    assert found["row_id"].tolist() == list(range(NUM_ROWS))
+    np.testing.assert_array_equal(found["y_true"], source["y"])
+    assert found["name"].tolist() == source["name"].tolist()
+    for split in ("train", "validation", "test"):
+        rows = found[found["split"] == split]
+        mse = np.square(rows["y_true"] - rows["y_pred"]).mean()
+        assert report["metrics"][split]["num_rows"] == len(rows)
+        assert report["metrics"][split]["mse"] == pytest.approx(mse, rel=1e-9)
+    assert report["job"]["data"]["split"] == "shuffle"
+    assert report["metrics"]["test"]["mse"] < 0.5 * report["baselines"]["test"]["linear"]["mse"]
+    assert report["metrics"]["validation"]["mse_standardized"] == pytest.approx(
+        losses(paths)[-1, 1], rel=1e-4
+    )
+    assert not paths.checkpoints.exists()
+
+
+def test_the_linear_baseline_is_least_squares(base: tuple[RunPaths, str], folder: Path) -> None:
+    paths, _ = base
+    report = json.loads(paths.report.read_bytes())
+    source = pd.read_parquet(folder / "small.parquet")
+    x = np.c_[source.filter(like="x").to_numpy(np.float64), np.ones(NUM_ROWS)]
+    y, split = source["y"].to_numpy(), predictions(paths)["split"].to_numpy()
+    train, test = split == "train", split == "test"
+
+    weights = np.linalg.lstsq(x[train], y[train])[0]
+
+    expected = np.square(x[test] @ weights - y[test]).mean()
+    assert report["baselines"]["test"]["linear"]["mse"] == pytest.approx(expected, rel=1e-6)
+    mean = np.square(y[test] - y[train].mean()).mean()
+    assert report["baselines"]["test"]["mean"]["mse"] == pytest.approx(mean, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["data.memory_budget_gb=1.0", "data.source=many"], ["data.source=large.parquet"]],
+    ids=["resident, many files", "copied"],
+)
+def test_neither_memory_nor_files_change_a_bit(
+    base: tuple[RunPaths, str], folder: Path, overrides: list[str]
+) -> None:
+    paths, said = run(folder, *overrides)
+
+    pd.testing.assert_frame_equal(predictions(paths), predictions(base[0]))
+    np.testing.assert_array_equal(losses(paths), losses(base[0]))
+    num_rows, resident = make_plan(paths).num_rows, "budget" in overrides[0]
+    assert rows_read(said) == [num_rows if resident else 3 * num_rows]
+
+
+def test_two_tasks_read_half_each_and_come_to_the_same_losses(
+    base: tuple[RunPaths, str], folder: Path
+) -> None:
+    paths, _ = run(folder, "devices.tasks=2")
+
+    np.testing.assert_allclose(losses(paths), losses(base[0]), rtol=1e-5)
+    for log in (paths.log(attempt=1, rank=rank) for rank in (0, 1)):
+        (read,) = rows_read(log.read_text())
+        assert read <= 0.6 * 3 * make_plan(paths).num_rows
+
+
+def test_a_killed_run_goes_on_within_its_epoch_to_the_same_bits(
+    base: tuple[RunPaths, str], folder: Path
+) -> None:
+    command = command_line("run", "job.toml", "train.checkpoint_every_s=0.001")
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    paths = RunPaths(Path(process.stdout.readline().strip()))
+    while process.poll() is None and not _has_checkpoint(paths, number=8):
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+
+    done = run_command("resume", paths.root, cwd=folder)
+
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(predictions(paths), predictions(base[0]))
+    np.testing.assert_array_equal(losses(paths), losses(base[0]))
+    position = read_status(paths).attempts[-1].resumed_from
+    assert position is not None
+    assert position.window > 0 or position.epoch > 0
+    plan = make_plan(paths)
+    expected = sum(
+        plan.window_size(window)
+        for epoch in range(position.epoch, plan.epochs)
+        for window in range(plan.windows_per_epoch)
+        if (epoch, window) >= (position.epoch, position.window)
+    )
+    assert rows_read(done.stderr) == [expected]
+
+
+def _has_checkpoint(paths: RunPaths, *, number: int) -> bool:
+    files = paths.checkpoints.glob("*.ckpt") if paths.checkpoints.is_dir() else ()
+    return any(int(path.name.partition("-")[0]) >= number for path in files)
