@@ -29,12 +29,12 @@ from dnnjob.training.checkpoint import CheckpointStore
 from dnnjob.training.encoder import build_encoder, encode
 from dnnjob.training.evaluate import RowPredictor, make_predictor, predict_rows
 from dnnjob.training.history import EpochLog
-from dnnjob.training.model import build_dnn, summarize
-from dnnjob.training.optimizer import build_optimizer
+from dnnjob.training.model import summarize
+from dnnjob.training.network import make_network
 from dnnjob.training.predicted import PredictionKeeper
 from dnnjob.training.progress import open_progress
 from dnnjob.training.resume import Keeper, identify
-from dnnjob.training.step import CompiledStep, ResidentData
+from dnnjob.training.step import ResidentData
 from dnnjob.training.strategy import Devices
 from dnnjob.training.train import Pace, TrainingLoop, TrainingState
 from dnnjob.training.windowed import Feed, Prepared, WindowedRows
@@ -162,28 +162,29 @@ def fit_dnn(
         StoppedError: If a signal asked for it; a checkpoint holds the state.
         PeerLostError: If another task is lost.
     """
-    with devices.strategy.scope():
-        dnn = build_dnn(
-            job.model,
-            num_inputs=rows.num_inputs,
-            embeddings=rows.embeddings,
-            seed=job.seed,
-            precision=job.devices.precision,
-        )
-        optimizer = build_optimizer(job.train, dnn)
-    summary = summarize(dnn)
-    logger.info("%s", summary)
     with watch.time("compile"):
         first_replica = crew.task.rank * len(devices.names)
         prepared = rows.prepare(job, devices, first_replica=first_replica)
-        plan, data = prepared.plan, prepared.data
-        step = CompiledStep(dnn, optimizer, data, job=job, plan=plan, devices=devices)
-        # The zeros that stand for a window are as large as one.
-        prepared = replace(prepared, data=ResidentData(None, None))
-        del data
-        step.trace()
+        plan = prepared.plan
+        network = make_network(
+            job,
+            plan,
+            prepared.data,
+            num_inputs=rows.num_inputs,
+            embeddings=rows.embeddings,
+            devices=devices,
+        )
+    dnn, optimizer, step = network.dnn, network.optimizer, network.step
+    # The zeros that stand for a window are as large as one.
+    prepared = replace(prepared, data=ResidentData(None, None))
+    summary = summarize(dnn)
+    logger.info("%s", summary)
+    with watch.time("compile"):
+        if not network.is_compiled:
+            step.trace()
         meanwhile()
-        step.compile()
+        if not network.is_compiled:
+            step.compile()
         feed = prepared.make_feed(step)
     keeper = Keeper(
         store=CheckpointStore(journal.paths.checkpoints),

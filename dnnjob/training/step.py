@@ -110,6 +110,7 @@ class CompiledStep:
         devices: Devices,
     ) -> None:
         self._dnn, self._optimizer, self._data = dnn, optimizer, data
+        self._seed = job.seed
         self._job, self._plan, self._strategy = job, plan, devices.strategy
         self._devices = devices
         self._num_replicas = devices.num_replicas
@@ -161,6 +162,10 @@ class CompiledStep:
         x, y = zip(*parts, strict=True)
         return self._devices.place_each(x), self._devices.place_each(y)
 
+    def restart(self, data: ResidentData, *, seed: int) -> None:
+        """Takes other rows of the same shapes, and another seed for its dropout masks."""
+        self._data, self._seed = data, seed
+
     def forget_rows(self) -> None:
         """Lets go of the resident rows, which only stood for those of windows."""
         self._data = replace(self._data, x=None, y=None)
@@ -197,6 +202,7 @@ class CompiledStep:
             tf.convert_to_tensor(indices),
             tf.constant(rates),
             *(tf.constant(number, tf.int32) for number in (first_step, start, stop)),
+            tf.constant(self._seed, tf.int64),
             tf.constant(stopping.best_loss, tf.float32),
             tf.constant(stopping.best_epoch, tf.int32),
         )
@@ -218,6 +224,7 @@ class CompiledStep:
             tf.TensorSpec(self._plan.block_shape, tf.int32),
             tf.TensorSpec(self._plan.block_shape[:1], tf.float32),
             *(scalar, scalar, scalar),
+            tf.TensorSpec((), tf.int64),
             tf.TensorSpec((), tf.float32),
             scalar,
         )
@@ -266,6 +273,7 @@ class CompiledStep:
         first_step: tf.Tensor,
         start: tf.Tensor,
         stop: tf.Tensor,
+        seed: tf.Tensor,
         best_loss: tf.Tensor,
         best_epoch: tf.Tensor,
     ) -> _Carry:
@@ -276,9 +284,8 @@ class CompiledStep:
             return (carry.step < stop) & carry.finite & ~carry.patience_ended
 
         def take_step(carry: _Carry) -> tuple[_Carry]:
-            gradients, error = self._gradients(
-                x, y, tf.gather(indices, carry.step), first_step + carry.step
-            )
+            stream = tf.stack([seed, tf.cast(first_step + carry.step, tf.int64)])
+            gradients, error = self._gradients(x, y, tf.gather(indices, carry.step), stream)
             finite = all_finite([error, *gradients])
             self._update_if(finite, gradients, tf.gather(rates, carry.step))
             carry = carry._replace(
@@ -303,7 +310,7 @@ class CompiledStep:
         return ended[0]
 
     def _gradients(
-        self, x: Placed, y: Placed, indices: tf.Tensor, step: tf.Tensor
+        self, x: Placed, y: Placed, indices: tf.Tensor, stream: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Gradients of the global batch's mean squared error, and its sum of squared errors."""
         num_rows = tf.reduce_sum(tf.cast(indices >= 0, tf.float32))
@@ -312,7 +319,7 @@ class CompiledStep:
             local = self._local or self._local_gradients
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             return local(
-                self._variables, x, y, tf.gather(indices, replica), num_rows, step, replica
+                self._variables, x, y, tf.gather(indices, replica), num_rows, stream, replica
             )
 
         per_replica = self._strategy.run(on_replica, args=(x, y))
@@ -336,12 +343,12 @@ class CompiledStep:
         y: tf.Tensor,
         indices: tf.Tensor,
         num_rows: tf.Tensor,
-        step: tf.Tensor,
+        stream: tf.Tensor,
         replica: tf.Tensor,
     ) -> list[tf.Tensor]:
         """One replica's share of the gradients, and of the sum of squared errors."""
         rows = int(indices.shape[0])
-        masks = self._dropout_masks(step, replica, rows=rows)
+        masks = self._dropout_masks(stream, replica, rows=rows)
         num_chunks = math.ceil(rows / _CHUNK_ROWS)
         if num_chunks == 1:
             return self._chunk_gradients(weights, x, y, indices, num_rows, masks)
@@ -396,15 +403,20 @@ class CompiledStep:
         residual = tf.where(indices >= 0, residual, 0.0)
         return tf.reduce_sum(tf.square(residual))
 
-    def _dropout_masks(self, step: tf.Tensor, replica: tf.Tensor, *, rows: int) -> list[tf.Tensor]:
-        """This replica's rows of the masks of the global batch, each `(rows, units)`."""
+    def _dropout_masks(
+        self, stream: tf.Tensor, replica: tf.Tensor, *, rows: int
+    ) -> list[tf.Tensor]:
+        """This replica's rows of the masks of the global batch, each `(rows, units)`.
+
+        `stream` has the seed and the number of the step.
+        """
+        seed, step = tf.unstack(stream)
         rate = self._job.model.dropout_rate
         masks = []
         for layer, units in enumerate(dropout_units(self._dnn)):
-            place = tf.cast(step, tf.int64) * _MAX_LAYERS + layer
-            seed = tf.stack([tf.constant(self._job.seed, tf.int64), place])
+            key = tf.stack([seed, step * _MAX_LAYERS + layer])
             drawn = tf.random.stateless_uniform(
-                (rows * self._num_replicas, units), seed=seed, alg="philox"
+                (rows * self._num_replicas, units), seed=key, alg="philox"
             )
             drawn = tf.slice(drawn, (replica * rows, 0), (rows, units))
             masks.append(tf.cast(drawn >= rate, tf.float32) / (1.0 - rate))

@@ -1,0 +1,94 @@
+"""One compiled call for the runs of a sweep."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dnnjob.config import JobConfig, resolve_job
+from dnnjob.data.order import StepPlan
+from dnnjob.tasks import Crew, StopFlag
+from dnnjob.training import network as networks
+from dnnjob.training.network import Network, make_network
+from dnnjob.training.step import ResidentData
+from dnnjob.training.strategy import make_devices
+from dnnjob.training.train import TrainingLoop, TrainingState
+from tests.training.conftest import random_table
+
+
+@pytest.fixture(autouse=True)
+def no_run_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins as a process does."""
+    monkeypatch.setattr(networks, "_latest", None)
+
+
+def make_job(seed: int = 0, units: int = 8, **train: Any) -> JobConfig:
+    """A job with dropout and an optimizer that remembers."""
+    values = {
+        "name": "shared",
+        "seed": seed,
+        "data": {"source": "x.csv", "target": "y", "validation_fraction": 0.2},
+        "model": {"hidden_units": [units], "dropout_rate": 0.3},
+        "train": {"epochs": 6, "global_batch_size": 16, "optimizer": "adam", "patience": 9} | train,
+        "devices": {"kind": "cpu", "threads": 1},
+    }
+    return resolve_job(values, origin="test")
+
+
+def train(job: JobConfig) -> tuple[Network, list[np.ndarray], list[float]]:
+    """The network, its trained weights, and the loss of each epoch."""
+    devices = make_devices(job.devices, Crew(StopFlag()))
+    x, y = (part.astype(np.float32) for part in random_table(100 + job.seed % 2))
+    parts = [tf.constant(part) for part in (x[:80], y[:80], x[80:100], y[80:100])]
+    plan = StepPlan(80, job.train.global_batch_size, 1, job.train.epochs)
+    data = ResidentData(*parts, 20)
+    network = make_network(job, plan, data, num_inputs=5, embeddings=(), devices=devices)
+    state = TrainingState.begin(plan)
+    crew = Crew(StopFlag())
+    TrainingLoop(network.step, plan, job, keep=lambda _: None, crew=crew).train(state)
+    return network, network.dnn.get_weights(), state.log.losses
+
+
+def test_a_run_after_another_of_its_kind_ends_in_the_bits_of_one_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = make_job(seed=7, learning_rate=0.02, schedule="cosine")
+    alone, expected, losses = train(other)
+    monkeypatch.setattr(networks, "_latest", None)
+    train(make_job())
+
+    after, weights, losses_after = train(other)
+
+    assert after.is_compiled
+    assert not alone.is_compiled
+    assert losses_after == losses
+    for then, now in zip(expected, weights, strict=True):
+        np.testing.assert_array_equal(then, now)
+
+
+def test_runs_of_one_kind_compile_once() -> None:
+    first, *_ = train(make_job())
+    second, *_ = train(make_job(seed=3, learning_rate=0.5))
+
+    assert second.step is first.step
+    assert first.step._call.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        make_job(units=9),
+        make_job(optimizer="sgd"),
+        make_job(clip_norm=1.0),
+        make_job(patience=3),
+        make_job(epochs=7),
+        make_job(global_batch_size=20),
+    ],
+)
+def test_a_run_of_another_kind_has_a_network_of_its_own(other: JobConfig) -> None:
+    first, *_ = train(make_job())
+    second, *_ = train(other)
+
+    assert not second.is_compiled
+    assert second.step is not first.step
