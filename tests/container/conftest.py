@@ -72,6 +72,8 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
     finally:
         if not kept:
             made("rmi", "--all", "--force")
+            # Podman leaves its folder of layers mounted on itself.
+            made.call("umount", store / "graph" / "overlay")
             shutil.rmtree(store, ignore_errors=True)
 
 
