@@ -248,8 +248,8 @@ def test_one_compilation_serves_every_range_of_steps(make_training: Any, batch: 
 def test_dropout_drops_its_share_and_keeps_the_mean(make_training: Any) -> None:
     training = make_training(model={"hidden_units": (1000,), "dropout_rate": 0.3})
 
-    (mask,) = training.step._dropout_masks(tf.constant(5), tf.constant(0), rows=16)
-    (other,) = training.step._dropout_masks(tf.constant(6), tf.constant(0), rows=16)
+    (mask,) = training.step._dropout_masks(tf.constant([5, 0]), tf.constant(0), rows=16)
+    (other,) = training.step._dropout_masks(tf.constant([6, 0]), tf.constant(0), rows=16)
 
     assert np.mean(mask.numpy() == 0) == pytest.approx(0.3, abs=0.02)
     assert np.mean(mask.numpy()) == pytest.approx(1.0, abs=0.03)

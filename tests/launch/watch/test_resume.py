@@ -19,24 +19,28 @@ def view(state: str, **changes: object) -> RunView:
 
 
 @pytest.mark.parametrize(
-    ("seen", "cancelled", "live"),
+    ("seen", "silent_s", "cancelled", "live"),
     [
-        (view("FAILED"), False, False),
-        (view("CANCELLED"), False, False),
-        (view("RUNNING", asked="process"), False, True),
-        (view("CREATED", asked="slurm", job_id="7"), False, True),
-        (view("REQUEUED", asked="slurm", job_id="7"), True, True),
+        (view("FAILED"), None, False, False),
+        (view("CANCELLED"), None, False, False),
+        (view("RUNNING", asked="process"), None, False, True),
+        (view("CREATED", asked="slurm", job_id="7"), None, False, True),
+        (view("REQUEUED", asked="slurm", job_id="7"), None, True, True),
         # Nobody here can ask about these.
-        (view("RUNNING", updated_at=ago(5)), False, True),
-        (view("RUNNING", updated_at=ago(900)), False, False),
-        (view("REQUEUED", job_id="7", updated_at=ago(900)), False, True),
-        (view("REQUEUED", job_id="7", updated_at=ago(900)), True, False),
-        (view("CREATED", updated_at=ago(5)), False, False),
-        (view("RUNNING", updated_at=ago(5), is_copy=True), False, False),
+        (view("RUNNING"), 5, False, True),
+        (view("RUNNING"), 900, False, False),
+        (view("REQUEUED", job_id="7"), 900, False, True),
+        (view("REQUEUED", job_id="7"), 900, True, False),
+        (view("CREATED"), 5, False, False),
+        (view("RUNNING", is_copy=True), 5, False, False),
     ],
 )
-def test_what_may_be_at_work_is_alive(seen: RunView, cancelled: bool, live: bool) -> None:
-    assert is_live(seen, now=datetime.now(UTC), is_cancelled=cancelled) == live
+def test_what_may_be_at_work_is_alive(
+    seen: RunView, silent_s: float | None, cancelled: bool, live: bool
+) -> None:
+    heard_of = seen.model_copy(update={"updated_at": None if silent_s is None else ago(silent_s)})
+
+    assert is_live(heard_of, now=datetime.now(UTC), is_cancelled=cancelled) == live
 
 
 def test_a_live_run_is_refused_with_its_state_and_the_way_out(root: Path) -> None:

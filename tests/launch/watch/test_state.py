@@ -10,10 +10,20 @@ from dnnjob.runs import BatchEnd, Cancel, Position, Progress, RunPaths, Status, 
 from tests.launch.watch.made import ago, attempt, status, submission
 
 PATHS = RunPaths(Path("/root/tiny/20260101-000000-000001"))
-AT_WORK = status("RUNNING", [attempt(slurm_job_id="7")])
-WAITING = status("CREATED", silent_s=300)
-LONG_SILENT = status("RUNNING", [attempt(9000, slurm_job_id="7")], silent_s=3 * 3600)
 RUNNING_JOB = JobView(state="RUNNING", nodes="n1", limit_left_s=600)
+
+
+# Functions, not constants: minutes may pass between the reading of this file and its tests.
+def at_work() -> Status:
+    return status("RUNNING", [attempt(slurm_job_id="7")])
+
+
+def waiting() -> Status:
+    return status("CREATED", silent_s=300)
+
+
+def long_silent() -> Status:
+    return status("RUNNING", [attempt(9000, slurm_job_id="7")], silent_s=3 * 3600)
 
 
 def judged(
@@ -27,7 +37,7 @@ def judged(
     sent = sent or submission()
     values = {"origin": "slurm", "submission": sent, "job_id": sent.job_id, **evidence}
     return merge(
-        Evidence(paths=PATHS, status=told or AT_WORK, job=job, **values),  # type: ignore[arg-type]
+        Evidence(paths=PATHS, status=told or at_work(), job=job, **values),  # type: ignore[arg-type]
         now=datetime.now(UTC),
     )
 
@@ -78,20 +88,20 @@ def test_a_completed_run_is_never_open_again() -> None:
 def test_a_waiting_run_tells_why_it_waits_and_when_it_is_to_start() -> None:
     starts_at = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 
-    view = judged(WAITING, JobView(state="PENDING", reason="Resources", starts_at=starts_at))
+    view = judged(waiting(), JobView(state="PENDING", reason="Resources", starts_at=starts_at))
 
     assert (view.state, view.queue_reason, view.starts_at) == ("CREATED", "Resources", starts_at)
     assert view.note == "waits for free nodes (Resources), planned for 2026-01-02 03:04 UTC"
 
 
 def test_a_held_job_comes_with_the_command_that_frees_it() -> None:
-    view = judged(WAITING, JobView(state="PENDING", reason="JobHeldUser"))
+    view = judged(waiting(), JobView(state="PENDING", reason="JobHeldUser"))
 
     assert "`scontrol release 7`" in str(view.note)
 
 
 def test_a_reason_nobody_has_described_is_shown_as_it_is() -> None:
-    view = judged(WAITING, JobView(state="PENDING", reason="Quantum{flux}"))
+    view = judged(waiting(), JobView(state="PENDING", reason="Quantum{flux}"))
 
     assert view.note == "waits: Quantum{flux}"
 
@@ -111,14 +121,14 @@ def test_a_run_at_work_shows_its_progress_and_what_is_left() -> None:
 
 
 def test_a_job_that_has_started_is_no_run_at_work_before_the_run_says_so() -> None:
-    view = judged(WAITING, RUNNING_JOB)
+    view = judged(waiting(), RUNNING_JOB)
 
     assert view.state == "CREATED"
     assert "its job is running on n1" in str(view.note)
 
 
 def test_silence_of_a_running_job_is_told() -> None:
-    view = judged(LONG_SILENT, RUNNING_JOB)
+    view = judged(long_silent(), RUNNING_JOB)
 
     assert view.state == "RUNNING"
     assert view.note == "last sign of life 3 h ago, while its job is running on n1"
@@ -131,13 +141,13 @@ def test_silence_of_a_running_job_is_told() -> None:
 def test_a_job_queued_anew_without_a_word_of_the_run_is_requeued(
     before: str | None, reason: str
 ) -> None:
-    view = judged(AT_WORK, JobView(state="PENDING", reason="BeginTime", ended_before=before))
+    view = judged(at_work(), JobView(state="PENDING", reason="BeginTime", ended_before=before))
 
     assert (view.state, view.reason) == ("REQUEUED", reason)
 
 
 def test_a_wish_to_stop_that_is_not_yet_met_is_told() -> None:
-    view = judged(AT_WORK, RUNNING_JOB, cancel=Cancel(requested_at=ago(30), user="anna"))
+    view = judged(at_work(), RUNNING_JOB, cancel=Cancel(requested_at=ago(30), user="anna"))
 
     assert (view.state, view.note) == ("RUNNING", "asked to stop 30 s ago")
 
@@ -158,7 +168,7 @@ def test_a_wish_to_stop_that_is_not_yet_met_is_told() -> None:
     ],
 )
 def test_what_slurm_knows_of_the_end_is_the_reason(state: str, reason: str) -> None:
-    view = judged(AT_WORK, ended(state, exit_code=1))
+    view = judged(at_work(), ended(state, exit_code=1))
 
     assert (view.state, view.reason) == ("FAILED", reason)
     assert "n1" in str(view.error) or reason == "time_limit"
@@ -185,7 +195,7 @@ def test_a_job_killed_below_its_memory_is_no_case_of_memory() -> None:
 
 
 def test_a_node_that_could_not_write_the_log_is_named_with_the_folder() -> None:
-    view = judged(WAITING, ended("FAILED", signal=53))
+    view = judged(waiting(), ended("FAILED", signal=53))
 
     assert (view.state, view.reason) == ("FAILED", "error")
     assert f"n1 could not write to {PATHS.root}/submission" in str(view.error)
@@ -195,34 +205,36 @@ def test_a_node_that_could_not_write_the_log_is_named_with_the_folder() -> None:
 def test_without_accounting_a_launch_failure_without_a_log_names_the_node_too() -> None:
     job = ended("FAILED", reason="JobLaunchFailure", exit_code=None)
 
-    assert "n1 could not write" in str(judged(WAITING, job, has_log=False).error)
-    assert "could not write" not in str(judged(WAITING, job, has_log=True).error)
+    assert "n1 could not write" in str(judged(waiting(), job, has_log=False).error)
+    assert "could not write" not in str(judged(waiting(), job, has_log=True).error)
 
 
 def test_a_forgotten_job_has_vanished() -> None:
-    view = judged(LONG_SILENT, None)
+    view = judged(long_silent(), None)
 
     assert (view.state, view.reason) == ("FAILED", "vanished")
     assert f"dnnjob logs {PATHS.root}" in str(view.error)
 
 
 def test_a_job_that_ended_a_moment_ago_may_still_be_heard_of() -> None:
-    view = judged(AT_WORK, None)
+    view = judged(at_work(), None)
 
     assert (view.state, view.note) == ("RUNNING", "its job has just ended")
 
 
 def test_what_slurm_calls_completed_and_the_run_does_not_has_vanished() -> None:
-    view = judged(LONG_SILENT, ended("COMPLETED", ended_at=ago(600)))
+    view = judged(long_silent(), ended("COMPLETED", ended_at=ago(600)))
 
     assert (view.state, view.reason) == ("FAILED", "vanished")
 
 
-@pytest.mark.parametrize("ended_at", [ago(20), None])
+@pytest.mark.parametrize("ended_s", [20, None])
 def test_a_job_that_completed_lately_may_have_left_words_that_are_not_here_yet(
-    ended_at: datetime | None,
+    ended_s: float | None,
 ) -> None:
-    view = judged(LONG_SILENT, ended("COMPLETED", ended_at=ended_at))
+    ended_at = None if ended_s is None else ago(ended_s)
+
+    view = judged(long_silent(), ended("COMPLETED", ended_at=ended_at))
 
     assert (view.state, view.note) == ("RUNNING", "its job has just ended")
 
@@ -233,7 +245,7 @@ def test_of_a_failed_task_of_several_points_others_may_have_completed(
 ) -> None:
     job = ended("FAILED", exit_code=1, ended_at=ago(20))
 
-    assert judged(WAITING, job, sent=submission(sweep_id=sweep_id)).state == state
+    assert judged(waiting(), job, sent=submission(sweep_id=sweep_id)).state == state
 
 
 def test_a_job_that_ends_to_be_queued_anew_is_not_over() -> None:
@@ -248,7 +260,7 @@ def test_a_job_that_ends_to_be_queued_anew_is_not_over() -> None:
 def test_the_batch_script_tells_the_exit_code_where_nobody_else_does() -> None:
     end = BatchEnd(exit_code=137, requeue="none", restarts=0, ended_at=ago(5))
 
-    view = judged(AT_WORK, None, batch_end=end)
+    view = judged(at_work(), None, batch_end=end)
 
     assert (view.state, view.reason) == ("FAILED", "error")
     assert "signal SIGKILL" in str(view.error)
@@ -257,7 +269,7 @@ def test_the_batch_script_tells_the_exit_code_where_nobody_else_does() -> None:
 def test_the_batch_script_knows_what_slurm_did_where_no_books_do() -> None:
     end = BatchEnd(exit_code=137, requeue="asked", reason="time_limit", ended_at=ago(5))
 
-    view = judged(AT_WORK, JobView(state="PENDING", reason="BeginTime"), batch_end=end)
+    view = judged(at_work(), JobView(state="PENDING", reason="BeginTime"), batch_end=end)
 
     assert (view.state, view.reason) == ("REQUEUED", "time_limit")
 
@@ -265,7 +277,7 @@ def test_the_batch_script_knows_what_slurm_did_where_no_books_do() -> None:
 def test_a_job_that_was_queued_anew_and_then_forgotten_has_vanished() -> None:
     end = BatchEnd(exit_code=137, requeue="asked", reason="preempted", ended_at=ago(900))
 
-    assert judged(LONG_SILENT, None, batch_end=end).reason == "vanished"
+    assert judged(long_silent(), None, batch_end=end).reason == "vanished"
 
 
 def test_a_refused_requeue_is_a_failure_that_can_be_resumed() -> None:
@@ -293,20 +305,20 @@ def test_the_end_of_an_earlier_start_says_nothing_of_this_one() -> None:
 
 
 def test_slurm_tells_who_cancelled() -> None:
-    view = judged(WAITING, ended("CANCELLED", cancelled_by="berta"))
+    view = judged(waiting(), ended("CANCELLED", cancelled_by="berta"))
 
     assert (view.state, view.reason) == ("CANCELLED", "cancelled")
     assert view.error == "Cancelled by berta."
 
 
 def test_without_accounting_the_wish_tells_a_cancelled_job_from_a_lost_one() -> None:
-    view = judged(WAITING, None, cancel=Cancel(user="anna"))
+    view = judged(waiting(), None, cancel=Cancel(user="anna"))
 
     assert (view.state, view.error) == ("CANCELLED", "Cancelled by anna.")
 
 
 def test_a_wish_does_not_hide_another_end() -> None:
-    view = judged(AT_WORK, ended("OUT_OF_MEMORY"), cancel=Cancel(user="anna"))
+    view = judged(at_work(), ended("OUT_OF_MEMORY"), cancel=Cancel(user="anna"))
 
     assert (view.state, view.reason) == ("FAILED", "out_of_memory")
 
@@ -326,7 +338,7 @@ def test_a_process_that_is_gone_has_vanished_unless_somebody_wished_it() -> None
 
 
 def test_what_cannot_be_asked_keeps_its_state_with_the_age_of_its_last_sign() -> None:
-    view = judged(LONG_SILENT, origin="unknown", place="on the cluster beta")
+    view = judged(long_silent(), origin="unknown", place="on the cluster beta")
 
     assert (view.state, view.reason) == ("RUNNING", None)
     assert view.note == "last sign of life 3 h ago, on the cluster beta"
