@@ -134,6 +134,14 @@ def cpu_flags() -> str:
     return platform.machine()
 
 
+def lacks_instructions() -> str | None:
+    """The instruction set that TensorFlow's packages need and this processor has not."""
+    flags = cpu_flags().split()
+    return (
+        "AVX" if platform.machine() == "x86_64" and len(flags) > 1 and "avx" not in flags else None
+    )
+
+
 def package_version(*names: str) -> str | None:
     """Version of the first of `names` that is installed, without importing it."""
     for name in names:

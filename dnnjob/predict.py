@@ -17,7 +17,7 @@ from dnnjob.data.block import Block, FloatArray, Texts
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.sources import read_columns
 from dnnjob.errors import JobError
-from dnnjob.imports import hidden
+from dnnjob.imports import importing_tensorflow
 from dnnjob.runs import RunPaths, open_run, write_file
 from dnnjob.tasks import configure_process
 
@@ -118,7 +118,7 @@ def _predict(
     # Threads and GPUs are those of this machine, whatever the run had.
     kind = "cpu" if job.devices.kind == "cpu" else "auto"
     configure_process(DevicesConfig(kind=kind))
-    with hidden("sklearn", "matplotlib"):
+    with importing_tensorflow():
         from dnnjob.training.export import load_predictor
 
     return load_predictor(paths.model, kinds, precision=job.devices.precision)(rows)

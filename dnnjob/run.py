@@ -25,7 +25,7 @@ from dnnjob.data.split import Split, choose_split, make_splitter, split_by, spli
 from dnnjob.data.statistics import fit_encoding
 from dnnjob.data.stream import StreamedTable, open_stream, scratch_folder, streams
 from dnnjob.errors import JobError
-from dnnjob.imports import hidden
+from dnnjob.imports import importing_tensorflow
 from dnnjob.machine import memory_share_bytes
 from dnnjob.results.assemble import (
     Facts,
@@ -73,7 +73,7 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
     table, split = _load(job, watch)
     with ThreadPoolExecutor(max_workers=1) as background:
         crew.check()
-        with watch.time("import"), hidden("sklearn", "matplotlib"):
+        with watch.time("import"), importing_tensorflow():
             from dnnjob.training.fit import encode_rows, fit_dnn
             from dnnjob.training.strategy import make_devices
 
@@ -172,7 +172,7 @@ def _run_stream(
     """The same story for a table that is read in pieces."""
     with ThreadPoolExecutor(max_workers=1) as background:
         crew.check()
-        with watch.time("import"), hidden("sklearn", "matplotlib"):
+        with watch.time("import"), importing_tensorflow():
             from dnnjob.training.fit import fit_dnn
             from dnnjob.training.strategy import make_devices
             from dnnjob.training.windowed import WindowedRows

@@ -195,3 +195,21 @@ def test_the_processor_has_a_name_and_instructions() -> None:
     assert machine.cpu_name()
     flags = machine.cpu_flags().split()
     assert flags == sorted(flags)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "flags", "lacking"),
+    [
+        ("x86_64", "fpu sse2", "AVX"),
+        ("x86_64", "avx fpu sse2", None),
+        ("x86_64", "x86_64", None),  # nothing is known of it
+        ("aarch64", "asimd fp", None),
+    ],
+)
+def test_a_processor_without_avx_is_no_use_to_tensorflow(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, flags: str, lacking: str | None
+) -> None:
+    monkeypatch.setattr(machine.platform, "machine", lambda: architecture)
+    monkeypatch.setattr(machine, "cpu_flags", lambda: flags)
+
+    assert machine.lacks_instructions() == lacking

@@ -72,7 +72,8 @@ def test_stdout_is_the_path_of_the_run_folder(finished: FinishedRun) -> None:
 def test_stderr_tells_the_story_once(finished: FinishedRun) -> None:
     for told in ("Total params: 97", "Epoch 8/8: loss", "Trained 8 epochs in", "Test MSE"):
         assert finished.stderr.count(told) == 1, finished.stderr
-    assert "Warning" not in finished.stderr
+    assert "warning" not in finished.stderr.lower()
+    assert finished.stderr.startswith("Model: "), finished.stderr
     assert "Traceback" not in finished.stderr
 
 

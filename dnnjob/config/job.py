@@ -22,6 +22,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,6
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+# A product with a finite gradient must stay a float32, or an update destroys the weights.
+LearningRate = Annotated[float, Field(gt=0.0, le=1e9, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Cycle = Literal["day", "week", "month", "year"]
 
@@ -211,7 +213,7 @@ class TrainConfig(Section):
     """Rows per optimizer step, over all replicas."""
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
     """Update rule, as Keras defines it."""
-    learning_rate: Rate = 0.01
+    learning_rate: LearningRate = 0.01
     """Step size; the peak of a schedule."""
     momentum: Fraction = 0.0
     """Momentum of sgd and rmsprop."""
@@ -331,10 +333,14 @@ class JobConfig(Section):
     @classmethod
     def _dotted_keys_need_no_quotes(cls, sweep: object) -> object:
         # TOML reads a dotted key without quotes as nested tables.
-        return dict(_flatten(sweep)) if isinstance(sweep, Mapping) else sweep
+        return dict(flatten(sweep)) if isinstance(sweep, Mapping) else sweep
 
     @model_validator(mode="after")
     def _patience_has_validation_rows(self) -> Self:
+        # A sweep's points are checked each on its own: the base job is none of them.
+        swept = {"train.patience", "data.validation_fraction"} & set(self.sweep)
+        if swept:
+            return self
         if self.train.patience is not None and self.data.validation_fraction == 0:
             raise ValueError(
                 f"train.patience = {self.train.patience} needs validation rows, but "
@@ -349,9 +355,10 @@ class JobConfig(Section):
         return self.seed if self.data.split_seed is None else self.data.split_seed
 
 
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested tables."""
     for name, value in table.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value

@@ -6,6 +6,7 @@ text = to_toml(job)
 
 import copy
 import difflib
+import logging
 import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,9 +17,11 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from dnnjob.config.job import ColumnConfig, JobConfig
+from dnnjob.config.job import ColumnConfig, JobConfig, flatten
 from dnnjob.errors import JobError
 from dnnjob.image import mount_hint
+
+logger = logging.getLogger(__name__)
 
 BUILTIN = "builtin:"
 _SOURCE_KEY = "data.source"
@@ -44,7 +47,19 @@ def load_job(path: Path, *, overrides: Iterable[str] = ()) -> JobConfig:
         set_key(wanted, key, value)
         _anchor_sources(wanted, Path.cwd())
         set_key(values, key, get_key(wanted, key))
+        _sweep_no_more(values, key)
     return resolve_job(values, origin=str(path))
+
+
+def _sweep_no_more(values: dict[str, Any], key: str) -> None:
+    """Takes a key out of the sweep, whose values would win over the one it was given."""
+    sweep = values.get("sweep")
+    if not isinstance(sweep, Mapping):
+        return
+    kept = {name: listed for name, listed in flatten(sweep) if name != key}
+    if len(kept) < len(dict(flatten(sweep))):
+        logger.info("%s has one value for all runs: it is not swept.", key)
+        values["sweep"] = kept
 
 
 def resolve_job(values: Mapping[str, Any], *, origin: str) -> JobConfig:

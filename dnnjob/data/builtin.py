@@ -5,6 +5,7 @@ table.names, table.values          # (..., "progression"), float64 (442, 11)
 """
 
 import hashlib
+import http.client
 import io
 import logging
 import os
@@ -90,14 +91,23 @@ def _load_boston_housing() -> Builtin:
 def _boston_file() -> bytes:
     """The bytes of the file, from the cache or else downloaded into it."""
     cached = cache_folder() / "boston_housing.npz"
-    if cached.is_file() and _is_boston(content := cached.read_bytes()):
-        return content
+    if (kept := _read_kept(cached)) is not None:
+        return kept
     content = _download_boston()
     try:
         write_file(cached, lambda file: file.write(content))
     except OSError as error:
         log.warning("%s cannot be kept for the next run (%s).", cached, error.strerror)
     return content
+
+
+def _read_kept(path: Path) -> bytes | None:
+    """The bytes of the cached file, if they can be read and are the right ones."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    return content if _is_boston(content) else None
 
 
 def _download_boston() -> bytes:
@@ -108,9 +118,9 @@ def _download_boston() -> bytes:
     try:
         with urllib.request.urlopen(BOSTON_URL, timeout=DOWNLOAD_TIMEOUT_S) as response:
             content: bytes = response.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise DataError(
-            f"builtin:boston_housing is downloaded once, but {BOSTON_URL} cannot be reached "
+            f"builtin:boston_housing is downloaded once, but {BOSTON_URL} cannot be read "
             f"({error}). {way_out}"
         ) from error
     if not _is_boston(content):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
-from dnnjob.machine import core_grants
+from dnnjob.machine import core_grants, cpu_name, lacks_instructions
 from dnnjob.tasks.crew import Crew, tf_cluster
 from dnnjob.tasks.rendezvous import Peer
 from dnnjob.tasks.stop import StopFlag
@@ -31,8 +31,15 @@ def configure_process(devices: DevicesConfig, crew: Crew | None = None) -> int:
         crew: The tasks of the run; without one there is this process alone.
 
     Raises:
-        MissingError: If the tasks of this machine have too few GPUs to share.
+        MissingError: If the tasks of this machine have too few GPUs to share, or TensorFlow could
+            not be loaded by this processor.
     """
+    if (missing := lacks_instructions()) is not None:
+        # TensorFlow would abort the process without a word of the run.
+        raise MissingError(
+            f"TensorFlow needs a processor with {missing}, but {cpu_name()} has none. Use another "
+            "machine, or give a virtual one its host's processor (QEMU: -cpu host)."
+        )
     crew = crew or Crew(StopFlag())
     threads = devices.threads or count_threads(crew)
     settings = {

@@ -105,6 +105,7 @@ GOOD: list[tuple[str, Any]] = [
     ("train__global_batch_size", 10**9),
     ("train__optimizer", "rmsprop"),
     ("train__learning_rate", 1e-9),
+    ("train__learning_rate", 1e9),
     ("train__momentum", 0.9),
     ("train__schedule", "cosine"),
     ("train__schedule", "exponential"),

@@ -47,6 +47,25 @@ def test_the_command_line_overrides_a_swept_key_however_it_is_written(
     assert job.sweep == {"train.learning_rate": (0.3,)}
 
 
+@pytest.mark.parametrize("key", ['"train.learning_rate"', "train.learning_rate"])
+def test_a_value_on_the_command_line_ends_the_sweep_of_its_key(
+    tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    points = make_points(
+        load(tmp_path, f"{key} = [0.1, 0.2]\nseed = [1, 2]", "train.learning_rate=0.5")
+    )
+    assert [(p.job.train.learning_rate, p.job.seed) for p in points] == [(0.5, 1), (0.5, 2)]
+    assert "train.learning_rate has one value for all runs" in caplog.text
+
+
+def test_patience_may_be_swept_with_the_validation_rows_it_needs(tmp_path: Path) -> None:
+    points = make_points(
+        load(tmp_path, "data.validation_fraction = [0.1, 0.2]", "train.patience=5")
+    )
+    assert [point.job.data.validation_fraction for point in points] == [0.1, 0.2]
+
+
 def test_the_command_line_can_start_a_sweep(tmp_path: Path) -> None:
     points = make_points(load(tmp_path, "", "sweep.seed=[4, 5]"))
     assert [point.job.seed for point in points] == [4, 5]
@@ -84,6 +103,7 @@ def test_an_empty_list_is_refused(tmp_path: Path) -> None:
         ("train.epoch = [1]", "Did you mean train.epochs?"),
         ("train.epochs = [1, 0]", "train.epochs=0 is not a valid job"),
         ("train.patience = [3]", "needs validation rows"),
+        ("train.patience = [3]\ndata.validation_fraction = [0.1, 0.0]", "needs validation rows"),
         ("seed.x = [3]", "seed"),
     ],
 )

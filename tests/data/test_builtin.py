@@ -25,6 +25,8 @@ class Store:
     """A web server with one file, and the requests it got."""
 
     content: bytes
+    missing: int = 0
+    """Bytes at the end that are announced and not sent."""
     requests: list[str] = field(default_factory=list)
 
 
@@ -48,7 +50,7 @@ def store(
             self.send_response(200)
             self.send_header("Content-Length", str(len(store.content)))
             self.end_headers()
-            self.wfile.write(store.content)
+            self.wfile.write(store.content[: len(store.content) - store.missing])
 
         def log_message(self, *_: object) -> None:
             pass
@@ -125,10 +127,22 @@ def test_offline_boston_housing_says_how_to_pass_a_file(
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(builtin, "BOSTON_URL", "http://127.0.0.1:9/boston_housing.npz")
-    with pytest.raises(DataError, match="cannot be reached") as caught:
+    with pytest.raises(DataError, match="cannot be read") as caught:
         open_table(BOSTON)
     assert "data.source=housing.csv" in str(caught.value)
     assert caught.value.exit_code == ExitCode.DATA
+
+
+def test_a_download_that_breaks_off_says_how_to_pass_a_file(store: Store) -> None:
+    store.missing = 100
+    with pytest.raises(DataError, match=r"cannot be read .*IncompleteRead") as caught:
+        open_table(BOSTON)
+    assert "data.source=housing.csv" in str(caught.value)
+
+
+def test_a_cache_that_is_no_file_is_passed_over(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "cache" / "dnnjob" / "boston_housing.npz").mkdir(parents=True)
+    assert open_table(BOSTON).num_rows == 506
 
 
 def test_a_cache_that_cannot_be_written_only_warns(

@@ -162,3 +162,12 @@ def test_no_folder_for_temporary_files_is_refused(
     monkeypatch.setattr(tempfile, "gettempdir", find)
     with pytest.raises(MissingError, match="--tmpfs /tmp"):
         configure_process(DevicesConfig())
+
+
+def test_a_processor_that_cannot_load_tensorflow_is_refused_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dnnjob.tasks.environment.lacks_instructions", lambda: "AVX")
+
+    with pytest.raises(MissingError, match=r"needs a processor with AVX, .* -cpu host"):
+        configure_process(DevicesConfig())
