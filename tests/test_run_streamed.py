@@ -182,6 +182,24 @@ def test_a_killed_run_goes_on_within_its_epoch_to_the_same_bits(
     assert rows_read(done.stderr) == [expected]
 
 
+def test_validation_rows_need_no_patience(base: tuple[RunPaths, str], folder: Path) -> None:
+    train = {key: value for key, value in JOB["train"].items() if key != "patience"}
+    (folder / "patient.toml").write_text(tomli_w.dumps(JOB | {"train": train}))
+
+    done = run_command("run", "patient.toml", cwd=folder)
+
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(losses(RunPaths(Path(done.stdout.strip()))), losses(base[0]))
+
+
+def test_few_test_rows_tell_what_columns_are_worth(folder: Path) -> None:
+    paths, _ = run(folder, "data.test_fraction=0.0002", "train.epochs=1", "output.plots=true")
+
+    report = json.loads(paths.report.read_bytes())
+    assert report["metrics"]["test"]["num_rows"] == 4
+    assert len(report["importance"]) == NUM_FEATURES
+
+
 def _has_checkpoint(paths: RunPaths, *, number: int) -> bool:
     files = paths.checkpoints.glob("*.ckpt") if paths.checkpoints.is_dir() else ()
     return any(int(path.name.partition("-")[0]) >= number for path in files)

@@ -36,7 +36,7 @@ from dnnjob.runs import write_file
 PART_ROWS = 2**20
 # Rows that are read and predicted together.
 _PIECE_ROWS = 2**16
-# Rows drawn of the table for plots, and test rows for the worth of columns.
+# Rows drawn of the table, and again of its test rows, for plots and the worth of columns.
 _SAMPLE_ROWS = 20_000
 MAX_LINEAR_CATEGORIES = 64
 
@@ -52,7 +52,7 @@ class _Part:
         totals: Errors of train, validation and test rows, `(3, 5)`.
         moments: Of the training and of the test rows: sums of products of the linear model's
             inputs, a one, and the target, `(2, num, num)`.
-        inputs: The network's inputs of a sample of its rows.
+        inputs: The network's inputs of a sample of its rows, of few test rows all.
         raw: Raw numbers of the same rows.
         y: Their targets.
         y_pred: Their predictions.
@@ -133,6 +133,14 @@ class _Sums:
     moments: Any = 0.0
     tables: list[pa.Table] = field(default_factory=list)
     samples: list[tuple[Any, ...]] = field(default_factory=list)
+    num_tests: int = 0
+
+    def draw(self, piece: Piece, *, every: int, every_test: int) -> npt.NDArray[np.bool_]:
+        """Which rows of the part's next piece to keep: of all rows and of the test rows."""
+        tests = piece.labels == TEST
+        ranks = self.num_tests + np.cumsum(tests) - 1
+        self.num_tests += int(tests.sum())
+        return np.asarray((piece.row_ids % every == 0) | (tests & (ranks % every_test == 0)))
 
 
 def evaluate_stream(
@@ -216,7 +224,12 @@ def _predict_part(
                 ids=piece.ids,
             )
         )
-        _add_piece(sums, piece, x, y_pred, encoding, every=-(-table.num_rows // _SAMPLE_ROWS))
+        drawn = sums.draw(
+            piece,
+            every=-(-table.num_rows // _SAMPLE_ROWS),
+            every_test=-(-table.num_split_rows(TEST) // _SAMPLE_ROWS),
+        )
+        _add_piece(sums, piece, x, y_pred, encoding, drawn=drawn)
     part = _Part(
         totals=np.array(
             [
@@ -255,7 +268,13 @@ def _pieces_of_part(table: StreamedTable, first: int) -> Iterator[Piece]:
 
 
 def _add_piece(
-    sums: _Sums, piece: Piece, x: Floats, y_pred: FloatArray, encoding: Encoding, *, every: int
+    sums: _Sums,
+    piece: Piece,
+    x: Floats,
+    y_pred: FloatArray,
+    encoding: Encoding,
+    *,
+    drawn: npt.NDArray[np.bool_],
 ) -> None:
     for at in range(3):
         rows = piece.labels == at
@@ -267,7 +286,6 @@ def _add_piece(
     whole = np.column_stack([inputs, np.ones(len(inputs)), piece.y - origin])
     moments = [whole[piece.labels == at].T @ whole[piece.labels == at] for at in (TRAIN, TEST)]
     sums.moments = sums.moments + np.stack(moments)
-    drawn = piece.row_ids % every == 0
     sums.samples.append(
         (
             x[drawn],

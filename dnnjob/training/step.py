@@ -182,7 +182,9 @@ class CompiledStep:
         return float(self._add_errors(*self.place(parts), tf.constant(places)))
 
     def keep_best(self) -> None:
-        """Keeps the present weights as the best."""
+        """Keeps the present weights as the best, where patience goes back to them."""
+        if not self.best_weights:
+            return
         for variable, best in zip(self._variables, self.best_weights, strict=True):
             best.assign(variable)
 
