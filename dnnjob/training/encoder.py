@@ -30,6 +30,7 @@ from dnnjob.data.encoding import (
 _MISSING_CODE, _OTHER_CODE, _NO_CODE = -(2**31), -(2**30), -(2**29)
 # TextVectorization numbers padding 0 and unknown letters 1.
 _DIGIT_ZERO = 2
+_DASH, _COLON, _END = 10, 11, -2
 _DATE_LETTERS = 19
 # Days from 0000-03-01 to 1970-01-01, and of the 400 years after which the calendar repeats.
 _EPOCH_SHIFT, _ERA = 719_468, 146_097
@@ -200,24 +201,50 @@ def _read_date(raw: Any) -> Any:
         split="character",
         output_mode="int",
         output_sequence_length=_DATE_LETTERS,
-        vocabulary=list("0123456789"),
+        vocabulary=list("0123456789-:"),
     )(raw)
-    digit = ops.cast(letters, "int32") - _DIGIT_ZERO
-    year = digit[:, 0:1] * 1000 + digit[:, 1:2] * 100 + digit[:, 2:3] * 10 + digit[:, 3:4]
-    month = digit[:, 5:6] * 10 + digit[:, 6:7]
-    day = digit[:, 8:9] * 10 + digit[:, 9:10]
-    places = np.array([0, 1, 2, 3, 5, 6, 8, 9], dtype=np.int32)
-    is_date = ops.min(ops.take(digit, places, axis=1), axis=1, keepdims=True) >= 0
-    seconds = 3600 * _two_digits(digit, 11) + 60 * _two_digits(digit, 14) + _two_digits(digit, 17)
+    # 0 to 9, then the dash and the colon; negative for other letters and where the text has ended.
+    letter = ops.cast(letters, "int32") - _DIGIT_ZERO
+    year, is_date = 100 * _two_digits(letter, 0) + _two_digits(letter, 2), True
+    month, day = _two_digits(letter, 5), _two_digits(letter, 8)
+    hour, minute, second = (_two_digits(letter, place) for place in (11, 14, 17))
+    has_time, has_seconds = ~_is(letter, 10, _END), _is(letter, 16, _COLON)
+    for place in (0, 2, 5, 8):
+        is_date &= _are_digits(letter, place)
+    is_date &= _is(letter, 4, _DASH) & _is(letter, 7, _DASH) & (letter[:, 10:11] < 0)
+    is_date &= (month >= 1) & (month <= 12) & (day >= 1) & (day <= _month_length(year, month))
+    is_time = _are_digits(letter, 11) & _is(letter, 13, _COLON) & _are_digits(letter, 14)
+    is_time &= (hour < 24) & (minute < 60) & ~_are_digits(letter, 15)
+    is_date &= ~has_time | (is_time & (~has_seconds | (_are_digits(letter, 17) & (second < 60))))
+    # Without seconds the minutes may be followed by a zone, which is left out.
+    seconds = 3600 * hour + 60 * minute + ops.where(has_seconds, second, 0)
     days = ops.cast(_days_since_1970(year, month, day), "float32")
     both = ops.concatenate([days, ops.cast(seconds, "float32")], axis=1)
     return ops.where(is_date, both, float("nan"))
 
 
-def _two_digits(digit: Any, place: int) -> Any:
-    """The number at a place of the text, 0 where it is shorter."""
-    tens, ones = digit[:, place : place + 1], digit[:, place + 1 : place + 2]
-    return ops.where(ops.minimum(tens, ones) >= 0, 10 * tens + ones, 0)
+def _two_digits(letter: Any, place: int) -> Any:
+    """The number at a place of the text, 0 where none is."""
+    tens, ones = letter[:, place : place + 1], letter[:, place + 1 : place + 2]
+    return ops.where(_are_digits(letter, place), 10 * tens + ones, 0)
+
+
+def _is(letter: Any, place: int, wanted: int) -> Any:
+    """Whether a place of the text holds this letter."""
+    # Not `==`, which compares symbolic tensors by identity.
+    return ops.equal(letter[:, place : place + 1], wanted)
+
+
+def _are_digits(letter: Any, place: int) -> Any:
+    """Whether two digits stand at a place of the text."""
+    two = letter[:, place : place + 2]
+    return ops.all((two >= 0) & (two <= 9), axis=1, keepdims=True)
+
+
+def _month_length(year: Any, month: Any) -> Any:
+    """Days of a month, 28 to 31."""
+    following = ops.where(month >= 12, year + 1, year), ops.mod(month, 12) + 1
+    return _days_since_1970(*following, 1) - _days_since_1970(year, month, 1)
 
 
 def _days_since_1970(year: Any, month: Any, day: Any) -> Any:
