@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 ISO_DATE = re.compile(
     r"(\d{4}-\d{2}-\d{2})(?:[ T](\d{2}:\d{2})(?:(:\d{2})(?:\.\d*)?)?(?:Z|[+-]\d{2}:?\d{2})?)?"
 )
+# pandas writes integers beside gaps as 2.0.
+WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+(?:\.0*)?\s*")
 TRUE_WORDS = ("true", "t", "yes", "y", "1", "1.0")
 FALSE_WORDS = ("false", "f", "no", "n", "0", "0.0")
 # Whoever needs these as texts reads them so: numbers lose leading zeros.
@@ -96,14 +98,23 @@ def infer_texts(name: str, texts: Texts) -> ColumnData:
 
 
 def infer_arrow(
-    name: str, array: "pa.ChunkedArray[Any]", *, missing: Collection[str] = ()
+    name: str,
+    array: "pa.ChunkedArray[Any]",
+    *,
+    missing: Collection[str] = (),
+    as_text: bool = False,
 ) -> ColumnData:
-    """The column that pyarrow read from a Parquet file; arguments as `infer_series` has them."""
+    """The column that pyarrow read from a Parquet file; arguments as `infer_series` has them.
+
+    Integers are taken for texts where these are wanted: float64 has not all beyond 2**53.
+    """
     import pyarrow as pa
 
     kind = arrow_kind(array.type)
     if pa.types.is_dictionary(array.type) and kind != "text":
         array = array.cast(array.type.value_type)
+    if as_text and pa.types.is_integer(array.type):
+        return make_text_column(name, "text", _texts_of_arrow(array).without(missing))
     match kind:
         case "numeric" | "boolean":
             # safe=False: integers beyond 2**53 round, as they do in pandas.
@@ -192,7 +203,7 @@ def _texts_as(data: ColumnData, texts: Texts, kind: FeatureKind, *, source: str)
             wrong = next((text for text in texts.values if not _is_whole(text)), None)
             if wrong is not None:
                 raise _refusal(data, kind, source=source, example=wrong)
-            return make_text_column(name, kind, texts.renamed(lambda text: str(int(text))))
+            return make_text_column(name, kind, texts.renamed(lambda text: str(_whole(text))))
         case "numeric" | "boolean" | "datetime":
             values = _parse(texts, _PARSERS[kind])
             if values is None:
@@ -267,11 +278,12 @@ def _parse(texts: Texts, parse: Callable[[str], float]) -> FloatArray | None:
 
 
 def _is_whole(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
+    return WHOLE_NUMBER.fullmatch(text) is not None
+
+
+def _whole(text: str) -> int:
+    """The integer that a text of `WHOLE_NUMBER` writes."""
+    return int(text.partition(".")[0])
 
 
 def _first_fault(texts: Texts, parse: Callable[[str], float]) -> str | None:

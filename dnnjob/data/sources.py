@@ -478,7 +478,8 @@ def _read_parquet(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
             table = parquet.read(columns=list(names))
             for name in names:
                 array = table.column(name)
-                data = infer_arrow(name, array, missing=wanted.missing)
+                as_text = wanted.as_text(name)
+                data = infer_arrow(name, array, missing=wanted.missing, as_text=as_text)
                 yield _finish(data, wanted, source=str(file.path), original=array)
 
 

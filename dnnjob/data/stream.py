@@ -30,7 +30,7 @@ from dnnjob.data.encoding import (
     fit_target,
     transform_target,
 )
-from dnnjob.data.kinds import arrow_kind, as_kind, infer_arrow
+from dnnjob.data.kinds import TEXT_KINDS, arrow_kind, as_kind, infer_arrow
 from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.schema import (
     FLOAT32_MAX,
@@ -263,7 +263,7 @@ def raw_column(
             # safe=False: integers beyond 2**53 round, as they do in pandas.
             array = array.cast(pa.float64(), safe=False)
         return np.asarray(array.to_numpy())
-    found = infer_arrow(name, array, missing=data.missing)
+    found = infer_arrow(name, array, missing=data.missing, as_text=kind in TEXT_KINDS)
     return as_kind(found, kind, source=source).raw
 
 

@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from dnnjob.config import DataConfig
 from dnnjob.data.block import Texts
 from dnnjob.data.encoding import FeatureKind
-from dnnjob.data.kinds import arrow_kind, as_kind, infer_arrow, infer_series, parse_date
+from dnnjob.data.kinds import ReadAs, arrow_kind, as_kind, infer_arrow, infer_series, parse_date
 from dnnjob.data.schema import Column, ColumnData, make_column, make_text_column
 from dnnjob.data.sources import read_all
+from dnnjob.data.stream import raw_column
 from dnnjob.errors import DataError
 
 
@@ -108,6 +111,32 @@ def test_integers_beyond_float64_round_as_in_pandas() -> None:
     assert data.numbers[0] == float(2**53 + 1)
 
 
+@pytest.mark.parametrize("kind", ["text", "codes"])
+def test_huge_integers_that_name_things_stay_apart(tmp_path: Path, kind: FeatureKind) -> None:
+    path = tmp_path / "t.parquet"
+    table = pa.table({"id": pa.array([2**53, 2**53 + 1, None], pa.int64()), "y": [1, 2, 3]})
+    pq.write_table(table, path)
+
+    wanted = ReadAs(kinds={"id": kind})
+
+    found = read_all(str(path), wanted=wanted)["id"]
+    assert rows_of(found) == [str(2**53), str(2**53 + 1), None]
+    streamed = raw_column("id", table["id"], kind, DataConfig(source="s", target="y"), source="s")
+    assert isinstance(streamed, Texts)
+    assert streamed.values == found.raw.values
+
+
+def test_integers_beside_gaps_are_codes_as_pandas_writes_them(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"zip": [2.0, None, 7.0], "y": [1.0, 2.0, 3.0]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    frame.astype({"zip": "Int64"}).to_parquet(tmp_path / "t.parquet")
+
+    wanted = ReadAs(kinds={"zip": "codes"})
+
+    for name in ("t.csv", "t.parquet"):
+        assert rows_of(read_all(str(tmp_path / name), wanted=wanted)["zip"]) == ["2", None, "7"]
+
+
 def test_an_unknown_arrow_type_is_other() -> None:
     assert arrow_kind(pa.map_(pa.string(), pa.int8())) == "other"
 
@@ -196,6 +225,11 @@ def rows_of(data: ColumnData) -> list[object]:
     [
         (numbers(3, None, -1), "codes", ["3", None, "-1"]),
         (texts("03", None, "4"), "codes", ["3", None, "4"]),
+        (
+            texts("2.0", None, " -7. ", "9007199254740993"),
+            "codes",
+            ["2", None, "-7", str(2**53 + 1)],
+        ),
         (numbers(3, 2.0**25), "codes", ["3", "33554432"]),
         (numbers(3, None, 2.5), "text", ["3", None, "2.5"]),
         (texts("3", None, "2.5e1"), "numeric", [3.0, None, 25.0]),
@@ -220,6 +254,8 @@ def test_a_column_can_be_read_as_another_kind(
     [
         (numbers(3, 2.5), "codes", "2.5"),
         (texts("3", "x"), "codes", "x"),
+        (texts("3", "2.5"), "codes", "2.5"),
+        (texts("3", "1_000"), "codes", "1_000"),
         (texts("3", "x"), "numeric", "x"),
         (texts("yes", "maybe"), "boolean", "maybe"),
         (numbers(1, 2), "boolean", "2"),
