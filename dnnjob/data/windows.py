@@ -5,6 +5,7 @@ for window in stream_windows(plan, source, seed=0, first_step=0): ...     # with
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -96,6 +97,7 @@ class WindowSource:
     num_read_rows: int = 0
     """Training rows read so far."""
     _resident: dict[int, tuple[Floats, Floats]] = field(default_factory=dict)
+    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def shapes(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -137,7 +139,8 @@ class WindowSource:
 
     def _read(self, rows: range) -> tuple[Floats, Floats]:
         x, y = self.read(rows.start, rows.stop)
-        self.num_read_rows += len(rows)
+        with self._counting:
+            self.num_read_rows += len(rows)
         return x, y
 
 
