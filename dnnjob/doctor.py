@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import dnnjob
 from dnnjob.config import DevicesConfig
-from dnnjob.image import is_lost, mount_hint, read_image
+from dnnjob.image import is_lost, lost_reason, mount_hint, read_image
 from dnnjob.machine import core_grants, cpu_name, list_gpus, memory_limit_bytes, package_version
 from dnnjob.runs import Record
 from dnnjob.tasks import configure_process
@@ -157,7 +157,7 @@ def check_threads() -> Finding:
 def check_root(root: Path) -> Finding:
     """Whether runs can be written under `root`; nothing stays there."""
     if is_lost(root):
-        told = f"{root.absolute()} is in the image, and would be gone with the container"
+        told = lost_reason(root.absolute())
         cure = f"Mount a folder for it.{mount_hint(root, to='write')}"
         return Finding(topic="root", state="missing", found=told, cure=cure)
     place = root.absolute()

@@ -4,6 +4,7 @@ threads = count_cores()          # physical cores within affinity, cgroup and Sl
 limit = memory_limit_bytes()
 """
 
+import getpass
 import math
 import os
 import platform
@@ -19,6 +20,10 @@ from pathlib import Path
 CGROUP = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
+GIT_STATE = "DNNJOB_GIT_STATE"
+"""Variable with the commit of the working directory, and `-dirty` after it where it is changed."""
+# The kernel's own number of the namespace that a machine starts with.
+_FIRST_PROCESS_SPACE = "pid:[4026531836]"
 
 
 def count_cores(environ: Mapping[str, str] = os.environ) -> int:
@@ -118,6 +123,11 @@ def process_space() -> str:
     return f"{_boot_id()}/{_namespace('pid')}"
 
 
+def is_containers(process: str) -> bool:
+    """Whether a process, as `process_key` gave it, has its number in a container alone."""
+    return process.split("/")[1:2] not in ([_FIRST_PROCESS_SPACE], [""])
+
+
 def cpu_name() -> str:
     """Model name of the processor."""
     for line in _read(Path("/proc/cpuinfo")).splitlines():
@@ -157,8 +167,24 @@ def tensorflow_version() -> str | None:
     return package_version("tensorflow", "tensorflow-cpu")
 
 
-def git_state(folder: Path) -> tuple[str | None, bool | None]:
-    """Commit of the checkout around `folder` and whether it has uncommitted changes."""
+def user_name() -> str:
+    """The name of the user, or the number of one whom the machine does not know."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container has its own list of users; Python 3.13 raises the latter.
+        return str(os.getuid())
+
+
+def git_state(
+    folder: Path, environ: Mapping[str, str] = os.environ
+) -> tuple[str | None, bool | None]:
+    """Commit of the checkout around `folder` and whether it has uncommitted changes.
+
+    An image has no git: `docker/dnnjob` asks the host's, and hands the answer in.
+    """
+    if told := environ.get(GIT_STATE):
+        return told.partition("-")[0], told.endswith("-dirty")
     commit = _ask("git", "-C", str(folder), "rev-parse", "HEAD").strip() or None
     if commit is None:
         return None, None

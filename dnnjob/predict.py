@@ -17,6 +17,7 @@ from dnnjob.data.block import Block, FloatArray, Texts
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.sources import read_columns
 from dnnjob.errors import JobError
+from dnnjob.image import is_lost, lost_reason, mount_hint
 from dnnjob.imports import importing_tensorflow
 from dnnjob.runs import RunPaths, open_run, write_file
 from dnnjob.tasks import configure_process
@@ -81,13 +82,18 @@ def _check_out(out: Path) -> None:
         raise JobError(f"Predictions are a .parquet file, but --out is {out}. Change its ending.")
     if out.is_dir():
         raise JobError(f"--out names a file, but {out} is a folder. Add a file name to it.")
+    if is_lost(out):
+        raise JobError(
+            f"--out must outlive the container, but {lost_reason(out.absolute())}. Mount a folder "
+            f"for it.{mount_hint(out, to='write')}"
+        )
     try:
         with tempfile.TemporaryFile(dir=out.absolute().parent):
             pass
     except OSError as error:
         raise JobError(
             f"--out must be in a folder that can be written, but {out.absolute().parent} cannot "
-            f"({error.strerror}). Make the folder, or choose another."
+            f"({error.strerror}). Make the folder, or choose another.{mount_hint(out, to='write')}"
         ) from error
 
 

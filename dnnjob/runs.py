@@ -417,7 +417,7 @@ def create_sweep(root: Path, name: str) -> SweepPaths:
 
 def _make_folder(parent: Path, token: str | None = None) -> Path:
     if is_lost(parent):
-        raise _refuse_root(parent, "it is in the image, and would be gone with the container")
+        raise _refuse_root(parent, "it is in the container alone, and would be gone with it")
     while True:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         folder = parent / f"{stamp}-{token or secrets.token_hex(3)}"

@@ -1,5 +1,6 @@
 """What the machine gives, from made-up files of the kernel and from the real ones."""
 
+import getpass
 import os
 import stat
 import subprocess
@@ -172,6 +173,22 @@ def test_git_tells_commit_and_changes(tmp_path: Path) -> None:
     assert machine.git_state(tmp_path) == (commit, False)
     write(tmp_path / "a.txt", "b")
     assert machine.git_state(tmp_path) == (commit, True)
+
+
+def test_what_the_host_says_of_git_counts_where_there_is_none(tmp_path: Path) -> None:
+    assert machine.git_state(tmp_path, {"DNNJOB_GIT_STATE": "4f818e7"}) == ("4f818e7", False)
+    assert machine.git_state(tmp_path, {"DNNJOB_GIT_STATE": "4f818e7-dirty"}) == ("4f818e7", True)
+
+
+@pytest.mark.parametrize("error", [KeyError, OSError])
+def test_a_user_whom_the_machine_does_not_know_has_a_number(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def ask() -> str:
+        raise error("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(getpass, "getuser", ask)
+    assert machine.user_name() == str(os.getuid())
 
 
 def test_a_machine_without_git_tells_nothing(command: Path, tmp_path: Path) -> None:

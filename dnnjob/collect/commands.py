@@ -29,7 +29,14 @@ from dnnjob.collect.views import (
     make_settings_view,
     make_view,
 )
-from dnnjob.collect.write import check_suffix, publish, to_json, to_parquet, write_table
+from dnnjob.collect.write import (
+    check_place,
+    check_suffix,
+    publish,
+    to_json,
+    to_parquet,
+    write_table,
+)
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.runs import RunPaths
 
@@ -121,6 +128,7 @@ def _check_options(out: Path | None, columns: str | None) -> None:
     if out is None:
         return
     check_suffix(out)
+    check_place(out)
     if columns is not None and out.suffix.lower() == ".html":
         raise JobError(
             "--columns is for tables, and a page holds all columns, but got both --columns and "

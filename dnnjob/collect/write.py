@@ -14,6 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from dnnjob.errors import JobError, MissingError
+from dnnjob.image import is_lost, lost_reason, mount_hint
 from dnnjob.runs import write_file
 
 SUFFIXES = (".parquet", ".csv", ".json", ".html")
@@ -28,6 +29,19 @@ def check_suffix(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise JobError(
             f"--out takes a file that ends in {', '.join(SUFFIXES)}, but got {path.name!r}."
+        )
+
+
+def check_place(path: Path) -> None:
+    """Makes sure that `path` outlives the container, if this is one.
+
+    Raises:
+        MissingError: If it does not.
+    """
+    if is_lost(path):
+        raise MissingError(
+            f"A table is written to stay, but {lost_reason(path.absolute())}. Mount a folder for "
+            f"it.{mount_hint(path, to='write')}"
         )
 
 
@@ -51,6 +65,7 @@ def publish(path: Path, content: bytes) -> None:
     except OSError as error:
         raise MissingError(
             f"{path} cannot be written ({error.strerror}). Choose a place you can write."
+            f"{mount_hint(path, to='write')}"
         ) from error
 
 

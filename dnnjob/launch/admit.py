@@ -18,7 +18,7 @@ from dnnjob.data.builtin import is_builtin
 from dnnjob.data.sources import COMPRESSED_SUFFIXES, find_files, peek_columns
 from dnnjob.errors import JobError, SlurmError
 from dnnjob.launch.checks import PointCheck, check_point, read_tables, table_key
-from dnnjob.machine import count_cores
+from dnnjob.machine import count_cores, user_name
 
 logger = logging.getLogger(__name__)
 
@@ -297,10 +297,8 @@ def _doubt_root(root: Path, nodes: Sequence[slurm.Node]) -> Iterator[str]:
 
 def _room_in_queue(profile: ProfileConfig, chosen: Sequence[slurm.Partition]) -> int | None:
     """How many more tasks the user may queue, as far as the books tell."""
-    import getpass
-
     qos = [profile.qos or "", *(one.qos for one in chosen)]
-    limit = slurm.find_submit_limit(getpass.getuser(), account=profile.account, qos=qos)
+    limit = slurm.find_submit_limit(user_name(), account=profile.account, qos=qos)
     if limit is None:
         return None
     room = limit.most - slurm.count_queued()

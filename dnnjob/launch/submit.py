@@ -4,7 +4,6 @@ code = submit_job(Path("jobs/housing.toml"), ["seed=7"], profile="gpu", root=Pat
 submission = resubmit(paths)                       # the same run again, with the profile it had
 """
 
-import getpass
 import logging
 import os
 import shlex
@@ -35,7 +34,7 @@ from dnnjob.launch.admit import Admission, admit
 from dnnjob.launch.element import run_element
 from dnnjob.launch.pool import PoolPlan, open_pool, plan_pool
 from dnnjob.launch.share import choose_points_per_task, share_out
-from dnnjob.machine import process_key
+from dnnjob.machine import process_key, user_name
 from dnnjob.runs import (
     Requested,
     RunPaths,
@@ -275,7 +274,7 @@ class _Sender:
                 job_id=job_id,
                 process=process,
                 host=socket.gethostname(),
-                user=getpass.getuser(),
+                user=user_name(),
                 command=self.command,
                 sweep_id=self.sweep_id,
                 folder=os.path.relpath(self.folder, paths.root),

@@ -6,8 +6,10 @@ threads = configure_process(job.devices, crew)
 import json
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dnnjob.config import DevicesConfig
@@ -115,14 +117,20 @@ def _find_temporary_folder() -> None:
         MissingError: If no folder can be written.
     """
     try:
-        folder = Path(tempfile.gettempdir())
+        # The working directory is the last that Python tries.
+        usable = Path(tempfile.gettempdir()) != Path.cwd()
+        missing = None
     except FileNotFoundError as error:
+        usable, missing = False, error
+    if usable:
+        return
+    if os.access(_SHARED_MEMORY, os.W_OK):
+        os.environ["TMPDIR"] = tempfile.tempdir = str(_SHARED_MEMORY)
+    elif missing is not None:
         raise MissingError(
             f"A run needs a folder for temporary files, but there is none that it can write "
-            f"({error.strerror}). Set TMPDIR to one; a container has one with --tmpfs /tmp."
-        ) from error
-    if folder == Path.cwd() and os.access(_SHARED_MEMORY, os.W_OK):
-        os.environ["TMPDIR"] = tempfile.tempdir = str(_SHARED_MEMORY)
+            f"({missing.strerror}). Set TMPDIR to one; a container has one with --tmpfs /tmp."
+        ) from missing
 
 
 def _find_cache() -> None:
@@ -134,11 +142,17 @@ def _find_cache() -> None:
     if "MPLCONFIGDIR" in os.environ or os.access(os.environ.get("HOME", "/"), os.W_OK):
         return
     folder = Path(tempfile.gettempdir()) / f"dnnjob-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        # Another's, who might have laid something into it.
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if not _is_own_folder(folder):
         folder = Path(tempfile.mkdtemp(prefix="dnnjob-"))
     os.environ["MPLCONFIGDIR"] = str(folder)
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Whether this is a folder of this user; another might have laid something into his."""
+    found = path.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
 
 
 def _configure_task(devices: DevicesConfig, crew: Crew) -> None:

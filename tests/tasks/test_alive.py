@@ -70,8 +70,28 @@ def test_before_this_boot_nothing_is_at_work() -> None:
 def test_a_run_at_work_is_refused_with_who_and_when(run_paths: RunPaths) -> None:
     status = Status(state="RUNNING", attempts=(attempt(),))
 
-    with pytest.raises(JobError, match=rf"process {os.getpid()} on .*last sign of life 0 s ago"):
+    told = rf"process {os.getpid()} on .*last sign of life 0 s ago.*`kill {os.getpid()}`"
+    with pytest.raises(JobError, match=told):
         refuse_live_run(run_paths, status)
+
+
+def test_the_number_of_a_process_in_another_container_is_not_for_killing(
+    run_paths: RunPaths,
+) -> None:
+    boot = str(process_key(os.getpid())).partition("/")[0]
+    other = attempt(pid=1, process=f"{boot}/pid:[4026532999]/12")
+    status = Status(state="RUNNING", attempts=(other,))
+
+    with pytest.raises(JobError, match=r"in a container on .*`dnnjob cancel .*120 s") as refused:
+        refuse_live_run(run_paths, status)
+    assert "kill" not in str(refused.value)
+
+
+def test_a_container_with_a_boot_of_its_own_is_judged_by_its_signs_of_life() -> None:
+    other = attempt(pid=1, process="another-boot/pid:[4026532999]/12")
+
+    assert is_alive(other, updated_at=datetime.now(UTC))
+    assert not is_alive(other, updated_at=NOW - timedelta(hours=1))
 
 
 @pytest.mark.parametrize("state", ["CREATED", "FAILED", "CANCELLED", "REQUEUED"])

@@ -13,6 +13,8 @@ from dnnjob.tasks import Crew, StopFlag, Task, configure_process
 from dnnjob.tasks.environment import count_threads, share_gpus
 from dnnjob.tasks.rendezvous import Peer
 
+TMP_OF_PYTHON = "/nowhere"
+
 
 def peer(rank: int, gpus: tuple[str, ...] = (), *, network: str = "a") -> Peer:
     return Peer(
@@ -124,9 +126,13 @@ def test_a_user_without_a_home_has_one_private_folder_for_caches(homeless: Path)
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_folder_that_another_has_laid_out_is_not_used(homeless: Path) -> None:
+@pytest.mark.parametrize("target", ["/", "/no-such-folder", None], ids=["link", "gone", "file"])
+def test_what_another_has_laid_out_is_not_used(homeless: Path, target: str | None) -> None:
     trap = homeless / f"dnnjob-{os.getuid()}"
-    trap.symlink_to("/")
+    if target is None:
+        trap.touch()
+    else:
+        trap.symlink_to(target)
     configure_process(DevicesConfig())
     folder = Path(os.environ["MPLCONFIGDIR"])
     assert folder.parent == homeless
@@ -153,13 +159,31 @@ def test_temporary_files_keep_out_of_the_working_directory(
     assert list(homeless.iterdir()) == []
 
 
-def test_no_folder_for_temporary_files_is_refused(
-    homeless: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No folder that Python tries can be written, the working directory included."""
+
     def find() -> str:
+        if tempfile.tempdir != TMP_OF_PYTHON:
+            return str(tempfile.tempdir)
         raise FileNotFoundError(2, "No usable temporary directory found")
 
+    monkeypatch.setattr(tempfile, "tempdir", TMP_OF_PYTHON)
     monkeypatch.setattr(tempfile, "gettempdir", find)
+
+
+@pytest.mark.usefixtures("homeless", "_read_only")
+def test_shared_memory_does_where_all_else_is_read_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("dnnjob.tasks.environment._SHARED_MEMORY", tmp_path)
+    configure_process(DevicesConfig())
+    assert os.environ["TMPDIR"] == tempfile.gettempdir() == str(tmp_path)
+
+
+@pytest.mark.usefixtures("homeless", "_read_only")
+def test_no_folder_for_temporary_files_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dnnjob.tasks.environment._SHARED_MEMORY", Path("/no-such-folder"))
     with pytest.raises(MissingError, match="--tmpfs /tmp"):
         configure_process(DevicesConfig())
 

@@ -3,7 +3,6 @@
 code = cancel_command(Path("runs/tiny/20261124-101500-3f9a1c"))
 """
 
-import getpass
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ from dnnjob.launch.watch.look import look
 from dnnjob.launch.watch.select import open_runs
 from dnnjob.launch.watch.state import RunView
 from dnnjob.launch.watch.table import describe_view, shorten
+from dnnjob.machine import user_name
 from dnnjob.runs import (
     Cancel,
     RunPaths,
@@ -85,7 +85,7 @@ def _find_jobs(carriers: Iterable[Carrier]) -> list[str]:
 
 
 def _leave_wishes(runs: Iterable[RunPaths]) -> None:
-    wish = Cancel(host=socket.gethostname(), user=getpass.getuser())
+    wish = Cancel(host=socket.gethostname(), user=user_name())
     for paths in runs:
         try:
             write_cancel(paths, wish)
