@@ -732,9 +732,13 @@ def close_for_chief(
     Several tasks may do so at once, in the same words.
     """
     status = read_status(paths)
-    if status.state != "RUNNING" or latest_attempt(paths) != attempt:
+    if status.state not in ("CREATED", "RUNNING") or latest_attempt(paths) != attempt:
         return
-    *earlier, last = status.attempts
-    ended = last.model_copy(update={"ended_at": datetime.now(UTC), "reason": reason})
-    update = {"state": state, "reason": reason, "error": error}
-    write_status(paths, status.model_copy(update={**update, "attempts": (*earlier, ended)}))
+    ended = {"ended_at": datetime.now(UTC), "reason": reason}
+    # None yet, where a task was lost before the chief began one.
+    attempts = (
+        *status.attempts[:-1],
+        *(one.model_copy(update=ended) for one in status.attempts[-1:]),
+    )
+    update = {"state": state, "reason": reason, "error": error, "attempts": attempts}
+    write_status(paths, status.model_copy(update=update))

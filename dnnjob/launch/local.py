@@ -4,6 +4,7 @@ code = run_local_tasks(paths, num_tasks=2)
 """
 
 import logging
+import math
 import os
 import secrets
 import shlex
@@ -11,14 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import FrameType
 
 from dnnjob.errors import ExitCode
 from dnnjob.runs import RunPaths, close_for_chief, latest_attempt
-from dnnjob.tasks import Task, stop_signals
+from dnnjob.tasks import Task, introduced, stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +55,11 @@ def run_processes(paths: RunPaths, tasks: Sequence[Task], *, after: int | None =
     Returns:
         The exit code of the first of them, or of another if that was killed.
     """
-    started = [_start(replace(task, parent=os.getpid()), paths, after) for task in tasks]
-    with _passing_on(started):
-        _wait(started)
-    return _close(paths, started)
+    parent = os.getpid()
+    started = {task.rank: _start(replace(task, parent=parent), paths, after) for task in tasks}
+    with _passing_on(started.values()):
+        missed = _wait(started, paths, launch=tasks[0].launch)
+    return _close(paths, {rank: task.returncode for rank, task in started.items()}, missed=missed)
 
 
 def _task(rank: int, num_tasks: int, launch: str) -> Task:
@@ -80,19 +82,32 @@ def _start(task: Task, paths: RunPaths, after: int | None) -> subprocess.Popen[b
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environ, process_group=0)
 
 
-def _wait(tasks: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Returns once all have ended; those that outlive the chief for long are killed."""
-    chief_ended_at: float | None = None
-    while any(task.poll() is None for task in tasks):
+def _wait(
+    tasks: Mapping[int, subprocess.Popen[bytes]], paths: RunPaths, *, launch: str
+) -> set[int]:
+    """Returns once all have ended; those that outlive the first for long are killed.
+
+    Returns:
+        Ranks that ended before they met the others. These, which would wait for them, are killed.
+    """
+    first = next(iter(tasks.values()))
+    first_ended_at = math.inf
+    ended: set[int] = set()
+    missed: set[int] = set()
+    while any(task.poll() is None for task in tasks.values()):
         time.sleep(_NAP_S)
-        if tasks[0].poll() is not None:
-            chief_ended_at = chief_ended_at or time.monotonic()
-            if time.monotonic() - chief_ended_at > _GRACE_S:
-                _send(tasks, signal.SIGKILL)
+        before, ended = ended, {rank for rank, task in tasks.items() if task.poll() is not None}
+        if ended - before and not missed:
+            missed = ended - before - introduced(paths, launch)
+        if first.poll() is not None:
+            first_ended_at = min(first_ended_at, time.monotonic())
+        if missed or time.monotonic() - first_ended_at > _GRACE_S:
+            _send(tasks.values(), signal.SIGKILL)
+    return missed
 
 
 @contextmanager
-def _passing_on(tasks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+def _passing_on(tasks: Collection[subprocess.Popen[bytes]]) -> Iterator[None]:
     interrupted = False
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -108,24 +123,28 @@ def _passing_on(tasks: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _send(tasks: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+def _send(tasks: Collection[subprocess.Popen[bytes]], number: int) -> None:
     for task in tasks:
         with suppress(ProcessLookupError):
             task.send_signal(number)
 
 
-def _close(paths: RunPaths, tasks: Sequence[subprocess.Popen[bytes]]) -> ExitCode:
-    """The exit code of all; a run whose every task was killed is marked as such."""
-    codes = [task.returncode for task in tasks]
-    killed = {rank: -code for rank, code in enumerate(codes) if code < 0}
-    if 0 not in killed:
-        return _exit_code(codes[0])
-    names = ", ".join(f"task {rank} by signal {number}" for rank, number in killed.items())
-    error = f"A run needs all its tasks, but some were killed: {names}."
+def _close(paths: RunPaths, codes: Mapping[int, int], *, missed: Collection[int]) -> ExitCode:
+    """The exit code of all; a run that its first task left without a word is marked as such."""
+    first = next(iter(codes.values()))
+    if first >= 0:
+        return _exit_code(first)
+    lost = sorted(missed) or [rank for rank, code in codes.items() if code < 0]
+    names = ", ".join(f"task {rank} {_ending(codes[rank])}" for rank in lost)
+    error = f"A run needs all its tasks, but some ended too early: {names}."
     logger.error("%s `dnnjob resume %s` goes on.", error, paths.root)
     with suppress(OSError, ValueError):
         close_for_chief(paths, latest_attempt(paths), reason="peer_lost", error=error)
-    return max((_exit_code(code) for code in codes if code > 0), default=ExitCode.FAILED)
+    return max((_exit_code(code) for code in codes.values() if code > 0), default=ExitCode.FAILED)
+
+
+def _ending(code: int) -> str:
+    return f"by signal {-code}" if code < 0 else f"with exit code {code}"
 
 
 def _exit_code(code: int) -> ExitCode:

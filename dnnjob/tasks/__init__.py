@@ -10,7 +10,7 @@ from dnnjob.tasks.alive import refuse_live_run, sees_process
 from dnnjob.tasks.crew import ChiefEndedError, Crew, FollowerCrew
 from dnnjob.tasks.environment import configure_process
 from dnnjob.tasks.join import follow_crew, lead_crew
-from dnnjob.tasks.rendezvous import WAIT_S, fresh_names, looks
+from dnnjob.tasks.rendezvous import WAIT_S, fresh_names, introduced, looks
 from dnnjob.tasks.stop import StopFlag, stop_signals
 from dnnjob.tasks.task import Task, find_task
 
@@ -25,6 +25,7 @@ __all__ = [
     "find_task",
     "follow_crew",
     "fresh_names",
+    "introduced",
     "lead_crew",
     "looks",
     "refuse_live_run",

@@ -150,6 +150,13 @@ def find_chief(paths: RunPaths, launch: str) -> tuple[int, Peer] | None:
     return None
 
 
+def introduced(paths: RunPaths, launch: str) -> set[int]:
+    """Ranks of a launch that have left their address, which they do once they know the chief."""
+    folders = [paths.attempts / str(attempt) for attempt in _numbers(paths.attempts)]
+    peers = [peer for folder in folders for peer in read_peers(folder).values()]
+    return {peer.rank for peer in peers if peer.launch == launch}
+
+
 def meet(folder: Path, me: Peer, *, num_tasks: int, waiting: Waiting) -> tuple[Peer, ...]:
     """All tasks of the attempt, by rank, once each has left its address.
 

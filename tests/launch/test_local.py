@@ -107,6 +107,17 @@ def test_the_chief_alone_talks_and_every_task_keeps_a_log(together: Done) -> Non
         assert "Training on 2 CPU replica(s)" in (together.paths.logs / name).read_text()
 
 
+def children_of(pid: int, *, count: int) -> tuple[int, ...]:
+    """The tasks of a command, by rank, once there are so many."""
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if len(pids) == count:
+            return tuple(map(int, pids))
+        time.sleep(0.01)
+    raise AssertionError(f"the command never had {count} tasks")
+
+
 class Command:
     """A `dnnjob` command that something is to happen to."""
 
@@ -150,6 +161,23 @@ def lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_task_killed_before_it_meets_the_others_ends_the_run_at_once_and_is_named(
+    job: Path, tmp_path: Path, rank: int
+) -> None:
+    command = Command("run", job, "devices.tasks=2", "--root", tmp_path)
+    pids = children_of(command.process.pid, count=2)
+    os.kill(pids[rank], signal.SIGKILL)
+
+    code = command.process.wait(60)
+
+    status = read_status(command.paths)
+    assert code == ExitCode.FAILED
+    assert (status.state, status.reason) == ("FAILED", "peer_lost")
+    assert f"task {rank} by signal 9" in str(status.error)
+    assert not any(map(lives, pids))
 
 
 @dataclass(frozen=True)
