@@ -287,8 +287,7 @@ class CompiledStep:
 
         def take_step(carry: _Carry) -> tuple[_Carry]:
             stream = tf.stack([seed, tf.cast(first_step + carry.step, tf.int64)])
-            gradients, error = self._gradients(x, y, tf.gather(indices, carry.step), stream)
-            finite = all_finite([error, *gradients])
+            gradients, error, finite = self._gradients(x, y, tf.gather(indices, carry.step), stream)
             self._update_if(finite, gradients, tf.gather(rates, carry.step))
             carry = carry._replace(
                 step=carry.step + tf.cast(finite, tf.int32),
@@ -313,19 +312,27 @@ class CompiledStep:
 
     def _gradients(
         self, x: Placed, y: Placed, indices: tf.Tensor, stream: tf.Tensor
-    ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Gradients of the global batch's mean squared error, and its sum of squared errors."""
+    ) -> tuple[list[Placed], tf.Tensor, tf.Tensor]:
+        """Gradients of the global batch's mean squared error, its sum of squared errors, its end.
+
+        Every replica has the gradients; the sum, and whether all of them are finite, are scalars.
+        """
         num_rows = tf.reduce_sum(tf.cast(indices >= 0, tf.float32))
 
-        def on_replica(x: tf.Tensor, y: tf.Tensor) -> list[tf.Tensor]:
+        def on_replica(x: tf.Tensor, y: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
             local = self._local or self._local_gradients
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            return local(
+            parts = local(
                 self._variables, x, y, tf.gather(indices, replica), num_rows, stream, replica
             )
+            *gradients, error = self._add_over_replicas(parts)
+            gradients = self._penalize_and_clip(gradients)
+            return gradients, error, all_finite([error, *gradients])
 
-        per_replica = self._strategy.run(on_replica, args=(x, y))
-        *gradients, error = self._add_over_replicas(per_replica)
+        gradients, error, finite = self._strategy.run(on_replica, args=(x, y))
+        return gradients, self._first(error), self._first(finite)
+
+    def _penalize_and_clip(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         penalty = 2.0 * self._job.model.l2
         if penalty:
             gradients = [
@@ -336,7 +343,11 @@ class CompiledStep:
             ]
         if self._job.train.clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self._job.train.clip_norm)
-        return gradients, error
+        return gradients
+
+    def _first(self, values: Placed) -> tf.Tensor:
+        """What the first local replica has: after a reduction, all have the same."""
+        return self._strategy.experimental_local_results(values)[0]
 
     def _local_gradients(
         self,
@@ -424,22 +435,16 @@ class CompiledStep:
             masks.append(tf.cast(drawn >= rate, tf.float32) / (1.0 - rate))
         return masks
 
-    def _add_over_replicas(self, per_replica: list[Any]) -> list[tf.Tensor]:
-        """Sums over all replicas, in one reduction."""
+    def _add_over_replicas(self, parts: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Sums over all replicas, in one reduction among the devices; called by each of them."""
         if self._num_replicas == 1:
-            return per_replica
-        shapes = [variable.shape for variable in self._variables] + [tf.TensorShape(())]
-        packed = self._strategy.run(
-            lambda parts: tf.concat([tf.reshape(part, (-1,)) for part in parts], 0),
-            args=(per_replica,),
-        )
-        total = self._strategy.reduce(tf.distribute.ReduceOp.SUM, packed, axis=None)
-        parts = tf.split(total, [shape.num_elements() for shape in shapes])
-        return [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+            return parts
+        packed = tf.concat([tf.reshape(part, (-1,)) for part in parts], 0)
+        total = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, packed)
+        totals = tf.split(total, [part.shape.num_elements() for part in parts])
+        return [tf.reshape(each, part.shape) for each, part in zip(totals, parts, strict=True)]
 
-    def _update_if(
-        self, finite: tf.Tensor, gradients: Sequence[tf.Tensor], rate: tf.Tensor
-    ) -> None:
+    def _update_if(self, finite: tf.Tensor, gradients: Sequence[Placed], rate: tf.Tensor) -> None:
         if not self._is_fused:
             tf.cond(finite, lambda: self._update(gradients, rate), tf.no_op)
             return
@@ -451,7 +456,7 @@ class CompiledStep:
         for variable, old in zip(variables, before, strict=True):
             variable.assign(tf.where(finite, variable.read_value(), old))
 
-    def _update(self, gradients: Sequence[tf.Tensor], rate: tf.Tensor) -> tf.Operation:
+    def _update(self, gradients: Sequence[Placed], rate: tf.Tensor) -> tf.Operation:
         """Lets the optimizer change every replica's copy of the weights.
 
         Keras's own `apply` would reduce over the replicas a second time.
@@ -498,24 +503,25 @@ class CompiledStep:
         return total / self._data.num_validation_rows
 
     def _sum_errors(self, x: Placed, y: Placed, places: tf.Tensor) -> tf.Tensor:
-        def on_replica(x: tf.Tensor, y: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
-            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            return self._squared_error(x, y, tf.gather(indices, replica))
-
-        def add_chunk(chunk: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            part = self._strategy.run(on_replica, args=(x, y, tf.gather(places, chunk)))
-            return chunk + 1, total + self._strategy.reduce(
-                tf.distribute.ReduceOp.SUM, part, axis=None
-            )
-
         num_chunks = int(places.shape[0])
-        _, total = tf.while_loop(
-            lambda chunk, _: chunk < num_chunks,
-            add_chunk,
-            (tf.constant(0), tf.constant(0.0)),
-            parallel_iterations=1,
-        )
-        return total
+
+        def on_replica(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+
+            def add_chunk(chunk: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                indices = tf.gather(tf.gather(places, chunk), replica)
+                return chunk + 1, total + self._squared_error(x, y, indices)
+
+            _, total = tf.while_loop(
+                lambda chunk, _: chunk < num_chunks,
+                add_chunk,
+                (tf.constant(0), tf.constant(0.0)),
+                parallel_iterations=1,
+            )
+            (total,) = self._add_over_replicas([total])
+            return total
+
+        return self._first(self._strategy.run(on_replica, args=(x, y)))
 
     def _keep_best(self) -> tf.Operation:
         for best, variable in zip(self.best_weights, self._variables, strict=True):

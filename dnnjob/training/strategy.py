@@ -7,6 +7,7 @@ with devices.strategy.scope(): ...
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Literal
 
 import tensorflow as tf
@@ -60,16 +61,22 @@ class Devices:
         """A tensor that every local device holds, to be passed to the compiled function."""
         if self.num_replicas == 1:
             return make()
-        return self.strategy.experimental_distribute_values_from_function(lambda _: make())
+        return self._distribute([self._on(name, make) for name in self.names])
 
     def place_each(self, tensors: Sequence[tf.Tensor]) -> Placed:
         """One tensor a local device, to be passed to the compiled function."""
-        placed = []
-        for name, tensor in zip(self.names, tensors, strict=True):
-            with tf.device(name):
-                placed.append(tf.identity(tensor))
-        if self.num_replicas == 1:
-            return placed[0]
+        placed = [
+            self._on(name, partial(tf.identity, tensor))
+            for name, tensor in zip(self.names, tensors, strict=True)
+        ]
+        return placed[0] if self.num_replicas == 1 else self._distribute(placed)
+
+    @staticmethod
+    def _on(name: str, make: Callable[[], tf.Tensor]) -> tf.Tensor:
+        with tf.device(name):
+            return make()
+
+    def _distribute(self, placed: Sequence[tf.Tensor]) -> Placed:
         remaining = iter(placed)
         return self.strategy.experimental_distribute_values_from_function(lambda _: next(remaining))
 
@@ -131,7 +138,10 @@ def _names_everywhere(names: tuple[str, ...], crew: Crew) -> Iterator[str]:
             yield name.replace(f"/task:{crew.task.rank}/", f"/task:{rank}/")
 
 
+@cache
 def _local_strategy(names: tuple[str, ...]) -> tf.distribute.Strategy:
+    # One for all runs of a process: two that hand out the same keys for their collectives mix up
+    # each other's.
     if len(names) == 1:
         return tf.distribute.OneDeviceStrategy(names[0])
     return tf.distribute.MirroredStrategy(list(names))

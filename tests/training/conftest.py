@@ -29,6 +29,7 @@ class SmallTraining:
     x_validation: np.ndarray
     y_validation: np.ndarray
     embeddings: tuple[tuple[int, int], ...] = ()
+    devices: Any = field(init=False)
     dnn: Any = field(init=False)
     optimizer: Any = field(init=False)
     step: Any = field(init=False)
@@ -41,7 +42,7 @@ class SmallTraining:
         from dnnjob.training.strategy import make_devices
 
         job = self.job
-        devices = make_devices(job.devices, Crew(StopFlag()))
+        devices = self.devices = make_devices(job.devices, Crew(StopFlag()))
         with devices.strategy.scope():
             self.dnn = build_dnn(
                 job.model,
@@ -74,6 +75,15 @@ class SmallTraining:
         )
         loop.train(state)
         return state
+
+
+@pytest.fixture(autouse=True)
+def collective_keys() -> None:
+    """Keeps apart the collectives of strategies over different devices in one process.
+
+    A process of its own never has two.
+    """
+    tf.distribute.MirroredStrategy._collective_key_base += 100
 
 
 MakeTraining = Callable[..., SmallTraining]

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.strategy import LOGICAL_CPUS
@@ -106,6 +107,38 @@ def test_a_gradient_that_is_not_finite_on_one_replica_skips_the_update_of_all(
 
     for then, now in zip(before, training.dnn.get_weights(), strict=True):
         np.testing.assert_array_equal(then, now)
+
+
+def test_every_replica_holds_its_copy_of_the_rows_on_its_own_device(
+    make_training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LOGICAL_CPUS, "4")
+    devices = make_training().devices
+
+    placed = devices.place(lambda: tf.constant([1.0, 2.0]))
+    each = devices.place_each([tf.constant(float(number)) for number in range(4)])
+
+    names = devices.strategy.extended.worker_devices
+    assert tuple(copy.device for copy in placed.values) == names
+    assert tuple(part.device for part in each.values) == names
+    assert [float(part) for part in each.values] == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_gradients_are_added_among_the_devices_and_not_on_the_host(
+    make_training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LOGICAL_CPUS, "2")
+    training = make_training(num_validation_rows=40, train={"patience": 3})
+    training.train()
+
+    (traced,) = training.step._call._list_all_concrete_functions()
+    library = traced.graph.as_graph_def().library.function
+    reductions = [
+        node.device for body in library for node in body.node_def if node.op == "CollectiveReduceV2"
+    ]
+
+    # One of the gradients of a step, one of the validation losses of an epoch.
+    assert sorted(reductions) == sorted(2 * training.devices.strategy.extended.worker_devices)
 
 
 @pytest.mark.slow
