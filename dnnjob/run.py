@@ -18,13 +18,13 @@ from dnnjob.clock import Stopwatch
 from dnnjob.config import DataConfig, JobConfig, load_job, resolve_job, to_toml
 from dnnjob.data.block import FloatArray
 from dnnjob.data.encoding import Encoding, FeatureKind
-from dnnjob.data.order import WindowPlan, default_window_rows, window_rows
+from dnnjob.data.order import WindowPlan, default_window_rows, refuse_short_window, window_rows
 from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.sources import Table, find_parquet, open_table
-from dnnjob.data.split import Split, choose_split, make_splitter, split_by, split_labelled
+from dnnjob.data.split import Split, choose_split
+from dnnjob.data.splitter import split_table
 from dnnjob.data.statistics import fit_encoding
 from dnnjob.data.stream import StreamedTable, open_stream, scratch_folder, streams
-from dnnjob.errors import JobError
 from dnnjob.imports import importing_tensorflow
 from dnnjob.machine import memory_share_bytes
 from dnnjob.results.assemble import (
@@ -84,7 +84,7 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
         encoding = fit_encoding(table, split, job.data)
         devices = make_devices(job.devices, crew)
         num_tasks = crew.task.num_tasks
-        _refuse_short_windows(job, split)
+        refuse_short_window(job.data, len(split.train))
         window = job.data.window_rows or max(
             default_window_rows(len(table.features)), len(split.train)
         )
@@ -142,18 +142,17 @@ def _open_stream(
     found = find_parquet(job.data)
     if found is None:
         return None
-    paths, features = found
-    num_rows = ParquetRows.open(paths).num_rows
-    rows = window_rows(job.data, len(features))
-    if not streams(job.data, num_rows, window_rows=rows):
+    rows = window_rows(job.data, len(found.features))
+    part_rows = found.part_rows(ParquetRows.open(found.paths).file_rows(found.paths))
+    if not streams(job.data, part_rows, window_rows=rows):
         return None
     scratch = stack.enter_context(scratch_folder(job.data, journal.paths.run_id))
-    plan = WindowPlan(num_rows, job.train.global_batch_size, 1, job.train.epochs, window_rows=rows)
+    plan = WindowPlan(
+        sum(part_rows), job.train.global_batch_size, 1, job.train.epochs, window_rows=rows
+    )
     return open_stream(
-        job.data,
-        paths,
-        features,
-        splitter=make_splitter(job.data, num_rows=num_rows, seed=job.split_seed),
+        job,
+        found,
         block_rows=plan.block_rows,
         scratch=scratch,
         threads=threads,
@@ -257,17 +256,7 @@ def _memory_budget(job: JobConfig, crew: Crew) -> float:
 def _load(job: JobConfig, watch: Stopwatch) -> tuple[Table, Split]:
     with watch.time("load"):
         table = open_table(job.data)
-        if job.data.split == "hash":
-            splitter = make_splitter(job.data, num_rows=table.num_rows, seed=job.split_seed)
-            return table, split_by(splitter, table.y)
-        split = split_labelled(
-            table.y,
-            test_fraction=job.data.test_fraction,
-            validation_fraction=job.data.validation_fraction,
-            seed=job.split_seed,
-            folds=job.data.folds,
-            fold=job.data.fold,
-        )
+        split = split_table(table, job)
     return table, split
 
 
@@ -281,12 +270,11 @@ def _complete(
     devices: "Devices",
 ) -> JobConfig:
     """The job with every default filled in."""
-    in_memory = isinstance(table, Table) and job.data.split == "auto"
     values = job.model_dump()
     values["data"] |= {
         "features": table.features,
         "split_seed": job.split_seed,
-        "split": "shuffle" if in_memory else choose_split(job.data.split, table.num_rows),
+        "split": choose_split(job.data.split, table.num_rows),
         "window_rows": window,
         "columns": resolve_columns(job.data, table.kinds),
     }
@@ -302,15 +290,6 @@ def _complete(
 def _tell(encoding: Encoding) -> None:
     if encoding.description:
         logger.info("%s", encoding.description)
-
-
-def _refuse_short_windows(job: JobConfig, split: Split) -> None:
-    if (job.data.window_rows or len(split.train)) < len(split.train):
-        raise JobError(
-            f"data.window_rows must hold the {len(split.train)} training rows of a table that is "
-            f"no Parquet file, but it is {job.data.window_rows}. Leave it out, or write the table "
-            "as Parquet."
-        )
 
 
 def resolve_columns(data: DataConfig, kinds: Mapping[str, FeatureKind]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 LearningRate = Annotated[float, Field(gt=0.0, le=1e9, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1024, le=65535)]
 Cycle = Literal["day", "week", "month", "year"]
+SplitKind = Literal["auto", "shuffle", "hash", "group", "time", "column", "files"]
 
 # Keras's own default.
 ADAMW_DECAY = 0.004
@@ -90,10 +91,21 @@ class DataConfig(Section):
     """Share of the training rows held out for the validation split."""
     split_seed: Seed | None = None
     """Seed of the splits. Default: the job's seed."""
-    split: Literal["auto", "shuffle", "hash"] = "auto"
-    """How rows are dealt to the splits: by scikit-learn's permutation of them, or each by a hash of
-    its number; auto shuffles up to ten million rows and hashes above. A table in memory is
-    shuffled."""
+    split: SplitKind = "auto"
+    """How rows are dealt to the splits: shuffle, by scikit-learn's permutation of them; hash, each
+    by a hash of its number; auto, shuffle up to ten million rows and hash above; group, by a hash
+    of the value in data.split_column, all rows of a value together; time, the newest rows by
+    data.split_column are the test rows, those before them the validation rows; column, by the
+    words train, validation and test in data.split_column; files, by data.validation_source and
+    data.test_source."""
+    split_column: str | None = None
+    """The column that data.split = "group", "time" or "column" goes by; no feature unless
+    data.features names it."""
+    validation_source: Annotated[str, Field(min_length=1)] | None = None
+    """Files of the validation rows, for data.split = "files". Default: data.validation_fraction of
+    data.source."""
+    test_source: Annotated[str, Field(min_length=1)] | None = None
+    """Files of the test rows, for data.split = "files"; data.test_fraction then is not used."""
     folds: Annotated[int, Field(ge=2)] | None = None
     """Cut the rows into this many parts, one of which is the test split, in place of
     data.test_fraction. Sweep data.fold over all, and `dnnjob collect --predictions` joins them."""
@@ -155,6 +167,53 @@ class DataConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _split_keys_go_together(self) -> Self:
+        kind = f'data.split = "{self.split}"'
+        by_column = self.split in ("group", "time", "column")
+        if by_column and self.split_column is None:
+            raise ValueError(f"{kind} goes by a column. Name it in data.split_column.")
+        if not by_column and self.split_column is not None:
+            raise ValueError(
+                f'data.split_column is for data.split = "group", "time" or "column", but it is '
+                f'"{self.split}". Set data.split, or leave data.split_column out.'
+            )
+        if self.split == "files" and self.test_source is None:
+            raise ValueError(f"{kind} needs test rows. Name their files in data.test_source.")
+        if self.split != "files" and (self.test_source or self.validation_source):
+            raise ValueError(
+                'data.validation_source and data.test_source are for data.split = "files", but '
+                f'it is "{self.split}". Set data.split = "files", or leave them out.'
+            )
+        if self.folds is not None and self.split in ("time", "column", "files"):
+            raise ValueError(
+                f'data.folds is for data.split = "shuffle", "hash" or "group", not "{self.split}". '
+                "Leave data.folds out, or set data.split."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _validation_rows_come_from_one_place(self) -> Self:
+        if self.validation_fraction == 0:
+            return self
+        if self.split == "column":
+            raise ValueError(
+                'With data.split = "column" the validation rows are those that data.split_column '
+                "says. Leave data.validation_fraction out."
+            )
+        if self.validation_source is not None:
+            raise ValueError(
+                "The validation rows are those of data.validation_source. Leave "
+                "data.validation_fraction out, or data.validation_source."
+            )
+        return self
+
+    @property
+    def may_validate(self) -> bool:
+        """Whether the job asks for validation rows, or its table may name some."""
+        named = self.split == "column" or self.validation_source is not None
+        return named or self.validation_fraction > 0
+
+    @model_validator(mode="after")
     def _a_column_has_one_part(self) -> Self:
         if taken := set(self.id_columns) & {*RESULT_COLUMNS}:
             raise ValueError(
@@ -169,6 +228,11 @@ class DataConfig(Section):
             "id_columns": self.id_columns,
             "weight_column": [self.weight_column] if self.weight_column is not None else [],
         }
+        if self.split_column in (self.target, self.weight_column) and self.split_column:
+            raise ValueError(
+                f"data.split_column names {self.split_column!r}, which is the target or the "
+                "weight. Name another column."
+            )
         for (one, names), (other, others) in combinations(parts.items(), 2):
             if both := set(names) & set(others):
                 raise ValueError(
@@ -338,10 +402,10 @@ class JobConfig(Section):
     @model_validator(mode="after")
     def _patience_has_validation_rows(self) -> Self:
         # A sweep's points are checked each on its own: the base job is none of them.
-        swept = {"train.patience", "data.validation_fraction"} & set(self.sweep)
-        if swept:
+        keys = {"train.patience", "data.validation_fraction", "data.validation_source"}
+        if keys & set(self.sweep):
             return self
-        if self.train.patience is not None and self.data.validation_fraction == 0:
+        if self.train.patience is not None and not self.data.may_validate:
             raise ValueError(
                 f"train.patience = {self.train.patience} needs validation rows, but "
                 "data.validation_fraction is 0. Set data.validation_fraction = 0.1, or leave "

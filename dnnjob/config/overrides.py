@@ -24,7 +24,8 @@ from dnnjob.image import mount_hint
 logger = logging.getLogger(__name__)
 
 BUILTIN = "builtin:"
-_SOURCE_KEY = "data.source"
+# Keys of [data] that name files or folders.
+_PATH_KEYS = ("source", "validation_source", "test_source", "scratch")
 _COLUMNS_KEY = "data.columns"
 
 
@@ -161,14 +162,14 @@ def read_toml(path: Path, *, kind: Literal["job file", "profile"]) -> dict[str, 
 
 
 def _anchor_sources(values: Mapping[str, Any], folder: Path) -> None:
-    """Makes `data.source`, and the values a sweep gives it, absolute in place."""
+    """Makes the paths of `data`, and the values a sweep gives them, absolute in place."""
     if isinstance(data := values.get("data"), dict):
-        for key in {"source", "scratch"} & set(data):
+        for key in {*_PATH_KEYS} & set(data):
             data[key] = _anchor_each(data[key], folder)
     sweep = values.get("sweep")
-    if isinstance(sweep, dict) and _SOURCE_KEY in sweep:
-        sweep[_SOURCE_KEY] = _anchor_each(sweep[_SOURCE_KEY], folder)
-    elif isinstance(sweep, dict):
+    if isinstance(sweep, dict):
+        for key in {f"data.{name}" for name in _PATH_KEYS} & set(sweep):
+            sweep[key] = _anchor_each(sweep[key], folder)
         _anchor_sources(sweep, folder)
 
 
@@ -190,8 +191,7 @@ def anchor(source: str, folder: Path) -> str:
         path = folder / Path(source).expanduser()
     except RuntimeError as error:
         raise JobError(
-            f"data.source = {source!r} starts in a home that is not known ({error}). "
-            "Give the whole path."
+            f"{source!r} starts in a home that is not known ({error}). Give the whole path."
         ) from error
     # abspath, not resolve: a symlink is often the stable name of data that moves.
     return os.path.abspath(path)  # noqa: PTH100

@@ -53,7 +53,7 @@ class ReadAs:
     def of(cls, data: DataConfig) -> "ReadAs":
         """What a job says."""
         kinds = {name: column.kind for name, column in data.columns.items() if column.kind}
-        also = () if data.weight_column is None else (data.weight_column,)
+        also = tuple(name for name in (data.weight_column, data.split_column) if name is not None)
         return cls(kinds, data.missing, data.id_columns, also)
 
     def as_text(self, name: str) -> bool:
@@ -301,10 +301,11 @@ def _texts_of_numbers(values: FloatArray) -> Texts:
     distinct, places = np.unique(values[present], return_inverse=True)
     codes = np.full(len(values), -1, dtype=np.int32)
     codes[present] = places
-    return Texts(codes, tuple(_written(float(number)) for number in distinct))
+    return Texts(codes, tuple(write_number(float(number)) for number in distinct))
 
 
-def _written(number: float) -> str:
+def write_number(number: float) -> str:
+    """A finite number as people write it: 7, not 7.0."""
     return str(int(number)) if number.is_integer() else repr(number)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnnjob.config.job import DataConfig
+from dnnjob.errors import JobError
 
 Indices = npt.NDArray[np.int32]
 
@@ -62,6 +63,20 @@ def default_window_rows(num_features: int) -> int:
 def window_rows(data: DataConfig, num_features: int) -> int:
     """Rows of a window: as the job says, or from the number of features."""
     return data.window_rows or default_window_rows(num_features)
+
+
+def refuse_short_window(data: DataConfig, num_rows: int) -> None:
+    """Refuses a table in memory whose training rows are more than a window holds.
+
+    Raises:
+        JobError: If the job asks for such windows.
+    """
+    if data.window_rows is not None and data.window_rows < num_rows:
+        raise JobError(
+            f"data.window_rows must hold the {num_rows} training rows of a table that is no "
+            f"Parquet file, but it is {data.window_rows}. Leave it out, or write the table as "
+            "Parquet."
+        )
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,13 @@ class ParquetRows:
         """Rows of all files."""
         return int(self.starts[-1])
 
+    def file_rows(self, paths: Sequence[Path]) -> list[int]:
+        """Rows of each of these files."""
+        rows = dict.fromkeys(paths, 0)
+        for group in self.groups:
+            rows[group.path] += group.num_rows
+        return [rows[path] for path in paths]
+
     @cached_property
     def starts(self) -> np.ndarray:
         """First row of each row group, and the number of rows, int64 `(num_groups + 1,)`."""

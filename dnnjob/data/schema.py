@@ -284,18 +284,18 @@ def check_names(data: "DataConfig", names: Sequence[str]) -> tuple[str, ...]:
             "Set data.target, or point data.source elsewhere."
         )
     if data.features is None:
-        taken = {data.target, data.weight_column, *data.id_columns}
+        taken = {data.target, data.weight_column, data.split_column, *data.id_columns}
         features = tuple(name for name in names if name not in taken)
     else:
         features = data.features
         check_present(data.source, features, names, way_out="Set data.features.")
     others = [*data.id_columns, *data.columns]
-    others += [] if data.weight_column is None else [data.weight_column]
+    others += [name for name in (data.weight_column, data.split_column) if name is not None]
     check_present(
         data.source,
         others,
         names,
-        way_out="Correct data.id_columns, data.weight_column or data.columns.",
+        way_out="Correct data.id_columns, data.weight_column, data.split_column or data.columns.",
     )
     if not features:
         raise DataError(

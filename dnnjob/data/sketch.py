@@ -7,6 +7,7 @@ sketch.quantile(0.5)
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from dnnjob.data.block import FloatArray
 
@@ -75,18 +76,25 @@ class QuantileSketch:
 
         Between two numbers, the mean of both, as `numpy.median` has it.
         """
-        values = np.concatenate([*self.levels, np.empty(0)])
+        values, weights = self.samples()
         if not len(values):
             return float("nan")
-        weights = np.concatenate(
-            [np.full(len(held), 1 << level) for level, held in enumerate(self.levels)]
-        )
         order = np.argsort(values, kind="stable")
         ends = np.cumsum(weights[order])
         rank = share * (int(ends[-1]) - 1)
         below, above = np.searchsorted(ends, [np.floor(rank), np.ceil(rank)], side="right")
         ordered = values[order]
         return float((ordered[below] + ordered[above]) / 2)
+
+    def samples(self) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+        """The numbers held, and how many of the stream each stands for."""
+        weights = [
+            np.full(len(held), 1 << level, dtype=np.int64) for level, held in enumerate(self.levels)
+        ]
+        return (
+            np.concatenate([*self.levels, np.empty(0)]),
+            np.concatenate([*weights, np.empty(0, dtype=np.int64)]),
+        )
 
     def _padded(self, num_levels: int) -> "QuantileSketch":
         missing = num_levels - len(self.levels)

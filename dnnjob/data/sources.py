@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
@@ -96,6 +96,8 @@ class Table:
         warnings: What training can live with and a person should know; logged too.
         weights: Of the rows in the loss, >= 0, shape `(num_rows,)`; None where all weigh the same.
         ids: Columns carried into the predictions, as the files have them.
+        part_rows: Rows of data.source, data.validation_source and data.test_source.
+        split_column: What the split goes by, where it goes by a column.
     """
 
     source: str
@@ -108,6 +110,8 @@ class Table:
     warnings: tuple[str, ...] = ()
     weights: FloatArray | None = None
     ids: Mapping[str, "pa.ChunkedArray[Any]"] = field(default_factory=dict)
+    part_rows: tuple[int, int, int] = (0, 0, 0)
+    split_column: ColumnData | None = None
 
     @property
     def num_rows(self) -> int:
@@ -134,6 +138,31 @@ class Table:
 
 
 @dataclass(frozen=True)
+class JobFiles:
+    """The files of a job's table, all with the same columns.
+
+    Attributes:
+        files: Those of data.source, then of data.validation_source and of data.test_source.
+        part_files: How many each of them has.
+        features: The columns to predict from.
+    """
+
+    files: "tuple[TableFile, ...]"
+    part_files: tuple[int, int, int]
+    features: tuple[str, ...]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Where they are, in order."""
+        return [file.path for file in self.files]
+
+    def part_rows(self, file_rows: Sequence[int]) -> tuple[int, int, int]:
+        """Rows of each of the three sources, from those of each file."""
+        first, second, third = accumulate(self.part_files)
+        return sum(file_rows[:first]), sum(file_rows[first:second]), sum(file_rows[second:third])
+
+
+@dataclass(frozen=True)
 class TableFile:
     """A file and what its first lines or its footer say."""
 
@@ -151,27 +180,63 @@ def open_table(data: DataConfig) -> Table:
     """
     if is_builtin(data.source):
         return _open_builtin(data)
-    files = _peek_files(data.source)
-    features = check_names(data, files[0].names)
+    found = peek_job(data)
     wanted = ReadAs.of(data)
-    keep = {*features, data.target, *wanted.also}
-    columns = _read_files(files, source=data.source, keep=keep, wanted=wanted)
-    fingerprint = fingerprint_files([file.path for file in files])
-    return _make_table(data, features, columns, fingerprint)
+    keep = {*found.features, data.target, *wanted.also}
+    parts = [_read_file(file, keep=keep, wanted=wanted) for file in found.files]
+    columns = _join_files(found.files, parts, source=data.source)
+    return _make_table(
+        data,
+        found.features,
+        columns,
+        fingerprint_files(found.paths),
+        part_rows=found.part_rows([_num_rows(part) for part in parts]),
+    )
 
 
-def find_parquet(data: DataConfig) -> tuple[list[Path], tuple[str, ...]] | None:
-    """The files of a job's table and its features, where all are Parquet files; else None.
+def find_parquet(data: DataConfig) -> JobFiles | None:
+    """The files of a job's table, where all are Parquet files; else None.
 
     Raises:
         DataError: If a file cannot be read, files differ, or target or features are not there.
     """
     if is_builtin(data.source):
         return None
-    files = _peek_files(data.source)
-    if any(file.kind != "parquet" for file in files):
-        return None
-    return [file.path for file in files], check_names(data, files[0].names)
+    found = peek_job(data)
+    return found if all(file.kind == "parquet" for file in found.files) else None
+
+
+def peek_job(data: DataConfig) -> JobFiles:
+    """The files of a job's table, after the checks that headers and footers allow.
+
+    Raises:
+        DataError: If a file cannot be read, files differ, or target or features are not there.
+    """
+    sources = (data.source, data.validation_source, data.test_source)
+    if taken := [one for one in sources[1:] if one is not None and is_builtin(one)]:
+        raise DataError(
+            f"Validation and test rows come from files, but {taken[0]} is none. Set "
+            "data.validation_source and data.test_source to files."
+        )
+    parts = [[] if one is None else find_files(one) for one in sources]
+    _refuse_shared(parts)
+    files = _peek_alike(data.source, [path for part in parts for path in part])
+    first, second, third = map(len, parts)
+    return JobFiles(files, (first, second, third), check_names(data, files[0].names))
+
+
+def _refuse_shared(parts: Sequence[Sequence[Path]]) -> None:
+    """Refuses a file whose rows would train and test."""
+    owner: dict[Path, int] = {}
+    names = ("data.source", "data.validation_source", "data.test_source")
+    for number, part in enumerate(parts):
+        for path in part:
+            first = owner.setdefault(path.resolve(), number)
+            if first != number:
+                raise DataError(
+                    f"A file has one split, but {path} is in {names[first]} and in "
+                    f"{names[number]}. Leave it out of one of them."
+                )
 
 
 def peek_columns(data: DataConfig) -> tuple[str, ...]:
@@ -180,9 +245,11 @@ def peek_columns(data: DataConfig) -> tuple[str, ...]:
     Raises:
         DataError: If a file cannot be read, files differ, or target or features are not there.
     """
-    names = _peek_names(data.source)
-    check_names(data, names)
-    return names
+    if is_builtin(data.source):
+        names = builtin_names(data.source)
+        check_names(data, names)
+        return names
+    return peek_job(data).files[0].names
 
 
 def read_columns(
@@ -254,7 +321,7 @@ def _open_builtin(data: DataConfig) -> Table:
     method = "sha256-bytes" if content.startswith(b"PK") else "sha256-values"
     fingerprint = Fingerprint(method, hashlib.sha256(content).hexdigest())
     columns = read_all(data.source, wanted=ReadAs.of(data))
-    return _make_table(data, features, columns, fingerprint)
+    return _make_table(data, features, columns, fingerprint, part_rows=(_num_rows(columns), 0, 0))
 
 
 def _make_table(
@@ -262,6 +329,8 @@ def _make_table(
     features: tuple[str, ...],
     columns: dict[str, ColumnData],
     fingerprint: Fingerprint,
+    *,
+    part_rows: tuple[int, int, int],
 ) -> Table:
     chosen = [columns[name] for name in features]
     warnings = check_values(data, chosen, columns[data.target])
@@ -280,6 +349,8 @@ def _make_table(
         warnings=warnings,
         weights=weights,
         ids={name: columns[name].original for name in data.id_columns},
+        part_rows=part_rows,
+        split_column=None if data.split_column is None else columns[data.split_column],
     )
 
 
@@ -294,9 +365,13 @@ def _peek_names(source: str) -> tuple[str, ...]:
     return builtin_names(source) if is_builtin(source) else _peek_files(source)[0].names
 
 
-def _peek_files(source: str) -> list[TableFile]:
+def _peek_files(source: str) -> tuple[TableFile, ...]:
     """The files of a source, all with the same columns."""
-    files = [_peek_file(path) for path in find_files(source)]
+    return _peek_alike(source, find_files(source))
+
+
+def _peek_alike(source: str, paths: Iterable[Path]) -> tuple[TableFile, ...]:
+    files = tuple(_peek_file(path) for path in paths)
     for file in files:
         check_unique(str(file.path), file.names)
     check_alike(source, [(str(file.path), file.names) for file in files])
@@ -412,14 +487,24 @@ def _read_files(
 ) -> dict[str, ColumnData]:
     """All columns of the files, one below the other, in the order of the first file."""
     parts = [_read_file(file, keep=keep, wanted=wanted) for file in files]
+    return _join_files(files, parts, source=source)
+
+
+def _join_files(
+    files: Sequence[TableFile], parts: Sequence[dict[str, ColumnData]], *, source: str
+) -> dict[str, ColumnData]:
     paths = [str(file.path) for file in files]
     columns = {
         name: join_columns([part[name] for part in parts], source=source, files=paths)
         for name in files[0].names
     }
-    if not next(iter(columns.values())).num_rows:
+    if not _num_rows(columns):
         raise DataError(f"A table needs rows, but {source} has only a header. Add rows.")
     return columns
+
+
+def _num_rows(columns: Mapping[str, ColumnData]) -> int:
+    return next(iter(columns.values())).num_rows
 
 
 def _read_file(

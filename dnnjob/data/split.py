@@ -1,13 +1,11 @@
-"""Which rows train, validate and test: the splits that scikit-learn makes, or a hash of the row.
+"""Which rows train, validate and test: the splits that scikit-learn makes, and a hash of the row.
 
 split = split_rows(506, test_fraction=0.3, validation_fraction=0.0, seed=0)
 split.train, split.test            # int64 row numbers, ascending
-splitter = make_splitter(job.data, num_rows=20_000_000, seed=0)
-splitter(first_row, num_rows)      # of rows that pass by: a place in SPLITS each
+uniform(rows, seed=0, stream=0)    # of each row number a number in [0, 1)
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -18,12 +16,11 @@ from dnnjob.data.block import FloatArray
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:
-    from dnnjob.config.job import DataConfig
+    from dnnjob.config.job import SplitKind
 
 IndexArray = NDArray[np.int64]
 Labels = NDArray[np.int8]
-Splitter = Callable[[int, int], Labels]
-"""From a first row and a number of rows to the split of each, a place in `SPLITS`."""
+ChosenSplit = Literal["shuffle", "hash", "group", "time", "column", "files"]
 
 SPLITS = ("train", "validation", "test", "unlabelled")
 TRAIN, VALIDATION, TEST, UNLABELLED = range(4)
@@ -168,56 +165,14 @@ def _hold_out(rows: IndexArray, fraction: float, *, seed: int) -> tuple[IndexArr
     return shuffled[num_held_out:], shuffled[:num_held_out]
 
 
-def split_by(splitter: Splitter, y: FloatArray) -> Split:
-    """The rows of each split of a table in memory; those without a target are unlabelled."""
-    labels = np.where(np.isnan(y), UNLABELLED, splitter(0, len(y)))
-    return Split(*(np.flatnonzero(labels == place) for place in range(len(SPLITS))))
-
-
-def choose_split(split: Literal["auto", "shuffle", "hash"], num_rows: int) -> str:
+def choose_split(split: "SplitKind", num_rows: int) -> "ChosenSplit":
     """What "auto" is for a table of so many rows."""
     if split != "auto":
         return split
     return "shuffle" if num_rows <= MAX_SHUFFLED_ROWS else "hash"
 
 
-def make_splitter(data: "DataConfig", *, num_rows: int, seed: int) -> Splitter:
-    """What tells the split of any rows of a table, as the job asks.
-
-    Raises:
-        DataError: If a split would be empty.
-    """
-    if choose_split(data.split, num_rows) == "hash":
-        return _hash_splitter(data, seed=seed)
-    split = split_rows(
-        num_rows,
-        test_fraction=data.test_fraction,
-        validation_fraction=data.validation_fraction,
-        seed=seed,
-        folds=data.folds,
-        fold=data.fold,
-    )
-    labels = np.zeros(num_rows, dtype=np.int8)
-    labels[split.validation] = VALIDATION
-    labels[split.test] = TEST
-    return lambda first, count: labels[first : first + count]
-
-
-def _hash_splitter(data: "DataConfig", *, seed: int) -> Splitter:
-    def label(first: int, count: int) -> Labels:
-        rows = np.arange(first, first + count, dtype=np.uint64)
-        drawn = _uniform(rows, seed=seed, stream=0)
-        if data.folds is None:
-            is_test = drawn < data.test_fraction
-        else:
-            is_test = np.floor(drawn * data.folds) == data.fold
-        is_validation = _uniform(rows, seed=seed, stream=1) < data.validation_fraction
-        return np.where(is_test, TEST, np.where(is_validation, VALIDATION, TRAIN)).astype(np.int8)
-
-    return label
-
-
-def _uniform(rows: NDArray[np.uint64], *, seed: int, stream: int) -> FloatArray:
+def uniform(rows: NDArray[np.uint64], *, seed: int, stream: int) -> FloatArray:
     """A number in [0, 1) for each row: SplitMix64 of the row, seed and stream.
 
     Steele, Lea and Flood, "Fast splittable pseudorandom number generators",

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.job import DataConfig, JobConfig
 from dnnjob.data.block import Block, FloatArray, RawColumn, Texts, take_rows
 from dnnjob.data.encoding import (
     Encoding,
@@ -43,8 +43,19 @@ from dnnjob.data.schema import (
     check_weights,
     listed,
 )
-from dnnjob.data.sources import Fingerprint, fingerprint_files
-from dnnjob.data.split import SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION, Labels, Splitter
+from dnnjob.data.sources import Fingerprint, JobFiles, fingerprint_files
+from dnnjob.data.split import SPLITS, Labels
+from dnnjob.data.splitter import (
+    SCAN_ROWS,
+    PartRows,
+    SplitFacts,
+    Splitter,
+    expected_train_rows,
+    make_splitter,
+    read_keys,
+    refuse_empty_splits,
+    scan_rows,
+)
 from dnnjob.data.totals import NumberTotals, Totals, join_totals, measure_column
 from dnnjob.errors import DataError, JobError
 
@@ -196,7 +207,7 @@ class StreamedTable:
         weight_column = self.data.weight_column
         return Piece(
             row_ids=np.arange(first, first + len(y), dtype=np.int64),
-            labels=label_rows(self.splitter, first, y),
+            labels=self.splitter(first, y, key_block(table, self.data)),
             block={name: block[name] for name in self.features},
             y=y,
             weights=None if weight_column is None else np.asarray(block[weight_column]),
@@ -223,7 +234,8 @@ def take_piece(piece: Piece, rows: Any) -> Piece:
 def wanted_columns(data: DataConfig, features: Sequence[str]) -> list[str]:
     """The columns that a job reads, each once."""
     weights = [] if data.weight_column is None else [data.weight_column]
-    return [*features, data.target, *weights, *data.id_columns]
+    keys = [] if data.split_column is None else [data.split_column]
+    return list(dict.fromkeys([*features, data.target, *weights, *data.id_columns, *keys]))
 
 
 def raw_kinds(data: DataConfig, kinds: Mapping[str, FeatureKind]) -> dict[str, FeatureKind]:
@@ -267,11 +279,32 @@ def raw_column(
     return as_kind(found, kind, source=source).raw
 
 
-def label_rows(splitter: Splitter, first: int, y: FloatArray) -> Labels:
-    """The split of rows with these targets; those without one are unlabelled."""
-    labels = splitter(first, len(y))
-    missing = np.isnan(y)
-    return np.where(missing, np.int8(UNLABELLED), labels) if missing.any() else labels
+def key_block(table: pa.Table, data: DataConfig) -> RawColumn | None:
+    """What the split of these rows goes by, where it goes by a column."""
+    if data.split_column is None:
+        return None
+    name = data.split_column
+    wanted = data.columns[name].kind if name in data.columns else None
+    found = infer_arrow(name, table.column(name), missing=data.missing)
+    return read_keys(found if wanted is None else as_kind(found, wanted, source=data.source), data)
+
+
+def scan_stream(data: DataConfig, source: ParquetRows) -> SplitFacts:
+    """What the job's split must know of all rows of these files.
+
+    Raises:
+        DataError: If a file cannot be read, or the split does not suit it.
+    """
+    names = [data.target] if data.split_column is None else [data.target, data.split_column]
+    wanted = raw_kinds(data, {})
+
+    def blocks() -> Iterator[tuple[FloatArray, RawColumn | None]]:
+        for _, table in source.batches(names, size=SCAN_ROWS):
+            target = {data.target: wanted[data.target]}
+            y = raw_block(table, target, data, source=data.source)[data.target]
+            yield np.asarray(y, np.float64), key_block(table, data)
+
+    return scan_rows(data, source.num_rows, blocks())
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,18 +351,15 @@ def _is_alive(pid: str) -> bool:
     return pid.isdecimal() and Path(f"/proc/{pid}").exists()
 
 
-def streams(data: DataConfig, num_rows: int, *, window_rows: int) -> bool:
+def streams(data: DataConfig, part_rows: PartRows, *, window_rows: int) -> bool:
     """Whether a table of files is trained window by window: by the rows it is expected to train."""
-    held_out = data.test_fraction if data.folds is None else 1 / data.folds
-    return num_rows * (1 - held_out) * (1 - data.validation_fraction) > window_rows
+    return expected_train_rows(data, part_rows) > window_rows
 
 
 def open_stream(
-    data: DataConfig,
-    paths: Sequence[Path],
-    features: tuple[str, ...],
+    job: JobConfig,
+    found: JobFiles,
     *,
-    splitter: Splitter,
     block_rows: int,
     scratch: Path,
     threads: int,
@@ -337,10 +367,8 @@ def open_stream(
     """A table of Parquet files, after one pass over it.
 
     Args:
-        data: What the job says.
-        paths: The files, in order.
-        features: The columns to predict from.
-        splitter: The split of each row that has a target.
+        job: The job.
+        found: Its files and features.
         block_rows: Training rows that are read together.
         scratch: A folder of this run, for a copy where the files cannot be read in small pieces.
         threads: Threads to measure with.
@@ -349,8 +377,11 @@ def open_stream(
         DataError: If the table cannot be read, or not be trained on as the job asks.
         JobError: If there is no room for a copy.
     """
-    source = ParquetRows.open(paths)
+    data, features = job.data, found.features
+    source = ParquetRows.open(found.paths)
     kinds = _find_kinds(data, source, features)
+    part_rows = found.part_rows(source.file_rows(found.paths))
+    splitter = make_splitter(data, part_rows, scan_stream(data, source), seed=job.split_seed)
     copy = None
     if max(group.num_rows for group in source.groups) > max(block_rows // 2, _LEAST_GROUP_ROWS):
         copy = _Copy(source, data, kinds, scratch, block_rows=block_rows)
@@ -358,7 +389,9 @@ def open_stream(
     columns = join_totals(list(measured.totals.values()))
     warnings = _check(data, kinds, columns, measured.differing)
     rows = source if copy is None else ParquetRows.open(copy.paths)
-    table = StreamedTable(
+    group_counts = _count_groups(rows, measured.labels)
+    refuse_empty_splits(job, group_counts.sum(axis=0))
+    return StreamedTable(
         source=data.source,
         features=features,
         target=data.target,
@@ -368,16 +401,14 @@ def open_stream(
             for name, found in columns.items()
             if name != _TRANSFORMED
         ),
-        fingerprint=fingerprint_files(paths),
+        fingerprint=fingerprint_files(found.paths),
         warnings=warnings,
         rows=rows,
         splitter=splitter,
         totals=measured.totals,
-        group_counts=_count_groups(rows, measured.labels),
+        group_counts=group_counts,
         data=data,
     )
-    _refuse_empty_splits(table)
-    return table
 
 
 def _find_kinds(
@@ -385,7 +416,8 @@ def _find_kinds(
 ) -> dict[str, FeatureKind]:
     """What the features hold: what the job says, or what all files agree on."""
     found: dict[str, FeatureKind] = {}
-    for name in [*features, data.target]:
+    keys = [] if data.split_column is None else [data.split_column]
+    for name in dict.fromkeys([*features, data.target, *keys]):
         first: dict[str, Path] = {}
         for path, schema in source.schemas.items():
             dtype = schema.field(name).type
@@ -409,6 +441,7 @@ def _find_kinds(
         wanted = data.columns[name].kind if name in data.columns else None
         found[name] = wanted or kind  # type: ignore[assignment]
     target = found.pop(data.target)
+    found = {name: found[name] for name in features}
     if target not in ("numeric", "boolean"):
         raise DataError(
             f"The target must be numbers that vary, but {data.target!r} in {data.source} is "
@@ -435,7 +468,8 @@ def _pass_over(
 
     def measure(first: int, table: pa.Table) -> _Measured:
         block = raw_block(table, reads, data, source=data.source)
-        return _measure(data, block, label_rows(splitter, first, np.asarray(block[data.target])))
+        y = np.asarray(block[data.target], dtype=np.float64)
+        return _measure(data, block, splitter(first, y, key_block(table, data)))
 
     def join_oldest(total: _Measured | None) -> _Measured:
         one = waiting.pop(0).result()
@@ -599,17 +633,6 @@ def _count_groups(rows: ParquetRows, labels: Labels) -> np.ndarray:
     return counts
 
 
-def _refuse_empty_splits(table: StreamedTable) -> None:
-    wanted = [TRAIN, TEST] + [VALIDATION] * (table.data.validation_fraction > 0)
-    for split in wanted:
-        if not table.num_split_rows(split):
-            raise DataError(
-                f"Each split needs a row with a target, but of the {table.num_rows} rows of "
-                f"{table.source} none is a {SPLITS[split]} row. Set data.test_fraction and "
-                "data.validation_fraction, or add rows."
-            )
-
-
 class _Copy:
     """A copy of a table's columns in small row groups, over a few files."""
 
@@ -691,6 +714,8 @@ def _copied_schema(
     for name in wanted_columns(data, tuple(kinds)):
         dtype = schema.field(name).type
         plain = name in kinds and kinds[name] == arrow_kind(dtype) == "numeric"
+        # What splits the rows stays as it is, so that it splits them alike.
+        plain = plain and name != data.split_column
         fields.append(pa.field(name, pa.float32() if plain else dtype))
     return pa.schema(fields)
 

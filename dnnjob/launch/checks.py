@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dnnjob.config import DataConfig, JobConfig, Point, load_job, make_points
+from dnnjob.data.order import refuse_short_window
 from dnnjob.data.schema import listed, show_date
-from dnnjob.data.sources import Table, open_table
-from dnnjob.data.split import Split, split_labelled
+from dnnjob.data.sources import Table, find_parquet, open_table
+from dnnjob.data.splitter import split_table
 from dnnjob.data.statistics import fit_encoding
 from dnnjob.machine import memory_limit_bytes
 from dnnjob.runs import Record
@@ -39,7 +40,7 @@ class ColumnCheck(Record):
     name: str
     kind: str
     role: str
-    """`target`, `feature`, `id`, `weight` or `unused`."""
+    """`target`, `feature`, `id`, `weight`, `split` or `unused`."""
     num_inputs: int | None = None
     """Inputs of the network that a feature becomes; an embedding takes one, its code."""
     num_missing: int
@@ -122,7 +123,8 @@ def table_key(data: DataConfig) -> str:
     # What only says how rows are split and encoded does not change what is read.
     return data.model_dump_json(
         include={
-            *("source", "target", "features", "id_columns", "weight_column"),
+            *("source", "validation_source", "test_source", "split_column"),
+            *("target", "features", "id_columns", "weight_column"),
             *("target_transform", "missing", "columns"),
         }
     )
@@ -130,8 +132,9 @@ def table_key(data: DataConfig) -> str:
 
 def _check_columns(point: Point, table: Table) -> tuple[ColumnCheck, ...]:
     data = point.job.data
-    encoding = fit_encoding(table, _split(point.job, table), data)
-    roles = {name: "id" for name in data.id_columns} | {table.target: "target"}
+    encoding = fit_encoding(table, split_table(table, point.job), data)
+    roles = {} if data.split_column is None else {data.split_column: "split"}
+    roles |= {name: "id" for name in data.id_columns} | {table.target: "target"}
     roles |= {} if data.weight_column is None else {data.weight_column: "weight"}
     num_inputs = {column.name: column.num_inputs for column in encoding.columns}
     return tuple(
@@ -148,17 +151,6 @@ def _check_columns(point: Point, table: Table) -> tuple[ColumnCheck, ...]:
     )
 
 
-def _split(job: JobConfig, table: Table) -> Split:
-    return split_labelled(
-        table.y,
-        test_fraction=job.data.test_fraction,
-        validation_fraction=job.data.validation_fraction,
-        seed=job.split_seed,
-        folds=job.data.folds,
-        fold=job.data.fold,
-    )
-
-
 def check_point(point: Point, table: Table) -> PointCheck:
     """What one run would do.
 
@@ -166,7 +158,9 @@ def check_point(point: Point, table: Table) -> PointCheck:
         DataError: If the table is too small for its splits.
     """
     job = point.job
-    split = _split(job, table)
+    split = split_table(table, job)
+    if find_parquet(job.data) is None:
+        refuse_short_window(job.data, len(split.train))
     encoding = fit_encoding(table, split, job.data)
     embeddings = encoding.embedding_shapes
     num_inputs = encoding.num_inputs + sum(units - 1 for _, units in embeddings)

@@ -51,7 +51,7 @@ def identify(
     # What only says where and how often things are written does not change a number.
     values = job.model_dump(mode="json", exclude={"name", "output", "devices"})
     del values["train"]["checkpoint_every_s"]
-    for key in ("source", "memory_budget_gb", "scratch"):
+    for key in ("source", "validation_source", "test_source", "memory_budget_gb", "scratch"):
         del values["data"][key]
     origin = {"job": values, "precision": job.devices.precision, "table": table_fingerprint}
     fingerprint = {

@@ -22,6 +22,9 @@ DEFAULTS = {
         "validation_fraction": 0.0,
         "split_seed": None,
         "split": "auto",
+        "split_column": None,
+        "validation_source": None,
+        "test_source": None,
         "folds": None,
         "fold": 0,
         "standardize": "train",
@@ -300,3 +303,62 @@ def test_embeddings_add_their_own_parameters() -> None:
     # 3 plain inputs and embeddings of 10 x 4 and 5 x 2: 9 inputs of the first layer.
     count = ModelConfig(hidden_units=(7,)).count_params(num_inputs=5, embeddings=[(10, 4), (5, 2)])
     assert count == 10 * 4 + 5 * 2 + (9 + 1) * 7 + 8
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"data__split": "group"}, r'data.split = "group" goes by a column'),
+        ({"data__split_column": "g"}, r'it is "auto"'),
+        ({"data__split": "files"}, r"needs test rows\. Name their files in data\.test_source"),
+        ({"data__test_source": "/b.csv"}, r'are for data\.split = "files"'),
+        ({"data__split": "time", "data__split_column": "t", "data__folds": 3}, r'not "time"'),
+        (
+            {"data__split": "column", "data__split_column": "s", "data__validation_fraction": 0.1},
+            r"Leave data\.validation_fraction out",
+        ),
+        ({"data__split": "group", "data__split_column": "y"}, "which is the target or the weight"),
+        (
+            {
+                "data__split": "files",
+                "data__test_source": "/b.csv",
+                "data__validation_source": "/c.csv",
+                "data__validation_fraction": 0.1,
+            },
+            r"are those of data\.validation_source",
+        ),
+        (
+            {"data__split": "files", "data__test_source": "/b.csv", "train__patience": 3},
+            "needs validation rows",
+        ),
+    ],
+)
+def test_keys_of_the_split_go_together(keys: dict[str, Any], told: str) -> None:
+    with pytest.raises(JobError, match=told):
+        make(**keys)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"data__split": "column", "data__split_column": "s"},
+        {
+            "data__split": "files",
+            "data__test_source": "/b.csv",
+            "data__validation_source": "/c.csv",
+        },
+        {
+            "data__split": "files",
+            "data__test_source": "/b.csv",
+            "data__validation_fraction": 0.1,
+        },
+        {
+            "data__split": "group",
+            "data__split_column": "g",
+            "data__folds": 3,
+            "data__validation_fraction": 0.1,
+        },
+    ],
+)
+def test_patience_takes_the_validation_rows_of_any_split(keys: dict[str, Any]) -> None:
+    assert make(**keys, train__patience=3).train.patience == 3

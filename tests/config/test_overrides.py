@@ -108,6 +108,25 @@ def test_a_relative_job_file_gives_absolute_paths(
     assert load_job(Path("least.toml")).data.source == str(job_file.parent / "t.csv")
 
 
+def test_the_files_of_every_split_are_anchored(
+    job_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = job_file.read_text()
+    job_file.write_text(
+        text.replace("[data]", '[data]\nsplit = "files"\nvalidation_source = "v.csv"')
+        + '\n[sweep]\n"data.source" = ["a.csv", "b.csv"]\n'
+    )
+    monkeypatch.chdir(tmp_path)
+
+    job = load_job(job_file, overrides=["data.test_source=t.csv"])
+
+    assert job.data.validation_source == str(job_file.parent / "v.csv")
+    assert job.data.test_source == str(tmp_path / "t.csv")
+    assert job.sweep["data.source"] == tuple(
+        str(job_file.parent / name) for name in ("a.csv", "b.csv")
+    )
+
+
 def test_symlinks_stay(job_file: Path) -> None:
     (job_file.parent / "real.csv").write_text("a,y\n1,2\n")
     (job_file.parent / "t.csv").symlink_to("real.csv")

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dnnjob.config import DataConfig
-from dnnjob.data.sources import open_table
+from dnnjob.config import DataConfig, JobConfig
+from dnnjob.data.sources import open_table, peek_job
 from dnnjob.data.split import (
     MAX_SHUFFLED_ROWS,
     TEST,
@@ -16,9 +16,9 @@ from dnnjob.data.split import (
     UNLABELLED,
     VALIDATION,
     choose_split,
-    make_splitter,
     split_rows,
 )
+from dnnjob.data.splitter import Labels, SplitFacts, make_splitter
 from dnnjob.data.statistics import fit_encoding
 from dnnjob.data.stream import StreamedTable, open_stream, scratch_folder, streams
 from dnnjob.errors import DataError, JobError
@@ -53,6 +53,16 @@ def make_data(folder: Path, **changes: object) -> DataConfig:
     return DataConfig.model_validate(values | changes)
 
 
+def make_job(data: DataConfig) -> JobConfig:
+    return JobConfig(name="t", seed=1, data=data)
+
+
+def deal(data: DataConfig, num_rows: int, *, seed: int, first: int = 0) -> Labels:
+    """Splits of rows that all have a target, by their numbers."""
+    splitter = make_splitter(data, (num_rows, 0, 0), SplitFacts(), seed=seed)
+    return splitter(first, np.zeros(num_rows), None)
+
+
 def open_frame(
     frame: pd.DataFrame,
     folder: Path,
@@ -68,12 +78,10 @@ def open_frame(
     for number, part in enumerate(np.array_split(np.arange(len(frame)), cuts)):
         path = tables / f"{number:03d}.parquet"
         frame.iloc[part].to_parquet(path, index=False, row_group_size=row_group or len(frame))
-    data = make_data(tables, **changes)
+    data = make_data(tables, features=features, **changes)
     return open_stream(
-        data,
-        sorted(tables.iterdir()),
-        features,
-        splitter=make_splitter(data, num_rows=len(frame), seed=1),
+        make_job(data),
+        peek_job(data),
         block_rows=700,
         scratch=scratch,
         threads=2,
@@ -122,7 +130,7 @@ def test_the_layout_of_files_changes_nothing(
 def test_rows_of_a_split_are_read_by_their_number(tmp_path: Path) -> None:
     frame = make_frame()
     table = open_frame(frame, tmp_path)
-    labels = make_splitter(table.data, num_rows=NUM_ROWS, seed=1)(0, NUM_ROWS)
+    labels = deal(table.data, NUM_ROWS, seed=1)
 
     for split in (TRAIN, VALIDATION, TEST):
         rows = np.flatnonzero(labels == split)
@@ -180,10 +188,8 @@ def test_files_whose_columns_are_of_other_kinds_are_refused(tmp_path: Path) -> N
 
     with pytest.raises(DataError, match=r"'plain' is numeric in .*a\.parquet, text in .*b\.parq"):
         open_stream(
-            data,
-            sorted((tmp_path / "tables").iterdir()),
-            FEATURES,
-            splitter=make_splitter(data, num_rows=2 * NUM_ROWS, seed=1),
+            make_job(data),
+            peek_job(data),
             block_rows=700,
             scratch=tmp_path / "scratch",
             threads=1,
@@ -244,8 +250,8 @@ def test_a_scratch_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_table_streams_when_its_training_rows_exceed_a_window(tmp_path: Path) -> None:
     data = make_data(tmp_path, test_fraction=0.5, validation_fraction=0.0)
 
-    assert not streams(data, 2000, window_rows=1000)
-    assert streams(data, 2002, window_rows=1000)
+    assert not streams(data, (2000, 0, 0), window_rows=1000)
+    assert streams(data, (2002, 0, 0), window_rows=1000)
 
 
 def test_auto_hashes_beyond_ten_million_rows() -> None:
@@ -256,11 +262,11 @@ def test_auto_hashes_beyond_ten_million_rows() -> None:
 
 def test_hashed_splits_have_their_shares_and_do_not_depend_on_the_piece(tmp_path: Path) -> None:
     data = make_data(tmp_path, split="hash", test_fraction=0.3, validation_fraction=0.1)
-    splitter = make_splitter(data, num_rows=100_000, seed=4)
-
-    whole = splitter(0, 100_000)
-    pieces = np.concatenate([splitter(first, 1000) for first in range(0, 100_000, 1000)])
-    other = make_splitter(data, num_rows=100_000, seed=5)(0, 100_000)
+    whole = deal(data, 100_000, seed=4)
+    pieces = np.concatenate(
+        [deal(data, 1000, seed=4, first=first) for first in range(0, 100_000, 1000)]
+    )
+    other = deal(data, 100_000, seed=5)
 
     np.testing.assert_array_equal(whole, pieces)
     assert np.bincount(whole, minlength=3) / 1e5 == pytest.approx([0.63, 0.07, 0.3], abs=0.005)
@@ -269,10 +275,7 @@ def test_hashed_splits_have_their_shares_and_do_not_depend_on_the_piece(tmp_path
 
 def test_hashed_folds_cover_every_row_once(tmp_path: Path) -> None:
     tests = [
-        make_splitter(
-            make_data(tmp_path, split="hash", folds=4, fold=fold), num_rows=10_000, seed=0
-        )(0, 10_000)
-        == TEST
+        deal(make_data(tmp_path, split="hash", folds=4, fold=fold), 10_000, seed=0) == TEST
         for fold in range(4)
     ]
 

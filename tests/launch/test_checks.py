@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from dnnjob.data.split import split_rows
@@ -9,7 +11,7 @@ from dnnjob.errors import DataError, JobError
 from dnnjob.launch import checks
 from dnnjob.launch.checks import check_job, render_check
 from dnnjob.results.report import read_report
-from tests.conftest import FEATURES, FinishedRun, WriteJob, make_frame
+from tests.conftest import FEATURES, Command, FinishedRun, WriteJob, make_frame
 
 
 def test_a_check_says_what_the_run_then_is(finished: FinishedRun) -> None:
@@ -82,6 +84,7 @@ def test_a_table_is_read_once_for_all_points(
     [
         ("data.target=z", DataError),
         ("data.test_fraction=0.999", DataError),
+        ("data.window_rows=20", JobError),
         ("sweep.data.test_fraction=[0.3, 0.999]", DataError),
         ("train.epochs=0", JobError),
         ("sweep.train.epochs=[1, 0]", JobError),
@@ -92,6 +95,36 @@ def test_what_a_run_would_refuse_is_refused(
 ) -> None:
     with pytest.raises(error):
         check_job(write_job(), [override])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data.split=hash"],
+        ["data.split=group", "data.split_column=plain"],
+        ["data.split=time", "data.split_column=plain"],
+        ["data.split=column", "data.split_column=part", "data.validation_fraction=0"],
+    ],
+)
+def test_a_check_splits_as_the_run_then_does(
+    write_job: WriteJob, dnnjob: Command, tmp_path: Path, overrides: list[str]
+) -> None:
+    frame = make_frame()
+    frame["part"] = np.resize(["train", "train", "test", "validation"], len(frame))
+    frame.loc[::9, "y"] = np.nan
+    job_file = write_job(frame, train={"epochs": 1}, output={"model": False})
+
+    (point,) = check_job(job_file, overrides).points
+    done = dnnjob("run", job_file, *overrides, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    predictions = pd.read_parquet(Path(done.stdout.strip()) / "predictions.parquet")
+    assert predictions["split"].value_counts().to_dict() == {
+        "train": point.num_train_rows,
+        "validation": point.num_validation_rows,
+        "test": point.num_test_rows,
+        "unlabelled": point.num_unlabelled_rows,
+    }
 
 
 def test_memory_covers_what_the_run_then_takes(finished: FinishedRun) -> None:
