@@ -5,17 +5,17 @@ predict_table(Path("runs/housing/20261123-101500-3f9a1c"), "new.parquet", out=Pa
 
 import logging
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from dnnjob.config import DevicesConfig, JobConfig, load_job
-from dnnjob.data.block import Block, FloatArray, Texts
+from dnnjob.data.block import FloatArray
 from dnnjob.data.encoding import FeatureKind
-from dnnjob.data.sources import read_columns
+from dnnjob.data.incoming import IncomingRows, read_rows
 from dnnjob.errors import JobError
 from dnnjob.image import is_lost, lost_reason, mount_hint
 from dnnjob.imports import importing_tensorflow
@@ -25,27 +25,41 @@ from dnnjob.tasks import configure_process
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from dnnjob.training.export import Predictor
+
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """Predicted rows of a table, in its order.
+@dataclass
+class Predicted:
+    """What is told of a table once it is predicted.
 
     Attributes:
-        y_pred: Target units, `(num_rows,)`.
-        y_true: The table's own target, NaN where missing, same shape and units; None if it has
-            no such column.
-        ids: The job's id columns, those that the table has.
+        num_rows: Its rows.
+        num_strange: Rows whose prediction is not finite.
+        num_known: Rows whose target the table has.
+        squared_error: Sum over those, squared target units.
     """
 
-    y_pred: FloatArray
-    y_true: FloatArray | None
-    ids: Mapping[str, "pa.ChunkedArray[Any]"] = field(default_factory=dict)
+    num_rows: int = 0
+    num_strange: int = 0
+    num_known: int = 0
+    squared_error: float = 0.0
+
+    def add(self, y_true: FloatArray | None, y_pred: FloatArray) -> None:
+        """Counts some rows in."""
+        self.num_rows += len(y_pred)
+        self.num_strange += int((~np.isfinite(y_pred)).sum())
+        if y_true is not None:
+            known = ~np.isnan(y_true)
+            self.num_known += int(known.sum())
+            self.squared_error += float(np.square(y_true[known] - y_pred[known]).sum())
 
 
-def predict_table(run: Path, data: str, *, out: Path) -> Predictions:
+def predict_table(run: Path, data: str, *, out: Path) -> Predicted:
     """Predicts every row of a table and writes `row_id`, `y_true` where known, and `y_pred`.
+
+    A table of Parquet files passes by in pieces, so that its size does not matter.
 
     Args:
         run: Folder of a finished run.
@@ -60,20 +74,19 @@ def predict_table(run: Path, data: str, *, out: Path) -> Predictions:
     paths = _open_finished(run)
     job = load_job(paths.job)
     kinds = feature_kinds(job)
-    rows, ids = read_columns(
-        data,
-        kinds,
-        optional=[job.data.target],
-        ids=job.data.id_columns,
-        missing=job.data.missing,
-    )
-    y_true = rows.pop(job.data.target, None)
-    if isinstance(y_true, Texts):
-        y_true = None
-    predictions = Predictions(_predict(paths, job, kinds, rows), y_true, ids)
-    _write(out, predictions)
-    _announce(predictions, data)
-    return predictions
+    pieces = read_rows(data, kinds, job.data)
+    predict = _load(paths, job, kinds)
+    predicted = Predicted()
+
+    def tables() -> "Iterator[pa.Table]":
+        for rows in pieces:
+            y_pred = predict(rows.block)
+            yield _make_table(predicted.num_rows, rows, y_pred)
+            predicted.add(rows.y_true, y_pred)
+
+    _write(out, tables())
+    _announce(predicted, data)
+    return predicted
 
 
 def _check_out(out: Path) -> None:
@@ -118,31 +131,41 @@ def feature_kinds(job: JobConfig) -> dict[str, FeatureKind]:
     return {name: said.get(name) or "numeric" for name in job.data.features or ()}
 
 
-def _predict(
-    paths: RunPaths, job: JobConfig, kinds: Mapping[str, FeatureKind], rows: Block
-) -> FloatArray:
+def _load(paths: RunPaths, job: JobConfig, kinds: Mapping[str, FeatureKind]) -> "Predictor":
     # Threads and GPUs are those of this machine, whatever the run had.
     kind = "cpu" if job.devices.kind == "cpu" else "auto"
     configure_process(DevicesConfig(kind=kind))
     with importing_tensorflow():
         from dnnjob.training.export import load_predictor
 
-    return load_predictor(paths.model, kinds, precision=job.devices.precision)(rows)
+    return load_predictor(paths.model, kinds, precision=job.devices.precision)
 
 
-def _write(out: Path, predictions: Predictions) -> None:
+def _make_table(first: int, rows: IncomingRows, y_pred: FloatArray) -> "pa.Table":
     import pyarrow as pa
+
+    columns: dict[str, Any] = {"row_id": np.arange(first, first + len(y_pred), dtype=np.int64)}
+    if rows.y_true is not None:
+        columns["y_true"] = pa.array(rows.y_true, pa.float64(), from_pandas=True)
+    columns["y_pred"] = pa.array(y_pred, pa.float64())
+    table = pa.table(columns)
+    for name, column in rows.ids.items():
+        table = table.append_column(name, column)
+    return table
+
+
+def _write(out: Path, tables: "Iterator[pa.Table]") -> None:
     import pyarrow.parquet as pq
 
-    columns = {"row_id": pa.array(np.arange(len(predictions.y_pred)), pa.int64())}
-    if predictions.y_true is not None:
-        columns["y_true"] = pa.array(predictions.y_true, pa.float64(), from_pandas=True)
-    columns["y_pred"] = pa.array(predictions.y_pred, pa.float64())
-    table = pa.table(columns)
-    for name, column in predictions.ids.items():
-        table = table.append_column(name, column)
+    def fill(file: BinaryIO) -> None:
+        first = next(tables)
+        with pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
+            writer.write_table(first)
+            for table in tables:
+                writer.write_table(table)
+
     try:
-        write_file(out, lambda file: pq.write_table(table, file, compression="zstd"))
+        write_file(out, fill)
     except OSError as error:
         raise JobError(
             f"The predictions could not be written to {out} ({error.strerror}). "
@@ -150,11 +173,12 @@ def _write(out: Path, predictions: Predictions) -> None:
         ) from error
 
 
-def _announce(predictions: Predictions, data: str) -> None:
-    y_true, y_pred = predictions.y_true, predictions.y_pred
-    logger.info("Predicted %d rows of %s.", len(y_pred), data)
-    if strange := int((~np.isfinite(y_pred)).sum()):
-        logger.warning("%d predictions are not finite: look for extreme values there.", strange)
-    if y_true is not None and (known := ~np.isnan(y_true)).any():
-        mse = np.mean(np.square(y_true[known] - y_pred[known]))
-        logger.info("MSE %.4g on the %d rows whose target is known.", mse, known.sum())
+def _announce(predicted: Predicted, data: str) -> None:
+    logger.info("Predicted %d rows of %s.", predicted.num_rows, data)
+    if predicted.num_strange:
+        logger.warning(
+            "%d predictions are not finite: look for extreme values there.", predicted.num_strange
+        )
+    if predicted.num_known:
+        mse = predicted.squared_error / predicted.num_known
+        logger.info("MSE %.4g on the %d rows whose target is known.", mse, predicted.num_known)

@@ -68,8 +68,9 @@ def test_a_row_alone_and_many_blocks_are_predicted_alike(
     make_frame().head(1).to_csv(tmp_path / "one.csv", index=False)
     for name, rows in {"all": 120, "one": 1}.items():
         out = tmp_path / f"{name}.parquet"
-        found = predict_table(finished.paths.root, str(tmp_path / f"{name}.csv"), out=out)
-        np.testing.assert_allclose(found.y_pred, predicted[:rows], rtol=2e-6)
+        predict_table(finished.paths.root, str(tmp_path / f"{name}.csv"), out=out)
+        found = pd.read_parquet(out)["y_pred"]
+        np.testing.assert_allclose(found, predicted[:rows], rtol=2e-6)
 
 
 def test_gaps_are_predicted_as_the_median(finished: FinishedRun, tmp_path: Path) -> None:
@@ -78,13 +79,13 @@ def test_gaps_are_predicted_as_the_median(finished: FinishedRun, tmp_path: Path)
     filled = frame.assign(plain=frame["plain"][split.train].median())
     frame.assign(plain="?").to_csv(tmp_path / "gaps.csv", index=False)
     filled.to_csv(tmp_path / "filled.csv", index=False)
+    for name in ("gaps", "filled"):
+        out = tmp_path / f"{name}.parquet"
+        predict_table(finished.paths.root, str(tmp_path / f"{name}.csv"), out=out)
     found, expected = (
-        predict_table(
-            finished.paths.root, str(tmp_path / f"{name}.csv"), out=tmp_path / "p.parquet"
-        )
-        for name in ("gaps", "filled")
+        pd.read_parquet(tmp_path / f"{name}.parquet")["y_pred"] for name in ("gaps", "filled")
     )
-    np.testing.assert_allclose(found.y_pred, expected.y_pred, rtol=2e-6)
+    np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
 def test_gaps_in_the_target_are_null(finished: FinishedRun, tmp_path: Path) -> None:
@@ -95,6 +96,63 @@ def test_gaps_in_the_target_are_null(finished: FinishedRun, tmp_path: Path) -> N
     y_true = pq.read_table(tmp_path / "p.parquet")["y_true"]
     assert y_true.null_count == 1
     assert y_true[3].as_py() is None
+
+
+# Parquet files, in pieces
+
+
+@pytest.fixture
+def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of 16 rows, and models that take 8 at once."""
+    monkeypatch.setattr("dnnjob.data.incoming.PIECE_ROWS", 16)
+    monkeypatch.setattr("dnnjob.training.export._BLOCK_ROWS", 8)
+
+
+@pytest.mark.usefixtures("pieces")
+def test_pieces_are_predicted_as_the_whole_table(
+    finished: FinishedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    frame = make_frame()
+    frame.loc[[3, 40], "y"] = np.nan
+    frame.to_csv(tmp_path / "whole.csv", index=False)
+    (tmp_path / "parts").mkdir()
+    for number, rows in enumerate(np.array_split(np.arange(120), 7)):
+        part = tmp_path / "parts" / f"{number}.parquet"
+        frame.iloc[rows].to_parquet(part, index=False, row_group_size=9)
+    for source in ("whole.csv", "parts"):
+        out = tmp_path / f"{source}.out.parquet"
+        predict_table(finished.paths.root, str(tmp_path / source), out=out)
+    whole, parts = (
+        pd.read_parquet(tmp_path / f"{name}.out.parquet") for name in ("whole.csv", "parts")
+    )
+    pd.testing.assert_frame_equal(parts, whole)
+    told = [line for line in caplog.messages if line.startswith("MSE")]
+    assert told[0] == told[1]
+    assert told[0].endswith("on the 118 rows whose target is known.")
+
+
+@pytest.mark.usefixtures("pieces")
+def test_a_bad_row_late_in_the_table_is_named_and_nothing_written(
+    finished: FinishedRun, tmp_path: Path
+) -> None:
+    frame = make_frame()
+    frame.loc[100, "plain"] = np.inf
+    frame.to_parquet(tmp_path / "new.parquet", index=False)
+    with pytest.raises(DataError, match=r"\(rows 96 to 111\) 'plain' is infinite in 1 of 16 rows"):
+        predict_table(
+            finished.paths.root, str(tmp_path / "new.parquet"), out=tmp_path / "p.parquet"
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["new.parquet"]
+
+
+def test_a_column_that_parquet_files_lack_is_refused(finished: FinishedRun, tmp_path: Path) -> None:
+    frame = make_frame().rename(columns={"plain": "plian"})
+    frame.to_parquet(tmp_path / "new.parquet", index=False)
+    with pytest.raises(DataError, match=r"no column 'plain' \(did you mean 'plian'\?\)"):
+        predict_table(
+            finished.paths.root, str(tmp_path / "new.parquet"), out=tmp_path / "p.parquet"
+        )
 
 
 # What bad input gets
@@ -174,10 +232,8 @@ def test_predictions_that_are_not_finite_are_told(
     frame.loc[0, "plain"] = 3e38
     frame.loc[0, "with space"] = 3e38
     frame.to_csv(tmp_path / "new.csv", index=False)
-    found = predict_table(
-        finished.paths.root, str(tmp_path / "new.csv"), out=tmp_path / "p.parquet"
-    )
-    strange = (~np.isfinite(found.y_pred)).sum()
+    predict_table(finished.paths.root, str(tmp_path / "new.csv"), out=tmp_path / "p.parquet")
+    strange = (~np.isfinite(pd.read_parquet(tmp_path / "p.parquet")["y_pred"])).sum()
     assert (f"{strange} predictions are not finite" in caplog.text) == bool(strange)
 
 

@@ -116,7 +116,7 @@ class ParquetRows:
                 )
             with self._counting:
                 self.num_read_bytes += group.num_bytes
-        return join_tables([table.select(list(columns)) for table in tables])
+        return join_tables([self._alike(table.select(list(columns))) for table in tables])
 
     def batches(
         self, columns: Sequence[str], *, size: int, first: int = 0
@@ -163,12 +163,34 @@ class ParquetRows:
                 batch = next(batches, None)
             while batch is not None:
                 if skip < batch.num_rows:
-                    yield pa.Table.from_batches([batch.slice(skip)]).select(list(columns))
+                    table = pa.Table.from_batches([batch.slice(skip)])
+                    yield self._alike(table.select(list(columns)))
                 skip = max(0, skip - batch.num_rows)
                 with _reading(group.path, place):
                     batch = next(batches, None)
             with self._counting:
                 self.num_read_bytes += group.num_bytes
+
+    def _alike(self, table: pa.Table) -> pa.Table:
+        """The table with texts where its files agree on nothing else."""
+        for place, name in enumerate(table.column_names):
+            if name in self._mixed:
+                table = table.set_column(place, name, table.column(name).cast(pa.large_string()))
+        return table
+
+    @cached_property
+    def _mixed(self) -> frozenset[str]:
+        """Columns whose types in different files do not join, such as numbers and texts."""
+        return frozenset(name for name in self.schema.names if self.joined_type(name) is None)
+
+    def joined_type(self, name: str) -> pa.DataType | None:
+        """The type that a column of all files takes; None where there is none but text."""
+        parts = {schema.field(name).type for schema in self.schemas.values()}
+        try:
+            fields = [pa.schema([(name, one)]) for one in parts]
+            return pa.unify_schemas(fields, promote_options="permissive").field(name).type
+        except pa.ArrowException:
+            return None
 
     def _file(self, path: Path) -> pq.ParquetFile:
         files: OrderedDict[Path, pq.ParquetFile] | None = getattr(self._files, "open", None)

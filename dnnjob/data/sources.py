@@ -361,6 +361,15 @@ def feature_kind(column: Column) -> FeatureKind:
     return column.kind
 
 
+def peek_source(source: str) -> tuple[TableFile, ...] | None:
+    """The files of a source, all with the same columns; None of a built-in table.
+
+    Raises:
+        DataError: If there are none, one cannot be read, or they differ.
+    """
+    return None if is_builtin(source) else _peek_files(source)
+
+
 def _peek_names(source: str) -> tuple[str, ...]:
     return builtin_names(source) if is_builtin(source) else _peek_files(source)[0].names
 

@@ -285,7 +285,8 @@ def key_block(table: pa.Table, data: DataConfig) -> RawColumn | None:
         return None
     name = data.split_column
     wanted = data.columns[name].kind if name in data.columns else None
-    found = infer_arrow(name, table.column(name), missing=data.missing)
+    as_text = wanted in TEXT_KINDS
+    found = infer_arrow(name, table.column(name), missing=data.missing, as_text=as_text)
     return read_keys(found if wanted is None else as_kind(found, wanted, source=data.source), data)
 
 
@@ -648,7 +649,7 @@ class _Copy:
         self.paths: list[Path] = []
         self._folder = folder
         self._writer: pq.ParquetWriter | None = None
-        self._schema = _copied_schema(source.schema, data, kinds)
+        self._schema = _copied_schema(source, data, kinds)
         width = sum(_width(field.type) for field in self._schema)
         _refuse_full_disk(folder, round(_ROOM * width * source.num_rows))
         rows = min(_GROUP_BYTES // max(width, 1), block_rows // 4, _MOST_GROUP_ROWS)
@@ -707,12 +708,12 @@ class _Copy:
 
 
 def _copied_schema(
-    schema: pa.Schema, data: DataConfig, kinds: Mapping[str, FeatureKind]
+    source: ParquetRows, data: DataConfig, kinds: Mapping[str, FeatureKind]
 ) -> pa.Schema:
     """Numeric features as the float32 in which they enter; all else as it is."""
     fields = []
     for name in wanted_columns(data, tuple(kinds)):
-        dtype = schema.field(name).type
+        dtype = source.joined_type(name) or pa.large_string()
         plain = name in kinds and kinds[name] == arrow_kind(dtype) == "numeric"
         # What splits the rows stays as it is, so that it splits them alike.
         plain = plain and name != data.split_column

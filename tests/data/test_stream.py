@@ -196,6 +196,22 @@ def test_files_whose_columns_are_of_other_kinds_are_refused(tmp_path: Path) -> N
         )
 
 
+def test_ids_of_other_types_in_other_files_are_texts(tmp_path: Path) -> None:
+    frame = make_frame()
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "scratch").mkdir()
+    frame.assign(name=frame.index).to_parquet(tmp_path / "tables" / "a.parquet")
+    frame.to_parquet(tmp_path / "tables" / "b.parquet")
+    data = make_data(tmp_path / "tables", features=["plain"])
+
+    table = open_stream(
+        make_job(data), peek_job(data), block_rows=700, scratch=tmp_path / "scratch", threads=1
+    )
+
+    found = [key for piece in table.pieces(size=999) for key in piece.ids["name"].to_pylist()]
+    assert found == [str(row) for row in frame.index] + frame["name"].tolist()
+
+
 @pytest.mark.parametrize(
     ("column", "value", "told"),
     [

@@ -1,0 +1,137 @@
+"""Rows of another table, to be predicted: Parquet files in pieces, all others at once.
+
+for rows in read_rows("new.parquet", kinds, job.data):
+    rows.block, rows.y_true, rows.ids
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dnnjob.config.job import DataConfig
+from dnnjob.data.block import Block, FloatArray, Texts
+from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.schema import check_features, check_present, make_column
+from dnnjob.data.sources import TableFile, peek_source, read_columns
+from dnnjob.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# A multiple of what a model predicts at once, so that its blocks are those of a table in memory.
+PIECE_ROWS = 2**16
+_REPAIR = "Repair these rows of the table."
+
+
+@dataclass(frozen=True, eq=False)
+class IncomingRows:
+    """Consecutive rows of a table.
+
+    Attributes:
+        block: Raw values of the model's columns.
+        y_true: Targets, NaN where missing; None if the table has no such column of numbers.
+        ids: The job's id columns, those that the table has, each of one type throughout.
+    """
+
+    block: Block
+    y_true: FloatArray | None
+    ids: Mapping[str, "pa.ChunkedArray[Any]"] = field(default_factory=dict)
+
+    @property
+    def num_rows(self) -> int:
+        """How many."""
+        return len(next(iter(self.block.values())))
+
+
+def read_rows(
+    source: str, kinds: Mapping[str, FeatureKind], data: DataConfig
+) -> Iterator[IncomingRows]:
+    """The rows of a table in order; what headers and footers tell is checked at once.
+
+    Further columns are left alone, and their order is free.
+
+    Args:
+        source: Files as in `data.source`.
+        kinds: The columns that must be there, with what they hold.
+        data: Of the job that trained: names of target and ids, and what stands for a gap.
+
+    Raises:
+        DataError: If the files cannot be read, or a column is missing or holds other values.
+    """
+    files = peek_source(source)
+    if files is None or any(file.kind != "parquet" for file in files):
+        return iter([_read_whole(source, kinds, data)])
+    check_present(source, kinds, files[0].names, way_out="Add it to the table: the model needs it.")
+    return _Pieces(source, files, kinds, data).read()
+
+
+def _read_whole(source: str, kinds: Mapping[str, FeatureKind], data: DataConfig) -> IncomingRows:
+    rows, ids = read_columns(
+        source, kinds, optional=[data.target], ids=data.id_columns, missing=data.missing
+    )
+    y_true = rows.pop(data.target, None)
+    return IncomingRows(rows, None if isinstance(y_true, Texts) else y_true, ids)
+
+
+class _Pieces:
+    """A table of Parquet files, piece by piece."""
+
+    def __init__(
+        self,
+        source: str,
+        files: Sequence[TableFile],
+        kinds: Mapping[str, FeatureKind],
+        data: DataConfig,
+    ) -> None:
+        import pyarrow as pa
+
+        from dnnjob.data.kinds import arrow_kind
+        from dnnjob.data.parquet import ParquetRows
+
+        self._source, self._kinds, self._data = source, kinds, data
+        self._rows = ParquetRows.open([file.path for file in files])
+        if not self._rows.num_rows:
+            raise DataError(f"A table needs rows, but {source} has only a header. Add rows.")
+        there = files[0].names
+        self._ids = {
+            name: self._rows.joined_type(name) or pa.large_string()
+            for name in data.id_columns
+            if name in there
+        }
+        self._has_target = data.target in there and all(
+            arrow_kind(schema.field(data.target).type) in ("numeric", "boolean")
+            for schema in self._rows.schemas.values()
+        )
+
+    def read(self) -> Iterator[IncomingRows]:
+        """All rows, the next piece read while one is at work."""
+        target = [self._data.target] if self._has_target else []
+        names = list(dict.fromkeys([*self._kinds, *target, *self._ids]))
+        batches = self._rows.batches(names, size=PIECE_ROWS)
+        with ThreadPoolExecutor(1) as ahead:
+            waiting = ahead.submit(next, batches, None)
+            while (found := waiting.result()) is not None:
+                waiting = ahead.submit(next, batches, None)
+                yield self._make_rows(*found)
+
+    def _make_rows(self, first: int, table: "pa.Table") -> IncomingRows:
+        from dnnjob.data.stream import raw_block
+
+        place = f"{self._source} (rows {first} to {first + table.num_rows - 1})"
+        block = raw_block(table, self._kinds, self._data, source=place)
+        columns = [
+            make_column(name, self._kinds[name], np.asarray(values, np.float64))
+            for name, values in block.items()
+            if not isinstance(values, Texts)
+        ]
+        check_features(place, columns, way_out=_REPAIR)
+        y_true = None
+        if self._has_target:
+            wanted: dict[str, FeatureKind] = {self._data.target: "numeric"}
+            target = raw_block(table, wanted, self._data, source=place)[self._data.target]
+            y_true = np.asarray(target, np.float64)
+        ids = {name: table.column(name).cast(dtype) for name, dtype in self._ids.items()}
+        return IncomingRows(block, y_true, ids)
