@@ -67,7 +67,7 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
     threads = configure_process(job.devices, crew)
     with ExitStack() as stack:
         with watch.time("load"):
-            streamed = _open_stream(job, journal, stack, threads=threads)
+            streamed = _open_stream(job, journal, stack, crew=crew, threads=threads)
         if streamed is not None:
             return _run_stream(job, streamed, journal, crew=crew, watch=watch, threads=threads)
     table, split = _load(job, watch)
@@ -136,7 +136,7 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
 
 
 def _open_stream(
-    job: JobConfig, journal: Journal, stack: ExitStack, *, threads: int
+    job: JobConfig, journal: Journal, stack: ExitStack, *, crew: Crew, threads: int
 ) -> StreamedTable | None:
     """The job's table, if it is one that is trained window by window."""
     found = find_parquet(job.data)
@@ -156,6 +156,7 @@ def _open_stream(
         block_rows=plan.block_rows,
         scratch=scratch,
         threads=threads,
+        check=crew.check,
     )
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -364,6 +364,7 @@ def open_stream(
     block_rows: int,
     scratch: Path,
     threads: int,
+    check: Callable[[], object] = lambda: None,
 ) -> StreamedTable:
     """A table of Parquet files, after one pass over it.
 
@@ -373,6 +374,7 @@ def open_stream(
         block_rows: Training rows that are read together.
         scratch: A folder of this run, for a copy where the files cannot be read in small pieces.
         threads: Threads to measure with.
+        check: Called between pieces; raises where the run shall stop.
 
     Raises:
         DataError: If the table cannot be read, or not be trained on as the job asks.
@@ -386,7 +388,7 @@ def open_stream(
     copy = None
     if max(group.num_rows for group in source.groups) > max(block_rows // 2, _LEAST_GROUP_ROWS):
         copy = _Copy(source, data, kinds, scratch, block_rows=block_rows)
-    measured = _pass_over(source, data, kinds, splitter, copy=copy, threads=threads)
+    measured = _pass_over(source, data, kinds, splitter, copy=copy, threads=threads, check=check)
     columns = join_totals(list(measured.totals.values()))
     warnings = _check(data, kinds, columns, measured.differing)
     rows = source if copy is None else ParquetRows.open(copy.paths)
@@ -459,6 +461,7 @@ def _pass_over(
     *,
     copy: "_Copy | None",
     threads: int,
+    check: Callable[[], object],
 ) -> _Measured:
     """All blocks measured and added up in order; the copy written beside."""
     names = wanted_columns(data, tuple(kinds))
@@ -479,6 +482,7 @@ def _pass_over(
 
     with ThreadPoolExecutor(threads) as pool:
         for first, table in source.batches(names, size=_PASS_ROWS):
+            check()
             waiting.append(pool.submit(measure, first, table))
             if copy is not None:
                 copy.write(table)

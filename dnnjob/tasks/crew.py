@@ -63,7 +63,11 @@ class Crew:
 
     def check(self) -> None:
         """Raises StoppedError if the run was asked to stop and this task decides on it."""
+        self.advance()
         self.stop.check()
+
+    def advance(self) -> None:
+        """Says that this task's work has moved on, so that the run does not stand still."""
 
     def agree(self, steps: int) -> int:
         """Steps of the next call, by the chief's word.
@@ -105,6 +109,9 @@ class Other:
     peer: Peer
     line: Line
     moves: int = 0
+    """Calls and decisions that it has taken part in."""
+    work: int = 0
+    """Pieces of work that it has done."""
     silent_s: float = 0.0
 
 
@@ -136,7 +143,7 @@ class _Talking(Crew):
         """Ends the process where the main thread does not come out of a collective."""
         self._held, self._hang_timeout_s = held, hang_timeout_s
         self._others = [Other(peers[rank], line) for rank, line in lines.items()]
-        self._moves, self._counts, self._still_s = 0, False, 0.0
+        self._moves, self._work, self._counts, self._still_s = 0, 0, False, 0.0
         self._losing = threading.Lock()
         self._ended = threading.Event()
         for other in self._others:
@@ -151,6 +158,11 @@ class _Talking(Crew):
             yield
         finally:
             self._counts = False
+
+    def advance(self) -> None:
+        """Says that this task's work has moved on, so that the run does not stand still."""
+        self._work += 1
+        self._still_s = 0.0
 
     def connected(self) -> None:
         """Says that TensorFlow listens on this task's port."""
@@ -177,7 +189,7 @@ class _Talking(Crew):
 
     def _moved(self) -> None:
         self._moves += 1
-        self._still_s = 0.0
+        self.advance()
 
     def _tell(self, message: dict[str, Any]) -> None:
         for other in self._others:
@@ -189,6 +201,7 @@ class _Talking(Crew):
             for message in other.line.messages():
                 other.silent_s = 0.0
                 other.moves = message.get("moves", other.moves)
+                self._notice_work(other, message.get("work", other.work))
                 self._hear(other, message)
             why = "ended"
         except (OSError, ValueError) as error:
@@ -199,6 +212,11 @@ class _Talking(Crew):
     def _hear(self, other: Other, message: dict[str, Any]) -> None:
         """Takes what another task says."""
         raise NotImplementedError
+
+    def _notice_work(self, other: Other, work: int) -> None:
+        """A task that waits does not stand still while the one it waits for gets on."""
+        if work != other.work:
+            other.work, self._still_s = work, 0.0
 
     def _watch(self) -> None:
         ticks, before = 0, time.monotonic()
@@ -211,7 +229,7 @@ class _Talking(Crew):
 
     def _beat(self, *, speaks: bool) -> None:
         if speaks:
-            self._tell({"moves": self._moves})
+            self._tell({"moves": self._moves, "work": self._work})
 
     def _wait_longer(self, seconds: float) -> None:
         self._still_s += seconds
@@ -311,6 +329,7 @@ class FollowerCrew(_Talking):
 
     def check(self) -> None:
         """Leaves the decision to the chief, which is told of a signal."""
+        self.advance()
         if self.lost is not None:
             raise self.lost
 

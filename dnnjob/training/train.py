@@ -87,7 +87,8 @@ class TrainingLoop:
         crew: The tasks of the run: agrees on the length of each call, or to stop.
         shows: Told after every call.
         windows: The windows from that of a step on; those of a resident table, if None.
-        validate: Validation loss of the present weights, where calls do not validate.
+        validate: Validation loss of the present weights, where calls do not validate; tells what it
+            is given that it gets on.
     """
 
     step: CompiledStep
@@ -97,7 +98,7 @@ class TrainingLoop:
     crew: Crew
     shows: tuple[Show, ...] = ()
     windows: Callable[[int], Iterator[Window]] | None = None
-    validate: Callable[[], float] | None = None
+    validate: Callable[[Callable[[], None]], float] | None = None
 
     def train(self, state: TrainingState) -> Pace:
         """Trains from `state` to the job's end; the weights and `state` change in place.
@@ -186,7 +187,7 @@ class TrainingLoop:
         """Validates at the end of an epoch where calls do not; whether patience has ended."""
         if self.validate is None or state.log.pending_errors:
             return False
-        loss, epoch = self.validate(), state.log.num_epochs - 1
+        loss, epoch = self.validate(self.crew.advance), state.log.num_epochs - 1
         state.log.validation_losses.append(loss)
         if np.float32(loss) < state.stopping.best_loss:
             state.stopping = Stopping(np.float32(loss), np.int32(epoch))

@@ -47,11 +47,12 @@ class Feed:
 
     Attributes:
         windows: The windows from that of a step on; None where all rows are resident.
-        validate: Validation loss of the present weights; None where the steps validate.
+        validate: Validation loss of the present weights; None where the steps validate. What it is
+            given is called between its pieces.
     """
 
     windows: Callable[[int], Iterator[Window]] | None = None
-    validate: Callable[[], float] | None = None
+    validate: Callable[[Callable[[], None]], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,14 @@ class WindowedRows:
         roots = np.sqrt(piece.weights / self.table.mean_weight(split))
         return np.stack([y, roots.astype(np.float32)], axis=1)
 
-    def _validate(self, step: CompiledStep, source: WindowSource, *, num_rows: int) -> float:
+    def _validate(
+        self,
+        step: CompiledStep,
+        source: WindowSource,
+        advance: Callable[[], None],
+        *,
+        num_rows: int,
+    ) -> float:
         """Mean squared error of all validation rows, each task reading its own."""
         num_replicas = source.plan.num_replicas
         at_once = min(num_rows, num_replicas * _CHUNKS_AT_ONCE * _CHUNK_ROWS)
@@ -220,6 +228,7 @@ class WindowedRows:
                 places = known.reshape(num_replicas, num_chunks, -1).swapaxes(0, 1)
                 tensors = [(tf.constant(x), tf.constant(y)) for x, y in parts]
                 total += step.sum_squared_errors(tensors, np.ascontiguousarray(places))
+                advance()
         return total / num_rows
 
     def _read_padded(self, first: int, size: int, *, num_rows: int) -> tuple[Floats, Floats]:

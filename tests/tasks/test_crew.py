@@ -213,6 +213,47 @@ def test_standing_still_counts_in_training_alone(make_pair: Any) -> None:
     assert "stood still for" in str(pair.chief.lost)
 
 
+def test_a_task_that_waits_goes_on_waiting_while_the_chief_gets_on(
+    make_pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnjob.tasks.crew._UNCOUNTED_LIMIT_S", 0.6)
+    pair = make_pair(hang_timeout_s=0.6)
+    pair.chief.release()
+    waiting = threading.Thread(target=pair.follower.await_end)
+    waiting.start()
+
+    for _ in range(20):
+        pair.chief.check()
+        time.sleep(0.1)
+
+    assert pair.follower.lost is None
+    pair.chief.end(ExitCode.DONE, "")
+    waiting.join(5)
+    assert isinstance(pair.follower.lost, ChiefEndedError)
+
+
+def test_a_task_that_waits_gives_up_a_chief_that_lives_and_does_nothing(
+    make_pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnjob.tasks.crew._UNCOUNTED_LIMIT_S", 0.6)
+    pair = make_pair(hang_timeout_s=0.6)
+    pair.chief.release()
+
+    with pytest.raises(PeerLostError, match="stood still for"):
+        pair.follower.await_end()
+
+
+def test_long_work_within_training_is_no_standstill(make_pair: Any) -> None:
+    pair = make_pair(hang_timeout_s=0.6)
+    with pair.chief.training(), pair.follower.training():
+        for _ in range(20):
+            pair.follower.advance()
+            time.sleep(0.1)
+
+        assert pair.chief.lost is None
+        assert pair.follower.lost is None
+
+
 def test_time_in_which_a_task_was_suspended_does_not_count(make_pair: Any) -> None:
     pair = make_pair(hang_timeout_s=5.0)
     pair.chief._still_s = 0.0
