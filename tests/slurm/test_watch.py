@@ -7,6 +7,7 @@ import resource
 import shutil
 import stat
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from operator import itemgetter
@@ -17,6 +18,7 @@ import pytest
 from dnnjob.launch.watch.look import look
 from dnnjob.launch.watch.state import RunView
 from dnnjob.runs import RunPaths, read_cancel
+from tests.conftest import command_line
 from tests.launch.watch.made import attempt, make_run, make_sweep, send, status
 from tests.slurm.clusters import Cluster, wait_until
 
@@ -50,6 +52,20 @@ def name_of(cluster: Cluster) -> str:
 def see(paths: RunPaths) -> RunView:
     (view,) = look([paths])
     return view
+
+
+def see_as_nobody(cluster: Cluster, *arguments: object) -> str:
+    """What dnnjob prints for a user whose jobs and runs none of these are."""
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    environ = {**os.environ, **cluster.environ, "HOME": "/", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [*command, *command_line(*arguments)], env=environ, capture_output=True, text=True
+    )
+    if "ermission denied" in done.stderr and not done.stdout:
+        pytest.skip(f"this Python is not for everybody: {done.stderr}")
+    return done.stdout
 
 
 def see_ended(paths: RunPaths, *, seconds: float = 30) -> RunView:
@@ -329,3 +345,22 @@ def measure(
     seconds, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return seconds, spent, done
+
+
+def test_what_slurm_hides_of_a_colleagues_run_is_not_its_death(cluster: Cluster) -> None:
+    # Not pytest's folder, which is for its user alone.
+    root = Path(tempfile.mkdtemp(prefix="dnnjob-shared-"))
+    root.chmod(0o755)
+    cluster.run("set", "PrivateData=jobs")
+    try:
+        paths = make_run(root)
+        carry(cluster, paths, "sleep 60", at_work=True)
+
+        (view,) = json.loads(see_as_nobody(cluster, "status", root, "--json"))
+
+        assert (view["state"], view["asked"]) == ("RUNNING", "unknown")
+        assert "which Slurm does not show here" in view["note"]
+        assert see(paths).asked == "slurm"
+    finally:
+        cluster.run("set", "PrivateData=")
+        shutil.rmtree(root)

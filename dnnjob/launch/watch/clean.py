@@ -4,6 +4,7 @@ for removed in clean_runs(Path("runs"), older=timedelta(days=30)): print(removed
 """
 
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ class Old:
 
 
 def clean_command(root: Path, *, older: str, dry_run: bool) -> ExitCode:
-    """Removes the runs under `root` that ended long ago, and prints their folders.
+    """Removes the caller's own runs under `root` that ended long ago, and prints their folders.
 
     Args:
         root: Folder that holds runs.
@@ -51,7 +52,9 @@ def clean_command(root: Path, *, older: str, dry_run: bool) -> ExitCode:
     age = parse_age(older)
     before = datetime.now(UTC) - age
     found = find_old(root, before=before)
-    removed = [old for old in found if dry_run or _remove(old.folder)]
+    # Counting the bytes of thousands takes a while, in which one may be resumed.
+    still = [old for old in found if _last_change(old.folder) < before]
+    removed = [old for old in still if dry_run or _remove(old.folder, before=before)]
     for old in removed:
         print(old.folder)
     freed = sum(old.num_bytes for old in removed)
@@ -62,7 +65,7 @@ def clean_command(root: Path, *, older: str, dry_run: bool) -> ExitCode:
         freed / 1e6,
         describe_time(age),
     )
-    return ExitCode.DONE if len(removed) == len(found) else ExitCode.FAILED
+    return ExitCode.DONE if len(removed) == len(still) else ExitCode.FAILED
 
 
 def parse_age(text: str) -> timedelta:
@@ -79,24 +82,34 @@ def parse_age(text: str) -> timedelta:
 def find_old(root: Path, *, before: datetime) -> list[Old]:
     """Run folders under `root` that ended before a moment, then sweeps whose runs are all of these.
 
-    A run that may be alive is none, and neither is a folder that only resembles a run.
+    A run that may be alive is none, and neither is a folder that only resembles a run, or that
+    another user made.
     """
     with ThreadPoolExecutor(_READERS) as pool:
         found = find_runs(root, pool=pool)
-    runs = [RunPaths(folder) for folder in found.runs if _is_own(folder, root)]
-    views = look([paths for paths in runs if _is_run(paths)])
-    old = [Path(view.path) for view in views if _is_over(view) and _last_change(view) < before]
+    inside = [folder for folder in found.runs if _is_inside(folder, root)]
+    own = [folder for folder in inside if _is_own(folder)]
+    if others := len(inside) - len(own):
+        logger.info("%d runs of other users stay, whatever their age.", others)
+    views = look([paths for paths in map(RunPaths, own) if _is_run(paths)])
+    ended = [Path(view.path) for view in views if _is_over(view)]
+    old = [folder for folder in ended if _last_change(folder) < before]
     sweeps = [
         folder
         for folder in found.sweeps
-        if _is_own(folder, root) and _is_left(SweepPaths(folder), old, before)
+        if _is_inside(folder, root) and _is_own(folder) and _is_left(folder, old, before)
     ]
     return [Old(folder, _size(folder)) for folder in (*old, *sweeps)]
 
 
-def _is_own(folder: Path, root: Path) -> bool:
+def _is_inside(folder: Path, root: Path) -> bool:
     """Whether a folder lies under the root itself: links lead to what belongs to others."""
     return not folder.is_symlink() and folder.resolve().is_relative_to(root.resolve())
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether the caller made a folder: a group's permissions let one remove those of others."""
+    return folder.stat().st_uid == os.geteuid()
 
 
 def _is_run(paths: RunPaths) -> bool:
@@ -109,17 +122,20 @@ def _is_over(view: RunView) -> bool:
     return view.state is not None and view.is_over
 
 
-def _last_change(view: RunView) -> datetime:
-    """When its files last changed, the newest of them."""
-    paths = RunPaths(Path(view.path))
-    files = (paths.status, paths.report, paths.submission, paths.cancel, paths.checkpoints)
+def _last_change(folder: Path) -> datetime:
+    """When a run's or sweep's folder, or what shows whether it is in use, last changed."""
+    paths = RunPaths(folder)
+    records = (paths.status, paths.report, paths.submission, paths.cancel)
+    folders = (folder, paths.attempts, paths.checkpoints, paths.submission_folder)
+    files = (*records, *folders, SweepPaths(folder).sweep)
     times = [file.stat().st_mtime for file in files if file.exists()]
-    return datetime.fromtimestamp(max(times), UTC)
+    return datetime.fromtimestamp(max(times, default=0), UTC)
 
 
-def _is_left(sweep: SweepPaths, old: Sequence[Path], before: datetime) -> bool:
+def _is_left(folder: Path, old: Sequence[Path], before: datetime) -> bool:
     """Whether a sweep is old and all that it names is gone or goes."""
-    if datetime.fromtimestamp(sweep.sweep.stat().st_mtime, UTC) >= before:
+    sweep = SweepPaths(folder)
+    if _last_change(folder) >= before:
         return False
     try:
         runs = [sweep.run(point).root for point in read_sweep(sweep).points]
@@ -128,8 +144,11 @@ def _is_left(sweep: SweepPaths, old: Sequence[Path], before: datetime) -> bool:
     return all(run in old or not run.exists() for run in runs)
 
 
-def _remove(folder: Path) -> bool:
+def _remove(folder: Path, *, before: datetime) -> bool:
     """Whether the folder is gone; if only a part of it goes, it remains a run that clean finds."""
+    if _last_change(folder) >= before:
+        logger.error("%s stays: it was taken up again just now.", folder)
+        return False
     try:
         for path in _in_order(folder):
             if path.is_dir() and not path.is_symlink():

@@ -4,6 +4,8 @@ views = look(runs)
 views = glance(runs)             # files and processes alone
 """
 
+import getpass
+import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -178,7 +180,19 @@ def _find_slurm(files: _Files, job_id: str, answer: Answer) -> tuple[Origin, str
         return "unknown", f"on the cluster {files.cluster}", False
     if job_id not in answer.jobs and answer.fault is not None:
         return "unknown", "no longer queued, and Slurm's accounting does not answer", False
+    if job_id not in answer.jobs and (owner := _find_stranger(files)) is not None:
+        # Where PrivateData says so, neither squeue nor sacct mentions the jobs of others.
+        return "unknown", f"in a job of {owner}, which Slurm does not show here", False
     return "slurm", None, False
+
+
+def _find_stranger(files: _Files) -> str | None:
+    """Whose job carries a run, unless it is the caller's own."""
+    sent = files.submission
+    if sent is not None and sent.job_id == files.job_id:
+        return None if sent.user == getpass.getuser() else sent.user
+    uid = files.paths.root.stat().st_uid
+    return None if uid == os.geteuid() else f"user {uid}"
 
 
 def _see_process(files: _Files) -> tuple[bool | None, str | None]:

@@ -4,6 +4,7 @@ paths = make_run(root, state="RUNNING", attempts=[attempt(slurm_job_id="7")], si
 send(paths, job_id="7")
 """
 
+import getpass
 import os
 import socket
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ def submission(job_id: str = "7", *, sent_s: float = 200, **changes: object) -> 
         "cluster": CLUSTER,
         "job_id": job_id,
         "host": "login",
-        "user": "anna",
+        "user": getpass.getuser(),
         "submitted_at": ago(sent_s),
         "command": "dnnjob submit tiny.toml",
         "folder": "submission",

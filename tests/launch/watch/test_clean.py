@@ -1,6 +1,7 @@
 """Old runs go, and nothing else."""
 
 import os
+import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -77,6 +78,49 @@ def test_a_run_with_a_file_changed_of_late_stays(root: Path) -> None:
     clean(root)
 
     assert paths.status.exists()
+
+
+def test_a_run_whose_folder_changed_of_late_stays(root: Path) -> None:
+    paths = old_run(root)
+    (paths.root / "notes.txt").write_text("the best of May")
+
+    clean(root)
+
+    assert paths.status.exists()
+
+
+def test_a_run_that_is_resumed_while_others_go_stays(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = old_run(root, 1), old_run(root, 2)
+    for paths in (first, second):
+        send(paths, "7")
+        age(paths.root)
+    remove = shutil.rmtree
+
+    def resume_meanwhile(folder: Path) -> None:
+        os.utime((second if first.root in Path(folder).parents else first).submission)
+        remove(folder)
+
+    monkeypatch.setattr("shutil.rmtree", resume_meanwhile)
+
+    assert clean(root) == ExitCode.FAILED
+    assert sorted((first.root.exists(), second.root.exists())) == [False, True]
+
+
+def test_the_runs_of_other_users_stay(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = old_run(root)
+    sweep = age(make_sweep(root, [paths]))
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+
+    with caplog.at_level("INFO"):
+        assert clean(root) == ExitCode.DONE
+
+    assert paths.status.exists()
+    assert sweep.exists()
+    assert "1 runs of other users stay" in caplog.text
 
 
 def test_what_only_resembles_a_run_stays(root: Path, tmp_path: Path) -> None:

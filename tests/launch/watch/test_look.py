@@ -104,6 +104,29 @@ def test_books_that_do_not_answer_make_nothing_vanish(root: Path) -> None:
     assert "accounting does not answer" in str(view.note)
 
 
+def test_the_job_of_somebody_else_that_slurm_does_not_show_may_be_alive(root: Path) -> None:
+    # As under PrivateData=jobs, where both squeue and sacct leave it out without a word.
+    begun = status("RUNNING", [attempt(slurm_job_id="7")], silent_s=900)
+    theirs, mine = make_run(root, 1, begun), make_run(root, 2, begun)
+    send(theirs, "7", user="zoe")
+    send(mine, "7")
+
+    view = see(theirs)
+
+    assert (view.state, view.is_over, view.asked) == ("RUNNING", False, "unknown")
+    assert "in a job of zoe" in str(view.note)
+    assert see(mine).reason == "vanished"
+
+
+def test_a_step_without_a_submission_is_whose_the_folder_is(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_run(root, told=status("RUNNING", [attempt(slurm_job_id="7")], silent_s=900))
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+
+    assert see(paths).state == "RUNNING"
+
+
 def test_a_glance_leaves_slurm_alone_and_guesses_nothing(root: Path) -> None:
     paths = make_run(root, told=status("RUNNING", [attempt(slurm_job_id="7")]))
     send(paths, "7")
