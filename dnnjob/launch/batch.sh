@@ -11,106 +11,98 @@ dnnjob_errors=$dnnjob_folder/${dnnjob_job}_0_log.err
 # Earlier starts of this job have written there too.
 dnnjob_old=$(wc -c 2>/dev/null <"$dnnjob_errors" || echo 0)
 
-# The last word to `dnnjob status`: the exit code, whether the job goes on, and why it ended where
-# its task had no time to say so.
-dnnjob_note() {
-    printf '{"exit_code": %d, "requeue": "%s", "reason": %s, "restarts": %d, "ended_at": "%s"}\n' \
-        "$dnnjob_rc" "$1" "${2:+\"}${2:-null}${2:+\"}" "$dnnjob_restarts" \
-        "$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
-        >"$dnnjob_ended.tmp" && mv "$dnnjob_ended.tmp" "$dnnjob_ended"
+# Hears what Slurm says of this job; nothing where it does not answer.
+dnnjob_ask() {
+    dnnjob_answer=$(scontrol show job -o "$dnnjob_job" 2>/dev/null | head -n 1)
 }
 
-# Whether a run of this task says $1 in its status.
-dnnjob_any() {
-    [ -f "$dnnjob_runs" ] || return 1
-    while IFS= read -r dnnjob_run; do
-        grep -q "^ $1" "$dnnjob_folder/$dnnjob_run/status.json" 2>/dev/null && return 0
-    done <"$dnnjob_runs"
-    return 1
-}
-
-# Gives every run of this task in state $1 the state $2, the reason $3 (empty: as it is) and the
-# error $4: its chief has ended and cannot. Top-level keys stand one blank from the margin.
-dnnjob_mark() {
-    [ -f "$dnnjob_runs" ] || return 0
-    # Neither JSON nor sed shall find its own signs in a path or in Slurm's words.
-    dnnjob_text=$(printf %s "$4" | tr '\n' ' ' | tr -d '\\"|&')
-    while IFS= read -r dnnjob_run; do
-        dnnjob_status=$dnnjob_folder/$dnnjob_run/status.json
-        grep -q "^ \"state\": \"$1\"" "$dnnjob_status" 2>/dev/null || continue
-        sed -e "s/^ \"state\": .*/ \"state\": \"$2\",/" \
-            -e "${3:+s/^ \"reason\": .*/ \"reason\": \"$3\",/}" \
-            -e "s|^ \"error\": .*| \"error\": \"$dnnjob_text\",|" \
-            "$dnnjob_status" >"$dnnjob_status.tmp" && mv "$dnnjob_status.tmp" "$dnnjob_status"
-    done <"$dnnjob_runs"
-}
-
-# One field of what Slurm says of this job.
+# One field of what it said.
 dnnjob_field() {
-    scontrol show job -o "$dnnjob_job" 2>/dev/null | sed -n "s/.* $1=\([^ ]*\).*/\1/p" | head -n 1
+    printf '%s\n' "$dnnjob_answer" | sed -n "s/.* $1=\([^ ]*\).*/\1/p"
 }
 
-dnnjob_go_on() {
-    dnnjob_state=$(dnnjob_field JobState)
+# Why Slurm ends this job, by what it said: slurm is that it has queued it anew by itself. Nothing
+# while it does not end it. As its processes end, a job is COMPLETING, whatever the cause.
+dnnjob_fate() {
     if [ "$(dnnjob_field Restarts)" -gt "$dnnjob_restarts" ] 2>/dev/null; then
-        dnnjob_note slurm
+        echo slurm
         return
     fi
-    # While its processes end, a job is COMPLETING, whatever the cause.
-    if [ -n "$dnnjob_state" ] && [ "$dnnjob_state" != RUNNING ] \
-        && ! dnnjob_any '"reason": "time_limit"'; then
-        case $(dnnjob_field PreemptTime) in
-        [0-9]*) ;;
-        *)
-            dnnjob_note cancelled
-            dnnjob_mark REQUEUED CANCELLED cancelled \
-                'Cancelled. `dnnjob resume RUN` goes on from its checkpoint.'
-            dnnjob_mark CREATED CANCELLED cancelled 'Cancelled before it began.'
-            return
-            ;;
-        esac
-    fi
+    case "$(dnnjob_field JobState) $(dnnjob_field Reason) $(dnnjob_field PreemptTime)" in
+    NODE_FAIL*) echo node_failure ;;
+    PREEMPTED* | *' '[0-9]*) echo preempted ;;
+    TIMEOUT* | *' TimeLimit '*) echo time_limit ;;
+    COMPLETING* | CANCELLED*) echo cancelled ;;
+    esac
+}
+
+# Whether Slurm has begun to end this job for good, beyond a preemption's time of grace.
+dnnjob_is_ended() {
+    case $(dnnjob_field JobState) in
+    COMPLETING* | CANCELLED* | NODE_FAIL* | PREEMPTED* | TIMEOUT*) ;;
+    *) return 1 ;;
+    esac
+}
+
+# Has Slurm queue the job anew, for the reason $1 where its task could not say why; a controller
+# that is being started again is waited for. Else no run goes on, and each says why.
+dnnjob_requeue() {
     # First the word, then the deed: Slurm ends this script for it.
-    dnnjob_note asked
-    if [ "$dnnjob_restarts" -ge "$dnnjob_max_requeues" ]; then
-        dnnjob_said="it was queued anew $dnnjob_restarts times"
-    elif dnnjob_said=$(scontrol requeue "$dnnjob_job" 2>&1); then
-        return
+    dnnjob_note asked "$1"
+    dnnjob_begun=$(dnnjob_look | cut -d ' ' -f 3 | sort -n | tail -n 1)
+    # Starts in a row in which no run began; that Slurm took the nodes is no fault of theirs.
+    dnnjob_most=3
+    [ "$(dnnjob_fate)" != preempted ] || dnnjob_most=$dnnjob_max_requeues
+    if [ $((dnnjob_restarts - ${dnnjob_begun:--1})) -gt "$dnnjob_most" ]; then
+        dnnjob_said="no run began in its last $((dnnjob_restarts - ${dnnjob_begun:--1})) starts"
+    else
+        for dnnjob_pause in 1 2 4 8 15 30 60 60 60 60 0; do
+            dnnjob_said=$(scontrol requeue "$dnnjob_job" 2>&1) && return
+            dnnjob_ask
+            [ "$(dnnjob_fate)" != slurm ] || { dnnjob_note slurm "$1"; return; }
+            case $dnnjob_said in
+            *[Cc]ontact*controller* | *[Cc]onnect* | *imed\ out* | *ero\ [Bb]ytes* | *[Tt]ransport*)
+                sleep $dnnjob_pause
+                ;;
+            *) break ;;
+            esac
+        done
     fi
-    dnnjob_note refused
+    dnnjob_note refused "$1"
     dnnjob_said="The run is not queued anew: $dnnjob_said. \`dnnjob resume RUN\` goes on."
     dnnjob_mark REQUEUED FAILED '' "$dnnjob_said"
+    [ -z "$1" ] || dnnjob_mark RUNNING FAILED "$1" "$dnnjob_said"
     dnnjob_mark CREATED FAILED error "$dnnjob_said"
 }
 
-# Whether Slurm is ending this job, whatever the cause.
-dnnjob_is_ended() {
-    dnnjob_state=$(dnnjob_field JobState)
-    [ -n "$dnnjob_state" ] && [ "$dnnjob_state" != RUNNING ]
+# What becomes of a task that was stopped, by the fate $1 of its job: it goes on, unless somebody
+# cancelled it. $2 tells why where the task was killed before it could.
+dnnjob_go_on() {
+    case $1 in
+    slurm) dnnjob_note slurm "$2" ;;
+    cancelled)
+        dnnjob_note cancelled "${2:+cancelled}"
+        [ -z "$2" ] \
+            || dnnjob_mark RUNNING CANCELLED cancelled 'Cancelled. `dnnjob resume RUN` goes on.'
+        dnnjob_mark REQUEUED CANCELLED cancelled \
+            'Cancelled. `dnnjob resume RUN` goes on from its checkpoint.'
+        dnnjob_mark CREATED CANCELLED cancelled 'Cancelled before it began.'
+        ;;
+    *) dnnjob_requeue "$2" ;;
+    esac
 }
 
-# What becomes of a run whose task was killed before it could say why.
+# What becomes of runs whose task was killed before it could say why, by the fate $1 of their job.
 dnnjob_killed() {
-    dnnjob_why=preempted
-    [ "$(dnnjob_field Reason)" != TimeLimit ] || dnnjob_why=time_limit
-    if [ "$(dnnjob_field Restarts)" -gt "$dnnjob_restarts" ] 2>/dev/null; then
-        dnnjob_note slurm "$dnnjob_why"
-        return
+    dnnjob_why=$1
+    [ "$1" != slurm ] || dnnjob_why=preempted
+    if [ "$1" != slurm ] && [ "$1" != cancelled ]; then
+        dnnjob_said="A submitted run is queued anew at most $dnnjob_max_requeues times, and it has"
+        dnnjob_said="$dnnjob_said been. Raise profile.max_requeues for more. \`dnnjob resume RUN\`"
+        dnnjob_mark RUNNING FAILED "$1" "$dnnjob_said goes on." "$dnnjob_max_requeues"
+        dnnjob_any 'RUNNING|REQUEUED|CREATED' || { dnnjob_note none "$1"; return; }
     fi
-    if [ "$dnnjob_why" = preempted ] && [ -z "$(dnnjob_field PreemptTime | tr -dc 0-9)" ]; then
-        dnnjob_note cancelled cancelled
-        dnnjob_mark RUNNING CANCELLED cancelled 'Cancelled. `dnnjob resume RUN` goes on.'
-        return
-    fi
-    dnnjob_note asked "$dnnjob_why"
-    if [ "$dnnjob_restarts" -ge "$dnnjob_max_requeues" ]; then
-        dnnjob_said="it was queued anew $dnnjob_restarts times"
-    elif dnnjob_said=$(scontrol requeue "$dnnjob_job" 2>&1); then
-        return
-    fi
-    dnnjob_note refused "$dnnjob_why"
-    dnnjob_mark RUNNING FAILED "$dnnjob_why" \
-        "Killed, and not queued anew: $dnnjob_said. \`dnnjob resume RUN\` goes on."
+    dnnjob_go_on "$1" "$dnnjob_why"
 }
 
 # A task that does not answer Slurm's SIGTERM is killed, and with it this script, which waits for
@@ -120,19 +112,35 @@ dnnjob_guard() {
     trap 'dnnjob_warned=yes' TERM
     trap : USR1 USR2
     trap - EXIT
-    dnnjob_rc=143 dnnjob_warned=
-    while [ -z "$dnnjob_warned" ]; do
-        kill -0 $$ || return
-        sleep 5 &
-        wait $!
+    dnnjob_rc=143
+    while :; do
+        dnnjob_warned=
+        while [ -z "$dnnjob_warned" ]; do
+            kill -0 $$ || return
+            sleep 5 &
+            wait $!
+        done
+        # At once: what follows may come too late.
+        dnnjob_ask
+        case $(dnnjob_fate) in
+        slurm) dnnjob_note slurm preempted ;;
+        preempted) dnnjob_note asked preempted ;;
+        time_limit) dnnjob_note asked time_limit ;;
+        esac
+        # The task's own word is better, and it may still be writing its checkpoint.
+        dnnjob_waited=0
+        while [ "$((dnnjob_waited += 1))" -le "$dnnjob_patience_s" ]; do
+            sleep 1 &
+            wait $!
+            kill -0 $$ || return
+        done
+        dnnjob_ask
+        # Preemption may begin with a time of grace, of which a second signal tells the end.
+        if dnnjob_is_ended || [ "$(dnnjob_fate)" = slurm ]; then
+            dnnjob_killed "$(dnnjob_fate)"
+            return
+        fi
     done
-    # The task's own word is better, and it may still be writing its checkpoint.
-    for _ in 1 2 3 4 5 6 7 8; do
-        sleep 1 &
-        wait $!
-        kill -0 $$ || return
-    done
-    ! dnnjob_is_ended || dnnjob_killed
 }
 
 dnnjob_end() {
@@ -143,7 +151,10 @@ dnnjob_end() {
     { kill -KILL "$dnnjob_guard" && wait "$dnnjob_guard"; } 2>/dev/null
     # Slurm ends this script, too, once the job is queued anew; it has a few lines left.
     trap '' TERM
-    if [ "$dnnjob_rc" -ne 0 ] && dnnjob_ran_out_of_memory; then
+    [ "$dnnjob_rc" -eq 0 ] || dnnjob_ask
+    if [ "$dnnjob_rc" -ne 0 ] && [ "$(dnnjob_fate)" = slurm ]; then
+        dnnjob_note slurm "$(dnnjob_any RUNNING && echo preempted)"
+    elif [ "$dnnjob_rc" -ne 0 ] && dnnjob_ran_out_of_memory; then
         dnnjob_used=$(dnnjob_peak)
         dnnjob_told="Killed for its memory: it had asked for $dnnjob_memory"
         dnnjob_told="$dnnjob_told${dnnjob_used:+ and was seen with $dnnjob_used MB}."
@@ -151,14 +162,13 @@ dnnjob_end() {
         dnnjob_mark RUNNING FAILED out_of_memory "$dnnjob_told"
         dnnjob_mark REQUEUED FAILED out_of_memory "$dnnjob_told"
         dnnjob_finish_others
-    elif [ "$dnnjob_rc" -eq 75 ] || dnnjob_any '"state": "REQUEUED"'; then
-        dnnjob_go_on
-    elif [ "$dnnjob_rc" -ge 128 ] && ! dnnjob_any '"state": "RUNNING"' \
-        && [ "$dnnjob_restarts" -lt 3 ] && dnnjob_any '"state": "CREATED"'; then
+    elif [ "$dnnjob_rc" -eq 75 ] || dnnjob_any REQUEUED; then
+        dnnjob_go_on "$(dnnjob_fate)"
+    elif [ "$dnnjob_rc" -ge 128 ] && ! dnnjob_any RUNNING && dnnjob_any CREATED; then
         # A signal of Slurm's came before the task could listen to it.
-        dnnjob_go_on
-    elif [ "$dnnjob_rc" -ge 128 ] && dnnjob_any '"state": "RUNNING"' && dnnjob_is_ended; then
-        dnnjob_killed
+        dnnjob_go_on "$(dnnjob_fate)"
+    elif [ "$dnnjob_rc" -ge 128 ] && dnnjob_any RUNNING && dnnjob_is_ended; then
+        dnnjob_killed "$(dnnjob_fate)"
     elif [ "$dnnjob_rc" -ne 0 ]; then
         dnnjob_told="The task ended with exit code $dnnjob_rc. See $dnnjob_errors."
         dnnjob_mark RUNNING FAILED error "$dnnjob_told"
@@ -177,11 +187,11 @@ dnnjob_peak() {
         echo $((dnnjob_seen / 1048576))
         return
     fi
-    while IFS= read -r dnnjob_run; do
-        grep -q '^ "state": "R[EU]' "$dnnjob_folder/$dnnjob_run/status.json" 2>/dev/null \
-            && sed -n 's/^   "peak_rss_mb": \([0-9][0-9]*\).*/\1/p' \
-                "$dnnjob_folder/$dnnjob_run/status.json" | tail -n 1
-    done <"$dnnjob_runs" | tail -n 1
+    dnnjob_look | while read -r dnnjob_state _ _ dnnjob_run; do
+        case $dnnjob_state in RUNNING | REQUEUED) ;; *) continue ;; esac
+        sed -n 's/^   "peak_rss_mb": \([0-9][0-9]*\).*/\1/p' \
+            "$dnnjob_folder/$dnnjob_run/status.json" | tail -n 1
+    done | tail -n 1
 }
 
 dnnjob_said_now() {
@@ -197,23 +207,16 @@ dnnjob_ran_out_of_memory() {
 # Points of a sweep that this task did not come to run in its next start, if it came to any since
 # the last: one that gets nowhere, as with setup lines that fail, would get nowhere again.
 dnnjob_finish_others() {
-    dnnjob_left=$(dnnjob_count_created)
+    dnnjob_left=$(dnnjob_look | grep -c '^CREATED ')
     dnnjob_before=$(cat "$dnnjob_folder/${dnnjob_job}_left.txt" 2>/dev/null || wc -l <"$dnnjob_runs")
     if [ "$dnnjob_left" -gt 0 ] && [ "$dnnjob_left" -lt "$dnnjob_before" ]; then
         echo "$dnnjob_left" >"$dnnjob_folder/${dnnjob_job}_left.txt"
-        dnnjob_go_on
+        dnnjob_go_on "$(dnnjob_fate)"
     else
         dnnjob_note none
         dnnjob_mark CREATED FAILED error \
             "The job ended before the run began, with exit code $dnnjob_rc. See $dnnjob_errors."
     fi
-}
-
-dnnjob_count_created() {
-    [ -f "$dnnjob_runs" ] || { echo 0; return; }
-    while IFS= read -r dnnjob_run; do
-        grep -l '^ "state": "CREATED"' "$dnnjob_folder/$dnnjob_run/status.json" 2>/dev/null
-    done <"$dnnjob_runs" | wc -l
 }
 
 dnnjob_guard >/dev/null 2>&1 &

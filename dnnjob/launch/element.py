@@ -1,5 +1,6 @@
 """What a task of a submitted job does: its runs in turn, each where it was left.
 
+call = partial(Element(), ["/scratch/runs/housing/20261123-101500-3f9a1c"], command="...")
 run_element(["/scratch/runs/housing/20261123-101500-3f9a1c"], command="dnnjob submit ...")
 """
 
@@ -19,13 +20,31 @@ from dnnjob.runs import (
     Status,
     count_restarts,
     own_job_id,
+    read_batch_end,
     read_cancel,
     read_status,
+    read_submission,
     write_status,
 )
 from dnnjob.tasks import StopFlag, Task, find_task
 
 logger = logging.getLogger(__name__)
+
+
+class Element:
+    """`run_element`, for submitit to call."""
+
+    def __call__(self, runs: Sequence[str], *, command: str) -> NoReturn:
+        """See `run_element`."""
+        run_element(runs, command=command)
+
+    def checkpoint(self, *_: object, **__: object) -> NoReturn:
+        """What submitit's handler calls at a warning that comes before this process listens.
+
+        It would ask Slurm for the requeue from in here, and at short time limits for none at all;
+        the batch script asks at this exit code. SystemExit: submitit catches every Exception.
+        """
+        raise SystemExit(ExitCode.CONTINUE)
 
 
 def run_element(runs: Sequence[str], *, command: str, gpus: str | None = None) -> NoReturn:
@@ -57,6 +76,9 @@ def work_through(runs: Sequence[RunPaths], *, stop: StopFlag) -> ExitCode:
     """
     task, codes = find_task(), [ExitCode.DONE]
     for number, paths in enumerate(runs, start=1):
+        if _is_taken(paths):
+            logger.info("%s was taken up elsewhere since, and is left alone.", paths.root)
+            continue
         code = _outcome(paths, task)
         if code is None:
             code = _run(paths, runs, number=number, task=task, stop=stop)
@@ -108,6 +130,21 @@ def _needs_own_process(paths: RunPaths, runs: Sequence[RunPaths]) -> bool:
     return (first.kind, first.precision) != (mine.kind, mine.precision) or len(threads) > 1
 
 
+def _is_taken(paths: RunPaths) -> bool:
+    """Whether somebody has gone on with a run since it was given to this job."""
+    job_id, submission = own_job_id(os.environ), read_submission(paths)
+    if job_id is None or submission is None or submission.executor != "slurm":
+        return False
+    if submission.job_id != job_id:
+        return True
+    attempts = read_status(paths).attempts
+    return (
+        bool(attempts)
+        and attempts[-1].slurm_job_id != job_id
+        and attempts[-1].started_at > submission.submitted_at
+    )
+
+
 def _outcome(paths: RunPaths, task: Task) -> ExitCode | None:
     """How a run has ended; None if there is work to do."""
     status = read_status(paths)
@@ -116,7 +153,7 @@ def _outcome(paths: RunPaths, task: Task) -> ExitCode | None:
             return ExitCode.DONE
         case "CANCELLED" if _is_mine(status):
             return ExitCode.TERMINATED
-        case "FAILED" if _is_mine(status):
+        case "FAILED" if _is_mine(status) and not _is_started_after_all(paths, status):
             return ExitCode.FAILED
     if read_cancel(paths) is None:
         return None
@@ -135,3 +172,12 @@ def _is_mine(status: Status) -> bool:
     if count_restarts(os.environ) in (None, 0):
         return False
     return not status.attempts or status.attempts[-1].slurm_job_id == own_job_id(os.environ)
+
+
+def _is_started_after_all(paths: RunPaths, status: Status) -> bool:
+    """Whether a run was given up since Slurm refused to queue this job anew, which it then did."""
+    submission = read_submission(paths)
+    end = read_batch_end(paths, submission) if submission else None
+    if end is None or end.requeue != "refused":
+        return False
+    return not status.attempts or status.reason in ("preempted", "time_limit", "node_failure")

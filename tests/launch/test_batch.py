@@ -5,6 +5,7 @@ The real Slurm gives them in tests/slurm; here each of them comes in a moment.
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -15,8 +16,10 @@ from typing import Any
 
 import pytest
 
+from dnnjob import slurm
 from dnnjob.config import resolve_profile
 from dnnjob.launch.cluster import make_script
+from dnnjob.launch.watch.state import state_before
 from dnnjob.runs import (
     Attempt,
     RunPaths,
@@ -25,15 +28,31 @@ from dnnjob.runs import (
     Submission,
     read_batch_end,
     read_status,
+    read_submission,
     write_status,
+    write_submission,
 )
+from tests.slurm.clusters import wait_until
 
 RUNNING = "JobState=RUNNING Reason=None Restarts=0 PreemptTime=None"
 ENDING = "JobState=COMPLETING Reason=None Restarts=0"
+TIMED_OUT = ENDING.replace("Reason=None", "Reason=TimeLimit")
 SCONTROL = """#!/bin/sh
 case "$1" in
-show) echo "JobId=7 JobName=small Requeue=1 $SAYS TimeLimit=00:10:00" ;;
-requeue) echo "$2" >>"$CALLS"; echo "$REFUSAL" >&2; [ -z "$REFUSAL" ] ;;
+show)
+    [ -z "$THEN" ] || [ ! -e "$CALLS" ] || SAYS=$THEN
+    [ -n "$SAYS" ] && echo "JobId=7 JobName=small Requeue=1 $SAYS TimeLimit=00:10:00"
+    ;;
+requeue)
+    echo "$2" >>"$CALLS"
+    if [ -s "$FLAKY" ]; then
+        head -n 1 "$FLAKY" >&2
+        sed -i 1d "$FLAKY"
+        exit 1
+    fi
+    echo "$REFUSAL" >&2
+    [ -z "$REFUSAL" ]
+    ;;
 esac
 """
 Finish = Callable[..., int]
@@ -50,7 +69,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def finish(folder: Path, tmp_path: Path) -> Finish:
     """Runs a batch script whose task ends with a code; its own code."""
-    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin").mkdir(exist_ok=True)
     (tmp_path / "bin" / "scontrol").write_text(SCONTROL)
     (tmp_path / "bin" / "srun").write_text('#!/bin/sh\nsh -c "$TASK"\n')
     for file in (tmp_path / "bin").iterdir():
@@ -105,13 +124,31 @@ def make_runs(folder: Path, *states: State, element: int = 0, **update: Any) -> 
     for number, state in enumerate(states):
         paths = RunPaths(folder.parents[2] / f"run-{element}-{number}")
         paths.root.mkdir()
-        begun = Attempt(host="n1", pid=1, started_at=datetime.now(UTC), peak_rss_mb=4012.5)
+        job_id = f"7_{element}" if element else "7"
+        ended = None if state == "RUNNING" else datetime.now(UTC)
+        begun = make_attempt(job_id, ended_at=ended)
         attempts = () if state == "CREATED" else (begun,)
         write_status(paths, Status(state=state, attempts=attempts, **update))
+        send(paths, job_id)
         runs.append(paths)
     lines = [os.path.relpath(paths.root, folder) + "\n" for paths in runs]
     (folder / f"runs_{element}.txt").write_text("".join(lines))
     return runs
+
+
+def make_attempt(job_id: str = "7", restarts: int = 0, **update: Any) -> Attempt:
+    began = datetime.now(UTC)
+    known = {"host": "n1", "pid": 1, "started_at": began, "peak_rss_mb": 4012.5} | update
+    return Attempt(slurm_job_id=job_id, slurm_restarts=restarts, **known)
+
+
+def send(paths: RunPaths, job_id: str) -> Submission:
+    """Says in a run folder that it was given to a job just now."""
+    sent = Submission(
+        executor="slurm", job_id=job_id, host="", user="", command="", folder="submission"
+    )
+    write_submission(paths, sent)
+    return sent
 
 
 def last_word(folder: Path, job_id: str = "7") -> str:
@@ -169,7 +206,7 @@ def test_what_slurm_has_queued_anew_is_not_asked_for(
     ("says", "reason"),
     [
         (f"{ENDING} PreemptTime=2026-11-24T03:25:53", "preempted"),
-        (ENDING, "time_limit"),
+        (ENDING.replace("Reason=None", "Reason=TimeLimit"), "time_limit"),
     ],
 )
 def test_a_job_ended_by_preemption_or_its_limit_is_queued_anew(
@@ -212,17 +249,181 @@ def test_a_refused_requeue_leaves_a_failed_run_that_says_why(folder: Path, finis
     assert last_word(folder) == "refused"
 
 
-def test_a_run_is_not_queued_anew_for_ever(
+def test_a_killed_run_is_not_queued_anew_for_ever_and_its_neighbours_are(
     folder: Path, finish: Finish, requeued: Callable[[], list[str]]
 ) -> None:
-    (paths,) = make_runs(folder, "REQUEUED", reason="preempted")
+    spent, waiting = make_runs(folder, "RUNNING", "CREATED")
+    attempts = tuple(make_attempt(restarts=restarts) for restarts in range(6))
+    write_status(spent, Status(state="RUNNING", attempts=attempts))
 
-    finish(
-        "exit 75", says=f"{RUNNING.replace('Restarts=0', 'Restarts=5')}", SLURM_RESTART_COUNT="5"
-    )
+    again = {"says": TIMED_OUT.replace("Restarts=0", "Restarts=5"), "SLURM_RESTART_COUNT": "5"}
+    finish("kill -KILL $$", **again)
+
+    assert (read_status(spent).state, read_status(spent).reason) == ("FAILED", "time_limit")
+    assert "queued anew at most 5 times" in str(read_status(spent).error)
+    assert read_status(waiting).state == "CREATED"
+    assert requeued() == ["7"]
+
+
+def test_the_starts_of_a_task_are_not_counted_against_each_of_its_runs(
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
+) -> None:
+    *_, late = make_runs(folder, "COMPLETED", "RUNNING")
+    write_status(late, Status(state="RUNNING", attempts=(make_attempt(restarts=30),)))
+
+    again = {"says": TIMED_OUT.replace("Restarts=0", "Restarts=30"), "SLURM_RESTART_COUNT": "30"}
+    finish("kill -KILL $$", **again)
+
+    assert requeued() == ["7"]
+
+
+def test_a_task_whose_runs_never_begin_is_given_up(
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
+) -> None:
+    (paths,) = make_runs(folder, "CREATED")
+
+    finish("exit 75", says=RUNNING.replace("Restarts=0", "Restarts=3"), SLURM_RESTART_COUNT="3")
 
     assert requeued() == []
-    assert "queued anew 5 times" in str(read_status(paths).error)
+    assert "no run began in its last 4 starts" in str(read_status(paths).error)
+
+
+def test_a_job_cancelled_near_its_time_limit_stays_so(
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
+) -> None:
+    # Without Slurm's commands the task goes by the clock.
+    failed, stopped = make_runs(folder, "FAILED", "REQUEUED", reason="time_limit")
+
+    finish("exit 75", says=ENDING)
+
+    assert requeued() == []
+    assert read_status(failed).state == "FAILED"
+    assert (read_status(stopped).state, read_status(stopped).reason) == ("CANCELLED", "cancelled")
+
+
+# Whose a run is
+
+
+def test_a_run_that_was_sent_again_is_left_to_its_new_job(
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
+) -> None:
+    taken, again, mine = make_runs(folder, "RUNNING", "REQUEUED", "RUNNING")
+    for paths, state in ((taken, "RUNNING"), (again, "REQUEUED")):
+        write_status(paths, Status(state=state, attempts=(make_attempt("7"), make_attempt("9"))))
+        send(paths, "9")
+
+    finish("exit 1")
+
+    assert [read_status(paths).state for paths in (taken, again, mine)] == [
+        "RUNNING",
+        "REQUEUED",
+        "FAILED",
+    ]
+    assert requeued() == []
+
+
+def test_a_start_that_comes_back_late_says_nothing_of_a_later_one(
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
+) -> None:
+    (paths,) = make_runs(folder, "RUNNING")
+    attempts = (make_attempt(ended_at=datetime.now(UTC)), make_attempt(restarts=1))
+    write_status(paths, Status(state="RUNNING", attempts=attempts))
+    (folder / "7_ended.json").write_text('{"exit_code": 0, "requeue": "none", "restarts": 1}')
+
+    # Where Slurm does not answer, too.
+    for says in (RUNNING.replace("Restarts=0", "Restarts=1"), ""):
+        finish("kill -KILL $$", says=says)
+
+    assert read_status(paths).state == "RUNNING"
+    assert requeued() == []
+    assert json.loads((folder / "7_ended.json").read_text())["restarts"] == 1
+
+
+def test_a_start_whose_job_slurm_has_queued_anew_leaves_the_run_to_the_next(
+    folder: Path, finish: Finish
+) -> None:
+    (paths,) = make_runs(folder, "RUNNING")
+
+    finish("exit 1", says=RUNNING.replace("Restarts=0", "Restarts=1"))
+
+    assert read_status(paths).state == "RUNNING"
+    assert last_word(folder) == "slurm"
+
+
+# What it writes
+
+
+def test_a_run_that_fails_before_its_first_attempt_reads_so_without_slurm(
+    folder: Path, finish: Finish
+) -> None:
+    (paths,) = make_runs(folder, "CREATED")
+    # Its clock is ahead of this one.
+    sent = send(paths, "7").model_copy(update={"submitted_at": datetime(2100, 1, 1, tzinfo=UTC)})
+    write_submission(paths, sent)
+
+    finish("exit 1")
+
+    assert state_before(read_status(paths), read_submission(paths)) == "FAILED"
+
+
+def test_a_resumed_run_whose_job_never_began_it_says_why(folder: Path, finish: Finish) -> None:
+    (paths,) = make_runs(folder, "FAILED", reason="nan", error="Loss")
+    before = (make_attempt("6", ended_at=datetime.now(UTC), reason="nan"),)
+    write_status(paths, Status(state="FAILED", reason="nan", error="Loss", attempts=before))
+    send(paths, "7")
+
+    finish("exit 9")
+
+    status = read_status(paths)
+    assert "exit code 9" in str(status.error)
+    assert status.attempts == before
+    assert state_before(status, read_submission(paths)) == "FAILED"
+
+
+def test_an_end_that_the_script_tells_ends_the_attempt(folder: Path, finish: Finish) -> None:
+    (paths,) = make_runs(folder, "RUNNING")
+
+    finish("echo 'slurmstepd: error: Detected 1 oom-kill event(s)' >>\"$LOG\"; kill -KILL $$")
+
+    (attempt,) = read_status(paths).attempts
+    assert attempt.reason == "out_of_memory"
+    assert attempt.ended_at is not None
+    assert attempt.ended_at >= attempt.started_at.replace(microsecond=0)
+
+
+# Asking for the requeue
+
+
+@pytest.fixture
+def flaky(tmp_path: Path) -> Path:
+    """Refusals that Slurm gives before it grants a requeue, one a line."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    return tmp_path / "refusals"
+
+
+def test_a_requeue_is_asked_for_again_while_the_controller_is_away(
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]], flaky: Path
+) -> None:
+    (paths,) = make_runs(folder, "REQUEUED", reason="preempted")
+    flaky.write_text("Unable to contact slurm controller (connect failure)\n")
+
+    finish("exit 75", FLAKY=str(flaky))
+
+    assert requeued() == ["7", "7"]
+    assert last_word(folder) == "asked"
+    assert read_status(paths).state == "REQUEUED"
+
+
+def test_a_requeue_that_slurm_refuses_since_it_has_made_one_is_none(
+    folder: Path, finish: Finish, flaky: Path
+) -> None:
+    (paths,) = make_runs(folder, "REQUEUED", reason="preempted")
+    flaky.write_text("Requested operation is presently disabled\n")
+
+    finish("exit 75", FLAKY=str(flaky), THEN=RUNNING.replace("Restarts=0", "Restarts=1"))
+
+    assert last_word(folder) == "slurm"
+    assert read_status(paths).state == "REQUEUED"
 
 
 def test_errors_are_not_queued_anew(
@@ -414,6 +615,48 @@ def test_the_script_outlives_the_signal_that_its_task_is_given(
 
     assert script.wait(timeout=20) == 75
     assert (tmp_path / "calls").read_text() == "7\n"
+
+
+def test_why_a_task_is_ended_is_noted_at_once_in_case_both_are_killed_soon(
+    folder: Path, finish: Finish, tmp_path: Path
+) -> None:
+    (paths,) = make_runs(folder, "RUNNING")
+    begun = tmp_path / "begun"
+    (tmp_path / "bin" / "srun").write_text(
+        f"#!/bin/sh\ntrap '' TERM\ntouch {shlex.quote(str(begun))}\nsleep 60 & wait\nwait\n"
+    )
+    environ = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "7",
+        "SAYS": f"{RUNNING.replace(' PreemptTime=None', '')} PreemptTime=2026-11-24T03:25:53",
+        "CALLS": str(tmp_path / "calls"),
+    }
+    script = subprocess.Popen(
+        ["sh", str(write_script(folder))], env=environ, start_new_session=True
+    )
+    try:
+        wait_until(begun.exists, seconds=20)
+        os.killpg(script.pid, signal.SIGTERM)
+        # Long before it would speak for the task.
+        wait_until((folder / "7_ended.json").exists, seconds=6, every=0.05)
+    finally:
+        os.killpg(script.pid, signal.SIGKILL)
+        script.wait()
+
+    end = read_batch_end(paths, send(paths, "7").model_copy(update={"folder": str(folder)}))
+    assert end is not None
+    assert (end.requeue, end.reason) == ("asked", "preempted")
+
+
+def test_the_script_speaks_for_its_task_before_slurm_kills_both() -> None:
+    profile = resolve_profile({"executor": "slurm", "time_limit_min": 10}, origin="test")
+
+    def make(kill_wait_s: int) -> str:
+        site = slurm.Site("far", kill_wait_s)
+        return make_script(profile, folder=Path("/f"), name="x", num_elements=1, site=site)
+
+    assert "dnnjob_patience_s=2\n" in make(5)
+    assert "dnnjob_patience_s=8\n" in make(30)
 
 
 def test_a_job_without_runs_only_leaves_its_code(folder: Path, finish: Finish) -> None:

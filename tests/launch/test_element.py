@@ -1,5 +1,6 @@
 """What a task of a submitted job leaves alone, and what it does."""
 
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ import pytest
 from dnnjob.config import load_job
 from dnnjob.errors import ExitCode
 from dnnjob.launch import element
-from dnnjob.launch.element import work_through
+from dnnjob.launch.element import Element, work_through
 from dnnjob.runs import (
     Attempt,
     Cancel,
@@ -18,6 +19,7 @@ from dnnjob.runs import (
     RunPaths,
     State,
     Status,
+    batch_end_file,
     create_run,
     read_status,
     write_cancel,
@@ -25,6 +27,7 @@ from dnnjob.runs import (
 )
 from dnnjob.tasks import StopFlag
 from tests.conftest import WriteJob
+from tests.launch.watch.made import send
 
 Make = Callable[..., RunPaths]
 Ran = dict[RunPaths, ExitCode]
@@ -92,6 +95,48 @@ def test_what_another_job_left_failed_is_gone_on_with(make: Make, ran: Ran) -> N
     work([failed])
 
     assert list(ran) == [failed]
+
+
+@pytest.mark.usefixtures("restarted")
+def test_what_was_sent_again_since_is_left_to_its_new_job(make: Make, ran: Ran) -> None:
+    taken, mine = make("RUNNING", job_id="9"), make("RUNNING", job_id="7")
+    send(taken, "9")
+    send(mine, "7")
+
+    assert work([taken, mine]) is ExitCode.DONE
+    assert list(ran) == [mine]
+
+
+@pytest.mark.usefixtures("restarted")
+def test_what_goes_on_in_the_foreground_since_is_left_alone(make: Make, ran: Ran) -> None:
+    paths = make("RUNNING", job_id=None)
+    send(paths, "7", sent_s=60)
+
+    work([paths])
+
+    assert list(ran) == []
+
+
+@pytest.mark.usefixtures("restarted")
+def test_a_run_that_was_given_up_for_want_of_a_requeue_goes_on_when_it_comes(
+    make: Make, ran: Ran
+) -> None:
+    given_up = make("FAILED", job_id="7", reason="preempted")
+    wrong = make("FAILED", job_id="7", reason="nan")
+    for paths in (given_up, wrong):
+        sent = send(paths, "7")
+        end = {"exit_code": 75, "requeue": "refused", "ended_at": "2026-01-01T00:00:00Z"}
+        batch_end_file(paths.root / sent.folder, "7").write_text(json.dumps(end))
+
+    work([given_up, wrong])
+
+    assert list(ran) == [given_up]
+
+
+def test_a_warning_that_submitit_receives_ends_the_process_to_be_continued() -> None:
+    with pytest.raises(SystemExit) as ended:
+        Element().checkpoint(["/runs/tiny/1"], command="dnnjob submit tiny.toml")
+    assert ended.value.code == ExitCode.CONTINUE
 
 
 def test_a_failed_run_is_gone_on_with_by_a_new_job(

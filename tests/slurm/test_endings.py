@@ -112,6 +112,8 @@ def test_memory_that_runs_out_is_told_with_what_was_asked_and_used(
     assert status.error is not None
     assert "0.2 GB" in status.error
     assert "MB" in status.error
+    assert [attempt.reason for attempt in status.attempts] == ["out_of_memory"]
+    assert status.attempts[0].ended_at is not None
     assert_left_the_queue(any_cluster, paths)
 
 

@@ -85,7 +85,8 @@ def test_a_run_can_be_watched_from_a_copy(
 
     assert refused.returncode == ExitCode.USAGE
     assert [(run["state"], run["is_copy"]) for run in shown] == [("CREATED", True)]
-    assert see(paths).queue_reason == "BeginTime"
+    # Until it has looked at the job, the controller gives no reason.
+    wait_until(lambda: see(paths).queue_reason == "BeginTime", seconds=60)
 
 
 def see(paths: RunPaths) -> Any:

@@ -202,7 +202,8 @@ def awaits_attempt(status: Status, submission: Submission | None) -> bool:
         attempt.slurm_job_id == submission.job_id for attempt in status.attempts
     ):
         return False
-    return status.updated_at <= submission.submitted_at
+    # The batch script gives what it ends in the same moment, as coarse clocks have it, that one.
+    return status.updated_at < submission.submitted_at
 
 
 def state_before(status: Status, submission: Submission | None) -> State:
