@@ -8,6 +8,7 @@ ended = list_accounted(["123", "124_7"])         # one sacct for all; None witho
 import os
 import re
 import subprocess
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ from dnnjob.errors import JobError, SlurmError
 # A controller under load takes its time, and sbatch waits for it.
 QUERY_TIMEOUT_S = 60.0
 SUBMIT_TIMEOUT_S = 120.0
+# Between the looks for a submission whose answer was lost: a slow controller takes it late.
+LOOK_UP_S = (0.0, 2.0, 5.0, 10.0, 15.0)
 ENDED_STATES = frozenset(
     {
         "BOOT_FAIL",
@@ -36,7 +39,7 @@ ENDED_STATES = frozenset(
 
 # One argument of a command holds 128 KiB.
 _MOST_IDS = 8000
-_QUEUE = ("%i", "%T", "%r", "%P", "%N", "%S", "%L", "%l", "%k")
+_QUEUE = ("%i", "%T", "%r", "%P", "%N", "%S", "%L", "%l", "%a", "%q", "%k")
 _ACCOUNTED = (
     "JobID,State,ExitCode,Start,End,ElapsedRaw,NodeList,Partition,ReqCPUS,ReqMem,MaxRSS,"
     "TimelimitRaw"
@@ -67,6 +70,8 @@ class QueuedJob:
         starts_at: Start, or the expected one of a waiting job, where Slurm tells.
         left_s: Seconds to the end of its time limit; None without one.
         limit_s: Its time limit in seconds; None without one.
+        account: Who pays.
+        qos: Its quality of service, which its partition's may overrule.
         comment: What its submitter noted.
     """
 
@@ -78,6 +83,8 @@ class QueuedJob:
     starts_at: datetime | None
     left_s: int | None
     limit_s: int | None
+    account: str
+    qos: str
     comment: str
 
 
@@ -173,21 +180,52 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Site:
+    """What a submission must know of a cluster.
+
+    Attributes:
+        cluster: Its name.
+        kill_wait_s: Seconds between the signal that ends a job and the kill.
+    """
+
+    cluster: str
+    kill_wait_s: int
+
+
+@dataclass(frozen=True)
 class SubmitLimit:
-    """How many jobs and array elements a user may have in the queue at a time, and who says so."""
+    """How many jobs and array elements may be in the queue at a time.
+
+    Attributes:
+        most: So many.
+        origin: Who says so.
+        room: How many more there may be now.
+    """
 
     most: int
     origin: str
+    room: int
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """A limit of the books: on one's own jobs or everybody's, of an account, a QOS, or both."""
+
+    most: int
+    origin: str
+    account: str | None
+    qos: str | None
+    is_shared: bool
 
 
 def scrub(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment for sbatch.
 
-    Inside a job it is rid of what describes that job, which the new one would take for its own;
-    outside, what a user sets for sbatch stays.
+    It is rid of sbatch's own variables, which would overrule the script without a word; inside a
+    job, also of what describes that job, which the new one would take for its own.
     """
     if "SLURM_JOB_ID" not in environ:
-        return dict(environ)
+        return {key: value for key, value in environ.items() if not key.startswith("SBATCH_")}
     kept = ("SLURM_CONF", "SLURM_CLUSTERS")
     return {k: v for k, v in environ.items() if k in kept or not _INHERITED.search(k)}
 
@@ -210,16 +248,17 @@ def sbatch(
 
     Raises:
         JobError: If Slurm refuses the job; nothing is queued.
-        SlurmError: If Slurm does not answer, or not so that one can know what it did.
+        SlurmError: If Slurm does not answer, or not so that one can know what it did; then it
+            says how to find the job.
     """
     command = ["sbatch", "--parsable", *(["--hold"] if held else []), str(script)]
     try:
         done = _call(command, timeout_s=SUBMIT_TIMEOUT_S, environ=environ)
     except subprocess.TimeoutExpired:
         return _look_up(marker)
-    if done.returncode == 0:
-        return done.stdout.split()[-1].partition(";")[0]
-    if _is_unsure(done.stderr):
+    if done.returncode == 0 and (words := done.stdout.split()):
+        return words[-1].partition(";")[0]
+    if done.returncode == 0 or _is_unsure(done.stderr):
         return _look_up(marker)
     raise explain_refusal(done.stderr)
 
@@ -236,6 +275,15 @@ def explain_refusal(stderr: str) -> JobError | SlurmError:
         f"Slurm must accept the job, but it says: {said}. Change the profile; "
         "`dnnjob submit --dry-run` prints the script that was refused."
     )
+
+
+def take_back(marker: str) -> None:
+    """Cancels what a submission that was interrupted may have queued.
+
+    Raises:
+        SlurmError: If Slurm does not answer, or shows no such job yet.
+    """
+    cancel([_look_up(marker)])
 
 
 def find_job(marker: str) -> str | None:
@@ -313,7 +361,7 @@ def show_job(job_id: str) -> dict[str, str]:
     Raises:
         SlurmError: If Slurm does not answer.
     """
-    done = _ask(["scontrol", "--oneliner", "show", "job", job_id])
+    done = _ask(["scontrol", "--all", "--oneliner", "show", "job", job_id])
     if done.returncode:
         _require_known("scontrol", done)
         return {}
@@ -333,12 +381,12 @@ def show_config() -> dict[str, str]:
 
 
 def list_partitions() -> dict[str, Partition]:
-    """The partitions that the user may see, by name.
+    """The partitions, by name; hidden ones, too, which may be the user's own.
 
     Raises:
         SlurmError: If Slurm does not answer.
     """
-    lines = _expect(["scontrol", "--oneliner", "show", "partition"]).splitlines()
+    lines = _expect(["scontrol", "--all", "--oneliner", "show", "partition"]).splitlines()
     found = [_partition(_fields(line)) for line in lines if line.startswith("PartitionName=")]
     return {partition.name: partition for partition in found}
 
@@ -349,35 +397,39 @@ def list_nodes() -> dict[str, Node]:
     Raises:
         SlurmError: If Slurm does not answer.
     """
-    lines = _expect(["scontrol", "--oneliner", "show", "node"]).splitlines()
+    lines = _expect(["scontrol", "--all", "--oneliner", "show", "node"]).splitlines()
     found = [_node(_fields(line)) for line in lines if line.startswith("NodeName=")]
     return {node.name: node for node in found}
 
 
-def find_submit_limit(
-    user: str, *, account: str | None, qos: Collection[str] = ()
+def find_room(
+    user: str, *, account: str | None, qos: str | None, partitions: Mapping[str, str]
 ) -> SubmitLimit | None:
-    """The least limit on queued jobs that the books name for a user; None if none is known.
+    """The limit on queued jobs that leaves a user least room; None if the books name none.
 
     Args:
         user: The one who submits.
         account: The account, where the profile names one; else the user's default.
-        qos: The QOS of the job and of its partition; without any, the user's default.
+        qos: The QOS of the job; without any, the user's default.
+        partitions: Those the job may run in, and the QOS of each, which may be empty.
+
+    Raises:
+        SlurmError: If Slurm does not answer.
     """
-    associations = _books(
-        "assoc", ("user", "account", "maxsubmitjobs", "grpsubmitjobs", "defaultqos"), user=user
-    )
-    default = _books("user", ("user", "defaultaccount"), user=user)
-    account = account or next((row["defaultaccount"] for row in default), None)
-    mine = [row for row in associations if account in (None, row["account"])]
-    names = {name for name in qos if name} or {row["defaultqos"] or "normal" for row in mine}
-    columns = ("name", "maxsubmitjobsperuser", "maxsubmitjobsperaccount", "grpsubmitjobs")
-    qualities = [row for row in _books("qos", columns) if row["name"] in names]
-    limits = [
-        *_limits(mine, ("maxsubmitjobs", "grpsubmitjobs"), "the account {account}"),
-        *_limits(qualities, columns[1:], "the QOS {name}"),
+    limits = list(_find_limits(user, account, {qos or "", *partitions.values()}))
+    if not limits:
+        return None
+    mine = _queue(["--me"])
+    everyone = _queue([]) if any(limit.is_shared for limit in limits) else mine
+    rooms = [
+        SubmitLimit(
+            limit.most,
+            limit.origin,
+            limit.most - _count(everyone if limit.is_shared else mine, limit, partitions),
+        )
+        for limit in limits
     ]
-    return min(limits, key=lambda limit: limit.most, default=None)
+    return min(rooms, key=lambda limit: limit.room)
 
 
 def cancel(job_ids: Collection[str]) -> None:
@@ -421,6 +473,12 @@ def cluster_name() -> str:
         SlurmError: If Slurm does not answer.
     """
     return show_config().get("ClusterName", "")
+
+
+def read_site(config: Mapping[str, str]) -> Site:
+    """What `show_config` says that a submission needs."""
+    kill_wait_s = _number(config.get("KillWait", "").partition(" ")[0])
+    return Site(config.get("ClusterName", ""), 30 if kill_wait_s is None else kill_wait_s)
 
 
 def parse_duration(text: str) -> int | None:
@@ -490,8 +548,9 @@ _CURES = (
 
 
 def _queue(options: Iterable[str]) -> list[QueuedJob]:
-    command = ["squeue", "--array", "--noheader", "--states=all", f"--format={'|'.join(_QUEUE)}"]
-    done = _ask([*command, *options])
+    # Jobs in hidden partitions, too.
+    command = ["squeue", "--all", "--array", "--noheader", "--states=all"]
+    done = _ask([*command, f"--format={'|'.join(_QUEUE)}", *options])
     if done.returncode:
         # With one unknown id squeue fails, with several it leaves them out.
         _require_known("squeue", done)
@@ -501,9 +560,8 @@ def _queue(options: Iterable[str]) -> list[QueuedJob]:
 
 def _queued(line: str) -> QueuedJob:
     # The comment may hold anything, and therefore comes last.
-    job_id, state, reason, partition, nodes, start, left, limit, comment = line.split(
-        "|", len(_QUEUE) - 1
-    )
+    cells = line.split("|", len(_QUEUE) - 1)
+    job_id, state, reason, partition, nodes, start, left, limit, account, qos, comment = cells
     return QueuedJob(
         job_id=job_id.strip(),
         state=state,
@@ -513,6 +571,8 @@ def _queued(line: str) -> QueuedJob:
         starts_at=_time(start),
         left_s=parse_duration(left),
         limit_s=parse_duration(limit),
+        account=account,
+        qos=qos,
         comment=comment,
     )
 
@@ -614,31 +674,56 @@ def _books(
     return [dict(zip(columns, row, strict=True)) for row in rows if len(row) == len(columns)]
 
 
-def _limits(
-    rows: Iterable[Mapping[str, str]], columns: Collection[str], origin: str
-) -> Iterator[SubmitLimit]:
-    for row in rows:
-        for column in columns:
-            if row[column].isdecimal():
-                yield SubmitLimit(int(row[column]), origin.format_map(row))
+def _find_limits(user: str, account: str | None, qos: Collection[str]) -> Iterator[_Limit]:
+    columns = ("user", "account", "maxsubmitjobs", "grpsubmitjobs", "defaultqos")
+    associations = _books("assoc", columns, user=user)
+    default = _books("user", ("user", "defaultaccount"), user=user)
+    account = account or next((row["defaultaccount"] for row in default), None)
+    mine = [row for row in associations if account in (None, row["account"])]
+    for row in mine:
+        for key in ("maxsubmitjobs", "grpsubmitjobs"):
+            if row[key].isdecimal():
+                origin = f"the account {row['account']}"
+                yield _Limit(int(row[key]), origin, row["account"], None, is_shared=False)
+    names = {name for name in qos if name} or {row["defaultqos"] or "normal" for row in mine}
+    keys = ("maxsubmitjobsperuser", "maxsubmitjobsperaccount", "grpsubmitjobs")
+    for row in _books("qos", ("name", *keys)):
+        for key in keys:
+            if row["name"] in names and row[key].isdecimal():
+                payer = account if key == "maxsubmitjobsperaccount" else None
+                origin = f"the QOS {row['name']}"
+                is_shared = key != "maxsubmitjobsperuser"
+                yield _Limit(int(row[key]), origin, payer, row["name"], is_shared=is_shared)
+
+
+def _count(jobs: Iterable[QueuedJob], limit: _Limit, partitions: Mapping[str, str]) -> int:
+    """How many of the jobs a limit counts."""
+    # squeue names the job's own QOS, though that of its partition counts as well.
+    names = {name for name, qos in partitions.items() if qos == limit.qos}
+    return sum(
+        job.state not in ENDED_STATES
+        and limit.account in (None, job.account)
+        and (limit.qos in (None, job.qos) or not names.isdisjoint(job.partition.split(",")))
+        for job in jobs
+    )
 
 
 def _look_up(marker: str) -> str:
     """The job of a submission whose answer was lost."""
-    try:
-        found = find_job(marker)
-    except SlurmError as error:
-        raise SlurmError(
-            "A submission must be answered, but sbatch was not, and neither is squeue: it may be "
-            f"queued or not. Look with squeue --me -o '%i %k' for {marker}, and cancel it there "
-            "before you submit again."
-        ) from error
-    if found is None:
-        raise SlurmError(
-            "A submission must be answered, but sbatch was not, and squeue shows that nothing was "
-            "queued. Submit again when Slurm is less busy."
-        )
-    return found
+    said = "squeue shows no such job"
+    for pause_s in LOOK_UP_S:
+        time.sleep(pause_s)
+        try:
+            if (found := find_job(marker)) is not None:
+                return found
+        except SlurmError as error:
+            said = f"neither is squeue ({error})"
+    raise SlurmError(
+        f"A submission must be answered, but sbatch was not, and within {sum(LOOK_UP_S):.0f} s "
+        f"{said}. It may still be queued by a slow controller, where it would wait, held. Before "
+        f"you submit again, look for it with `squeue --me -o '%i %k' | grep {marker}`, and cancel "
+        "what that finds with scancel."
+    )
 
 
 def _control(verb: str, job_id: str, *, cure: str) -> None:

@@ -32,6 +32,29 @@ _FOR_SLURM = (
     "srun_options",
 )
 
+# What the profile or dnnjob says itself, and sbatch_options must not say otherwise; and where.
+_SAID_BY = {
+    **{key: key for key in ("partition", "account", "qos", "constraint", "reservation")},
+    **{key: key for key in ("exclude", "nodes", "gres")},
+    "ntasks": "tasks_per_node and nodes",
+    "ntasks-per-node": "tasks_per_node",
+    "gpus-per-node": "gpus_per_node",
+    "cpus-per-task": "cpus_per_task",
+    "mem": "memory_gb",
+    "time": "time_limit_min",
+    "time-min": "time_limit_min",
+    "signal": "warning_signal and warning_lead_s",
+    "requeue": "max_requeues",
+    "no-requeue": "max_requeues = 0",
+    "mail-user": "mail",
+    "mail-type": "mail_on",
+    "array": "array_parallelism and points_per_task",
+}
+_OWNED = (
+    *("job-name", "comment", "output", "error", "input", "open-mode", "hold", "parsable"),
+    *("wrap", "wait", "test-only", "clusters"),
+)
+
 Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\n]*$")]
 Count = Annotated[int, Field(ge=1)]
 
@@ -96,7 +119,7 @@ class ProfileConfig(Section):
     python: Text | None = None
     """The interpreter that has dnnjob. Default: this one, in a container python3."""
     sbatch_options: dict[str, str | int | bool] = Field(default_factory=dict)
-    """More options of sbatch, by their long names without dashes."""
+    """More options of sbatch, by their long names without dashes; none that another key says."""
     srun_options: tuple[Text, ...] = ()
     """More options of srun, as they are written."""
 
@@ -106,6 +129,21 @@ class ProfileConfig(Section):
         if text is not None and not text.strip():
             raise ValueError("must not be blank")
         return text
+
+    @field_validator("sbatch_options")
+    @classmethod
+    def _options_say_nothing_twice(
+        cls, options: dict[str, str | int | bool]
+    ) -> dict[str, str | int | bool]:
+        for option in options:
+            name = option.replace("_", "-")
+            if name in _SAID_BY:
+                raise ValueError(
+                    f"{option} is what the profile says with {_SAID_BY[name]}. Set that instead."
+                )
+            if name in _OWNED:
+                raise ValueError(f"{option} is dnnjob's own to choose. Leave it out.")
+        return options
 
     @model_validator(mode="after")
     def _slurm_needs_a_time_limit(self) -> Self:

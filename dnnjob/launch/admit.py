@@ -15,14 +15,14 @@ from pathlib import Path
 from dnnjob import slurm
 from dnnjob.config import DataConfig, JobConfig, Point, ProfileConfig
 from dnnjob.data.builtin import is_builtin
-from dnnjob.data.sources import COMPRESSED_SUFFIXES, find_files, peek_columns
+from dnnjob.data.sources import COMPRESSED_SUFFIXES, find_files, open_table, peek_columns
 from dnnjob.errors import JobError, SlurmError
-from dnnjob.launch.checks import PointCheck, check_point, read_tables, table_key
+from dnnjob.launch.checks import PointCheck, check_point, table_key
 from dnnjob.machine import count_cores, user_name
 
 logger = logging.getLogger(__name__)
 
-# A login node is shared: a table is read whole up to this many bytes, by two threads.
+# A login node is shared: tables are read whole up to this many bytes in all, by two threads.
 MAX_READ_BYTES = 64 * 2**20
 THREADS = 2
 # Text unpacks to about ten times its size.
@@ -43,13 +43,13 @@ class Admission:
     """What the checks found out that submitting needs.
 
     Attributes:
-        cluster: Slurm's name of the cluster, None for a local profile.
+        site: The cluster, None for a local profile or where Slurm does not answer.
         memory_bytes: What a run takes at its peak, None if the table was too large to read.
         seconds_a_point: How long a run takes, roughly; None likewise.
         most_tasks: Elements that an array may have now; None for any number.
     """
 
-    cluster: str | None = None
+    site: slurm.Site | None = None
     memory_bytes: float | None = None
     seconds_a_point: float | None = None
     most_tasks: int | None = None
@@ -81,17 +81,17 @@ def admit(
     checks = _check_tables(points)
     memory_bytes = max((check.memory_mb for check in checks), default=0) * 2**20 or None
     doubts = [*_doubt_memory(memory_bytes, profile), *_doubt_warning(checks, profile)]
-    cluster = most_tasks = None
+    site = most_tasks = None
     if profile.executor == "slurm":
         try:
-            cluster, most_tasks, more = _ask_slurm(profile, num_points=len(points), root=root)
+            site, most_tasks, more = _ask_slurm(profile, num_points=len(points), root=root)
             doubts += more
         except SlurmError:
             if not dry_run:
                 raise
     _weigh(doubts, passes=force or dry_run)
     return Admission(
-        cluster=cluster,
+        site=site,
         memory_bytes=memory_bytes,
         seconds_a_point=_estimate_seconds(points, checks, profile),
         most_tasks=most_tasks,
@@ -100,7 +100,10 @@ def admit(
 
 def _refuse_missing_gpu(jobs: Sequence[JobConfig], profile: ProfileConfig) -> None:
     needs = any(job.devices.require_gpu or job.devices.kind == "gpu" for job in jobs)
-    if profile.executor == "slurm" and needs and not (profile.gpus_per_node or profile.gres):
+    # As gpus, gpus-per-task or tres-per-task; Slurm knows whether it has what they ask for.
+    others = any("gpu" in f"{key}={value}" for key, value in profile.sbatch_options.items())
+    asks = bool(profile.gpus_per_node or profile.gres or others)
+    if profile.executor == "slurm" and needs and not asks:
         raise JobError(
             "The job needs a GPU (devices.kind or devices.require_gpu), but the profile asks for "
             'none. Set profile.gpus_per_node=1, or devices.kind="cpu".'
@@ -108,27 +111,31 @@ def _refuse_missing_gpu(jobs: Sequence[JobConfig], profile: ProfileConfig) -> No
 
 
 def _check_tables(points: Sequence[Point]) -> list[PointCheck]:
-    """What each run would do, as far as its table is small enough to be read here."""
-    small: dict[str, bool] = {}
-    for point in points:
-        key = table_key(point.job.data)
-        if key not in small:
-            small[key] = _is_small(point.job.data)
-            if not small[key]:
-                peek_columns(point.job.data)
-                logger.info(
-                    "%s is too large to be checked here; its columns are.", point.job.data.source
-                )
-    read = [point for point in points if small[table_key(point.job.data)]]
+    """What each run would do, as far as the tables are small enough to be read here.
+
+    One table is in memory at a time, and all together are at most `MAX_READ_BYTES`.
+    """
     _be_modest()
-    tables = read_tables([point.job.data for point in read])
-    return [check_point(point, tables[table_key(point.job.data)]) for point in read]
+    sharing: dict[str, list[Point]] = {}
+    for point in points:
+        sharing.setdefault(table_key(point.job.data), []).append(point)
+    left, checks = MAX_READ_BYTES, []
+    for group in sharing.values():
+        data = group[0].job.data
+        num_bytes = _count_bytes(data)
+        if num_bytes > left:
+            peek_columns(data)
+            logger.info("%s is too large to be checked here; its columns are.", data.source)
+            continue
+        left -= num_bytes
+        table = open_table(data)
+        checks += [check_point(point, table) for point in group]
+    return checks
 
 
-def _is_small(data: DataConfig) -> bool:
-    if is_builtin(data.source):
-        return True
-    return sum(map(_unpacked_bytes, find_files(data.source))) <= MAX_READ_BYTES
+def _count_bytes(data: DataConfig) -> int:
+    """Bytes of a table as it is read; what dnnjob brings along is small."""
+    return 0 if is_builtin(data.source) else sum(map(_unpacked_bytes, find_files(data.source)))
 
 
 def _unpacked_bytes(path: Path) -> int:
@@ -181,8 +188,8 @@ def _doubt_warning(checks: Sequence[PointCheck], profile: ProfileConfig) -> Iter
 
 def _ask_slurm(
     profile: ProfileConfig, *, num_points: int, root: Path
-) -> tuple[str, int | None, list[str]]:
-    """The cluster's name, how many tasks an array may have, and doubts."""
+) -> tuple[slurm.Site, int | None, list[str]]:
+    """The cluster, how many tasks an array may have, and doubts."""
     config, partitions = slurm.show_config(), slurm.list_partitions()
     chosen = _choose_partitions(profile, partitions)
     nodes = [
@@ -194,8 +201,9 @@ def _ask_slurm(
     doubts = [*_doubt_partitions(profile, chosen), *_doubt_root(root, nodes)]
     most = int(config.get("MaxArraySize", "0")) or None
     if num_points > 1:
-        most = _least(most, _room_in_queue(profile, chosen))
-    return config.get("ClusterName", ""), most, doubts
+        room, full = _room_in_queue(profile, chosen)
+        most, doubts = _least(most, room), [*doubts, *full]
+    return slurm.read_site(config), most, doubts
 
 
 def _choose_partitions(
@@ -295,19 +303,22 @@ def _doubt_root(root: Path, nodes: Sequence[slurm.Node]) -> Iterator[str]:
         )
 
 
-def _room_in_queue(profile: ProfileConfig, chosen: Sequence[slurm.Partition]) -> int | None:
-    """How many more tasks the user may queue, as far as the books tell."""
-    qos = [profile.qos or "", *(one.qos for one in chosen)]
-    limit = slurm.find_submit_limit(user_name(), account=profile.account, qos=qos)
+def _room_in_queue(
+    profile: ProfileConfig, chosen: Sequence[slurm.Partition]
+) -> tuple[int | None, list[str]]:
+    """How many more tasks the user may queue, as far as the books tell; and the doubt if none."""
+    partitions = {one.name: one.qos for one in chosen}
+    limit = slurm.find_room(
+        user_name(), account=profile.account, qos=profile.qos, partitions=partitions
+    )
     if limit is None:
-        return None
-    room = limit.most - slurm.count_queued()
-    if room < 1:
-        raise JobError(
-            f"You may have {limit.most} jobs in the queue by {limit.origin}, and you have. Wait "
-            "until some have ended."
-        )
-    return room
+        return None, []
+    if limit.room > 0:
+        return limit.room, []
+    return 1, [
+        f"There may be {limit.most} jobs in the queue by {limit.origin}, and there are. Wait until "
+        "some have ended."
+    ]
 
 
 def _weigh(doubts: Collection[str], *, passes: bool) -> None:

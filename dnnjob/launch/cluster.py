@@ -1,17 +1,17 @@
 """Jobs for Slurm through submitit: the batch script, and what a profile's keys become in it.
 
 script = make_script(profile, folder=folder, name="housing", num_elements=1)
-job_ids = queue(calls, profile, folder=folder, name="housing")    # held
-slurm.release(job_ids[0])
+job_ids = queue(calls, profile, folder=folder, name="housing", write=note_them)
 """
 
 import functools
+import logging
 import os
 import secrets
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from dnnjob.config import ProfileConfig
 from dnnjob.errors import DnnJobError
 from dnnjob.launch.ending import ENDS_AT, WARNING_S
 from dnnjob.runs import RunPaths
+
+logger = logging.getLogger(__name__)
 
 # The profile's keys that submitit takes as they are, under its own names.
 _PARAMETERS = {
@@ -40,6 +42,8 @@ _PARAMETERS = {
     "array_parallelism": "array_parallelism",
     "mail": "mail_user",
 }
+# A task that is told to end may still be writing its checkpoint, and says so best itself.
+_PATIENCE_S = 8
 Call = functools.partial[Any]
 
 
@@ -51,6 +55,10 @@ class HeldExecutor(SlurmExecutor):
     """
 
     marker = ""
+    is_sent = False
+    """Whether sbatch was called."""
+    job_id: str | None = None
+    """What it answered."""
 
     @classmethod
     def affinity(cls) -> int:
@@ -77,15 +85,19 @@ class HeldExecutor(SlurmExecutor):
             for path, delayed in zip(pickles, delayed_submissions, strict=True):
                 delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
                 delayed.dump(path)
-            job_id = slurm.sbatch(
+            self.is_sent = True
+            self.job_id = slurm.sbatch(
                 script, marker=self.marker, environ=slurm.scrub(os.environ), held=True
             )
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                self._take_back()
+            return self._name_files(self.job_id, pickles, script)
+        except BaseException:
             for path in (*pickles, script):
                 path.unlink(missing_ok=True)
             raise
+
+    def _name_files(self, job_id: str, pickles: Sequence[Path], script: Path) -> list[Job[Any]]:
+        """Puts the files where the job looks for them."""
+        count = len(pickles)
         ids = [job_id] if count == 1 else [f"{job_id}_{number}" for number in range(count)]
         tasks = range(self._num_tasks())
         for path, element in zip(pickles, ids, strict=True):
@@ -93,14 +105,36 @@ class HeldExecutor(SlurmExecutor):
         script.rename(JobPaths(self.folder, ids[0]).submission_file)
         return [SlurmJob(folder=self.folder, job_id=one, tasks=tasks) for one in ids]
 
+    @contextmanager
+    def taking_back(self) -> Iterator[None]:
+        """Cancels what was queued inside if that comes to no good end."""
+        try:
+            yield
+        except BaseException as error:
+            # What sbatch has answered itself, or was asked for already, needs no other look.
+            is_told = self.job_id is None and isinstance(error, DnnJobError)
+            if self.is_sent and not is_told:
+                self._take_back()
+            raise
+
     def _take_back(self) -> None:
-        """Cancels what sbatch may have queued before it was interrupted."""
-        with suppress(DnnJobError):
-            if (job_id := slurm.find_job(self.marker)) is not None:
-                slurm.cancel([job_id])
+        try:
+            if self.job_id is None:
+                slurm.take_back(self.marker)
+            else:
+                slurm.cancel([self.job_id])
+        except DnnJobError as error:
+            logger.error("The submission could not be taken back: %s", error)
 
 
-def make_script(profile: ProfileConfig, *, folder: Path, name: str, num_elements: int) -> str:
+def make_script(
+    profile: ProfileConfig,
+    *,
+    folder: Path,
+    name: str,
+    num_elements: int,
+    site: slurm.Site | None = None,
+) -> str:
     """The batch script that `queue` would submit; nothing is written.
 
     Args:
@@ -108,8 +142,10 @@ def make_script(profile: ProfileConfig, *, folder: Path, name: str, num_elements
         folder: Where submitit's files would lie.
         name: Slurm's name of the job.
         num_elements: Elements of the array; 1 is a plain job.
+        site: The cluster, as far as it is known.
     """
-    return _make_executor(profile, folder=folder, name=name).make_script(num_elements)
+    executor = _make_executor(profile, folder=folder, name=name, site=site)
+    return executor.make_script(num_elements)
 
 
 def queue(
@@ -118,48 +154,42 @@ def queue(
     *,
     folder: Path,
     name: str,
+    site: slurm.Site | None = None,
     runs: Sequence[Sequence[RunPaths]] = (),
+    write: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> list[str]:
-    """Submits calls as one held job, or one held array; the id of each.
+    """Submits calls as one job, or one array, and lets it start; the id of each.
+
+    Whatever fails or interrupts this, nothing stays queued.
 
     Args:
         calls: What each task of a job, or of an array's element, calls.
         profile: Where and with what.
         folder: Where batch script and submitit's files go.
         name: Slurm's name of the job.
+        site: The cluster, as far as it is known.
         runs: The run folders of each call, which the batch script looks after.
+        write: Writes, given the ids, what the job is to find when it starts.
 
     Raises:
-        JobError: If Slurm refuses the job; nothing is queued.
-        SlurmError: If Slurm does not answer.
+        JobError: If Slurm refuses the job.
+        SlurmError: If Slurm does not answer, or does not let it start.
+        OSError: If something cannot be written.
     """
-    executor = _make_executor(profile, folder=folder, name=name)
+    executor = _make_executor(profile, folder=folder, name=name, site=site)
     folder.mkdir(parents=True, exist_ok=True)
     for number, element in enumerate(runs):
         # The batch script reads it line by line; relative, so that a root may move.
         lines = [f"{os.path.relpath(paths.root, folder)}\n" for paths in element]
         (folder / f"runs_{number}.txt").write_text("".join(lines))
-    jobs = executor._internal_process_submissions(
-        [DelayedSubmission(call.func, *call.args, **call.keywords) for call in calls]
-    )
-    return [str(job.job_id) for job in jobs]
-
-
-def let_go(job_ids: Sequence[str], write: Callable[[], None]) -> None:
-    """Writes what a held job is to find, then lets it start; where that fails, nothing is queued.
-
-    Raises:
-        DnnJobError: If Slurm does not let it start.
-        OSError: If something cannot be written.
-    """
-    job_id = job_ids[0].partition("_")[0]
-    try:
-        write()
-        slurm.release(job_id)
-    except BaseException:
-        with suppress(DnnJobError):
-            slurm.cancel([job_id])
-        raise
+    with executor.taking_back():
+        jobs = executor._internal_process_submissions(
+            [DelayedSubmission(call.func, *call.args, **call.keywords) for call in calls]
+        )
+        ids = [str(job.job_id) for job in jobs]
+        write(ids)
+        slurm.release(ids[0].partition("_")[0])
+    return ids
 
 
 def to_parameters(profile: ProfileConfig, *, name: str, marker: str) -> dict[str, Any]:
@@ -187,11 +217,13 @@ def to_parameters(profile: ProfileConfig, *, name: str, marker: str) -> dict[str
     return parameters
 
 
-def _make_executor(profile: ProfileConfig, *, folder: Path, name: str) -> HeldExecutor:
+def _make_executor(
+    profile: ProfileConfig, *, folder: Path, name: str, site: slurm.Site | None
+) -> HeldExecutor:
     executor = HeldExecutor(folder, python=_python(profile))
     executor.marker = f"dnnjob-{secrets.token_hex(8)}"
     parameters = to_parameters(profile, name=name, marker=executor.marker)
-    parameters["setup"] = [*_batch_lines(profile, folder), *parameters["setup"]]
+    parameters["setup"] = [*_batch_lines(profile, folder, site), *parameters["setup"]]
     executor._internal_update_parameters(**parameters)
     return executor
 
@@ -215,7 +247,7 @@ def _setup_lines(profile: ProfileConfig) -> Sequence[str]:
     return ("set -e", *profile.setup, "set +e") if profile.setup else ()
 
 
-def _batch_lines(profile: ProfileConfig, folder: Path) -> list[str]:
+def _batch_lines(profile: ProfileConfig, folder: Path, site: slurm.Site | None) -> list[str]:
     """The part of the batch script that decides whether the job goes on."""
     asked = "what the cluster gives" if profile.memory_gb is None else f"{profile.memory_gb:g} GB"
     minutes = profile.time_limit_min
@@ -223,12 +255,22 @@ def _batch_lines(profile: ProfileConfig, folder: Path) -> list[str]:
         "dnnjob_folder": shlex.quote(str(folder)),
         "dnnjob_memory": shlex.quote(asked),
         "dnnjob_max_requeues": str(profile.max_requeues),
+        "dnnjob_patience_s": str(_choose_patience(site)),
     }
     return [
         *(f"{key}={value}" for key, value in values.items()),
         f"export {WARNING_S}={profile.warning_lead_s}",
         f"export {ENDS_AT}=$(($(date +%s) + 60 * {minutes}))",
         "",
-        *Path(__file__).with_name("batch.sh").read_text().splitlines(),
-        "",
+        *_read("records.sh"),
+        *_read("batch.sh"),
     ]
+
+
+def _choose_patience(site: slurm.Site | None) -> int:
+    """Seconds that the batch script leaves its task to speak for itself: half of what it has."""
+    return _PATIENCE_S if site is None else min(_PATIENCE_S, site.kill_wait_s // 2)
+
+
+def _read(name: str) -> list[str]:
+    return [*Path(__file__).with_name(name).read_text().splitlines(), ""]

@@ -19,6 +19,7 @@ from dnnjob import slurm
 from dnnjob.config import ProfileConfig, load_profile
 from dnnjob.doctor import Finding, examine, is_fit, render_findings
 from dnnjob.errors import DnnJobError, ExitCode, MissingError
+from dnnjob.launch.process import raising_on_signals
 from dnnjob.launch.watch.ask import ask_slurm
 from dnnjob.launch.watch.pace import Pace
 from dnnjob.launch.watch.state import JobView
@@ -75,14 +76,13 @@ def examine_there(name: str, *, root: Path) -> list[HostReport]:
     if profile.executor == "local":
         return [HostReport(host=socket.gethostname(), findings=examine(root))]
     # submitit takes a tenth of a second to import.
-    from dnnjob.launch.cluster import let_go, queue
+    from dnnjob.launch.cluster import queue
 
     brief = shorten(profile)
-    with _folder_for_once(root.absolute()) as folder:
+    with raising_on_signals(), _folder_for_once(root.absolute()) as folder:
         call = partial(report_host, str(root.absolute()), str(folder), gpus=_asks_for_gpus(profile))
         job_ids = queue([call], brief, folder=folder, name="dnnjob-doctor", runs=[()])
         try:
-            let_go(job_ids, lambda: None)
             logger.info("Slurm job %s, on %d node(s).", job_ids[0], brief.nodes)
             return _await_reports(job_ids[0], folder, num_nodes=brief.nodes)
         except BaseException:

@@ -10,14 +10,17 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from dnnjob.errors import ExitCode
 
 _PR_SET_PDEATHSIG = 1
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def die_with(parent: int) -> None:
@@ -29,6 +32,34 @@ def die_with(parent: int) -> None:
     if os.getppid() != parent:
         # It ended before the kernel was told.
         os._exit(ExitCode.FAILED)
+
+
+@contextmanager
+def raising_on_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP end the process as an exception does: what was begun is undone.
+
+    Only the first of them: the undoing is not to be interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread may take signals.
+        yield
+        return
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        for one in _ENDS:
+            signal.signal(one, signal.SIG_IGN)
+        raise SystemExit(ExitCode.TERMINATED)
+
+    before = {number: signal.getsignal(number) for number in _ENDS}
+    for number, handler in before.items():
+        # As under nohup.
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,8 +31,9 @@ from dnnjob.config import (
 )
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.admit import Admission, admit
-from dnnjob.launch.element import run_element
+from dnnjob.launch.element import Element
 from dnnjob.launch.pool import PoolPlan, open_pool, plan_pool
+from dnnjob.launch.process import raising_on_signals
 from dnnjob.launch.share import choose_points_per_task, share_out
 from dnnjob.machine import process_key, user_name
 from dnnjob.runs import (
@@ -54,7 +55,8 @@ from dnnjob.runs import (
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_WRITERS = 16
+# A login node is shared.
+_WRITERS = 2
 # In the place of a folder that a dry run does not make.
 _PLACEHOLDER = "YYYYMMDD-HHMMSS-XXXXXX"
 
@@ -94,11 +96,13 @@ def submit_job(
     if dry_run:
         _print_plan(points, target, admission, root=root)
         return ExitCode.DONE
-    if len(points) == 1:
-        folder, job_id = _submit_run(points[0], target, admission, root=root)
-    else:
-        folder, job_id = _submit_sweep(points, target, admission, root=root)
-    print(folder, flush=True)
+    _warn_of_variables(target)
+    with raising_on_signals():
+        if len(points) == 1:
+            folder, job_id = _submit_run(points[0], target, admission, root=root)
+        else:
+            folder, job_id = _submit_sweep(points, target, admission, root=root)
+        print(folder, flush=True)
     where = "Slurm job" if target.executor == "slurm" else "Process"
     logger.info(
         "%s %s. `dnnjob status %s` shows how it goes.", where, job_id.partition("_")[0], folder
@@ -109,7 +113,7 @@ def submit_job(
 def resubmit(folder: Path) -> Submission:
     """Sends a run again where it was sent before, to go on from its checkpoint.
 
-    A wish to cancel it is taken back.
+    A wish to cancel it is taken back, unless it cannot be sent.
 
     Raises:
         JobError: If the run was not submitted, or Slurm refuses it.
@@ -122,7 +126,6 @@ def resubmit(folder: Path) -> Submission:
             "in the foreground. Go on with `dnnjob resume --here`."
         )
     profile = load_profile(paths.profile)
-    paths.cancel.unlink(missing_ok=True)
     job = load_job(paths.job)
     before = read_submission(paths)
     sender = _Sender(
@@ -132,18 +135,21 @@ def resubmit(folder: Path) -> Submission:
         sweep_id=before.sweep_id if before else None,
     )
     plan = plan_pool([job], profile, memory_bytes=None)
-    return sender.send([[paths]], plan)[0]
+    _warn_of_variables(profile)
+    with raising_on_signals(), _without(paths.cancel):
+        return sender.send([[paths]], plan)[0]
 
 
 def _submit_run(
     point: Point, profile: ProfileConfig, admission: Admission, *, root: Path
 ) -> tuple[Path, str]:
     plan = plan_pool([point.job], profile, memory_bytes=admission.memory_bytes)
-    paths = create_run(root, plan.fit(point.job))
-    with _leaving_nothing([paths.root]):
+    with _leaving_nothing(root / point.job.name) as made:
+        paths = create_run(root, plan.fit(point.job))
+        made.append(paths.root)
         write_text(paths.profile, to_toml(profile))
         sender = _Sender(
-            profile, folder=paths.submission_folder, name=point.job.name, cluster=admission.cluster
+            profile, folder=paths.submission_folder, name=point.job.name, site=admission.site
         )
         submission = sender.send([[paths]], plan)[0]
     return paths.root, submission.job_id
@@ -155,8 +161,9 @@ def _submit_sweep(
     jobs = [point.job for point in points]
     plan = plan_pool(jobs, profile, memory_bytes=admission.memory_bytes)
     elements = _share(jobs, profile, admission, plan)
-    sweep = create_sweep(root, jobs[0].name)
-    with _leaving_nothing([sweep.root]) as made:
+    with _leaving_nothing(root / jobs[0].name / "sweeps") as made:
+        sweep = create_sweep(root, jobs[0].name)
+        made.append(sweep.root)
 
         def make(job: JobConfig) -> RunPaths:
             paths = create_run(root, plan.fit(job))
@@ -169,7 +176,7 @@ def _submit_sweep(
             profile,
             folder=sweep.submission_folder,
             name=jobs[0].name,
-            cluster=admission.cluster,
+            site=admission.site,
             sweep_id=sweep.sweep_id,
         )
         submission = sender.send([[runs[place] for place in element] for element in elements], plan)
@@ -220,11 +227,11 @@ class _Sender:
         *,
         folder: Path,
         name: str,
-        cluster: str | None = None,
+        site: slurm.Site | None = None,
         sweep_id: str | None = None,
     ) -> None:
         self.profile, self.folder, self.name = profile, folder, name
-        self.cluster, self.sweep_id = cluster, sweep_id
+        self.site, self.sweep_id = site, sweep_id
         self.command = shlex.join(["dnnjob", *sys.argv[1:]])
 
     def send(self, elements: Sequence[Sequence[RunPaths]], plan: PoolPlan) -> list[Submission]:
@@ -235,21 +242,28 @@ class _Sender:
 
     def _queue(self, elements: Sequence[Sequence[RunPaths]]) -> list[Submission]:
         # submitit takes a tenth of a second to import.
-        from dnnjob.launch.cluster import let_go, queue
+        from dnnjob.launch.cluster import queue
 
-        cluster = self.cluster or slurm.cluster_name()
+        site = self.site or slurm.read_site(slurm.show_config())
         calls = [
-            partial(run_element, [str(paths.root) for paths in runs], command=self.command)
+            partial(Element(), [str(paths.root) for paths in runs], command=self.command)
             for runs in elements
         ]
-        ids = queue(calls, self.profile, folder=self.folder, name=self.name, runs=elements)
         written: list[Submission] = []
 
-        def write() -> None:
-            of_element = partial(self._write, cluster=cluster)
+        def write(ids: Sequence[str]) -> None:
+            of_element = partial(self._write, cluster=site.cluster)
             written.extend(_map(of_element, elements, ids))
 
-        let_go(ids, write)
+        queue(
+            calls,
+            self.profile,
+            folder=self.folder,
+            name=self.name,
+            site=site,
+            runs=elements,
+            write=write,
+        )
         return written
 
     def _start(self, elements: Sequence[Sequence[RunPaths]], plan: PoolPlan) -> list[Submission]:
@@ -325,7 +339,10 @@ def _print_plan(
         folder = SweepPaths(root / name / "sweeps" / _PLACEHOLDER).submission_folder
     else:
         folder = RunPaths(root / name / _PLACEHOLDER).submission_folder
-    print(make_script(profile, folder=folder, name=name, num_elements=len(elements)), end="")
+    script = make_script(
+        profile, folder=folder, name=name, num_elements=len(elements), site=admission.site
+    )
+    print(script, end="")
 
 
 def _map(call: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
@@ -335,12 +352,45 @@ def _map(call: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
 
 
 @contextmanager
-def _leaving_nothing(folders: Sequence[Path]) -> Iterator[list[Path]]:
-    """Removes the folders, and those added to them inside, where an error comes."""
-    made = list(folders)
+def _leaving_nothing(parent: Path) -> Iterator[list[Path]]:
+    """Removes the folders that are named inside, and those made on the way, where an error comes.
+
+    Args:
+        parent: Where they are made.
+    """
+    missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
+    made: list[Path] = []
     try:
         yield made
     except BaseException:
         for folder in made:
             shutil.rmtree(folder, ignore_errors=True)
+        for folder in missing:
+            # Another submission may have come to use it.
+            with suppress(OSError):
+                folder.rmdir()
         raise
+
+
+@contextmanager
+def _without(file: Path) -> Iterator[None]:
+    """Takes a file away, and puts it back where an error comes."""
+    content = file.read_bytes() if file.exists() else None
+    file.unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException:
+        if content is not None:
+            file.write_bytes(content)
+        raise
+
+
+def _warn_of_variables(profile: ProfileConfig) -> None:
+    """Names what is set for sbatch by the environment, which would overrule the profile."""
+    names = sorted(name for name in os.environ if name.startswith("SBATCH_"))
+    if names and profile.executor == "slurm":
+        logger.warning(
+            "%s: not heeded, since a run asks for what its profile says. Set the profile's keys "
+            "instead.",
+            ", ".join(names),
+        )

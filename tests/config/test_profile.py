@@ -65,6 +65,9 @@ def test_a_written_profile_reads_back_as_it_was() -> None:
         ({"nodes": True}, "nodes: must not be a boolean"),
         ({"setup": "module load cuda"}, "setup: must be a list"),
         ({"partition": "a\nb"}, "partition: "),
+        ({"sbatch_options": {"time": 5}}, "time is what the profile says with time_limit_min"),
+        ({"sbatch_options": {"gpus_per_node": 1}}, "says with gpus_per_node. Set that instead"),
+        ({"sbatch_options": {"output": "x"}}, "output is dnnjob's own to choose"),
         ({"mail_on": ["sometimes"]}, "mail_on.0: must be 'begin', 'end'"),
     ],
 )

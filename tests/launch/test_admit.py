@@ -80,7 +80,7 @@ def test_of_a_large_table_only_the_columns_are_read(
     write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admit_module, "MAX_READ_BYTES", 1000)
-    monkeypatch.setattr(admit_module, "read_tables", lambda configs: {} if not configs else 1 / 0)
+    monkeypatch.setattr(admit_module, "open_table", lambda data: 1 / 0)
 
     assert check(write_job(), local()) == Admission()
     with pytest.raises(DataError, match="has no column 'z'"):
@@ -135,7 +135,7 @@ def test_what_may_not_work_needs_force(
 def test_a_dry_run_needs_no_slurm(write_job: WriteJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
 
-    assert check(write_job(), on_slurm(), dry_run=True).cluster is None
+    assert check(write_job(), on_slurm(), dry_run=True).site is None
 
 
 def test_the_login_node_is_left_its_threads(write_job: WriteJob) -> None:
@@ -187,7 +187,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, slurm.Partition]:
     monkeypatch.setattr(slurm, "show_config", lambda: {"ClusterName": "far", "MaxArraySize": "11"})
     monkeypatch.setattr(slurm, "list_partitions", lambda: partitions)
     monkeypatch.setattr(slurm, "list_nodes", lambda: {"a1": node, "a2": replace(node, name="a2")})
-    monkeypatch.setattr(slurm, "find_submit_limit", lambda *_, **__: None)
+    monkeypatch.setattr(slurm, "find_room", lambda *_, **__: None)
     return partitions
 
 
@@ -200,7 +200,7 @@ def test_a_root_on_the_clusters_storage_passes(
 ) -> None:
     admission = send(write_job(), Path("/scratch/me/runs"))
 
-    assert admission.cluster == "far"
+    assert admission.site == slurm.Site("far", kill_wait_s=30)
 
 
 @pytest.mark.parametrize("root", ["/tmp/runs", "/dev/shm/runs", "/var/tmp/runs"])
@@ -241,18 +241,16 @@ def test_what_a_partition_may_not_take_is_told(
         send(write_job(), Path("/scratch"), **profile)
 
 
-@pytest.mark.parametrize(("limit", "queued", "most"), [(None, 0, 11), (9, 3, 6), (100, 3, 11)])
+@pytest.mark.parametrize(("room", "most"), [(None, 11), (6, 6), (97, 11)])
 def test_a_sweep_has_no_more_tasks_than_may_be_queued(
     cluster: dict[str, slurm.Partition],
     write_job: WriteJob,
     monkeypatch: pytest.MonkeyPatch,
-    limit: int | None,
-    queued: int,
+    room: int | None,
     most: int,
 ) -> None:
-    found = None if limit is None else slurm.SubmitLimit(limit, "the QOS few")
-    monkeypatch.setattr(slurm, "find_submit_limit", lambda *_, **__: found)
-    monkeypatch.setattr(slurm, "count_queued", lambda: queued)
+    found = None if room is None else slurm.SubmitLimit(100, "the QOS few", room=room)
+    monkeypatch.setattr(slurm, "find_room", lambda *_, **__: found)
 
     admission = send(write_job(sweep={"seed": [0, 1]}), Path("/scratch"))
 
@@ -262,9 +260,35 @@ def test_a_sweep_has_no_more_tasks_than_may_be_queued(
 def test_a_full_queue_is_told_with_whose_limit_it_is(
     cluster: dict[str, slurm.Partition], write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = slurm.SubmitLimit(3, "the QOS few")
-    monkeypatch.setattr(slurm, "find_submit_limit", lambda *_, **__: few)
-    monkeypatch.setattr(slurm, "count_queued", lambda: 3)
+    few = slurm.SubmitLimit(3, "the QOS few", room=0)
+    monkeypatch.setattr(slurm, "find_room", lambda *_, **__: few)
 
-    with pytest.raises(JobError, match="3 jobs in the queue by the QOS few"):
+    with pytest.raises(JobError, match=r"(?s)3 jobs in the queue by the QOS few.*--force"):
         send(write_job(sweep={"seed": [0, 1]}), Path("/scratch"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"gpus": 1}, {"gpus-per-task": "a100:1"}, {"tres-per-task": "gres/gpu:1"}]
+)
+def test_gpus_asked_for_in_sbatchs_own_words_are_gpus(
+    cluster: dict[str, slurm.Partition], write_job: WriteJob, options: dict[str, object]
+) -> None:
+    job = write_job(devices={"kind": "gpu"})
+
+    send(job, Path("/scratch/me/runs"), sbatch_options=options)
+    with pytest.raises(JobError, match="needs a GPU"):
+        send(job, Path("/scratch/me/runs"), sbatch_options={"nice": 5})
+
+
+def test_all_tables_together_are_read_within_the_login_nodes_share(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = write_job(sweep={"data.missing": [["?"], ["-"]], "seed": [0, 1]})
+    (source,) = {point.job.data.source for point in make_points(load_job(job))}
+    monkeypatch.setattr(admit_module, "MAX_READ_BYTES", 1.5 * Path(source).stat().st_size)
+
+    with caplog.at_level("INFO"):
+        admission = check(job, local())
+
+    assert caplog.text.count("too large to be checked here") == 1
+    assert admission.memory_bytes is not None

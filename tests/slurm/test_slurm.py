@@ -59,10 +59,10 @@ def test_a_job_hands_nothing_of_itself_to_the_jobs_it_submits() -> None:
     assert slurm.scrub(inside) == {"SLURM_CONF": "/etc/slurm/slurm.conf", "HOME": "/home/me"}
 
 
-def test_what_a_user_sets_for_sbatch_stays_outside_of_jobs() -> None:
-    outside = {"SBATCH_ACCOUNT": "lab", "CUDA_VISIBLE_DEVICES": "1"}
+def test_what_a_user_sets_for_sbatch_does_not_overrule_the_script() -> None:
+    outside = {"SBATCH_TIMELIMIT": "1", "CUDA_VISIBLE_DEVICES": "1", "SLURM_CLUSTERS": "far"}
 
-    assert slurm.scrub(outside) == outside
+    assert slurm.scrub(outside) == {"CUDA_VISIBLE_DEVICES": "1", "SLURM_CLUSTERS": "far"}
 
 
 def test_gpus_and_memory_of_a_node_are_counted_over_their_types(
@@ -191,17 +191,32 @@ def test_the_books_know_exit_codes_signals_memory_and_waiting_elements(cluster: 
 @pytest.mark.slurm
 def test_a_cluster_without_books_says_so(unbooked: Cluster) -> None:
     assert slurm.list_accounted(["1"]) is None
-    assert slurm.find_submit_limit("root", account=None) is None
+    assert slurm.find_room("root", account=None, qos=None, partitions={"main": ""}) is None
 
 
 @pytest.mark.slurm
-def test_the_least_limit_on_queued_jobs_is_found(cluster: Cluster) -> None:
+def test_a_limit_leaves_room_for_what_is_not_queued_under_it(cluster: Cluster) -> None:
     user = cluster.ask("id", "-un")
+    cluster.submit("true", "--hold", "--array=0-2", "--partition=few")
+    cluster.submit("true", "--hold", "--array=0-59", "--partition=main")
 
-    limit = slurm.find_submit_limit(user, account="lab", qos=("", "few"))
+    limit = slurm.find_room(user, account="lab", qos=None, partitions={"few": "few"})
 
-    assert slurm.find_submit_limit(user, account=None) is None
-    assert limit == slurm.SubmitLimit(50, "the QOS few")
+    assert slurm.find_room(user, account=None, qos=None, partitions={"main": ""}) is None
+    assert limit == slurm.SubmitLimit(50, "the QOS few", room=47)
+
+
+@pytest.mark.slurm
+def test_a_hidden_partition_and_its_jobs_are_seen(unbooked: Cluster) -> None:
+    unbooked.ask("scontrol", "update", "partition=short", "hidden=yes")
+    try:
+        job_id = unbooked.submit("true", "--hold", "--partition=short")
+
+        assert slurm.list_partitions()["short"].limit_min == 5
+        assert slurm.list_queue([job_id])[job_id].partition == "short"
+        assert slurm.show_job(job_id)["JobState"] == "PENDING"
+    finally:
+        unbooked.ask("scontrol", "update", "partition=short", "hidden=no")
 
 
 @pytest.mark.slurm
@@ -263,6 +278,7 @@ def test_a_limit_on_queued_jobs_is_told_as_such(cluster: Cluster, tmp_path: Path
         "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv "
         "operation' >&2; exit 1",
         "sleep 60",
+        "exit 0",
     ],
 )
 def test_a_submission_whose_answer_is_lost_is_looked_up_and_not_repeated(
@@ -283,10 +299,24 @@ def test_a_submission_that_was_lost_before_it_was_queued_is_told(
     unbooked: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slurm, "SUBMIT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(slurm, "LOOK_UP_S", (0.0, 0.5))
     _fake(tmp_path, monkeypatch, "sbatch", "sleep 60")
 
-    with pytest.raises(SlurmError, match="nothing was queued"):
-        slurm.sbatch(_script(tmp_path, "true"), marker="never queued")
+    with pytest.raises(SlurmError, match=r"may still be queued.*grep never-queued"):
+        slurm.sbatch(_script(tmp_path, "true"), marker="never-queued")
+
+
+@pytest.mark.slurm
+def test_a_submission_that_a_slow_controller_takes_late_is_found(
+    unbooked: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "SUBMIT_TIMEOUT_S", 1.0)
+    late = f'(sleep 4; exec {shutil.which("sbatch")} "$@" >/dev/null 2>&1) >/dev/null 2>&1 &'
+    _fake(tmp_path, monkeypatch, "sbatch", f"{late} sleep 60")
+
+    job_id = slurm.sbatch(_script(tmp_path, "true", "--hold"), marker="mark")
+
+    assert slurm.list_queue([job_id])[job_id].comment == "mark"
 
 
 @pytest.mark.slurm

@@ -6,11 +6,13 @@ The jobs here fail in their setup lines: nothing waits for a training.
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ import pytest
 from dnnjob import slurm
 from dnnjob.config import load_profile
 from dnnjob.errors import ExitCode
-from dnnjob.launch.cluster import let_go, queue
+from dnnjob.launch.cluster import queue
+from dnnjob.launch.process import raising_on_signals
 from dnnjob.runs import (
     RunPaths,
     SweepPaths,
@@ -43,6 +46,19 @@ def closed(cluster: Cluster) -> Iterator[Cluster]:
     cluster.ask("scontrol", "update", "partition=main", "state=DOWN")
     yield cluster
     cluster.ask("scontrol", "update", "partition=main", "state=UP")
+
+
+@pytest.fixture
+def noting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file to which every command of Slurm's adds its name."""
+    folder, noted = tmp_path / "noting", tmp_path / "calls.txt"
+    folder.mkdir()
+    for name in ("sbatch", "squeue", "scontrol", "sacct", "sacctmgr", "sinfo", "scancel"):
+        script = folder / name
+        script.write_text(f'#!/bin/sh\necho {name} >>{noted}\nexec {shutil.which(name)} "$@"\n')
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return noted
 
 
 def send(
@@ -70,6 +86,8 @@ def wait_for_failure(paths: RunPaths) -> None:
         ([], {"reservation": "nope"}, 2, "Set the profile's reservation"),
         ([], {"gres": "gpu:1"}, 2, "Set gpus_per_node"),
         ([], {"sbatch_options": {"nonsense": 1}}, 2, "nonsense"),
+        (['devices.kind="gpu"'], {}, 2, "needs a GPU.*Set profile.gpus_per_node=1"),
+        (["sweep.seed=[0,1]"], {"reservation": "nope"}, 2, "Set the profile's reservation"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_cure_and_leaves_nothing(
@@ -87,7 +105,7 @@ def test_what_cannot_work_is_refused_with_the_cure_and_leaves_nothing(
     assert re.search(told, stderr, re.DOTALL), stderr
     assert "Traceback" not in stderr
     assert any_cluster.ask("squeue", "-h") == ""
-    assert list((tmp_path / "runs").rglob("job.toml")) == []
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("account", ["nope"])
@@ -139,19 +157,26 @@ def test_a_dry_run_prints_the_very_script_and_queues_nothing(
 
 def test_a_job_whose_files_cannot_be_written_is_taken_back(closed: Cluster, tmp_path: Path) -> None:
     profile = load_profile(write_profile(tmp_path))
-    ids = queue([partial(print)], profile, folder=tmp_path / "s", name="x")
 
-    def fail() -> None:
+    def fail(ids: Sequence[str]) -> None:
         assert slurm.list_queue(ids)[ids[0]].reason == "JobHeldUser"
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        let_go(ids, fail)
+        queue([partial(print)], profile, folder=tmp_path / "s", name="x", write=fail)
     wait_until(lambda: slurm.count_queued() == 0, seconds=20)
 
 
-def test_a_submission_interrupted_at_the_keyboard_queues_nothing(
-    closed: Cluster, write_job: WriteJob, tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, ExitCode.INTERRUPTED),
+        (signal.SIGTERM, ExitCode.TERMINATED),
+        (signal.SIGHUP, ExitCode.TERMINATED),
+    ],
+)
+def test_a_submission_that_is_interrupted_queues_nothing(
+    closed: Cluster, write_job: WriteJob, tmp_path: Path, number: signal.Signals, code: ExitCode
 ) -> None:
     # An sbatch that has queued the job and is interrupted before it says so.
     slow = tmp_path / "bin" / "sbatch"
@@ -164,15 +189,51 @@ def test_a_submission_interrupted_at_the_keyboard_queues_nothing(
         "submit", write_job(), "--profile", write_profile(tmp_path), "--root", tmp_path / "runs"
     )
     path = f"{slow.parent}:{os.environ['PATH']}"
-    process = subprocess.Popen([*command, "--force"], env={**os.environ, "PATH": path})
+    process = subprocess.Popen(
+        [*command, "--force"],
+        env={**os.environ, "PATH": path},
+        # The tests themselves may run where these are ignored.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     wait_until((tmp_path / "sent").exists, seconds=60)
     assert closed.ask("squeue", "-h") != ""
 
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
 
-    assert process.wait(timeout=60) == ExitCode.INTERRUPTED
+    assert process.wait(timeout=120) == code
     wait_until(lambda: closed.ask("squeue", "-h") == "", seconds=20)
-    assert list((tmp_path / "runs").rglob("job.toml")) == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_submission_interrupted_once_it_is_answered_queues_nothing(
+    closed: Cluster, tmp_path: Path
+) -> None:
+    profile = load_profile(write_profile(tmp_path))
+
+    def interrupt(_: Sequence[str]) -> None:
+        with raising_on_signals():
+            signal.raise_signal(signal.SIGHUP)
+
+    with pytest.raises(SystemExit):
+        queue([partial(print)], profile, folder=tmp_path / "s", name="x", write=interrupt)
+    wait_until(lambda: slurm.count_queued() == 0, seconds=20)
+
+
+def test_what_the_environment_says_to_sbatch_is_named_and_not_heeded(
+    closed: Cluster, write_job: WriteJob, tmp_path: Path
+) -> None:
+    profile = write_profile(tmp_path)
+    done = closed.dnnjob(
+        *("submit", write_job(), "--profile", profile, "--root", tmp_path / "runs", "--force"),
+        SBATCH_TIMELIMIT="1",
+        SBATCH_NO_REQUEUE="1",
+    )
+
+    told = closed.ask("scontrol", "-o", "show", "job", _job_id(RunPaths(Path(done.stdout.strip()))))
+
+    assert "SBATCH_NO_REQUEUE, SBATCH_TIMELIMIT: not heeded" in done.stderr
+    assert "TimeLimit=00:10:00" in told
+    assert "Requeue=1" in told
 
 
 def test_colleagues_may_read_and_write_what_a_submission_leaves(
@@ -251,6 +312,23 @@ def test_one_task_for_all_points_is_a_plain_job(
     assert "_" not in ids.pop()
     for run in runs:
         wait_for_failure(run)
+
+
+def test_a_submission_takes_little_time_besides_sbatchs_and_asks_slurm_few_questions(
+    closed: Cluster, write_job: WriteJob, tmp_path: Path, noting: Path
+) -> None:
+    job, profile = write_job(), write_profile(tmp_path)
+    command = ("submit", job, "--profile", profile, "--root", tmp_path / "runs", "--force")
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = closed.dnnjob(*command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    assert done.returncode == 0, done.stderr
+    # Its own work, Slurm's commands included: on a machine with other work, the clock tells less.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3.0
+    # Settings, partitions, nodes; the submission; and its release.
+    assert Counter(noting.read_text().split()) == {"scontrol": 4, "sbatch": 1}
 
 
 @pytest.mark.timeout(300)

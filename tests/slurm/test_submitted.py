@@ -110,5 +110,23 @@ def test_a_run_submitted_from_inside_a_job_gets_what_its_own_profile_asks_for(
     assert (strategy["threads"], strategy["num_tasks"]) == (1, 1)
 
 
+@pytest.mark.timeout(600)
+def test_what_runs_is_the_job_as_it_was_sent_also_under_paths_that_a_shell_stumbles_over(
+    any_cluster: Cluster, write_job: WriteJob, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a root & 'more' $HOME"
+    folder.mkdir()
+    job = write_job(train={"epochs": 7})
+    paths = submit(any_cluster, job, folder, sbatch_options={"begin": "now+1hour"})
+
+    job.write_text(job.read_text().replace("epochs = 7", "epochs = 9"))
+    any_cluster.ask("scontrol", "update", f"JobId={job_id(paths)}", "StartTime=now")
+    wait_for_end(any_cluster, paths)
+
+    assert "epochs = 9" in job.read_text()
+    assert read_report(paths)["training"]["epochs"] == 7
+    assert list(paths.submission_folder.glob("*_ended.json"))
+
+
 def read_losses(paths: RunPaths) -> np.ndarray:
     return pq.read_table(paths.history)["loss"].to_numpy()

@@ -118,6 +118,27 @@ def test_a_point_that_needs_too_much_memory_takes_no_other_along(
     assert read_status(second).state == "COMPLETED"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_500_points_finish_where_50_jobs_may_be_queued(
+    cluster: Cluster, write_job: WriteJob, tmp_path: Path
+) -> None:
+    job = write_job(
+        sweep={"seed": list(range(500))},
+        train={"epochs": 2},
+        output={"plots": False, "model": False},
+    )
+
+    sweep = send(cluster, job, tmp_path, partition="few", points_per_task=10)
+    waited = cluster.dnnjob("wait", sweep.root)
+
+    assert waited.returncode == ExitCode.DONE, waited.stderr
+    shown = json.loads(cluster.dnnjob("collect", tmp_path / "runs", "--json").stdout)
+    assert [run["state"] for run in shown] == ["COMPLETED"] * 500
+    assert {run["seed"] for run in shown} == set(range(500))
+    assert len({run["slurm_job_id"] for run in shown}) == 50
+
+
 def _resumed(paths: RunPaths) -> bool:
     attempts = read_status(paths).attempts
     return len(attempts) == 2 and attempts[1].resumed_from is not None
