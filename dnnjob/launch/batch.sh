@@ -44,35 +44,47 @@ dnnjob_is_ended() {
     esac
 }
 
-# Has Slurm queue the job anew, for the reason $1 where its task could not say why; a controller
-# that is being started again is waited for. Else no run goes on, and each says why.
+# Has Slurm queue the job anew, for the reason $1 where its task could not say why. Else no run goes
+# on, and each says why.
 dnnjob_requeue() {
     # First the word, then the deed: Slurm ends this script for it.
     dnnjob_note asked "$1"
     dnnjob_begun=$(dnnjob_look | cut -d ' ' -f 3 | sort -n | tail -n 1)
     # Starts in a row in which no run began; that Slurm took the nodes is no fault of theirs.
+    dnnjob_vain=$((dnnjob_restarts - ${dnnjob_begun:--1}))
     dnnjob_most=3
     [ "$(dnnjob_fate)" != preempted ] || dnnjob_most=$dnnjob_max_requeues
-    if [ $((dnnjob_restarts - ${dnnjob_begun:--1})) -gt "$dnnjob_most" ]; then
-        dnnjob_said="no run began in its last $((dnnjob_restarts - ${dnnjob_begun:--1})) starts"
-    else
-        for dnnjob_pause in 1 2 4 8 15 30 60 60 60 60 0; do
-            dnnjob_said=$(scontrol requeue "$dnnjob_job" 2>&1) && return
-            dnnjob_ask
-            [ "$(dnnjob_fate)" != slurm ] || { dnnjob_note slurm "$1"; return; }
-            case $dnnjob_said in
-            *[Cc]ontact*controller* | *[Cc]onnect* | *imed\ out* | *ero\ [Bb]ytes* | *[Tt]ransport*)
-                sleep $dnnjob_pause
-                ;;
-            *) break ;;
-            esac
-        done
-    fi
+    dnnjob_said="no run began in its last $dnnjob_vain starts"
+    [ "$dnnjob_vain" -gt "$dnnjob_most" ] || ! dnnjob_insist "$1" || return
     dnnjob_note refused "$1"
     dnnjob_said="The run is not queued anew: $dnnjob_said. \`dnnjob resume RUN\` goes on."
     dnnjob_mark REQUEUED FAILED '' "$dnnjob_said"
     [ -z "$1" ] || dnnjob_mark RUNNING FAILED "$1" "$dnnjob_said"
     dnnjob_mark CREATED FAILED error "$dnnjob_said"
+}
+
+# Asks for the requeue, and again while the controller is being started anew. Fails where Slurm
+# refuses, in its words.
+dnnjob_insist() {
+    dnnjob_said='Slurm does not answer'
+    for dnnjob_pause in 1 2 4 8 15 30 60 60 60 60 0; do
+        # A job that Slurm has not spoken of may have been cancelled.
+        if [ -n "$dnnjob_answer" ]; then
+            dnnjob_said=$(scontrol requeue "$dnnjob_job" 2>&1) && return
+        fi
+        dnnjob_ask
+        case $(dnnjob_fate) in
+        slurm) dnnjob_note slurm "$1"; return ;;
+        cancelled) dnnjob_go_on cancelled "$1"; return ;;
+        esac
+        case $dnnjob_said in
+        'Slurm does not answer' | *[Cc]ontact*controller* | *[Cc]onnect*) ;;
+        *imed\ out* | *ero\ [Bb]ytes* | *[Tt]ransport*) ;;
+        *) return 1 ;;
+        esac
+        sleep $dnnjob_pause
+    done
+    return 1
 }
 
 # What becomes of a task that was stopped, by the fate $1 of its job: it goes on, unless somebody

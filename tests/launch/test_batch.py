@@ -41,6 +41,8 @@ SCONTROL = """#!/bin/sh
 case "$1" in
 show)
     [ -z "$THEN" ] || [ ! -e "$CALLS" ] || SAYS=$THEN
+    # The first time, the controller is away.
+    [ -z "$LATER" ] || { [ -e "$CALLS.asked" ] && SAYS=$LATER; touch "$CALLS.asked"; }
     [ -n "$SAYS" ] && echo "JobId=7 JobName=small Requeue=1 $SAYS TimeLimit=00:10:00"
     ;;
 requeue)
@@ -412,6 +414,17 @@ def test_a_requeue_is_asked_for_again_while_the_controller_is_away(
     assert requeued() == ["7", "7"]
     assert last_word(folder) == "asked"
     assert read_status(paths).state == "REQUEUED"
+
+
+def test_a_cancelled_job_stays_so_though_the_controller_was_away_when_it_ended(
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    (paths,) = make_runs(folder, "REQUEUED", reason="preempted")
+
+    finish("exit 75", says="", LATER=ENDING)
+
+    assert requeued() == []
+    assert read_status(paths).state == "CANCELLED"
 
 
 def test_a_requeue_that_slurm_refuses_since_it_has_made_one_is_none(
