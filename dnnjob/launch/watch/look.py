@@ -4,7 +4,6 @@ views = look(runs)
 views = glance(runs)             # files and processes alone
 """
 
-import getpass
 import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from dnnjob.launch.watch.state import (
     merge,
     state_before,
 )
+from dnnjob.machine import user_name
 from dnnjob.runs import (
     Attempt,
     RunPaths,
@@ -190,7 +190,7 @@ def _find_stranger(files: _Files) -> str | None:
     """Whose job carries a run, unless it is the caller's own."""
     sent = files.submission
     if sent is not None and sent.job_id == files.job_id:
-        return None if sent.user == getpass.getuser() else sent.user
+        return None if sent.user == user_name() else sent.user
     uid = files.paths.root.stat().st_uid
     return None if uid == os.geteuid() else f"user {uid}"
 

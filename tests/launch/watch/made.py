@@ -4,7 +4,6 @@ paths = make_run(root, state="RUNNING", attempts=[attempt(slurm_job_id="7")], si
 send(paths, job_id="7")
 """
 
-import getpass
 import os
 import socket
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnjob.config import resolve_job, to_toml
-from dnnjob.machine import process_key
+from dnnjob.machine import process_key, user_name
 from dnnjob.runs import (
     Attempt,
     RunPaths,
@@ -60,7 +59,7 @@ def submission(job_id: str = "7", *, sent_s: float = 200, **changes: object) -> 
         "cluster": CLUSTER,
         "job_id": job_id,
         "host": "login",
-        "user": getpass.getuser(),
+        "user": user_name(),
         "submitted_at": ago(sent_s),
         "command": "dnnjob submit tiny.toml",
         "folder": "submission",
