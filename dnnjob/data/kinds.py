@@ -27,6 +27,10 @@ ISO_DATE = re.compile(
 )
 # pandas writes integers beside gaps as 2.0.
 WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+(?:\.0*)?\s*")
+# 1,5 and 1.234,5 where commas do not part the columns.
+DECIMAL_COMMA = re.compile(
+    r"\s*[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+)?(?:,\d+)?(?:[eE][+-]?\d+)?\s*", re.ASCII
+)
 TRUE_WORDS = ("true", "t", "yes", "y", "1", "1.0")
 FALSE_WORDS = ("false", "f", "no", "n", "0", "0.0")
 # Whoever needs these as texts reads them so: numbers lose leading zeros.
@@ -67,6 +71,7 @@ def infer_series(
     *,
     missing: Collection[str] = (),
     as_text: bool = False,
+    decimal_comma: bool = False,
 ) -> ColumnData:
     """The column that pandas read from a CSV file.
 
@@ -75,6 +80,7 @@ def infer_series(
         series: Its values, NaN where missing.
         missing: Texts that stand for a missing value.
         as_text: Take texts for texts, whatever they look like.
+        decimal_comma: Take texts such as 1,5 for numbers, where all of them are such.
     """
     import pandas as pd
 
@@ -84,7 +90,12 @@ def infer_series(
         return make_column(name, "boolean", _float64(series))
     if pd.api.types.is_numeric_dtype(series.dtype):
         return make_column(name, "numeric", _float64(series))
-    return infer_texts(name, _factorize(series).without(missing))
+    texts = _factorize(series).without(missing)
+    if decimal_comma and any("," in text for text in texts.values):
+        numbers = _parse(texts, parse_decimal_comma)
+        if numbers is not None:
+            return make_column(name, "numeric", numbers)
+    return infer_texts(name, texts)
 
 
 def infer_texts(name: str, texts: Texts) -> ColumnData:
@@ -245,6 +256,17 @@ def parse_boolean(text: str) -> float:
     if word in FALSE_WORDS:
         return 0.0
     raise ValueError(text)
+
+
+def parse_decimal_comma(text: str) -> float:
+    """The number that a text with a comma before its fraction writes.
+
+    Raises:
+        ValueError: If it writes none.
+    """
+    if DECIMAL_COMMA.fullmatch(text) is None:
+        raise ValueError(text)
+    return float(text.replace(".", "").replace(",", "."))
 
 
 def parse_date(text: str) -> float:

@@ -185,7 +185,7 @@ def open_table(data: DataConfig) -> Table:
     keep = {*found.features, data.target, *wanted.also}
     parts = [_read_file(file, keep=keep, wanted=wanted) for file in found.files]
     columns = _join_files(found.files, parts, source=data.source)
-    return _make_table(
+    return make_table(
         data,
         found.features,
         columns,
@@ -309,7 +309,7 @@ def read_all(
     table = load_builtin(source)
     values = np.ascontiguousarray(table.values.T)
     return {
-        name: _finish(make_column(name, "numeric", row), wanted, source=source, original=row)
+        name: finish_column(make_column(name, "numeric", row), wanted, source=source, original=row)
         for name, row in zip(table.names, values, strict=True)
     }
 
@@ -321,10 +321,10 @@ def _open_builtin(data: DataConfig) -> Table:
     method = "sha256-bytes" if content.startswith(b"PK") else "sha256-values"
     fingerprint = Fingerprint(method, hashlib.sha256(content).hexdigest())
     columns = read_all(data.source, wanted=ReadAs.of(data))
-    return _make_table(data, features, columns, fingerprint, part_rows=(_num_rows(columns), 0, 0))
+    return make_table(data, features, columns, fingerprint, part_rows=(_num_rows(columns), 0, 0))
 
 
-def _make_table(
+def make_table(
     data: DataConfig,
     features: tuple[str, ...],
     columns: dict[str, ColumnData],
@@ -332,6 +332,11 @@ def _make_table(
     *,
     part_rows: tuple[int, int, int],
 ) -> Table:
+    """A table of columns that were read, checked.
+
+    Raises:
+        DataError: If it cannot be trained on as the job asks.
+    """
     chosen = [columns[name] for name in features]
     warnings = check_values(data, chosen, columns[data.target])
     weights = None
@@ -528,7 +533,7 @@ def _read_file(
         }
 
 
-def _finish(
+def finish_column(
     data: ColumnData, wanted: ReadAs, *, source: str, original: object = None
 ) -> ColumnData:
     """The column as it is wanted, with what the file holds where that is an id."""
@@ -558,8 +563,14 @@ def _read_csv(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
         )
     for name in file.names:
         series = frame.pop(name)
-        data = infer_series(name, series, missing=wanted.missing, as_text=wanted.as_text(name))
-        yield _finish(data, wanted, source=str(file.path), original=series)
+        data = infer_series(
+            name,
+            series,
+            missing=wanted.missing,
+            as_text=wanted.as_text(name),
+            decimal_comma=file.delimiter != ",",
+        )
+        yield finish_column(data, wanted, source=str(file.path), original=series)
 
 
 def _read_parquet(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
@@ -574,7 +585,7 @@ def _read_parquet(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
                 array = table.column(name)
                 as_text = wanted.as_text(name)
                 data = infer_arrow(name, array, missing=wanted.missing, as_text=as_text)
-                yield _finish(data, wanted, source=str(file.path), original=array)
+                yield finish_column(data, wanted, source=str(file.path), original=array)
 
 
 @contextmanager

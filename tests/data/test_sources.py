@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.job import ColumnConfig, DataConfig
 from dnnjob.data import sources
 from dnnjob.data.block import RawColumn, Texts
 from dnnjob.data.encoding import FeatureKind
@@ -568,3 +568,47 @@ def test_beyond_the_limit_a_csv_file_counts_by_name_and_size(
     assert (
         fingerprint_files([tmp_path / "t.csv"]).value == hashlib.sha256(b"t.csv\x002\0").hexdigest()
     )
+
+
+# Decimal commas
+
+
+def write_with_commas(folder: Path, **columns: list[str]) -> DataConfig:
+    frame = pd.DataFrame(
+        {"plain": ["1", "2", "3", "4"], "y": ["1,5", "2", "-0,25", "1e2"]} | columns
+    )
+    frame.to_csv(folder / "t.csv", index=False, sep=";")
+    return DataConfig(source=str(folder / "t.csv"), target="y")
+
+
+def test_numbers_with_decimal_commas_are_numbers(tmp_path: Path) -> None:
+    data = write_with_commas(tmp_path, size=["1.234,5", "?", ",5", "+7"])
+
+    table = open_table(data)
+
+    np.testing.assert_array_equal(table.y, [1.5, 2.0, -0.25, 100.0])
+    np.testing.assert_array_equal(table.number("size"), [1234.5, np.nan, 0.5, 7.0])
+    assert table.kinds == {"plain": "numeric", "size": "numeric"}
+
+
+@pytest.mark.parametrize("odd", ["1.5", "a,b", "1,2,3", "12.34,5"])
+def test_other_texts_with_commas_stay_texts(tmp_path: Path, odd: str) -> None:
+    table = open_table(write_with_commas(tmp_path, size=["1,5", "2", odd, "3"]))
+
+    assert table.kinds["size"] == "text"
+
+
+def test_texts_that_are_wanted_keep_their_commas(tmp_path: Path) -> None:
+    data = write_with_commas(tmp_path, size=["1,5", "2", "2", "3"])
+
+    table = open_table(data.model_copy(update={"columns": {"size": ColumnConfig(kind="text")}}))
+
+    assert table.block["size"].values == ("1,5", "2", "3")
+
+
+def test_where_commas_part_the_columns_quoted_ones_are_no_decimals(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('x,y\n"1,5",1\n"2,5",2\n"3",4\n')
+
+    table = open_table(DataConfig(source=str(tmp_path / "t.csv"), target="y"))
+
+    assert table.kinds["x"] == "text"
