@@ -5,15 +5,18 @@ limit = memory_limit_bytes()
 """
 
 import getpass
+import itertools
 import math
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -22,6 +25,10 @@ OWN_CGROUP = Path("/proc/self/cgroup")
 CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
 GIT_STATE = "DNNJOB_GIT_STATE"
 """Variable with the commit of the working directory, and `-dirty` after it where it is changed."""
+DEVICES = Path("/dev")
+_GPU_LINE = re.compile(
+    r"\s*(?:GPU \d+: )?(?P<name>.+?)\s*(?:Device\s+\d+: )?\(UUID: (?P<uuid>\S+)\)"
+)
 # The kernel's own number of the namespace that a machine starts with.
 _FIRST_PROCESS_SPACE = "pid:[4026531836]"
 
@@ -79,30 +86,77 @@ def memory_share_bytes(num_tasks: int) -> float:
 def list_gpus(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Names of the GPUs this process may use, without loading CUDA; empty where there are none.
 
-    `CUDA_VISIBLE_DEVICES` is a list of opaque ids; only its length is used.
+    Of a list of numbers in `CUDA_VISIBLE_DEVICES` only its length is used.
     """
     visible = environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and not _visible_ids(visible):
+    ids = None if visible is None else _visible_ids(visible)
+    if ids == []:
         return ()
-    found = _ask("nvidia-smi", "--query-gpu=name", "--format=csv,noheader").splitlines()
-    names = tuple(name.strip() for name in found if name.strip())
-    return names if visible is None else names[: len(_visible_ids(visible))]
+    gpus = _ask_gpus()
+    if ids is None:
+        return tuple(gpu.name for gpu in gpus)
+    named = {gpu.id: gpu.name for gpu in gpus}
+    return tuple(named.get(one, gpu.name) for one, gpu in zip(ids, gpus, strict=False))
 
 
 def visible_gpus(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Ids of the GPUs this process sees, without loading CUDA; as `CUDA_VISIBLE_DEVICES` takes.
+    """Ids of the GPUs this process may use, without loading CUDA; as `CUDA_VISIBLE_DEVICES` takes.
 
-    Numbers become the GPUs' own ids where the driver tells them: under Slurm's cgroups every task
-    may see another GPU as number 0.
+    Ids that are given stay as they are: CUDA counts GPUs in another order than the driver. A GPU
+    cut into MIG devices counts as these. Where the driver is silent, the device files count.
     """
     visible = environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and not _visible_ids(visible):
-        return ()
-    lines = _ask("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader").splitlines()
-    uuids = {index.strip(): uuid.strip() for index, _, uuid in (s.partition(",") for s in lines)}
-    if visible is None:
-        return tuple(uuids.values())
-    return tuple(uuids.get(one, one) for one in _visible_ids(visible))
+    if visible is not None:
+        return tuple(_visible_ids(visible))
+    ids = tuple(gpu.id for gpu in _ask_gpus())
+    return ids or tuple(str(place) for place, _ in enumerate(_gpu_files()))
+
+
+def present_gpus() -> tuple[str, ...]:
+    """What tells the GPUs that this process reaches from others of the machine.
+
+    Under Slurm's cgroups every task may know another GPU as number 0.
+    """
+    return tuple(sorted(gpu.id for gpu in _ask_gpus())) or _gpu_files()
+
+
+@dataclass(frozen=True)
+class _Gpu:
+    id: str
+    name: str
+
+
+def _ask_gpus() -> list[_Gpu]:
+    """The GPUs and MIG devices that the driver tells of; none where it says nothing."""
+    gpus: list[_Gpu] = []
+    for line in _ask("nvidia-smi", "-L").splitlines():
+        if (found := _GPU_LINE.match(line)) is None:
+            continue
+        name, uuid = found["name"].strip(), found["uuid"]
+        if line.startswith("GPU"):
+            gpu, parent = _Gpu(uuid, name), len(gpus)
+            gpus.append(gpu)
+        else:
+            # Its parts stand for a GPU that is cut: CUDA takes none of it as a whole.
+            if gpus[parent : parent + 1] == [gpu]:
+                gpus.pop()
+            gpus.append(_Gpu(uuid, f"{gpu.name} {name}"))
+    return gpus
+
+
+def _gpu_files() -> tuple[str, ...]:
+    """Device files of GPUs that this process may open: cgroups forbid those of other jobs."""
+    found = [path for path in DEVICES.glob("nvidia[0-9]*") if _opens(path)]
+    # Under WSL there is one file for all.
+    return tuple(sorted(map(str, found or DEVICES.glob("dxg"))))
+
+
+def _opens(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except OSError:
+        return False
+    return True
 
 
 def network_key() -> str:
@@ -254,8 +308,8 @@ def _cgroup1_quota(folder: Path) -> tuple[float | None, float]:
 
 def _visible_ids(visible: str) -> list[str]:
     ids = [part.strip() for part in visible.split(",") if part.strip()]
-    # CUDA stops at the first -1.
-    return ids[: ids.index("-1")] if "-1" in ids else ids
+    # CUDA stops at the first that is none; Slurm writes a word where a job has no GPU.
+    return list(itertools.takewhile(lambda one: one not in ("-1", "NoDevFiles"), ids))
 
 
 def _read(path: Path) -> str:

@@ -102,6 +102,7 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
             journal=journal,
             watch=watch,
             crew=crew,
+            threads=threads,
             # Two seconds of imports, which pass while the network compiles and trains.
             meanwhile=import_plots,
         )
@@ -208,6 +209,7 @@ def _run_stream(
             journal=journal,
             watch=watch,
             crew=crew,
+            threads=threads,
             meanwhile=import_plots,
         )
         if not crew.is_chief:

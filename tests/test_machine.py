@@ -134,23 +134,67 @@ def test_the_memory_limit_of_version_1_counts(root: Path, own: Path) -> None:
 # GPUs
 
 
-def test_gpus_are_named_by_the_driver(command: Path) -> None:
-    make_command(command, "nvidia-smi", "echo 'GPU A'; echo 'GPU B'")
-    assert machine.list_gpus({}) == ("GPU A", "GPU B")
+TOLD = """\
+GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa-1)
+GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-bbbb-2)
+  MIG 3g.20gb     Device  0: (UUID: MIG-cccc-3)
+  MIG 1g.5gb      Device  1: (UUID: MIG-dddd-4)
+"""
 
 
-@pytest.mark.parametrize(
-    ("visible", "count"), [("0", 1), ("0,1", 2), ("", 0), ("-1", 0), ("0,-1,1", 1), ("GPU-uuid", 1)]
-)
-def test_only_visible_gpus_count(command: Path, visible: str, count: int) -> None:
-    make_command(command, "nvidia-smi", "echo 'GPU A'; echo 'GPU B'")
-    assert len(machine.list_gpus({"CUDA_VISIBLE_DEVICES": visible})) == count
+@pytest.fixture
+def driver(command: Path) -> None:
+    make_command(command, "nvidia-smi", f"echo '{TOLD}'")
 
 
-def test_a_machine_without_a_driver_has_no_gpus(command: Path) -> None:
-    assert machine.list_gpus({}) == ()
+@pytest.fixture
+def silent(command: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The device files of a machine whose driver says nothing."""
     make_command(command, "nvidia-smi", "echo 'no devices'; exit 9")
+    monkeypatch.setattr(machine, "DEVICES", tmp_path / "dev")
+    (tmp_path / "dev").mkdir()
+    return tmp_path / "dev"
+
+
+@pytest.mark.usefixtures("driver")
+def test_gpus_and_their_parts_are_named_by_the_driver() -> None:
+    assert machine.list_gpus({}) == (
+        "NVIDIA H100 80GB HBM3",
+        "NVIDIA A100-SXM4-40GB MIG 3g.20gb",
+        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
+    )
+    assert machine.visible_gpus({}) == ("GPU-aaaa-1", "MIG-cccc-3", "MIG-dddd-4")
+
+
+@pytest.mark.usefixtures("driver")
+@pytest.mark.parametrize(
+    ("visible", "ids"),
+    [
+        ("0", ("0",)),
+        ("1,0", ("1", "0")),
+        ("", ()),
+        ("-1", ()),
+        ("0,-1,1", ("0",)),
+        ("NoDevFiles", ()),
+        ("MIG-cccc-3", ("MIG-cccc-3",)),
+    ],
+)
+def test_ids_that_are_given_stay_as_they_are(visible: str, ids: tuple[str, ...]) -> None:
+    given = {"CUDA_VISIBLE_DEVICES": visible}
+    assert machine.visible_gpus(given) == ids
+    assert len(machine.list_gpus(given)) == len(ids)
+    if visible.startswith("MIG"):
+        assert machine.list_gpus(given) == ("NVIDIA A100-SXM4-40GB MIG 3g.20gb",)
+
+
+def test_device_files_count_where_the_driver_is_silent(silent: Path) -> None:
+    assert machine.visible_gpus({}) == ()
     assert machine.list_gpus({}) == ()
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (silent / name).touch()
+
+    assert machine.visible_gpus({}) == ("0", "1")
+    assert machine.present_gpus() == (str(silent / "nvidia0"), str(silent / "nvidia1"))
 
 
 # The rest

@@ -358,6 +358,11 @@ class DevicesConfig(Section):
             )
         return self
 
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether a run without a GPU is refused."""
+        return self.require_gpu or self.kind == "gpu"
+
     @model_validator(mode="after")
     def _gpu_wishes_agree(self) -> Self:
         if self.require_gpu and self.kind == "cpu":

@@ -47,6 +47,7 @@ from dnnjob.tasks import (
     Task,
     follow_crew,
     lead_crew,
+    refuse_without_gpu,
 )
 
 logger = logging.getLogger(__name__)
@@ -172,9 +173,10 @@ def _clear(paths: RunPaths) -> None:
 
 def _gather(task: Task, journal: Journal, alone: Crew) -> Crew:
     """The chief's crew, once all tasks have come."""
+    devices = load_job(journal.paths.job).devices
+    refuse_without_gpu(devices)
     if task.num_tasks == 1:
         return alone
-    devices = load_job(journal.paths.job).devices
     crew = lead_crew(task, journal.paths, attempt=journal.number, devices=devices, stop=alone.stop)
     crew.on_loss = lambda error: leave(_end(journal, crew, error))
     logger.info("%d tasks: %s.", task.num_tasks, ", ".join(map(str, crew.peers)))

@@ -8,7 +8,7 @@ steps = crew.agree(steps)                            # the chief's word, at the 
 
 from dnnjob.tasks.alive import refuse_live_run, sees_process
 from dnnjob.tasks.crew import ChiefEndedError, Crew, FollowerCrew
-from dnnjob.tasks.environment import configure_process
+from dnnjob.tasks.environment import configure_process, refuse_without_gpu
 from dnnjob.tasks.join import follow_crew, lead_crew
 from dnnjob.tasks.rendezvous import WAIT_S, fresh_names, introduced, looks
 from dnnjob.tasks.stop import StopFlag, stop_signals
@@ -29,6 +29,7 @@ __all__ = [
     "lead_crew",
     "looks",
     "refuse_live_run",
+    "refuse_without_gpu",
     "sees_process",
     "stop_signals",
 ]

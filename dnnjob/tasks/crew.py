@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from signal import Signals
 from typing import Any
@@ -83,6 +83,10 @@ class Crew:
         """The chief's `value`, a JSON value; that of the other tasks does not matter."""
         return value
 
+    def gather(self, value: Any) -> list[Any]:
+        """What all tasks give, JSON values, by rank."""
+        return [value]
+
     @contextmanager
     def training(self) -> Iterator[None]:
         """Standing still inside for `devices.hang_timeout_s` ends the run."""
@@ -112,6 +116,8 @@ class Other:
     """Calls and decisions that it has taken part in."""
     work: int = 0
     """Pieces of work that it has done."""
+    given: SimpleQueue[Any] = field(default_factory=SimpleQueue)
+    """What it gave to be gathered."""
     silent_s: float = 0.0
 
 
@@ -295,6 +301,14 @@ class ChiefCrew(_Talking):
         self._tell({"share": value, "moves": self._moves})
         return value
 
+    def gather(self, value: Any) -> list[Any]:
+        """Waits for what each other task gives, and tells all of them."""
+        found = {self.task.rank: value}
+        for other in self._others:
+            found[other.peer.rank] = other.given.get()
+            self.check()
+        return list(self.share([found[rank] for rank in sorted(found)]))
+
     def release(self) -> None:
         """From here on the loss of another task does not matter."""
         self._released = True
@@ -306,6 +320,8 @@ class ChiefCrew(_Talking):
     def _hear(self, other: Other, message: dict[str, Any]) -> None:
         if "signal" in message:
             self._heard = self._heard or int(message["signal"])
+        if "give" in message:
+            other.given.put(message["give"])
         if "end" in message:
             self._lose(_lost([other.peer], f"failed: {message['message']}"))
 
@@ -316,6 +332,8 @@ class ChiefCrew(_Talking):
             logger.warning("%s The chief needs it no more and goes on.", error)
 
     def _after_loss(self, error: DnnJobError) -> None:
+        for other in self._others:
+            other.given.put(None)
         self._tell({"end": int(error.exit_code), "message": str(error)})
 
 
@@ -347,6 +365,11 @@ class FollowerCrew(_Talking):
         self.check()
         self._moved()
         return word
+
+    def gather(self, value: Any) -> list[Any]:
+        """Gives the chief a value and waits for those of all."""
+        self._tell({"give": value})
+        return list(self.share(None))
 
     def await_end(self) -> ExitCode:
         """Waits until the chief has published the run; its exit code.

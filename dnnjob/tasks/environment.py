@@ -14,13 +14,16 @@ from pathlib import Path
 
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
-from dnnjob.machine import core_grants, cpu_name, lacks_instructions
+from dnnjob.machine import core_grants, cpu_name, lacks_instructions, visible_gpus
 from dnnjob.tasks.crew import Crew, tf_cluster
 from dnnjob.tasks.rendezvous import Peer
 from dnnjob.tasks.stop import StopFlag
 
 # Where a container without any other room can write.
 _SHARED_MEMORY = Path("/dev/shm")
+# A GPU's results repeat bit for bit where sums have one order, and where the kernels are not chosen
+# by which was the fastest this time (docs/decisions/determinism.md).
+_REPEATABLE = {"--xla_gpu_deterministic_ops": "true", "--xla_gpu_autotune_level": "0"}
 # gRPC would send the tasks' talk through them.
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
@@ -33,8 +36,8 @@ def configure_process(devices: DevicesConfig, crew: Crew | None = None) -> int:
         crew: The tasks of the run; without one there is this process alone.
 
     Raises:
-        MissingError: If the tasks of this machine have too few GPUs to share, or TensorFlow could
-            not be loaded by this processor.
+        MissingError: If the job asks for a GPU and this task has none, if the tasks of this machine
+            have too few to share, or if TensorFlow could not be loaded by this processor.
     """
     if (missing := lacks_instructions()) is not None:
         # TensorFlow would abort the process without a word of the run.
@@ -43,6 +46,8 @@ def configure_process(devices: DevicesConfig, crew: Crew | None = None) -> int:
             "machine, or give a virtual one its host's processor (QEMU: -cpu host)."
         )
     crew = crew or Crew(StopFlag())
+    if not crew.is_chief:
+        refuse_without_gpu(devices)
     threads = devices.threads or count_threads(crew)
     settings = {
         "TF_NUM_INTRAOP_THREADS": str(threads),
@@ -65,9 +70,26 @@ def configure_process(devices: DevicesConfig, crew: Crew | None = None) -> int:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if devices.kind == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        os.environ["XLA_FLAGS"] = _with_flags(os.environ.get("XLA_FLAGS", ""), _REPEATABLE)
     if crew.task.num_tasks > 1:
         _configure_task(devices, crew)
     return threads
+
+
+def refuse_without_gpu(devices: DevicesConfig) -> None:
+    """Ends a run that asks for a GPU where there is none, before it does anything.
+
+    Raises:
+        MissingError: If there is none.
+    """
+    if devices.needs_gpu and not visible_gpus():
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        told = "no driver tells of one" if given is None else f"CUDA_VISIBLE_DEVICES is {given!r}"
+        raise MissingError(
+            f"The job asks for a GPU, but {told}. Run `dnnjob doctor` to see what there is, or set "
+            'devices.kind = "cpu" and devices.require_gpu = false.'
+        )
 
 
 def count_threads(crew: Crew, environ: Mapping[str, str] = os.environ) -> int:
@@ -96,8 +118,10 @@ def share_gpus(rank: int, peers: Sequence[Peer]) -> tuple[str, ...]:
     Raises:
         MissingError: If there are fewer GPUs than tasks.
     """
-    mine = next(peer.gpus for peer in peers if peer.rank == rank)
-    if not mine or any(set(peer.gpus) != set(mine) for peer in peers):
+    me = next(peer for peer in peers if peer.rank == rank)
+    mine = me.gpus
+    shared = all((set(p.gpus), p.present) == (set(mine), me.present) for p in peers)
+    if not mine or not shared:
         # The scheduler has cut them already.
         return mine
     each = len(mine) // len(peers)
@@ -153,6 +177,13 @@ def _is_own_folder(path: Path) -> bool:
     """Whether this is a folder of this user; another might have laid something into his."""
     found = path.lstat()
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+
+
+def _with_flags(given: str, ours: Mapping[str, str]) -> str:
+    """Flags for XLA: those the user gave, and ours where he gave none."""
+    named = {flag.partition("=")[0] for flag in given.split()}
+    missing = [f"{name}={value}" for name, value in ours.items() if name not in named]
+    return " ".join([*given.split(), *missing])
 
 
 def _configure_task(devices: DevicesConfig, crew: Crew) -> None:

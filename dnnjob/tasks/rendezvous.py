@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from dnnjob.errors import MissingError, PeerLostError
-from dnnjob.machine import network_key, visible_gpus
+from dnnjob.machine import network_key, present_gpus, visible_gpus
 from dnnjob.runs import Record, RunPaths, write_text
 from dnnjob.tasks.task import Task
 
@@ -42,6 +42,9 @@ class Peer(Record):
     talk_port: int = 0
     """Where the chief listens for the other tasks' signs of life."""
     gpus: tuple[str, ...] = ()
+    """Ids of the GPUs that it may use."""
+    present: tuple[str, ...] = ()
+    """What tells the GPUs that it reaches from others."""
 
     def __str__(self) -> str:
         return f"task {self.rank} on {self.host} (process {self.pid})"
@@ -130,6 +133,7 @@ def introduce(task: Task, *, port: int, talk_port: int = 0) -> Peer:
         port=port,
         talk_port=talk_port,
         gpus=visible_gpus(),
+        present=present_gpus(),
     )
 
 

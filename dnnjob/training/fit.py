@@ -151,6 +151,7 @@ def fit_dnn(
     journal: Journal,
     watch: Stopwatch,
     crew: Crew,
+    threads: int,
     meanwhile: Callable[[], object],
 ) -> Fitted:
     """Trains the job's network from its newest checkpoint, or from the start.
@@ -192,7 +193,7 @@ def fit_dnn(
         dnn=dnn,
         optimizer=optimizer,
         step=step,
-        identity=identify(job, rows.fingerprint, devices, num_tasks=crew.task.num_tasks),
+        identity=identify(job, rows.fingerprint, devices, crew=crew, threads=threads),
         every_s=job.train.checkpoint_every_s,
         crew=crew,
     )

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,9 +45,17 @@ class Identity:
 
 
 def identify(
-    job: JobConfig, table_fingerprint: str, devices: Devices, *, num_tasks: int
+    job: JobConfig, table_fingerprint: str, devices: Devices, *, crew: Crew, threads: int
 ) -> Identity:
-    """The identity of an attempt."""
+    """The identity of an attempt, the same in all its tasks, which wait here for each other.
+
+    Args:
+        job: The job.
+        table_fingerprint: What tells its table from others.
+        devices: What this task computes on.
+        crew: The tasks of the run.
+        threads: Threads of this task.
+    """
     # What only says where and how often things are written does not change a number.
     values = job.model_dump(mode="json", exclude={"name", "output", "devices"})
     del values["train"]["checkpoint_every_s"]
@@ -55,17 +63,33 @@ def identify(
         del values["data"][key]
     origin = {"job": values, "precision": job.devices.precision, "table": table_fingerprint}
     fingerprint = {
-        "device": devices.kind,
         "replicas": devices.num_replicas,
-        "tasks": num_tasks,
-        "threads": job.devices.threads,
+        "tasks": crew.task.num_tasks,
         "xla": devices.xla,
+        **join_machines(crew.gather(_describe_machine(devices, threads=threads))),
+    }
+    return Identity(origin, fingerprint)
+
+
+def join_machines(machines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the machines of all tasks are: one value where they agree, else one a task, by rank."""
+    joined: dict[str, Any] = {}
+    for key in machines[0]:
+        values = [machine.get(key) for machine in machines]
+        joined[key] = values[0] if all(value == values[0] for value in values) else values
+    return joined
+
+
+def _describe_machine(devices: Devices, *, threads: int) -> dict[str, Any]:
+    machine = {
+        "device": devices.kind,
+        "threads": threads,
         "cpu": hashlib.sha256(cpu_flags().encode()).hexdigest()[:16],
         "tensorflow": tensorflow_version(),
         "keras": package_version("keras"),
         "numpy": package_version("numpy"),
     }
-    return Identity(origin, fingerprint)
+    return machine if devices.kind == "cpu" else {**machine, "gpus": list(devices.models)}
 
 
 @dataclass

@@ -4,6 +4,7 @@ devices = make_devices(job.devices, crew)
 with devices.strategy.scope(): ...
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from tensorflow.python.eager import context
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
 from dnnjob.tasks import Crew
+
+logger = logging.getLogger(__name__)
 
 LOGICAL_CPUS = "DNNJOB_LOGICAL_CPUS"
 """Environment variable with the number of devices that tests make of one CPU."""
@@ -35,6 +38,7 @@ class Devices:
         kind: Kind of its devices.
         names: One name a local device, as TensorFlow has them.
         all_names: Those of all tasks, by rank.
+        models: What each local device is, as its maker calls it; nothing for CPUs.
         strategy: TensorFlow's strategy over the devices of all tasks.
         xla: Whether the training function is compiled with XLA.
     """
@@ -44,6 +48,7 @@ class Devices:
     all_names: tuple[str, ...]
     strategy: tf.distribute.Strategy
     xla: bool
+    models: tuple[str, ...] = ()
 
     @property
     def strategy_name(self) -> str:
@@ -106,13 +111,17 @@ def make_devices(devices: DevicesConfig, crew: Crew) -> Devices:
     """
     tf.config.experimental.enable_tensor_float_32_execution(devices.precision == "tf32")
     gpus = [] if devices.kind == "cpu" else tf.config.list_physical_devices("GPU")
-    if not gpus and (devices.require_gpu or devices.kind == "gpu"):
+    if not gpus and devices.needs_gpu:
         raise MissingError(
             "The job asks for a GPU, but TensorFlow sees none. Run `dnnjob doctor` to see why, "
             'or set devices.kind = "cpu" and devices.require_gpu = false.'
         )
+    _refuse_unequal_tasks(crew, len(gpus))
     kind: Literal["cpu", "gpu"] = "gpu" if gpus else "cpu"
-    if not gpus:
+    if gpus:
+        # Sums in an order that threads of a GPU settle among themselves differ from run to run.
+        tf.config.experimental.enable_op_determinism()
+    else:
         _split_cpu()
     if crew.task.num_tasks > 1:
         strategy: tf.distribute.Strategy = _join_strategy(kind, crew)
@@ -122,12 +131,38 @@ def make_devices(devices: DevicesConfig, crew: Crew) -> Devices:
         local = tf.config.list_logical_devices(kind.upper())
         names = tuple(device.name for device in (local if gpus else local[: _logical_cpus()]))
         strategy, all_names = _local_strategy(names), names
+    models = tuple(map(_model, gpus))
+    logger.info("Devices: asked for %s, got %s.", devices.kind, _describe(names, models))
     return Devices(
         kind=kind,
         names=names,
         all_names=all_names,
         strategy=strategy,
         xla=choose_xla(devices),
+        models=models,
+    )
+
+
+def _describe(names: Sequence[str], models: Sequence[str]) -> str:
+    """Devices in words: as `2 x NVIDIA H100 a task`, the number that each task has."""
+    return f"{len(names)} x {', '.join(sorted(set(models))) or 'CPU'} a task"
+
+
+def _model(gpu: Any) -> str:
+    return str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name))
+
+
+def _refuse_unequal_tasks(crew: Crew, num_gpus: int) -> None:
+    """Ends a run whose tasks would wait for each other over connections of different kinds."""
+    counts = crew.gather(num_gpus)
+    if all(count == num_gpus for count in counts):
+        return
+    told = ", ".join(
+        f"{peer} {count or 'none'}" for peer, count in zip(crew.peers, counts, strict=True)
+    )
+    raise MissingError(
+        "The tasks of a run need equally many GPUs each, but they have: "
+        f'{told}. Ask for nodes that are alike, or set devices.kind = "cpu".'
     )
 
 

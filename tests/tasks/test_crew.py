@@ -88,6 +88,25 @@ def test_the_chief_decides_for_all(make_pair: Any) -> None:
     assert pair.follower.share(None) == "00000003-1.ckpt"
 
 
+def test_what_each_task_gives_reaches_all(make_pair: Any) -> None:
+    pair, found = make_pair(), []
+    thread = threading.Thread(target=lambda: found.append(pair.follower.gather({"threads": 8})))
+    thread.start()
+
+    gathered = pair.chief.gather({"threads": 16})
+
+    thread.join(5)
+    assert gathered == [{"threads": 16}, {"threads": 8}] == found[0]
+
+
+def test_a_task_that_is_lost_is_not_waited_for_to_give(make_pair: Any) -> None:
+    pair = make_pair()
+    threading.Timer(0.1, pair.cut, args=(pair.follower,)).start()
+
+    with pytest.raises(PeerLostError, match="task 1 on"):
+        pair.chief.gather({})
+
+
 def test_a_signal_to_any_task_stops_all_at_the_same_call(make_pair: Any) -> None:
     pair = make_pair()
     pair.follower.stop.signal = signal.SIGTERM

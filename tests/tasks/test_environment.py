@@ -10,7 +10,7 @@ import pytest
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
 from dnnjob.tasks import Crew, StopFlag, Task, configure_process
-from dnnjob.tasks.environment import count_threads, share_gpus
+from dnnjob.tasks.environment import count_threads, refuse_without_gpu, share_gpus
 from dnnjob.tasks.rendezvous import Peer
 
 TMP_OF_PYTHON = "/nowhere"
@@ -82,6 +82,38 @@ def test_gpus_that_the_scheduler_has_cut_are_left_alone() -> None:
     peers = [peer(0, ("GPU-a",)), peer(1, ("GPU-b",))]
 
     assert share_gpus(1, peers) == ("GPU-b",)
+
+
+def test_gpus_of_one_number_that_are_not_the_same_have_been_cut() -> None:
+    first = peer(0, ("0",)).model_copy(update={"present": ("GPU-a",)})
+    second = peer(1, ("0",)).model_copy(update={"present": ("GPU-b",)})
+
+    assert share_gpus(1, [first, second]) == ("0",)
+
+
+@pytest.mark.parametrize("visible", ["", "NoDevFiles", "-1"])
+def test_a_job_that_asks_for_a_gpu_is_refused_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, visible: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    refuse_without_gpu(DevicesConfig())
+    with pytest.raises(MissingError, match="CUDA_VISIBLE_DEVICES is"):
+        refuse_without_gpu(DevicesConfig(require_gpu=True))
+
+
+def test_xla_is_told_to_repeat_itself_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=4 --xla_dump_to=x")
+
+    configure_process(DevicesConfig())
+
+    assert os.environ["XLA_FLAGS"].split() == [
+        "--xla_gpu_autotune_level=4",
+        "--xla_dump_to=x",
+        "--xla_gpu_deterministic_ops=true",
+    ]
 
 
 def test_tasks_without_a_gpu_each_are_refused() -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from dnnjob.errors import JobError, SupersededError
 from dnnjob.runs import Journal, Position, RunPaths, claim_attempt, create_run
-from dnnjob.tasks import Crew, StopFlag
+from dnnjob.tasks import Crew, StopFlag, Task
 from dnnjob.training.checkpoint import CheckpointStore
-from dnnjob.training.resume import Identity, Keeper
+from dnnjob.training.resume import Identity, Keeper, identify, join_machines
 from dnnjob.training.strategy import LOGICAL_CPUS
 from dnnjob.training.train import TrainingLoop, TrainingState
 
@@ -159,6 +159,33 @@ def test_going_on_elsewhere_is_allowed_warned_about_and_remembered(
     later.restore(training.plan)
 
     assert later.inexact == keeper.inexact
+
+
+def test_a_change_of_any_tasks_machine_changes_the_fingerprint() -> None:
+    chief = {"device": "gpu", "threads": 8, "gpus": ["NVIDIA H100"]}
+
+    assert join_machines([chief, chief]) == chief
+    assert join_machines([chief, {**chief, "gpus": ["NVIDIA A100"], "threads": 4}]) == {
+        "device": "gpu",
+        "threads": [8, 4],
+        "gpus": [["NVIDIA H100"], ["NVIDIA A100"]],
+    }
+
+
+def test_an_attempt_is_known_by_the_machines_of_all_its_tasks(make_training: Any) -> None:
+    training = make_training()
+
+    class Two(Crew):
+        task = Task(0, 2, "launch")
+
+        def gather(self, value: Any) -> list[Any]:
+            return [value, {**value, "cpu": "another"}]
+
+    found = identify(training.job, "abc", training.devices, crew=Two(StopFlag()), threads=3)
+
+    assert found.fingerprint["threads"] == 3
+    assert found.fingerprint["tasks"] == 2
+    assert found.fingerprint["cpu"][1] == "another"
 
 
 def test_a_superseded_attempt_writes_no_checkpoint(make_training: Any, paths: RunPaths) -> None:
