@@ -4,8 +4,13 @@ The engine is a script that prints what it was given: none of these needs an ima
 """
 
 import os
+import pty
+import re
+import shutil
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,11 +122,15 @@ def mounts(asked: Asked, folder: Path) -> dict[str, str]:
         (["run", "job.toml", "--root", "runs"], {}),
         (["run", "job.toml", "--root", "{top}/scratch/new/runs"], {"scratch": "rw"}),
         (["run", "job.toml", "--root={top}/scratch"], {"scratch": "rw"}),
-        (["run", "{top}/jobs/job.toml"], {"jobs": "rw"}),
-        (["run", "../jobs/job.toml"], {"jobs": "rw"}),
+        (["run", "{top}/jobs/job.toml"], {"jobs": "ro"}),
+        (["run", "../jobs/job.toml"], {"jobs": "ro"}),
         (["run", "job.toml", "data.source={top}/data/a.csv"], {"data": "ro"}),
         (["run", "job.toml", "data.source={top}/data/*.csv"], {"data": "ro"}),
         (["run", "job.toml", "data.source={top}/data"], {"data": "ro"}),
+        (["run", "job.toml", "data.source={top}/it's/a.csv"], {"it's": "ro"}),
+        (["run", "job.toml", 'data={{source = "{top}/data/a.csv"}}'], {"data": "ro"}),
+        (["run", "job.toml", "data.scratch={top}/scratch"], {"scratch": "rw"}),
+        (["run", "job.toml", "train.learning_rate=0.1", "name=run"], {}),
         (["run", "job.toml", 'data.source="{top}/data/a.csv"'], {"data": "ro"}),
         (["run", "job.toml", "data.source=builtin:diabetes"], {}),
         (
@@ -130,7 +139,7 @@ def mounts(asked: Asked, folder: Path) -> dict[str, str]:
         ),
         (["collect", "{top}/scratch"], {"scratch": "rw"}),
         (["collect", "runs", "--out", "{top}/scratch/table.csv"], {"scratch": "rw"}),
-        (["predict", "{top}/scratch/run", "{top}/data/a.csv"], {"scratch/run": "rw", "data": "rw"}),
+        (["predict", "{top}/scratch/run", "{top}/data/a.csv"], {"scratch/run": "rw", "data": "ro"}),
         (["init", "{top}/data/*.csv"], {"data": "ro"}),
         # What is written within what is read.
         (
@@ -143,7 +152,7 @@ def mounts(asked: Asked, folder: Path) -> dict[str, str]:
 def test_what_the_command_names_is_mounted(
     ask: Ask, tmp_path: Path, words: list[str], mounted: dict[str, str]
 ) -> None:
-    for name in ("scratch/run", "jobs", "data"):
+    for name in ("scratch/run", "jobs", "data", "it's"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "data" / "a.csv").touch()
     (tmp_path / "jobs" / "job.toml").write_text("")
@@ -162,6 +171,12 @@ def test_what_the_command_names_is_mounted(
         'data.source = "{top}/data/a.csv"',
         '"data.source" = ["builtin:diabetes", "{top}/data/a.csv"]',
         'source = "~/../data/a.csv"',
+        'data = {{ target = "y", source = "{top}/data/a.csv" }}',
+        'data . source = "{top}/data/a.csv"',
+        '[sweep]\n"data.source" = [\n  "builtin:diabetes",  # "not this"\n  "../data/a.csv",\n]',
+        'any_other_key = "../data/a.csv"',
+        'source = """\\\n{top}/data/a.csv"""',
+        "source = '''../data/a.csv'''",
     ],
 )
 def test_tables_that_a_job_file_names_are_mounted_for_reading(
@@ -172,7 +187,32 @@ def test_tables_that_a_job_file_names_are_mounted_for_reading(
     (tmp_path / "data" / "a.csv").touch()
     job = tmp_path / "jobs" / "job.toml"
     job.write_text(f'[data]\n# source = "/elsewhere/b.csv"\n{line.format(top=tmp_path)}\n')
-    assert mounts(ask("run", str(job)), tmp_path) == {"jobs": "rw", "data": "ro"}
+    assert mounts(ask("run", str(job)), tmp_path) == {"jobs": "ro", "data": "ro"}
+
+
+def test_paths_in_a_job_file_may_hold_quotes_and_blanks(ask: Ask, tmp_path: Path) -> None:
+    for name in ("it's", 'a "b" c', "big scratch"):
+        (tmp_path / name).mkdir()
+    Path("job.toml").write_text(
+        "[data]  # don't\n"
+        f'source = "{tmp_path}/it\'s/a.csv"\n'
+        f'validation_source = "{tmp_path}/a \\"b\\" c/*.csv"\n'
+        f"scratch = '{tmp_path}/big scratch/new'\n"
+        'missing = ["", ".", "?", "-"]\ncolumns = {"per/cent" = "text", "a[1]" = "text"}\n'
+    )
+    assert mounts(ask("run", "job.toml"), tmp_path) == {
+        "it's": "ro",
+        'a "b" c': "ro",
+        "big scratch": "rw",
+    }
+
+
+def test_a_job_of_thousands_of_columns_is_looked_through_at_once(ask: Ask, tmp_path: Path) -> None:
+    columns = "\n".join(f'    "column {number}/s",' for number in range(5000))
+    Path("job.toml").write_text(f"[data]\nfeatures = [\n{columns}\n]\nsource = '../a.csv'\n")
+    began = time.monotonic()
+    assert ask("run", "job.toml").code == 0
+    assert time.monotonic() - began < 5
 
 
 def test_the_table_of_a_run_is_mounted_to_go_on_with_it(ask: Ask, tmp_path: Path) -> None:
@@ -191,6 +231,51 @@ def test_where_links_lead_is_mounted_too(ask: Ask, tmp_path: Path) -> None:
     Path("table.csv").symlink_to(tmp_path / "store" / "a.csv")
     asked = ask("run", "job.toml", "data.source=table.csv")
     assert mounts(asked, tmp_path) == {"scratch": "rw", "store": "ro"}
+
+
+def test_every_link_of_a_chain_leads_somewhere_inside(ask: Ask, tmp_path: Path) -> None:
+    for name in ("lustre/u/runs", "home"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "home" / "scratch").symlink_to("../lustre/u")
+    Path("runs").symlink_to(tmp_path / "home" / "scratch" / "runs")
+    asked = ask("run", "job.toml")
+    assert mounts(asked, tmp_path) == {"home/scratch/runs": "rw", "lustre/u/runs": "rw"}
+
+
+def test_links_in_a_circle_end(ask: Ask) -> None:
+    Path("runs").symlink_to("runs")
+    assert ask("run", "job.toml").code == 0
+
+
+def test_the_cache_can_be_written_within_a_home_that_is_only_read(ask: Ask, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "t.csv").touch()
+    asked = ask("run", "job.toml", f"data.source={home}/t.csv")
+    assert f"{home}:{home}:ro" in asked.values("--volume")
+    assert f"{home}/.cache/dnnjob:{home}/.cache/dnnjob" in asked.values("--volume")
+
+
+def test_the_image_hears_what_of_it_is_the_hosts(ask: Ask, tmp_path: Path) -> None:
+    asked = ask("run", "job.toml", "--root", str(tmp_path), "data.source=/usr/share/a.csv")
+    (told,) = (one for one in asked.values("--env") if one.startswith("DNNJOB_MOUNTED="))
+    assert set(told.partition("=")[2].split(":")) >= {str(tmp_path)}
+    assert "/usr/share" not in told
+
+
+def test_a_file_among_what_the_image_needs_is_mounted_alone(ask: Ask) -> None:
+    asked = ask("run", "/etc/hostname")
+    assert asked.code == 0, asked.err
+    assert "/etc/hostname:/etc/hostname:ro" in asked.values("--volume")
+
+
+def test_a_folder_that_the_image_needs_may_be_the_working_directory(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/etc")
+    asked = ask("doctor", PWD="/etc")
+    assert asked.code == 0, asked.err
+    assert asked.values("--workdir") == []
 
 
 def test_more_folders_are_mounted_on_request(ask: Ask, tmp_path: Path) -> None:
@@ -233,6 +318,12 @@ def test_docker_runs_as_the_caller_with_his_groups(ask: Ask) -> None:
 def test_the_root_of_a_rootless_docker_is_the_caller(ask: Ask) -> None:
     asked = ask("doctor", info="[name=seccomp,profile=builtin name=rootless]")
     assert asked.values("--user") == ["0:0"]
+
+
+def test_a_daemon_that_numbers_users_anew_is_told_not_to(ask: Ask) -> None:
+    asked = ask("doctor", info="[name=seccomp,profile=builtin name=userns]")
+    assert asked.values("--user") == [f"{os.getuid()}:{os.getgid()}"]
+    assert asked.values("--userns") == ["host"]
 
 
 @pytest.mark.parametrize(("runtime", "groups"), [("crun", ["keep-groups"]), ("runc", [])])
@@ -281,27 +372,62 @@ def gpu(tmp_path: Path) -> None:
     write_script(tmp_path / "bin" / "nvidia-smi", "#!/bin/sh\necho 'GPU 0: A'\n")
 
 
+@pytest.fixture
+def cdi(tmp_path: Path) -> str:
+    """Two folders, of which the second describes GPUs, as podman's two."""
+    (tmp_path / "cdi").mkdir()
+    (tmp_path / "cdi" / "any-name.yaml").write_text("kind: nvidia.com/gpu\n")
+    return f"{tmp_path}/no-such-folder {tmp_path}/cdi"
+
+
 @pytest.mark.usefixtures("gpu")
-def test_gpus_are_handed_in_where_there_are_any(ask: Ask) -> None:
+def test_docker_is_given_gpus_where_it_has_the_toolkit(ask: Ask, tmp_path: Path) -> None:
+    write_script(tmp_path / "bin" / "nvidia-container-runtime-hook", "#!/bin/sh\n")
     asked = ask("doctor")
     assert asked.values("--gpus") == ["all"]
     assert asked.words[-2:] == ["dnnjob:gpu", "doctor"]
 
 
 @pytest.mark.usefixtures("gpu")
+def test_a_runtime_of_the_daemon_shows_the_toolkit_too(ask: Ask) -> None:
+    assert ask("doctor", info='{"nvidia":{},"runc":{}}').values("--gpus") == ["all"]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_docker_without_the_toolkit_takes_the_cpu_and_says_what_to_do(ask: Ask) -> None:
+    asked = ask("doctor")
+    assert asked.code == 0
+    assert asked.values("--gpus") == []
+    assert asked.words[-2:] == ["dnnjob:cpu", "doctor"]
+    assert "NVIDIA Container Toolkit" in asked.err
+    assert "DNNJOB_GPUS" in asked.err
+
+
+@pytest.mark.usefixtures("gpu")
+def test_podman_is_given_gpus_where_one_file_describes_them(ask: Ask, cdi: str) -> None:
+    asked = ask("doctor", engine="podman", DNNJOB_CDI=cdi)
+    assert asked.values("--device") == ["nvidia.com/gpu=all"]
+    assert asked.words[-2:] == ["dnnjob:gpu", "doctor"]
+    assert asked.err == ""
+
+
+@pytest.mark.usefixtures("gpu")
+def test_podman_without_a_description_of_gpus_says_how_to_write_it(ask: Ask) -> None:
+    asked = ask("doctor", engine="podman", DNNJOB_CDI="/no-such-folder")
+    assert asked.code == 0
+    assert "nvidia-ctk cdi generate" in asked.err
+    assert "dnnjob:cpu" in asked.words
+
+
+@pytest.mark.usefixtures("gpu")
 def test_gpus_can_be_kept_out(ask: Ask) -> None:
-    asked = ask("doctor", DNNJOB_GPUS="none")
+    asked = ask("doctor", info='{"nvidia":{}}', DNNJOB_GPUS="none")
     assert asked.values("--gpus") == []
     assert asked.words[-2:] == ["dnnjob:cpu", "doctor"]
 
 
-@pytest.mark.usefixtures("gpu")
-@pytest.mark.skipif(Path("/etc/cdi").exists(), reason="this machine describes GPUs to podman")
-def test_podman_without_a_description_of_gpus_says_how_to_write_it(ask: Ask) -> None:
-    asked = ask("doctor", engine="podman")
-    assert asked.code == 0
-    assert "nvidia-ctk cdi generate" in asked.err
-    assert "dnnjob:cpu" in asked.words
+def test_gpus_can_be_asked_for_where_the_script_sees_none(ask: Ask) -> None:
+    assert ask("doctor", DNNJOB_GPUS="all").values("--gpus") == ["all"]
 
 
 def test_an_image_by_name_is_taken(ask: Ask) -> None:
@@ -326,7 +452,62 @@ def test_without_an_engine_the_bare_command_is_named(ask: Ask, tmp_path: Path) -
     assert "make run" in asked.err
 
 
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_the_help_of_submit_is_shown(ask: Ask, word: str) -> None:
+    assert ask("submit", word).words[-2:] == ["submit", word]
+
+
+def test_the_commit_of_the_working_directory_is_handed_in(ask: Ask) -> None:
+    for words in (["init"], ["add", "."], ["commit", "--message=one"]):
+        Path("a.txt").write_text("1")
+        name = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *name, *words], check=True, capture_output=True)
+    (told,) = (one for one in ask("doctor").values("--env") if "GIT_STATE" in one)
+    assert re.fullmatch(r"DNNJOB_GIT_STATE=[0-9a-f]{40}", told)
+    Path("a.txt").write_text("2")
+    assert f"{told}-dirty" in ask("doctor").values("--env")
+
+
+# A terminal
+
+
+def test_only_a_job_in_the_foreground_takes_the_terminal(ask: Ask, tmp_path: Path) -> None:
+    ask("doctor")  # writes the engine
+    bin_folder = tmp_path / "bin"
+    script = f'bash "{WRAPPER}" in front; bash "{WRAPPER}" behind & wait'
+    environ = {"PATH": f"{bin_folder}:/usr/bin:/bin", "DNNJOB_ENGINE": "docker", "HOME": "/none"}
+    shown = in_terminal(["bash", "-i", "-c", f"set -m; {script}"], environ)
+    front, _, behind = shown.partition("front")
+    assert "--tty" in front
+    assert "--rm" in behind
+    assert "--tty" not in behind
+
+
+def in_terminal(command: Sequence[str], environ: Mapping[str, str]) -> str:
+    """What a command shows in a terminal of its own."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execve(shutil.which(command[0]) or "", command, dict(environ))
+    shown = b""
+    # Linux ends a terminal that nobody holds any more with an error.
+    with suppress(OSError):
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.waitpid(child, 0)
+    os.close(terminal)
+    return shown.decode()
+
+
 def test_submit_is_the_hosts(ask: Ask) -> None:
     asked = ask("submit", "job.toml", "--profile", "gpu")
     assert (asked.code, asked.words) == (2, [])
     assert "slurm/apptainer.toml" in asked.err
+
+
+def test_the_scripts_of_the_image_are_sound() -> None:
+    if shutil.which("shellcheck") is None:
+        reason = "shellcheck is not installed here; .ci/run installs it"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    scripts = [WRAPPER, CHECKOUT / "docker/install", CHECKOUT / "tests/container/make_base.sh"]
+    done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, check=False)
+    assert done.stdout == ""
