@@ -17,7 +17,9 @@ IMAGE_TARGET ?= $(EXTRA)
 IMAGE_ARGS ?=
 ENGINE ?= $(shell docker version >/dev/null 2>&1 && echo docker || echo podman)
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-COMMIT = $(shell git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null)
+# What git does not know yet is copied into the image, too.
+COPIED := dnnjob docker requirements pyproject.toml README.md LICENSE
+COMMIT = $(shell git rev-parse HEAD 2>/dev/null)$(if $(shell git status --porcelain -- $(COPIED) 2>/dev/null),-dirty)
 
 .PHONY: run test check format bench image clean
 

@@ -159,7 +159,8 @@ def check_root(root: Path) -> Finding:
     if is_lost(root):
         told = lost_reason(root.absolute())
         cure = f"Mount a folder for it.{mount_hint(root, to='write')}"
-        return Finding(topic="root", state="missing", found=told, cure=cure)
+        # Whoever asks a container without any mount asks for its GPU.
+        return Finding(topic="root", state="note", found=told, cure=cure)
     place = root.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent

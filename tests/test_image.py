@@ -132,7 +132,7 @@ def test_a_root_in_the_image_is_refused_before_anything_is_written(
     assert f"--volume {tmp_path}/scratch/runs:{tmp_path}/scratch/runs" in str(refused.value)
     assert not (tmp_path / "scratch").exists()
     finding = check_root(tmp_path / "scratch")
-    assert finding.state == "missing"
+    assert finding.state == "note"
     assert "--volume" in str(finding.cure)
 
 

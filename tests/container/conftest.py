@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,9 @@ from tests.conftest import CHECKOUT
 
 BASE = "dnnjob-base:test"
 IMAGE = "dnnjob:cpu"
+# Together less than a test may take, since the first one waits for both.
+BASE_LIMIT_S = 600
+BUILD_LIMIT_S = 1500
 KEPT = "DNNJOB_TEST_STORE"
 """Folder in which the images stay between test runs, where one is named."""
 
@@ -29,7 +33,12 @@ class Podman:
         return self.call("podman", *words, timeout=timeout)
 
     def call(
-        self, *words: object, cwd: Path | None = None, timeout: int = 300
+        self,
+        *words: object,
+        cwd: Path | None = None,
+        timeout: int = 300,
+        user: int | None = None,
+        **environ: str,
     ) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [str(word) for word in words],
@@ -38,7 +47,10 @@ class Podman:
             timeout=timeout,
             check=False,
             cwd=cwd,
-            env=self.environ,
+            env={**self.environ, **environ},
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
         )
 
     def dnnjob(self, *words: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
@@ -65,7 +77,7 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
     made = Podman(_configure(store))
     try:
         if made("image", "exists", BASE).returncode:
-            _check(made.call(CHECKOUT / "tests/container/make_base.sh", BASE, timeout=900))
+            _check(made.call(CHECKOUT / "tests/container/make_base.sh", BASE, timeout=BASE_LIMIT_S))
         if made("image", "exists", IMAGE).returncode:
             _check(build(made, "cpu"))
         yield made
@@ -77,13 +89,31 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
             shutil.rmtree(store, ignore_errors=True)
 
 
+@pytest.fixture
+def service(podman: Podman, tmp_path: Path) -> Iterator[str]:
+    """An engine that runs as root and answers whoever may use its socket, as Docker's does."""
+    socket = tmp_path / "engine.sock"
+    words = ["podman", "system", "service", "--time", "0", f"unix://{socket}"]
+    with subprocess.Popen(words, env=podman.environ, stderr=subprocess.DEVNULL) as process:
+        try:
+            while not socket.exists():
+                assert process.poll() is None
+                time.sleep(0.05)
+            socket.chmod(0o666)
+            yield f"podman --remote --url unix://{socket}"
+        finally:
+            process.terminate()
+
+
 def build(podman: Podman, target: str, *options: str) -> "subprocess.CompletedProcess[str]":
     """What `make image` says; the certificates of a mirror of the package index are handed in."""
     arguments = ["--build-arg", f"BASE_IMAGE={BASE}", *options]
+    if index := os.environ.get("PIP_INDEX_URL"):
+        arguments += ["--build-arg", f"PIP_INDEX_URL={index}"]
     if certificates := os.environ.get("PIP_CERT"):
         arguments += ["--secret", f"id=ca,src={certificates}"]
     words = ["make", "image", f"IMAGE_TARGET={target}", f"IMAGE_ARGS={' '.join(arguments)}"]
-    return podman.call(*words, "ENGINE=podman", cwd=CHECKOUT, timeout=1800)
+    return podman.call(*words, "ENGINE=podman", cwd=CHECKOUT, timeout=BUILD_LIMIT_S)
 
 
 def _configure(store: Path) -> dict[str, str]:

@@ -2,15 +2,28 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dnnjob.results.report import read_report as load_report
+from dnnjob.runs import RunPaths
+from tests.conftest import CHECKOUT
 from tests.container.conftest import IMAGE, Podman
 from tests.slurm.clusters import Cluster, missing_programs, started_cluster
-from tests.slurm.submitted import hold, make_reference, read_attempts, submit, wait_for_end
+from tests.slurm.submitted import (
+    hold,
+    make_reference,
+    read_attempts,
+    submit,
+    wait_for_end,
+    write_profile,
+)
 
 pytestmark = [
     pytest.mark.container,
@@ -36,6 +49,28 @@ exec podman run --rm --read-only --network host --pid host --env-host --user "$(
     $volumes --entrypoint "" "$@"
 """
 
+# Pyxis adds options to srun, and has its task start in the container that they name.
+PYXIS = """#!/bin/bash
+kept=()
+while :; do
+    case $1 in
+    --output | --error) kept+=("$1" "$2"); shift ;;
+    --container-image=*) image=${1#*=} ;;
+    --container-mounts=*) mount=${1#*=} ;;
+    --no-container-mount-home | --no-container-entrypoint) ;;
+    -*) kept+=("$1") ;;
+    *) break ;;
+    esac
+    shift
+done
+exec SRUN "${kept[@]}" APPTAINER exec --bind "${mount%%:*}" "$image" "$@"
+"""
+OTHER_PYTHONS = [
+    name
+    for name in ("python3.13", "python3.12", "python3.11")
+    if name != f"python3.{sys.version_info.minor}"
+]
+
 
 @pytest.fixture
 def apptainer(podman: Podman, tmp_path: Path) -> Path:
@@ -44,6 +79,31 @@ def apptainer(podman: Podman, tmp_path: Path) -> Path:
     path.write_text(STAND_IN.format_map(podman.environ))
     path.chmod(0o755)
     return path
+
+
+@pytest.fixture
+def pyxis(apptainer: Path, tmp_path: Path) -> Path:
+    """A folder for the PATH with an srun that takes pyxis's options."""
+    path = tmp_path / "bin" / "srun"
+    path.parent.mkdir()
+    real = str(shutil.which("srun"))
+    path.write_text(PYXIS.replace("SRUN", real).replace("APPTAINER", str(apptainer)))
+    path.chmod(0o755)
+    return path.parent
+
+
+@pytest.fixture
+def other_python(tmp_path: Path) -> Path:
+    """An interpreter of another version than the image's, with what a login node needs."""
+    for name in OTHER_PYTHONS:
+        made = subprocess.run([name, "-m", "venv", tmp_path / name], check=False)
+        if made.returncode == 0:
+            python = tmp_path / name / "bin" / "python"
+            project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+            pip = [python, "-m", "pip", "install", "--quiet", "--prefer-binary"]
+            subprocess.run([*pip, *project["dependencies"]], check=True)
+            return python
+    pytest.skip(f"needs one of {', '.join(OTHER_PYTHONS)}, to submit with")
 
 
 @pytest.fixture
@@ -83,3 +143,38 @@ def test_a_run_in_a_container_survives_a_preemption_and_is_collected_outside(
     assert image.target == "cpu"
     collected = json.loads(cluster.dnnjob("collect", tmp_path / "runs", "--json").stdout)
     assert [line["state"] for line in collected] == ["COMPLETED"]
+
+
+def test_another_python_submits_to_pyxis(
+    cluster: Cluster, pyxis: Path, other_python: Path, tmp_path: Path
+) -> None:
+    reference = make_reference(tmp_path / "reference", epochs=100)
+    shipped = tomllib.loads((CHECKOUT / "slurm" / "pyxis.toml").read_text())
+    options = [
+        option.replace("/scratch/images/dnnjob.sqsh", IMAGE).replace("/scratch", str(tmp_path))
+        for option in shipped["srun_options"]
+    ]
+    profile = write_profile(
+        tmp_path,
+        srun_options=options,
+        python=shipped["python"],
+        setup=[*shipped["setup"], f'export PATH="{pyxis}:$PATH"'],
+    )
+    done = subprocess.run(
+        [
+            *(other_python, "-m", "dnnjob", "submit", reference.job),
+            *("--profile", profile, "--root", tmp_path / "runs"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **cluster.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+    assert done.returncode == 0, done.stderr
+    paths = RunPaths(Path(done.stdout.strip()))
+    wait_for_end(cluster, paths, seconds=600)
+
+    reference.check(paths)
+    provenance = load_report(paths.report).provenance
+    assert provenance.image is not None
+    assert provenance.python.startswith("3.11.")

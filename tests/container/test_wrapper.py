@@ -23,7 +23,7 @@ ENGINE = """#!/bin/sh
 case "$1 $2" in
 "--version "*) echo "{name} version 1" ;;
 "version "*) echo 28.0 ;;
-"info "*) echo '{info}' ;;
+"info "*) case $3 in *Rootless*) echo {rootless} ;; *) echo '{info}' ;; esac ;;
 "image "*) [ -z "{missing}" ] ;;
 *) printf '%s\\n' "$@" ;;
 esac
@@ -67,10 +67,14 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
         engine: str = "docker",
         info: str = "",
         missing: str = "",
+        rootless: bool = False,
         umask: int = 0o022,
         **environ: str,
     ) -> Asked:
-        write_script(bin_folder / engine, ENGINE.format(name=engine, info=info, missing=missing))
+        write_script(
+            bin_folder / engine,
+            ENGINE.format(name=engine, info=info, missing=missing, rootless=str(rootless).lower()),
+        )
         done = subprocess.run(
             ["bash", WRAPPER, *words],
             capture_output=True,
@@ -327,16 +331,20 @@ def test_a_daemon_that_numbers_users_anew_is_told_not_to(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize(("runtime", "groups"), [("crun", ["keep-groups"]), ("runc", [])])
-def test_podman_keeps_the_callers_numbers(
-    ask: Ask, tmp_path: Path, runtime: str, groups: list[str]
+def test_a_rootless_podman_keeps_the_callers_numbers(
+    ask: Ask, runtime: str, groups: list[str]
 ) -> None:
-    # An ordinary user, whoever runs the test.
-    script = "#!/bin/sh\ncase $1 in -u) echo 1234 ;; *) echo 99 ;; esac\n"
-    write_script(tmp_path / "bin" / "id", script)
-    asked = ask("doctor", engine="podman", info=runtime)
-    assert asked.values("--user") == ["1234:99"]
+    asked = ask("doctor", engine="podman", info=runtime, rootless=True)
+    assert asked.values("--user") == [f"{os.getuid()}:{os.getgid()}"]
     assert asked.values("--userns") == ["keep-id"]
     assert asked.values("--group-add") == groups
+
+
+def test_a_podman_that_runs_as_root_takes_the_callers_numbers_as_they_are(ask: Ask) -> None:
+    asked = ask("doctor", engine="podman")
+    assert asked.values("--user") == [f"{os.getuid()}:{os.getgid()}"]
+    assert asked.values("--userns") == []
+    assert str(os.getgid()) in asked.values("--group-add")
 
 
 def test_another_umask_holds_inside(ask: Ask) -> None:
