@@ -2,11 +2,15 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from submitit.core.job_environment import SignalHandler
+from submitit.core.utils import DelayedSubmission, JobPaths
 
 from dnnjob.config import load_job
 from dnnjob.errors import ExitCode
@@ -133,9 +137,19 @@ def test_a_run_that_was_given_up_for_want_of_a_requeue_goes_on_when_it_comes(
     assert list(ran) == [given_up]
 
 
-def test_a_warning_that_submitit_receives_ends_the_process_to_be_continued() -> None:
+@pytest.mark.parametrize("limit_min", [2, 600])
+def test_a_warning_that_submitit_receives_ends_the_process_to_be_continued(
+    limit_min: int, tmp_path: Path
+) -> None:
+    delayed = DelayedSubmission(Element(), ["/runs/tiny/1"], command="dnnjob submit tiny.toml")
+    delayed.set_timeout(limit_min, 3)
+    delayed.dump(tmp_path / "job.pkl")
+    loaded = DelayedSubmission.load(tmp_path / "job.pkl")
+    handler = SignalHandler(SimpleNamespace(global_rank=0), JobPaths(tmp_path, "7"), loaded)
+
     with pytest.raises(SystemExit) as ended:
-        Element().checkpoint(["/runs/tiny/1"], command="dnnjob submit tiny.toml")
+        handler.checkpoint_and_try_requeue(signal.SIGUSR2)
+
     assert ended.value.code == ExitCode.CONTINUE
 
 

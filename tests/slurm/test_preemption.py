@@ -85,16 +85,24 @@ def test_a_run_that_meets_its_time_limit_goes_on(
     assert len(read_attempts(paths)) > 1
 
 
+@pytest.fixture(params=[15, pytest.param(6, marks=pytest.mark.slow)])
+def impatient(unbooked: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster that kills so many seconds after it has told a job to end."""
+    unbooked.run("set", f"KillWait={request.param}")
+    yield unbooked
+    unbooked.run("set", "KillWait=15")
+
+
 @pytest.mark.timeout(600)
 def test_a_run_that_is_killed_before_it_could_answer_goes_on_from_its_last_checkpoint(
-    unbooked: Cluster, reference: Reference, tmp_path: Path
+    impatient: Cluster, reference: Reference, tmp_path: Path
 ) -> None:
-    paths = submit(unbooked, reference.job, tmp_path, partition="abrupt")
+    paths = submit(impatient, reference.job, tmp_path, partition="abrupt")
     hold(paths)
 
     with _deaf(chief(paths)):
-        unbooked.preempt()
-        wait_for_end(unbooked, paths)
+        impatient.preempt()
+        wait_for_end(impatient, paths)
 
     reference.check(paths)
     assert_resumed(paths, reasons=["preempted"])

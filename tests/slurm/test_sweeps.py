@@ -101,6 +101,32 @@ def test_a_resumed_point_goes_on_alone(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_element_queued_anew_leaves_a_point_to_the_job_that_resumed_it(
+    unbooked: Cluster, write_job: WriteJob, tmp_path: Path
+) -> None:
+    job = write_job(sweep={"train.epochs": [10_000_000, 20_000_000]})
+    sweep = send(unbooked, job, tmp_path, points_per_task=2)
+    taken, kept = runs_of(sweep)
+    wait_until(lambda: read_status(taken).progress.epoch > 0, seconds=240)
+    unbooked.dnnjob("cancel", taken.root)
+    wait_until(lambda: read_status(kept).progress.epoch > 0, seconds=240)
+    resumed = unbooked.dnnjob("resume", taken.root)
+    wait_until(lambda: read_status(taken).state == "RUNNING", seconds=240)
+    mine = read_status(taken).attempts
+
+    unbooked.ask("scontrol", "requeue", _job_of(kept))
+    wait_until(lambda: _resumed(kept), seconds=400)
+
+    assert resumed.returncode == 0, resumed.stderr
+    assert _job_of(taken) != _job_of(kept)
+    status = read_status(taken)
+    assert (status.state, len(status.attempts)) == ("RUNNING", len(mine))
+    assert status.attempts[-1].pid == mine[-1].pid
+    assert unbooked.state(_job_of(taken)) == "RUNNING"
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_point_that_needs_too_much_memory_takes_no_other_along(
     unbooked: Cluster, write_job: WriteJob, tmp_path: Path
@@ -137,6 +163,12 @@ def test_500_points_finish_where_50_jobs_may_be_queued(
     assert [run["state"] for run in shown] == ["COMPLETED"] * 500
     assert {run["seed"] for run in shown} == set(range(500))
     assert len({run["slurm_job_id"] for run in shown}) == 50
+
+
+def _job_of(paths: RunPaths) -> str:
+    submission = read_submission(paths)
+    assert submission is not None
+    return submission.job_id
 
 
 def _resumed(paths: RunPaths) -> bool:
