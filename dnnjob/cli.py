@@ -222,7 +222,7 @@ def clean(
 ) -> None:
     """Remove the folders of runs that ended long ago, and print them.
 
-    A run that may be alive stays, and so does whatever is no run folder.
+    A run that may be alive stays, and so do those of other users and whatever is no run folder.
 
     \b
       dnnjob clean /scratch/runs --older 30d --dry-run

@@ -77,8 +77,9 @@ dnnjob_insist() {
         slurm) dnnjob_note slurm "$1"; return ;;
         cancelled) dnnjob_go_on cancelled "$1"; return ;;
         esac
-        case $dnnjob_said in
-        'Slurm does not answer' | *[Cc]ontact*controller* | *[Cc]onnect*) ;;
+        # A command that says nothing was killed: Slurm ends the whole job for the asking.
+        case ${dnnjob_answer:+$dnnjob_said} in
+        '' | 'Slurm does not answer' | *[Cc]ontact*controller* | *[Cc]onnect*) ;;
         *imed\ out* | *ero\ [Bb]ytes* | *[Tt]ransport*) ;;
         *) return 1 ;;
         esac

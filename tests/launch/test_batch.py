@@ -416,6 +416,18 @@ def test_a_requeue_is_asked_for_again_while_the_controller_is_away(
     assert read_status(paths).state == "REQUEUED"
 
 
+def test_a_requeue_that_slurm_kills_with_the_job_it_queues_anew_is_no_refusal(
+    folder: Path, finish: Finish, flaky: Path
+) -> None:
+    (paths,) = make_runs(folder, "REQUEUED", reason="preempted")
+    flaky.write_text("\n")
+
+    finish("exit 75", FLAKY=str(flaky), THEN="")
+
+    assert last_word(folder) == "asked"
+    assert read_status(paths).state == "REQUEUED"
+
+
 def test_a_cancelled_job_stays_so_though_the_controller_was_away_when_it_ended(
     folder: Path, finish: Finish, requeued: Callable[[], list[str]], tmp_path: Path
 ) -> None:
