@@ -156,6 +156,8 @@ def test_500_points_finish_where_50_jobs_may_be_queued(
     )
 
     sweep = send(cluster, job, tmp_path, partition="few", points_per_task=10)
+    runs = runs_of(sweep)
+    wait_until(lambda: all(map(has_ended, runs)), seconds=6000, every=2)
     waited = cluster.dnnjob("wait", sweep.root)
 
     assert waited.returncode == ExitCode.DONE, waited.stderr
@@ -163,6 +165,10 @@ def test_500_points_finish_where_50_jobs_may_be_queued(
     assert [run["state"] for run in shown] == ["COMPLETED"] * 500
     assert {run["seed"] for run in shown} == set(range(500))
     assert len({run["slurm_job_id"] for run in shown}) == 50
+
+
+def has_ended(paths: RunPaths) -> bool:
+    return read_status(paths).state in ("COMPLETED", "FAILED", "CANCELLED")
 
 
 def _job_of(paths: RunPaths) -> str:
