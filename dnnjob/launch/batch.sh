@@ -64,18 +64,18 @@ dnnjob_requeue() {
 }
 
 # Asks for the requeue, and again while the controller is being started anew. Fails where Slurm
-# refuses, in its words.
+# refuses, in its words. (0 is said: in a trap, bash returns what was before the trap.)
 dnnjob_insist() {
     dnnjob_said='Slurm does not answer'
     for dnnjob_pause in 1 2 4 8 15 30 60 60 60 60 0; do
         # A job that Slurm has not spoken of may have been cancelled.
         if [ -n "$dnnjob_answer" ]; then
-            dnnjob_said=$(scontrol requeue "$dnnjob_job" 2>&1) && return
+            dnnjob_said=$(scontrol requeue "$dnnjob_job" 2>&1) && return 0
         fi
         dnnjob_ask
         case $(dnnjob_fate) in
-        slurm) dnnjob_note slurm "$1"; return ;;
-        cancelled) dnnjob_go_on cancelled "$1"; return ;;
+        slurm) dnnjob_note slurm "$1"; return 0 ;;
+        cancelled) dnnjob_go_on cancelled "$1"; return 0 ;;
         esac
         # A command that says nothing was killed: Slurm ends the whole job for the asking.
         case ${dnnjob_answer:+$dnnjob_said} in
