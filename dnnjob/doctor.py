@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from dnnjob.tasks import configure_process
 from dnnjob.text import align
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 13)
+_NOT_LOADED = re.compile(r"Could not load dynamic library '([^']+)'")
 # Modules of the packages that a run imports, TensorFlow apart.
 LIBRARIES = {
     "numpy": "numpy",
@@ -127,7 +129,14 @@ def explain_no_gpu() -> Iterator[Finding]:
     if image is None and not gpus:
         return
     found = f"{', '.join(gpus)}, but TensorFlow sees none" if gpus else "none"
-    if image is None:
+    if gpus and (missing := list_missing_libraries()):
+        found += f", for it cannot load {', '.join(missing)}"
+    if image is None and package_version("tensorflow") is not None:
+        cure = (
+            "CUDA 12 needs a driver of version 525 or later; the other libraries come with "
+            "`pip install 'dnnjob[gpu]'`. LD_LIBRARY_PATH may name folders of another CUDA."
+        )
+    elif image is None:
         cure = (
             "Install TensorFlow with CUDA: `pip install 'dnnjob[gpu]'`; `make` does so where "
             "nvidia-smi finds a GPU."
@@ -135,15 +144,31 @@ def explain_no_gpu() -> Iterator[Finding]:
     elif image["target"] == "cpu":
         found, cure = f"{found}: this is the cpu image", "Where there are GPUs, take the gpu image."
     elif gpus:
-        cure = (
-            "CUDA 12 needs a driver of version 525 or later on the host. "
-            "`TF_CPP_MIN_LOG_LEVEL=0 dnnjob doctor` shows what TensorFlow misses."
-        )
+        cure = "CUDA 12 needs a driver of version 525 or later on the host."
     elif os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         cure = "CUDA_VISIBLE_DEVICES is empty, which hides them all. Unset it."
     else:
         found, cure = f"{found}: the container was given no driver", HAND_GPUS_IN
     yield Finding(topic="GPU", state="note", found=found, cure=cure)
+
+
+def list_missing_libraries() -> tuple[str, ...]:
+    """CUDA's libraries that TensorFlow looks for in vain; it tells only where it is asked to."""
+    asked = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "dso_loader=2"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "import tensorflow; tensorflow.config.list_physical_devices()"],
+            capture_output=True,
+            text=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
+            env={**os.environ, **asked},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    # TensorRT's are for inference alone, and absent as a rule.
+    names = dict.fromkeys(_NOT_LOADED.findall(done.stderr))
+    return tuple(name for name in names if not name.startswith("libnvinfer"))
 
 
 def check_threads() -> Finding:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
     monkeypatch.setattr(doctor, "_probe", lambda: facts)
     monkeypatch.setattr(doctor, "list_gpus", lambda: ())
+    monkeypatch.setattr(doctor, "list_missing_libraries", lambda: ())
     return facts
 
 
@@ -115,6 +117,31 @@ def test_an_image_tells_why_it_sees_no_gpu(
     *_, last = doctor.check_tensorflow()
     assert (last.topic, last.state) == ("GPU", "note")
     assert told in str(last.cure)
+
+
+def test_libraries_that_tensorflow_lacks_are_named(
+    probed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "list_gpus", lambda: ("GPU A",))
+    monkeypatch.setattr(doctor, "list_missing_libraries", lambda: ("libcusolver.so.11",))
+    monkeypatch.setattr(doctor, "package_version", lambda *_: "2.21.0")
+    *_, last = doctor.check_tensorflow()
+    assert last.found.endswith("it cannot load libcusolver.so.11")
+    assert "dnnjob[gpu]" in str(last.cure)
+
+
+def test_what_tensorflow_could_not_load_is_read_from_its_talk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = (
+        "I0000 1 1062 dso_loader.cc:133] Successfully opened dynamic library libcublas.so.12\n"
+        "I0000 1 1062 dso_loader.cc:144] Could not load dynamic library 'libcusolver.so.11'; "
+        "dlerror: libcusolver.so.11: cannot open shared object file: No such file or directory\n"
+        "W0000 1 1062 dso_loader.cc:144] Could not load dynamic library 'libnvinfer.so.10'; no\n"
+    )
+    done = subprocess.CompletedProcess([], 0, stdout="", stderr=told)
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: done)
+    assert doctor.list_missing_libraries() == ("libcusolver.so.11",)
 
 
 def test_a_device_that_multiplies_wrongly_is_unfit(probed: dict[str, Any]) -> None:
