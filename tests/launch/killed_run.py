@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,11 +34,13 @@ class Kill:
     """Number of the command that was killed, from 1."""
     ranks: str
     phase: Phase
+    epoch: int
     after_s: float
     """Since the command was started."""
     ended_s: float
     """Until the command had ended, too."""
-    epoch: int
+    code: int
+    """What it ended with: 0 where the chief needed the task no more."""
     calls: tuple[Call, ...]
 
 
@@ -66,7 +69,8 @@ class KilledRun:
     """
 
     def __init__(self, job: Path, root: Path, *, scratch: Path) -> None:
-        self._scratch = scratch
+        self._scratch = Path(tempfile.mkdtemp(prefix="traces-", dir=scratch))
+        self._talk = scratch / "talk.log"
         self.traces: list[Trace] = []
         self.kills: list[Kill] = []
         self._start("run", job, "--root", root, stdout=subprocess.PIPE)
@@ -138,13 +142,15 @@ class KilledRun:
 
     def _place(self, killed_at: float, ended_s: float, ranks: str) -> Kill:
         self.trace.read()
+        then = self.trace.until(killed_at)
         return Kill(
             start=len(self.traces),
             ranks=ranks,
-            phase=self.trace.phase,
+            phase=then.phase,
+            epoch=then.epoch,
             after_s=killed_at - self._started_at,
             ended_s=ended_s,
-            epoch=self.trace.epoch,
+            code=self._process.returncode,
             calls=tuple(self.trace.calls(until=killed_at)),
         )
 
@@ -161,9 +167,9 @@ class KilledRun:
             time.sleep(_LOOK_S)
 
     def _start(self, *arguments: object, stdout: int = subprocess.DEVNULL) -> None:
-        self.traces.append(Trace(self._scratch / f"{id(self)}-{len(self.traces) + 1}.jsonl"))
+        self.traces.append(Trace(self._scratch / f"start-{len(self.traces) + 1}.jsonl"))
         self._started_at = time.monotonic()
-        with (self._scratch / "talk.log").open("ab") as talk:
+        with self._talk.open("ab") as talk:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "dnnjob", *map(str, arguments)],
                 stdout=stdout,

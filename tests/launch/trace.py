@@ -43,6 +43,10 @@ class Trace:
             self._offset += len(whole) + 1
             self.events += map(json.loads, whole.splitlines())
 
+    def until(self, moment: float) -> "Trace":
+        """What had been told by then, on the machine's monotonic clock."""
+        return Trace(self.path, [one for one in self.events if one["at"] <= moment])
+
     @property
     def phase(self) -> Phase:
         """What the attempt is at, or was at when it ended."""
