@@ -3,9 +3,10 @@
     make bench
     make bench BENCH_ARGS="--only housing,startup --pairs 7 --housing housing.csv"
 
-Works: housing, process, batch-1024, batch-8192, startup. Everything runs on two CPU cores, which
-nothing else should use meanwhile: rounds in which something did are counted as disturbed, and
-PyTorch suffers most from it, since its threads wait for each other by spinning.
+Works: housing, process, batch-1024, batch-8192 against peers; startup, collect alone; tasks,
+replicas, tasks-start, checkpoints, stream against a run without them. Everything runs on two CPU
+cores, which nothing else should use meanwhile: rounds in which something did are counted as
+disturbed, and PyTorch suffers most from it, since its threads wait for each other by spinning.
 """
 
 import argparse
@@ -16,37 +17,35 @@ import shutil
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from contenders import FOLDER, RUNS
 from inputs import Table, write_housing, write_large
-from measure import (
-    Bar,
-    BenchError,
-    Contender,
-    Round,
-    Work,
-    alternate,
-    judge,
-    median_of,
-    read_nothing,
-    read_peer,
-    read_run,
-    render_figures,
-    render_verdicts,
-    talk,
+from measure import BenchError, Work, alternate, judge, render_figures, render_verdicts, talk
+from work_peers import make_batch_work, make_housing_work, make_process_work
+from work_start import make_collect_work, make_startup_work
+from work_stream import make_stream_work
+from work_tasks import (
+    make_checkpoints_work,
+    make_replicas_work,
+    make_tasks_start_work,
+    make_tasks_work,
 )
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
-FOLDER = ROOT / "build" / "bench"
-RUNS = FOLDER / "runs"
-DNNJOB = Path(sys.executable).with_name("dnnjob")
-PYTHON = Path(sys.executable)
-PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
-
-TRAINING_FIGURES = ("compile_s", "train_s", "rows_per_s", "final_loss", "foreign_cores")
+NAMES = (
+    "housing",
+    "process",
+    "batch-1024",
+    "batch-8192",
+    "startup",
+    "collect",
+    "tasks",
+    "replicas",
+    "tasks-start",
+    "checkpoints",
+    "stream",
+)
 
 
 def main() -> int:
@@ -56,7 +55,7 @@ def main() -> int:
     os.sched_setaffinity(0, cores)  # the children inherit it
     shutil.rmtree(RUNS, ignore_errors=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    works = make_works(arguments.housing)
+    works = make_works(arguments)
     started_at = datetime.now(UTC)
     results: dict[str, Any] = {"machine": describe_machine(cores), "works": {}, "bars": []}
     pages = [f"dnnjob and its peers, {started_at:%Y-%m-%d %H:%M} UTC, {results['machine']['line']}"]
@@ -65,7 +64,8 @@ def main() -> int:
     for name in arguments.only:
         work = works[name]()
         try:
-            rounds = alternate(work, pairs=arguments.pairs, environment=make_environment())
+            pairs = arguments.pairs or work.pairs
+            rounds = alternate(work, pairs=pairs, environment=make_environment())
         except BenchError as error:
             talk(str(error))
             failed = True
@@ -87,157 +87,28 @@ def render_page(pages: list[str], bars: list[dict[str, Any]]) -> str:
     return "\n\n".join([*pages, render_verdicts(bars)]) + "\n"
 
 
-def make_works(housing: Path | None) -> dict[str, Callable[[], Work]]:
+def make_works(arguments: argparse.Namespace) -> dict[str, Callable[[], Work]]:
     """Every work by its name; its table is written when it is made."""
+
+    def housing() -> Table:
+        return write_housing(arguments.housing, folder=FOLDER)
+
+    def large() -> Table:
+        return write_large(folder=FOLDER)
+
     return {
-        "housing": lambda: make_housing_work(write_housing(housing, folder=FOLDER)),
-        "process": lambda: make_process_work(write_housing(housing, folder=FOLDER)),
-        "batch-1024": lambda: make_batch_work(write_large(folder=FOLDER), batch=1024),
-        "batch-8192": lambda: make_batch_work(write_large(folder=FOLDER), batch=8192),
-        "startup": make_startup_work,
+        "housing": lambda: make_housing_work(housing()),
+        "process": lambda: make_process_work(housing()),
+        "batch-1024": lambda: make_batch_work(large(), batch=1024),
+        "batch-8192": lambda: make_batch_work(large(), batch=8192),
+        "startup": lambda: make_startup_work(housing().source),
+        "collect": lambda: make_collect_work(num_runs=arguments.runs),
+        "tasks": lambda: make_tasks_work(large()),
+        "replicas": lambda: make_replicas_work(large()),
+        "tasks-start": lambda: make_tasks_start_work(housing()),
+        "checkpoints": lambda: make_checkpoints_work(housing(), seconds=arguments.seconds),
+        "stream": lambda: make_stream_work(num_rows=arguments.rows),
     }
-
-
-def make_housing_work(table: Table) -> Work:
-    """The steps of the housing job: batch 64, 500 epochs, Dense 200-1000-1, SGD 0.01."""
-    peer = partial(make_peer, table=table, batch=64, epochs=500, learning_rate=0.01)
-
-    def make_bars(rounds: list[Round]) -> list[Bar]:
-        return [
-            Bar("Keras fit / dnnjob, once compiled", ratio("keras", "dnnjob", "train_s"), 10.0),
-            Bar("Keras fit / dnnjob, compiling too", ratio("keras", "dnnjob", "total_s"), 7.0),
-            Bar("PyTorch / dnnjob, once compiled", ratio("pytorch", "dnnjob", "train_s"), 1.0),
-            Bar("dnnjob / JAX, once compiled", ratio("dnnjob", "jax", "train_s"), at_most=1.15),
-            # Keras and dnnjob draw first weights and order of their own.
-            Bar("final losses, highest / lowest", loss_spread, at_most=1.3),
-        ]
-
-    return Work(
-        name="housing",
-        title=f"training alone, {table.num_train_rows} rows, batch 64, 500 epochs, "
-        f"Dense 200-1000-1, SGD, {table.source.name}",
-        contenders=(
-            make_run("housing.toml", table, "output.plots=false"),
-            peer("keras", PYTHON, "peer_keras.py"),
-            peer("pytorch", PEERS_PYTHON, "peer_torch.py"),
-            peer("jax", PEERS_PYTHON, "peer_jax.py"),
-        ),
-        figures=TRAINING_FIGURES,
-        make_bars=make_bars,
-    )
-
-
-def make_process_work(table: Table) -> Work:
-    """The housing job from command to last file, plots included."""
-    course = Contender(
-        name="course",
-        command=lambda _: words(PYTHON, HERE / "course.py", table.source, FOLDER / "course"),
-        read=read_nothing,
-    )
-
-    def make_bars(rounds: list[Round]) -> list[Bar]:
-        return [Bar("dnnjob / course's script", ratio("dnnjob", "course", "wall_s"), at_most=1 / 3)]
-
-    return Work(
-        name="process",
-        title="the housing job as a whole process, plots included",
-        contenders=(make_run("housing.toml", table), course),
-        figures=("wall_s", "foreign_cores"),
-        make_bars=make_bars,
-        warm_up=True,
-    )
-
-
-def make_batch_work(table: Table, *, batch: int) -> Work:
-    """Some epochs of a resident table in large batches."""
-    peer = partial(make_peer, table=table, batch=batch, epochs=4, learning_rate=0.05)
-    peers = (
-        peer("pytorch", PEERS_PYTHON, "peer_torch.py"),
-        peer("jax", PEERS_PYTHON, "peer_jax.py"),
-        peer("tensorflow", PYTHON, "peer_tensorflow.py"),
-        peer("tensorflow xla", PYTHON, "peer_tensorflow.py", "--xla"),
-    )
-
-    def make_bars(rounds: list[Round]) -> list[Bar]:
-        best = max((one.name for one in peers), key=lambda n: median_of(rounds, n, "rows_per_s"))
-        return [
-            Bar(f"dnnjob / best peer ({best})", ratio("dnnjob", best, "rows_per_s"), 0.85),
-            Bar("final losses, highest / lowest", loss_spread, at_most=1.1),
-        ]
-
-    return Work(
-        name=f"batch-{batch}",
-        title=f"training alone, {table.num_train_rows:,} rows, batch {batch}, 4 epochs, "
-        "Dense 200-1000-1, SGD",
-        contenders=(make_run("large.toml", table, f"train.global_batch_size={batch}"), *peers),
-        figures=TRAINING_FIGURES,
-        make_bars=make_bars,
-    )
-
-
-def make_startup_work() -> Work:
-    """The start of dnnjob's command, and of Python alone for scale."""
-
-    def make_bars(rounds: list[Round]) -> list[Bar]:
-        return [Bar("dnnjob --help, seconds", lambda one: one["dnnjob"]["wall_s"], at_most=0.5)]
-
-    return Work(
-        name="startup",
-        title="seconds from command to exit",
-        contenders=(
-            Contender("dnnjob", lambda _: words(DNNJOB, "--help"), read_nothing),
-            Contender("python", lambda _: words(PYTHON, "-c", "pass"), read_nothing),
-        ),
-        figures=("wall_s", "foreign_cores"),
-        make_bars=make_bars,
-        warm_up=True,
-    )
-
-
-def make_run(job: str, table: Table, *overrides: str) -> Contender:
-    """A run of dnnjob on a job file beside this module; the round is its seed."""
-    command = words(DNNJOB, "run", HERE / job, f"data.source={table.source}", *overrides)
-    return Contender(
-        name="dnnjob",
-        command=lambda number: [*command, f"seed={number}", "--root", str(RUNS)],
-        read=read_run,
-    )
-
-
-def make_peer(
-    name: str,
-    python: Path,
-    script: str,
-    *options: str,
-    table: Table,
-    batch: int,
-    epochs: int,
-    learning_rate: float,
-) -> Contender:
-    """A peer's script with the arguments that all of them take; the round is its seed."""
-    command = words(python, HERE / script, "--table", table.arrays, "--batch", batch)
-    command += words("--epochs", epochs, "--learning-rate", learning_rate, *options)
-    return Contender(
-        name=name,
-        command=lambda number: [*command, "--seed", str(number)],
-        read=read_peer,
-    )
-
-
-def words(*parts: object) -> list[str]:
-    """A command line from its parts."""
-    return [str(part) for part in parts]
-
-
-def ratio(above: str, below: str, figure: str) -> Callable[[Round], float]:
-    """The quotient of one figure of two contenders."""
-    return lambda one: one[above][figure] / one[below][figure]
-
-
-def loss_spread(one: Round) -> float:
-    """The highest final loss in units of the lowest: all of them did the same work."""
-    losses = [figures["final_loss"] for figures in one.values()]
-    return max(losses) / min(losses)
 
 
 def make_environment() -> dict[str, str]:
@@ -277,16 +148,18 @@ def describe_machine(cores: set[int]) -> dict[str, Any]:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    names = ["housing", "process", "batch-1024", "batch-8192", "startup"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", type=lambda text: text.split(","), default=names)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--only", type=lambda text: text.split(","), default=list(NAMES))
+    parser.add_argument("--pairs", type=int, help="rounds of each work; default: 5, for some 9")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--housing", type=Path, help="the housing table; default: one of its shape")
+    parser.add_argument("--rows", type=int, default=20_000_000, help="of the table of `stream`")
+    parser.add_argument("--runs", type=int, default=10_000, help="run folders of `collect`")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of training of `checkpoints`")
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.only) - set(names))
+    unknown = sorted(set(arguments.only) - set(NAMES))
     if unknown:
-        parser.error(f"--only knows {', '.join(names)}, not {', '.join(unknown)}")
+        parser.error(f"--only knows {', '.join(NAMES)}, not {', '.join(unknown)}")
     return arguments
 
 

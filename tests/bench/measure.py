@@ -11,8 +11,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ class Contender:
     """The command line of a round, from its number."""
     read: Callable[[str], Figures]
     """The figures, from the command's stdout."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What its environment has besides that of all."""
+    prepare: Callable[[], object] = lambda: None
+    """Done before each start, untimed."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class Work:
     """The bars, from all rounds: some ask which peer is the best."""
     warm_up: bool = False
     """Run each contender once before the first round, so that files are in the page cache."""
+    pairs: int = 5
+    """Rounds, where the command line asks for no other number."""
 
 
 def alternate(work: Work, *, pairs: int, environment: dict[str, str]) -> list[Round]:
@@ -106,6 +112,8 @@ def alternate(work: Work, *, pairs: int, environment: dict[str, str]) -> list[Ro
 def run_contender(contender: Contender, number: int, *, environment: dict[str, str]) -> Figures:
     """The figures of one process, with its wall time and what others took of its cores."""
     command = contender.command(number)
+    environment = {**environment, **contender.environment}
+    contender.prepare()
     wait_for_quiet()
     start, busy, own = time.perf_counter(), busy_seconds(), child_seconds()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -169,6 +177,7 @@ def read_run(stdout: str) -> Figures:
         "rows_per_s": rows / timing["train"],
         "call_rows_per_s": report["throughput"]["rows_per_s"],
         "final_loss": report["training"]["final_loss"],
+        "peak_gb": report["resources"]["peak_rss_mb"] * 2**20 / 1e9,
         "timing_s": timing,
     }
 

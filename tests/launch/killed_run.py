@@ -116,8 +116,12 @@ class KilledRun:
         self._process.wait(2 * END_S)
         ended_s = time.monotonic() - killed_at
         _wait_for_end(tasks)
-        self.kills.append(self._place(killed_at, ended_s, ranks))
-        return self.kills[-1]
+        kill = self._place(killed_at, ended_s, ranks)
+        if kill.code == 0 and ("0" in ranks or ranks == "all" or kill.phase == "ending"):
+            # What was to die had just ended by itself.
+            return None
+        self.kills.append(kill)
+        return kill
 
     def resume(self) -> None:
         """Starts the next attempt."""

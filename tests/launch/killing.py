@@ -116,16 +116,16 @@ def run_undisturbed(folder: Path, *, epochs: int, tasks: int) -> Undisturbed:
             "checkpoint": 0.0,
             "evaluation": reports - trained,
             "results": written - reports,
-            "ending": 0.01,
+            "ending": 0.005,
         },
     )
 
 
 def count_epochs(folder: Path, *, seconds: float, tasks: int) -> int:
-    """Epochs of the job that train for a quarter longer than so many seconds, by a short trial."""
+    """Epochs of the job that train for half as long again as so many seconds, by a short trial."""
     trial = run_undisturbed(folder, epochs=2000, tasks=tasks)
     per_epoch = trial.train_s / trial.epochs
-    return math.ceil(1.25 * seconds / per_epoch / 0.75)
+    return math.ceil(1.5 * seconds / per_epoch / 0.75)
 
 
 def kill_series(

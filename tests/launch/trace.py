@@ -97,4 +97,4 @@ class Trace:
             elif one["what"] == "called" and began is not None:
                 calls.append(Call(one["at"] - began, one["epoch"]))
                 began = None
-        return calls if began is None else [*calls, Call(until - began, None)]
+        return calls if began is None else [*calls, Call(max(0.0, until - began), None)]

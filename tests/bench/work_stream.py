@@ -1,0 +1,58 @@
+"""A table that does not fit its memory budget, against one that lies in memory.
+
+work = make_stream_work(num_rows=20_000_000)
+"""
+
+from pathlib import Path
+
+from contenders import FOLDER, make_run, ratio
+from measure import Bar, Round, Work, talk
+from stream_table import write_table
+
+_NUM_FEATURES = 20
+# A tenth of the rows, ten times over: as many steps, and memory for it is found everywhere. Ten
+# times the rows in memory at once would be no faster to gather from.
+_PARTS = 10
+
+
+def make_stream_work(*, num_rows: int) -> Work:
+    """One epoch from the disk within half a gigabyte, and as many rows of a table in memory."""
+    whole = _write(num_rows)
+    tenth = _write(num_rows // _PARTS)
+
+    def make_bars(rounds: list[Round]) -> list[Bar]:
+        return [
+            Bar("streamed / resident", ratio("streamed", "resident", "rows_per_s"), 0.85),
+            Bar("streamed, peak GB", lambda one: one["streamed"]["peak_gb"], at_most=2.0),
+        ]
+
+    return Work(
+        name="stream",
+        title=f"{num_rows:,} rows x {_NUM_FEATURES}, batch 8192, one epoch within 0.5 GB; "
+        f"resident: a tenth of the rows, {_PARTS} epochs",
+        contenders=(
+            make_run("stream.toml", whole, 'output.predictions="none"', name="streamed"),
+            make_run(
+                "stream.toml",
+                tenth,
+                'output.predictions="none"',
+                "data.memory_budget_gb=100",
+                f"data.window_rows={num_rows}",
+                f"train.epochs={_PARTS}",
+                name="resident",
+            ),
+        ),
+        figures=("rows_per_s", "train_s", "peak_gb", "wall_s", "foreign_cores"),
+        make_bars=make_bars,
+    )
+
+
+def _write(num_rows: int) -> Path:
+    """The table of so many rows; kept for the next time."""
+    path = FOLDER / f"stream-{num_rows}.parquet"
+    if not path.exists():
+        talk(f"Writing {num_rows:,} rows to {path}")
+        half_written = path.with_suffix(".part")
+        write_table(half_written, num_rows=num_rows, num_features=_NUM_FEATURES)
+        half_written.rename(path)
+    return path
