@@ -62,6 +62,8 @@ class Bar:
     @property
     def limit(self) -> str:
         """The bar in words."""
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least:g} to {self.at_most:g}"
         if self.at_least is not None:
             return f"at least {self.at_least:g}"
         return f"at most {self.at_most:.3g}"

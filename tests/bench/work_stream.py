@@ -9,6 +9,8 @@ from contenders import FOLDER, make_run, ratio
 from measure import Bar, Round, Work, talk
 from stream_table import write_table
 
+from dnnjob.data.order import default_window_rows
+
 _NUM_FEATURES = 20
 # A tenth of the rows, ten times over: as many steps, and memory for it is found everywhere. Ten
 # times the rows in memory at once would be no faster to gather from.
@@ -17,8 +19,9 @@ _PARTS = 10
 
 def make_stream_work(*, num_rows: int) -> Work:
     """One epoch from the disk within half a gigabyte, and as many rows of a table in memory."""
-    whole = _write(num_rows)
-    tenth = _write(num_rows // _PARTS)
+    whole, tenth = _write(num_rows), _write(num_rows // _PARTS)
+    # A smaller trial has as many windows.
+    window_rows = min(default_window_rows(_NUM_FEATURES), num_rows // 6)
 
     def make_bars(rounds: list[Round]) -> list[Bar]:
         return [
@@ -31,7 +34,13 @@ def make_stream_work(*, num_rows: int) -> Work:
         title=f"{num_rows:,} rows x {_NUM_FEATURES}, batch 8192, one epoch within 0.5 GB; "
         f"resident: a tenth of the rows, {_PARTS} epochs",
         contenders=(
-            make_run("stream.toml", whole, 'output.predictions="none"', name="streamed"),
+            make_run(
+                "stream.toml",
+                whole,
+                'output.predictions="none"',
+                f"data.window_rows={window_rows}",
+                name="streamed",
+            ),
             make_run(
                 "stream.toml",
                 tenth,
