@@ -24,6 +24,7 @@ from dnnjob.tasks.wire import Line
 logger = logging.getLogger(__name__)
 
 _TICK_S = 1.0
+_NAP_S = 0.02
 _TICKS_A_BEAT = 3
 # Imports and compilation may take this long, however short devices.hang_timeout_s is.
 _UNCOUNTED_LIMIT_S = 3600.0
@@ -91,6 +92,16 @@ class Crew:
     def training(self) -> Iterator[None]:
         """Standing still inside for `devices.hang_timeout_s` ends the run."""
         yield
+
+    def assemble(self) -> None:
+        """Waits until every task has come this far.
+
+        TensorFlow waits for the others with Python at a standstill, for an hour: nothing could be
+        heard meanwhile of one that ended while it imported.
+
+        Raises:
+            PeerLostError: If another task is lost.
+        """
 
     def connected(self) -> None:
         """Says that TensorFlow listens on this task's port."""
@@ -278,6 +289,10 @@ class ChiefCrew(_Talking):
     _heard: int | None = None
     _released = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._assembled: set[int] = set()
+        super().__init__(*args, **kwargs)
+
     def check(self) -> None:
         """Raises StoppedError if any task was asked to stop, PeerLostError if one is lost."""
         if self.lost is not None:
@@ -285,6 +300,14 @@ class ChiefCrew(_Talking):
         super().check()
         if self._heard is not None:
             raise StoppedError(Signals(self._heard))
+
+    def assemble(self) -> None:
+        """Waits for the word of each other task, and passes it on."""
+        while len(self._assembled) < len(self._others):
+            if self.lost is not None:
+                raise self.lost
+            time.sleep(_NAP_S)
+        self.share("assembled")
 
     def agree(self, steps: int) -> int:
         """Tells the others the steps of the next call, or to stop."""
@@ -318,6 +341,8 @@ class ChiefCrew(_Talking):
             super()._wait_longer(seconds)
 
     def _hear(self, other: Other, message: dict[str, Any]) -> None:
+        if "assembled" in message:
+            self._assembled.add(other.peer.rank)
         if "signal" in message:
             self._heard = self._heard or int(message["signal"])
         if "give" in message:
@@ -350,6 +375,11 @@ class FollowerCrew(_Talking):
         self.advance()
         if self.lost is not None:
             raise self.lost
+
+    def assemble(self) -> None:
+        """Tells the chief, and waits until it has heard of all."""
+        self._tell({"assembled": True})
+        self.share(None)
 
     def agree(self, steps: int) -> int:
         """Waits for the chief to say."""

@@ -188,6 +188,7 @@ def _join_strategy(kind: Literal["cpu", "gpu"], crew: Crew) -> tf.distribute.Str
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=implementation.NCCL if kind == "gpu" else implementation.RING
     )
+    crew.assemble()
     strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     crew.connected()
     return strategy

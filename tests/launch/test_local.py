@@ -1,5 +1,6 @@
 """Several tasks on this machine: one run, one command, and what is left when a task is killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from dnnjob.errors import ExitCode
 from dnnjob.results.report import Report, read_report
 from dnnjob.runs import RunPaths, Status, read_status
+from dnnjob.tasks import introduced
 from tests.conftest import command_line, make_frame, write_tiny_job
 
 SECTIONS = {
@@ -178,6 +180,31 @@ def test_a_task_killed_before_it_meets_the_others_ends_the_run_at_once_and_is_na
     assert (status.state, status.reason) == ("FAILED", "peer_lost")
     assert f"task {rank} by signal 9" in str(status.error)
     assert not any(map(lives, pids))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_task_killed_while_it_imports_ends_the_run_and_is_named(
+    job: Path, tmp_path: Path, rank: int
+) -> None:
+    command = Command("run", job, "devices.tasks=2", "--root", tmp_path)
+    pids = children_of(command.process.pid, count=2)
+    while len(introduced(command.paths, launch_of(pids[0]))) < 2:
+        time.sleep(0.01)
+    os.kill(pids[rank], signal.SIGKILL)
+
+    code = command.process.wait(60)
+
+    status = read_status(command.paths)
+    assert code == ExitCode.FAILED
+    assert (status.state, status.reason) == ("FAILED", "peer_lost")
+    assert f"task {rank} on " in str(status.error)
+    assert not any(map(lives, pids))
+
+
+def launch_of(pid: int) -> str:
+    environ = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    told = next(line for line in environ if line.startswith("DNNJOB_TASK="))
+    return str(json.loads(told.partition("=")[2])["launch"])
 
 
 @dataclass(frozen=True)

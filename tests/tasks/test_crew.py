@@ -283,3 +283,33 @@ def test_time_in_which_a_task_was_suspended_does_not_count(make_pair: Any) -> No
 
     assert pair.chief.lost is None
     assert time.monotonic() - now < 1
+
+
+def test_tasks_assemble_once_all_have_come(make_pair: Any) -> None:
+    pair = make_pair()
+    came: list[str] = []
+
+    def come(name: str, crew: Any) -> None:
+        crew.assemble()
+        came.append(name)
+
+    first = threading.Thread(target=come, args=("chief", pair.chief))
+    first.start()
+    time.sleep(0.2)
+    assert came == []
+
+    come("follower", pair.follower)
+
+    first.join(5)
+    assert sorted(came) == ["chief", "follower"]
+
+
+@pytest.mark.parametrize(("waits", "ends"), [("chief", "follower"), ("follower", "chief")])
+def test_a_task_that_ends_before_all_have_assembled_is_lost_to_the_others(
+    make_pair: Any, waits: str, ends: str
+) -> None:
+    pair = make_pair()
+    threading.Timer(0.2, pair.cut, args=(getattr(pair, ends),)).start()
+
+    with pytest.raises(PeerLostError):
+        getattr(pair, waits).assemble()
