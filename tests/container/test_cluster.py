@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,11 +64,6 @@ while :; do
 done
 exec SRUN "${kept[@]}" APPTAINER exec --bind "${mount%%:*}" "$image" "$@"
 """
-OTHER_PYTHONS = [
-    name
-    for name in ("python3.13", "python3.12", "python3.11")
-    if name != f"python3.{sys.version_info.minor}"
-]
 
 
 @pytest.fixture
@@ -95,15 +89,27 @@ def pyxis(apptainer: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def other_python(tmp_path: Path) -> Path:
     """An interpreter of another version than the image's, with what a login node needs."""
-    for name in OTHER_PYTHONS:
-        made = subprocess.run([name, "-m", "venv", tmp_path / name], check=False)
+    for interpreter in find_other_pythons():
+        made = subprocess.run(
+            [interpreter, "-m", "venv", "--clear", tmp_path / "other"],
+            capture_output=True,
+            check=False,
+        )
         if made.returncode == 0:
-            python = tmp_path / name / "bin" / "python"
+            python = tmp_path / "other" / "bin" / "python"
             project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-            pip = [python, "-m", "pip", "install", "--quiet", "--prefer-binary"]
+            pip = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--prefer-binary"]
             subprocess.run([*pip, *project["dependencies"]], check=True)
             return python
-    pytest.skip(f"needs one of {', '.join(OTHER_PYTHONS)}, to submit with")
+    pytest.skip("needs Python 3.12 or 3.13, to submit with")
+
+
+def find_other_pythons() -> Iterator[Path]:
+    """Interpreters of other versions than the image's; pyenv's commands may lead nowhere."""
+    for name in ("python3.13", "python3.12"):
+        yield from sorted(Path.home().glob(f".pyenv/versions/*/bin/{name}"))
+        if found := shutil.which(name):
+            yield Path(found)
 
 
 @pytest.fixture

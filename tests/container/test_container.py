@@ -361,7 +361,8 @@ def test_ctrl_c_in_a_terminal_stops_the_run(podman: Podman, tmp_path: Path, pres
     _, status = os.waitpid(child, 0)
     shown.join(timeout=30)
     assert os.waitstatus_to_exitcode(status) == 130, shown.text
-    assert read_status(paths).state == "CANCELLED"
+    # The second one interrupts at once, and may come before the status is written.
+    assert read_status(paths).state in ("CANCELLED", "RUNNING")[:presses]
 
 
 def test_a_run_at_work_is_not_to_be_killed_by_a_number_of_its_container(
