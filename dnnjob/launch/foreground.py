@@ -15,7 +15,7 @@ from dnnjob.data.sources import peek_columns
 from dnnjob.errors import ExitCode
 from dnnjob.launch.local import run_local_tasks, run_processes
 from dnnjob.launch.step import share_run
-from dnnjob.launch.worker import run_attempt
+from dnnjob.launch.worker import clear_complete, run_attempt
 from dnnjob.machine import process_age_s
 from dnnjob.results.report import read_report
 from dnnjob.runs import (
@@ -90,7 +90,7 @@ def run_sweep(points: Sequence[Point], *, root: Path) -> ExitCode:
 
 
 def resume_foreground(folder: Path) -> ExitCode:
-    """Goes on with a run here and now; a complete one is left alone.
+    """Goes on with a run here and now; of a complete one, leftovers are removed.
 
     Raises:
         JobError: If there is no such run, or it is still at work.
@@ -100,6 +100,9 @@ def resume_foreground(folder: Path) -> ExitCode:
         print(paths.root, flush=True)
     after = latest_attempt(paths)
     if _read_state(paths) == "COMPLETED":
+        if task.is_chief:
+            # It may have been killed before it had cleared up.
+            clear_complete(paths)
         return ExitCode.DONE
     if not task.is_chief:
         return run_attempt(paths, task=task, watch=Stopwatch(age_s=process_age_s()))

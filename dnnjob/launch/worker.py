@@ -110,7 +110,7 @@ def _lead(
         except BaseException as error:
             return _end(journal, crew, error)
         crew.end(ExitCode.DONE, "")
-        _clear(paths)
+        clear_complete(paths)
         if report is not None:
             _log_results(report, paths)
     return ExitCode.DONE
@@ -162,7 +162,7 @@ def _look(journal: Journal, stop: StopFlag) -> None:
         stop.want(Signals.SIGTERM)
 
 
-def _clear(paths: RunPaths) -> None:
+def clear_complete(paths: RunPaths) -> None:
     """Removes what no later attempt needs; a complete run is so with or without leftovers."""
     try:
         clear_folder(paths.checkpoints)

@@ -97,6 +97,21 @@ def test_a_live_run_is_not_resumed(paths: RunPaths) -> None:
         resume_foreground(paths.root)
 
 
+def test_resuming_a_complete_run_that_was_killed_while_it_cleared_up_does_the_rest(
+    paths: RunPaths,
+) -> None:
+    Journal(paths).finish("COMPLETED")
+    paths.checkpoints.mkdir()
+    (paths.checkpoints / "00000001-1.ckpt").touch()
+    half_written = paths.root / ".report.html.1-abcdef.tmp"
+    half_written.touch()
+
+    assert resume_foreground(paths.root) == ExitCode.DONE
+    assert not paths.checkpoints.exists()
+    assert not half_written.exists()
+    assert len(read_status(paths).attempts) == 1
+
+
 def test_the_journal_gives_signs_of_life_by_itself(
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
