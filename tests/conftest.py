@@ -83,13 +83,13 @@ def dnnjob() -> Command:
 
 
 def run_command(
-    *arguments: object, cwd: Path | None = None, **environ: str
+    *arguments: object, cwd: Path | None = None, seconds: float = 240, **environ: str
 ) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         command_line(*arguments),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=seconds,
         check=False,
         cwd=cwd,
         env={**os.environ, "COLUMNS": "100", "TERM": "dumb", **environ},

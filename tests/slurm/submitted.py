@@ -54,7 +54,8 @@ def make_reference(folder: Path, *, epochs: int = 5000, tasks: int = 1) -> Refer
 
 def run_reference(job: Path, root: Path) -> Reference:
     """Runs a job here, where nobody disturbs it."""
-    done = run_command("run", job, "--root", root)
+    # What takes a minute alone takes many on a busy machine.
+    done = run_command("run", job, "--root", root, seconds=1000)
     assert done.returncode == 0, done.stderr
     return Reference(job, RunPaths(Path(done.stdout.strip())))
 
