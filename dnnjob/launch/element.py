@@ -108,11 +108,11 @@ def _run(
         if task.num_tasks > 1 and len(runs) > 1:
             # A process can join the tasks of one run only.
             place = replace(task, point=number, launch=f"{task.launch}-{number}")
-            return run_processes(paths, [place])
+            return run_processes(paths, [place], stop=stop)
         if task.num_tasks == 1 and devices.tasks > 1:
-            return run_local_tasks(paths, num_tasks=devices.tasks)
+            return run_local_tasks(paths, num_tasks=devices.tasks, stop=stop)
         if task.num_tasks == 1 and _needs_own_process(paths, runs):
-            return run_local_tasks(paths, num_tasks=1)
+            return run_local_tasks(paths, num_tasks=1, stop=stop)
         age_s = process_age_s() if number == 1 else 0.0
         return run_attempt(paths, task=task, watch=Stopwatch(age_s=age_s), stop=stop)
     except DnnJobError as error:

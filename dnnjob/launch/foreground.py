@@ -7,12 +7,14 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from dnnjob.clock import Stopwatch
 from dnnjob.config import Point, load_job, make_points
 from dnnjob.data.sources import peek_columns
-from dnnjob.errors import ExitCode
+from dnnjob.errors import DnnJobError, ExitCode, MissingError
+from dnnjob.launch.ending import explain_os_error
 from dnnjob.launch.local import run_local_tasks, run_processes
 from dnnjob.launch.step import share_run
 from dnnjob.launch.worker import clear_complete, run_attempt
@@ -31,7 +33,7 @@ from dnnjob.runs import (
     read_status,
     write_sweep,
 )
-from dnnjob.tasks import Task, find_task, refuse_live_run
+from dnnjob.tasks import StopFlag, Task, find_task, refuse_live_run
 from dnnjob.text import align
 
 logger = logging.getLogger(__name__)
@@ -72,21 +74,23 @@ def run_sweep(points: Sequence[Point], *, root: Path) -> ExitCode:
     A signal that stops one ends the sweep.
     """
     ended: list[Ended] = []
-    task, listed = find_task(), _SweepList(root, points[0].job.name)
-    for number, point in enumerate(points, start=1):
-        logger.info("Run %d of %d: %s", number, len(points), _setting(point))
-        # TensorFlow takes threads, devices and precision once a process.
-        apart = point.job.devices != points[0].job.devices
-        age_s = 0.0 if ended else process_age_s()
-        place = replace(task, point=number, launch=f"{task.launch}-{number}")
-        paths = _make_run(point, root=root, task=place)
-        if task.is_chief:
-            listed.add(point, paths)
-        ended.append(_run_new(point, paths, task=place, age_s=age_s, apart=apart))
-        if ended[-1].code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
-            break
+    sweep, stop = _Sweep(find_task(), points, root), StopFlag()
+    codes = [ExitCode.DONE]
+    with stop.listening():
+        try:
+            for number in range(1, len(points) + 1):
+                # A signal may come after the last look of a point, or between two.
+                stop.check()
+                ended.append(sweep.run(number, stop=stop))
+                if ended[-1].code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+                    break
+        except DnnJobError as error:
+            if not ended:
+                raise
+            logger.error("The sweep ended after %d of %d runs: %s", len(ended), len(points), error)
+            codes.append(error.exit_code)
     logger.info("\n%s", "\n".join(align([_heading(points[0]), *map(_outcome, ended)])))
-    return max(run.code for run in ended)
+    return max(*codes, *(run.code for run in ended))
 
 
 def resume_foreground(folder: Path) -> ExitCode:
@@ -114,6 +118,41 @@ def resume_foreground(folder: Path) -> ExitCode:
     return run_attempt(paths, task=task, watch=Stopwatch(age_s=process_age_s()), after=after)
 
 
+@dataclass(frozen=True)
+class _Sweep:
+    """The points of a sweep and what they share."""
+
+    task: Task
+    points: Sequence[Point]
+    root: Path
+
+    @cached_property
+    def listed(self) -> "_SweepList":
+        """The sweep's file."""
+        return _SweepList(self.root, self.points[0].job.name)
+
+    def run(self, number: int, *, stop: StopFlag) -> Ended:
+        """Runs one point to its end.
+
+        Args:
+            number: Its number, from 1.
+            stop: The wish to stop, which all points share.
+
+        Raises:
+            MissingError: If its folder or the sweep's file cannot be written.
+        """
+        point = self.points[number - 1]
+        logger.info("Run %d of %d: %s", number, len(self.points), _setting(point))
+        # TensorFlow takes threads, devices and precision once a process.
+        apart = point.job.devices != self.points[0].job.devices
+        age_s = process_age_s() if number == 1 else 0.0
+        place = replace(self.task, point=number, launch=f"{self.task.launch}-{number}")
+        paths = _make_run(point, root=self.root, task=place)
+        if self.task.is_chief:
+            self.listed.add(point, paths)
+        return _run_new(point, paths, task=place, age_s=age_s, apart=apart, stop=stop)
+
+
 class _SweepList:
     """The sweep's file, which names each run once it has its folder."""
 
@@ -123,30 +162,43 @@ class _SweepList:
         self.points: list[SweepPoint] = []
 
     def add(self, point: Point, run: RunPaths) -> None:
-        """Names one more."""
+        """Names one more.
+
+        Raises:
+            MissingError: If that cannot be written.
+        """
         self.paths = self.paths or create_sweep(self.root, self.name)
         place = str(run.root.relative_to(self.root))
         number = len(self.points) + 1
         self.points.append(SweepPoint(number=number, values=point.values, run=place))
         sweep_id, points = self.paths.sweep_id, tuple(self.points)
-        write_sweep(self.paths, Sweep(sweep_id=sweep_id, name=self.name, points=points))
+        try:
+            write_sweep(self.paths, Sweep(sweep_id=sweep_id, name=self.name, points=points))
+        except OSError as error:
+            raise MissingError(explain_os_error(error, run)) from error
 
 
 def _run_new(
-    point: Point, paths: RunPaths, *, task: Task, age_s: float, apart: bool = False
+    point: Point,
+    paths: RunPaths,
+    *,
+    task: Task,
+    age_s: float,
+    apart: bool = False,
+    stop: StopFlag | None = None,
 ) -> Ended:
     if task.is_chief:
         print(paths.root, flush=True)
     num_tasks = point.job.devices.tasks
     if task.num_tasks > 1 and task.point:
         # A process can join the tasks of one run only.
-        code = run_processes(paths, [task])
+        code = run_processes(paths, [task], stop=stop)
     elif task.num_tasks > 1:
-        code = run_attempt(paths, task=task, watch=Stopwatch(age_s=age_s))
+        code = run_attempt(paths, task=task, watch=Stopwatch(age_s=age_s), stop=stop)
     elif apart or num_tasks > 1:
-        code = run_local_tasks(paths, num_tasks=num_tasks)
+        code = run_local_tasks(paths, num_tasks=num_tasks, stop=stop)
     else:
-        code = run_attempt(paths, watch=Stopwatch(age_s=age_s))
+        code = run_attempt(paths, watch=Stopwatch(age_s=age_s), stop=stop)
     return Ended(point, paths, code)
 
 

@@ -14,12 +14,12 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import FrameType
 
-from dnnjob.errors import ExitCode
-from dnnjob.runs import RunPaths, close_for_chief, latest_attempt
-from dnnjob.tasks import Task, introduced, stop_signals
+from dnnjob.errors import ExitCode, StoppedError
+from dnnjob.runs import RunPaths, close_for_chief, latest_attempt, read_status
+from dnnjob.tasks import StopFlag, Task, introduced, stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +31,25 @@ _NAP_S = 0.05
 _GRACE_S = 45.0
 
 
-def run_local_tasks(paths: RunPaths, *, num_tasks: int, after: int | None = None) -> ExitCode:
+def run_local_tasks(
+    paths: RunPaths, *, num_tasks: int, after: int | None = None, stop: StopFlag | None = None
+) -> ExitCode:
     """Runs the job of a run folder in processes of their own, as many as it has tasks.
 
     Args, result and behaviour are those of `run_processes`.
     """
     launch = secrets.token_hex(8)
     tasks = [_task(rank, num_tasks, launch) for rank in range(num_tasks)]
-    return run_processes(paths, tasks, after=after)
+    return run_processes(paths, tasks, after=after, stop=stop)
 
 
-def run_processes(paths: RunPaths, tasks: Sequence[Task], *, after: int | None = None) -> ExitCode:
+def run_processes(
+    paths: RunPaths,
+    tasks: Sequence[Task],
+    *,
+    after: int | None = None,
+    stop: StopFlag | None = None,
+) -> ExitCode:
     """Runs tasks of a run in processes of their own.
 
     SIGINT and SIGTERM are passed on, and a second SIGINT ends the tasks at once. They end, too, if
@@ -51,15 +59,23 @@ def run_processes(paths: RunPaths, tasks: Sequence[Task], *, after: int | None =
         paths: The run.
         tasks: The tasks to start here: all of the run, or one where Slurm started this process.
         after: The attempt after which this one must come, where it matters.
+        stop: What remembers the signals for the caller.
 
     Returns:
         The exit code of the first of them, or of another if that was killed.
     """
-    parent = os.getpid()
-    started = {task.rank: _start(replace(task, parent=parent), paths, after) for task in tasks}
-    with _passing_on(started.values()):
-        missed = _wait(started, paths, launch=tasks[0].launch)
-    return _close(paths, {rank: task.returncode for rank, task in started.items()}, missed=missed)
+    parent, asked = os.getpid(), stop or StopFlag()
+    started: dict[int, subprocess.Popen[bytes]] = {}
+    with _passing_on(started, asked) as told:
+        with _held_back():
+            for task in tasks:
+                started[task.rank] = _start(replace(task, parent=parent), paths, after)
+        told.begin(started)
+        missed = _wait(started, paths, told, launch=tasks[0].launch)
+    # One that the kernel cannot end is as good as killed.
+    codes = {rank: task.returncode or 0 for rank, task in started.items()}
+    codes |= {rank: -signal.SIGKILL for rank, task in started.items() if task.returncode is None}
+    return _close(paths, codes, told, missed=missed)
 
 
 def _task(rank: int, num_tasks: int, launch: str) -> Task:
@@ -82,42 +98,92 @@ def _start(task: Task, paths: RunPaths, after: int | None) -> subprocess.Popen[b
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environ, process_group=0)
 
 
+@dataclass
+class _Told:
+    """What this command was told by signals while its tasks ran."""
+
+    signals: list[int] = field(default_factory=list)
+    has_begun: bool = False
+    """Whether all tasks have been started: before that, nothing is passed on."""
+
+    @property
+    def insists(self) -> bool:
+        """Whether Ctrl-C came again."""
+        return self.signals.count(signal.SIGINT) > 1
+
+    def begin(self, tasks: Mapping[int, subprocess.Popen[bytes]]) -> None:
+        """Passes on what came while the tasks were started."""
+        self.has_begun = True
+        if self.signals:
+            self.pass_on(tasks)
+
+    def pass_on(self, tasks: Mapping[int, subprocess.Popen[bytes]]) -> None:
+        """Passes the newest on."""
+        _send(tasks.values(), signal.SIGKILL if self.insists else self.signals[-1])
+
+
 def _wait(
-    tasks: Mapping[int, subprocess.Popen[bytes]], paths: RunPaths, *, launch: str
+    tasks: Mapping[int, subprocess.Popen[bytes]], paths: RunPaths, told: _Told, *, launch: str
 ) -> set[int]:
-    """Returns once all have ended; those that outlive the first for long are killed.
+    """Returns once all have ended; those that outlive the run for long are killed.
 
     Returns:
         Ranks that ended before they met the others. These, which would wait for them, are killed.
     """
-    first = next(iter(tasks.values()))
-    first_ended_at = math.inf
+    over_at = killed_at = math.inf
     ended: set[int] = set()
     missed: set[int] = set()
     while any(task.poll() is None for task in tasks.values()):
         time.sleep(_NAP_S)
         before, ended = ended, {rank for rank, task in tasks.items() if task.poll() is not None}
-        if ended - before and not missed:
+        if ended - before and not missed and not told.signals:
             missed = ended - before - introduced(paths, launch)
-        if first.poll() is not None:
-            first_ended_at = min(first_ended_at, time.monotonic())
-        if missed or time.monotonic() - first_ended_at > _GRACE_S:
+        now = time.monotonic()
+        if over_at == math.inf and ended and _is_over(tasks, paths):
+            over_at = now
+        if missed or now - over_at > _GRACE_S:
+            killed_at = min(killed_at, now)
             _send(tasks.values(), signal.SIGKILL)
+        if now - killed_at > _GRACE_S:
+            # A process that waits for a dead disk does not die.
+            break
     return missed
 
 
+def _is_over(tasks: Mapping[int, subprocess.Popen[bytes]], paths: RunPaths) -> bool:
+    """Whether the first task has ended, or others have given it up and closed the run."""
+    first, *others = tasks.values()
+    if first.poll() is not None:
+        return True
+    with suppress(OSError, ValueError):
+        closed = read_status(paths).state not in ("CREATED", "RUNNING")
+        return closed and any(other.poll() for other in others)
+    return False
+
+
 @contextmanager
-def _passing_on(tasks: Collection[subprocess.Popen[bytes]]) -> Iterator[None]:
-    interrupted = False
+def _held_back() -> Iterator[None]:
+    """What comes to a process that is started inside waits until it listens."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _passing_on(tasks: Mapping[int, subprocess.Popen[bytes]], stop: StopFlag) -> Iterator[_Told]:
+    told = _Told()
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        _send(tasks, signal.SIGKILL if interrupted and number == signal.SIGINT else number)
-        interrupted = interrupted or number == signal.SIGINT
+        told.signals.append(number)
+        stop.want(signal.Signals(number))
+        if told.has_begun:
+            told.pass_on(tasks)
 
     before = {number: signal.signal(number, pass_on) for number in stop_signals()}
     try:
-        yield
+        yield told
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -129,11 +195,25 @@ def _send(tasks: Collection[subprocess.Popen[bytes]], number: int) -> None:
             task.send_signal(number)
 
 
-def _close(paths: RunPaths, codes: Mapping[int, int], *, missed: Collection[int]) -> ExitCode:
+def _close(
+    paths: RunPaths, codes: Mapping[int, int], told: _Told, *, missed: Collection[int]
+) -> ExitCode:
     """The exit code of all; a run that its first task left without a word is marked as such."""
     first = next(iter(codes.values()))
     if first >= 0:
         return _exit_code(first)
+    if told.insists:
+        stopped = StoppedError(signal.SIGINT)
+        with suppress(OSError, ValueError):
+            close_for_chief(
+                paths,
+                latest_attempt(paths),
+                state="CANCELLED",
+                reason="cancelled",
+                error=str(stopped),
+            )
+        logger.error("%s", stopped)
+        return stopped.exit_code
     lost = sorted(missed) or [rank for rank, code in codes.items() if code < 0]
     names = ", ".join(f"task {rank} {_ending(codes[rank])}" for rank in lost)
     error = f"A run needs all its tasks, but some ended too early: {names}."

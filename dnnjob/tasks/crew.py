@@ -28,6 +28,8 @@ _NAP_S = 0.02
 _TICKS_A_BEAT = 3
 # Imports and compilation may take this long, however short devices.hang_timeout_s is.
 _UNCOUNTED_LIMIT_S = 3600.0
+# An import may keep a process from speaking for so long.
+_SILENT_LIMIT_S = 120.0
 # Time for the main thread to come out of a broken collective by itself.
 GRACE_S = 8.0
 
@@ -170,6 +172,8 @@ class _Talking(Crew):
     @contextmanager
     def training(self) -> Iterator[None]:
         """Standing still inside for `devices.hang_timeout_s` ends the run."""
+        for other in self._others:
+            other.silent_s = 0.0
         self._counts = True
         try:
             yield
@@ -250,9 +254,10 @@ class _Talking(Crew):
 
     def _wait_longer(self, seconds: float) -> None:
         self._still_s += seconds
+        silence = self._hang_timeout_s if self._counts else _SILENT_LIMIT_S
         for other in self._others:
             other.silent_s += seconds
-            if other.silent_s > self._hang_timeout_s:
+            if other.silent_s > max(silence, self._hang_timeout_s):
                 self._lose(_lost([other.peer], f"was silent for {other.silent_s:.0f} s"))
         limit = self._hang_timeout_s if self._counts else _UNCOUNTED_LIMIT_S
         if self._still_s > max(limit, self._hang_timeout_s):

@@ -6,6 +6,7 @@ crew, attempt = follow_crew(task, paths, devices=job.devices, stop=stop)      # 
 
 import socket
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dnnjob.config import DevicesConfig
@@ -50,7 +51,7 @@ def lead_crew(
     waiting = Waiting(wait_s, stop.check)
     me = introduce(task, port=held.port, talk_port=door.port)
     peers = meet(paths.attempts / str(attempt), me, num_tasks=task.num_tasks, waiting=waiting)
-    lines = visitors.wait(waiting)
+    lines = visitors.wait(waiting, peers)
     return ChiefCrew(
         task, peers, lines, stop=stop, held=held, hang_timeout_s=devices.hang_timeout_s
     )
@@ -120,7 +121,7 @@ class _Visitors:
                 connection, _ = door.accept()
                 self._answer(Line(connection))
 
-    def wait(self, waiting: Waiting) -> dict[int, Line]:
+    def wait(self, waiting: Waiting, peers: Sequence[Peer]) -> dict[int, Line]:
         """A line to each other task.
 
         Raises:
@@ -129,9 +130,10 @@ class _Visitors:
         for _ in waiting.looks():
             if len(self.lines) == self.task.num_tasks - 1:
                 return self.lines
+        missing = [str(peer) for peer in peers if peer.rank and peer.rank not in self.lines]
         raise PeerLostError(
-            f"Each of {self.task.num_tasks} tasks calls the chief, but only {sorted(self.lines)} "
-            "did. Look whether a firewall stands between the nodes, and set devices.port_range."
+            f"Each of {self.task.num_tasks} tasks calls the chief, but {', '.join(missing)} did "
+            "not. Look whether a firewall stands between the nodes, and set devices.port_range."
         )
 
     def _answer(self, line: Line) -> None:

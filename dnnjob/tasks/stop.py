@@ -44,6 +44,8 @@ class StopFlag:
         """Takes the signals, also those that a library has taken meanwhile."""
         for number in stop_signals():
             signal.signal(number, self._receive)
+        # The local launcher has held back what came before this process listened.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
 
     def want(self, number: signal.Signals) -> None:
         """Takes a wish to stop that came another way for a signal."""

@@ -219,6 +219,54 @@ def launch_of(pid: int) -> str:
     return str(json.loads(told.partition("=")[2])["launch"])
 
 
+def test_an_interrupt_while_the_tasks_start_ends_the_run_as_any_other(
+    job: Path, tmp_path: Path
+) -> None:
+    command = Command("run", job, "devices.tasks=2", "--root", tmp_path)
+    children_of(command.process.pid, count=2)
+    command.process.send_signal(signal.SIGINT)
+
+    code = command.process.wait(60)
+
+    status = read_status(command.paths)
+    assert code == ExitCode.INTERRUPTED
+    assert (status.state, status.reason) == ("CANCELLED", "cancelled")
+
+
+def test_a_second_interrupt_ends_at_once_tasks_that_do_not_listen(
+    job: Path, tmp_path: Path
+) -> None:
+    command = Command("run", job, "devices.tasks=2", "--root", tmp_path)
+    pids = children_of(command.process.pid, count=2)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    command.process.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    command.process.send_signal(signal.SIGINT)
+
+    code = command.process.wait(30)
+
+    assert code == ExitCode.INTERRUPTED
+    assert read_status(command.paths).state == "CANCELLED"
+    assert not any(map(lives, pids))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_task_that_falls_silent_ends_the_run_and_is_named(
+    job: Path, tmp_path: Path, rank: int
+) -> None:
+    limit = "devices.hang_timeout_s=5"
+    command = Command("run", job, "devices.tasks=2", limit, "--root", tmp_path)
+
+    ended = command.end_by(signal.SIGSTOP, rank=rank)
+
+    assert ended.code == ExitCode.FAILED
+    assert (ended.status.state, ended.status.reason) == ("FAILED", "peer_lost")
+    assert f"task {rank} on " in str(ended.status.error)
+    assert "was silent for" in str(ended.status.error)
+    assert not any(map(lives, ended.pids))
+
+
 @dataclass(frozen=True)
 class Story:
     """One run to which everything happened in turn, and that was resumed each time."""
