@@ -20,11 +20,13 @@ from dnnjob.data.block import FloatArray
 from dnnjob.data.encoding import Encoding, FeatureKind
 from dnnjob.data.order import WindowPlan, default_window_rows, refuse_short_window, window_rows
 from dnnjob.data.parquet import ParquetRows
+from dnnjob.data.scratch import scratch_folder
 from dnnjob.data.sources import Table, find_parquet, open_table
-from dnnjob.data.split import Split, choose_split
+from dnnjob.data.split import TRAIN, Split, choose_split
 from dnnjob.data.splitter import split_table
 from dnnjob.data.statistics import fit_encoding
-from dnnjob.data.stream import StreamedTable, open_stream, scratch_folder, streams
+from dnnjob.data.stream import StreamedTable, goes_by_windows, open_stream, streams
+from dnnjob.data.unify import schema_kinds
 from dnnjob.imports import importing_tensorflow
 from dnnjob.machine import memory_share_bytes
 from dnnjob.results.assemble import (
@@ -86,7 +88,7 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
         num_tasks = crew.task.num_tasks
         refuse_short_window(job.data, len(split.train))
         window = job.data.window_rows or max(
-            default_window_rows(len(table.features)), len(split.train)
+            default_window_rows(job.data, table.kinds), len(split.train)
         )
         job = _complete(job, table, window, num_tasks=num_tasks, threads=threads, devices=devices)
         if crew.is_chief:
@@ -139,22 +141,27 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
 def _open_stream(
     job: JobConfig, journal: Journal, stack: ExitStack, *, crew: Crew, threads: int
 ) -> StreamedTable | None:
-    """The job's table, if it is one that is trained window by window."""
+    """The job's table, if it is one that is read in pieces."""
     found = find_parquet(job.data)
     if found is None:
         return None
-    rows = window_rows(job.data, len(found.features))
-    part_rows = found.part_rows(ParquetRows.open(found.paths).file_rows(found.paths))
-    if not streams(job.data, part_rows, window_rows=rows):
+    files = ParquetRows.open(found.paths)
+    part_rows = found.part_rows(files.file_rows(found.paths))
+    kinds = schema_kinds(job.data, files.schemas.values(), found.features)
+    rows = window_rows(job.data, kinds)
+    if not streams(job.data, part_rows, window_rows=rows, kinds=kinds):
         return None
-    scratch = stack.enter_context(scratch_folder(job.data, journal.paths.run_id))
-    plan = WindowPlan(
-        sum(part_rows), job.train.global_batch_size, 1, job.train.epochs, window_rows=rows
+    scratch = stack.enter_context(
+        scratch_folder(job.data, journal.paths.run_id, attempt=journal.number)
     )
+    block_rows = None
+    if goes_by_windows(job.data, part_rows, window_rows=rows):
+        batch, epochs = job.train.global_batch_size, job.train.epochs
+        block_rows = WindowPlan(sum(part_rows), batch, 1, epochs, window_rows=rows).block_rows
     return open_stream(
         job,
         found,
-        block_rows=plan.block_rows,
+        block_rows=block_rows,
         scratch=scratch,
         threads=threads,
         check=crew.check,
@@ -187,7 +194,7 @@ def _run_stream(
         job = _complete(
             job,
             table,
-            window_rows(job.data, len(table.features)),
+            _stream_window(job.data, table),
             num_tasks=crew.task.num_tasks,
             threads=threads,
             devices=devices,
@@ -248,6 +255,12 @@ def _run_stream(
         ),
         crew,
     )
+
+
+def _stream_window(data: DataConfig, table: StreamedTable) -> int:
+    """Rows of a window of a table that is read in pieces; all, where it goes by none."""
+    rows = window_rows(data, table.kinds)
+    return rows if table.by_windows else max(rows, table.num_split_rows(TRAIN))
 
 
 def _memory_budget(job: JobConfig, crew: Crew) -> float:

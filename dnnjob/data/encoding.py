@@ -472,6 +472,24 @@ def _fit_categories(
     )
 
 
+def most_inputs(data: DataConfig, name: str, kind: FeatureKind) -> int:
+    """Inputs that a column may become, known before a row is read.
+
+    Numbers count once, as where they have no gaps.
+    """
+    config = data.columns.get(name, ColumnConfig())
+    match kind:
+        case "numeric" | "boolean":
+            return 1
+        case "datetime":
+            return 2 + 2 * len(config.cycles)
+        case "codes" | "text":
+            one_hot = data.max_categories if config.encoding == "one_hot" else data.max_one_hot
+            return 1 if config.encoding == "embedding" else 1 + min(one_hot, data.max_categories)
+        case _:
+            assert_never(kind)
+
+
 def _embedding_units(data: DataConfig, name: str, *, num_values: int) -> int | None:
     encoding = data.columns.get(name, ColumnConfig()).encoding
     if encoding == "one_hot" or (encoding == "auto" and num_values <= data.max_one_hot):

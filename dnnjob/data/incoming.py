@@ -86,31 +86,29 @@ class _Pieces:
         kinds: Mapping[str, FeatureKind],
         data: DataConfig,
     ) -> None:
-        import pyarrow as pa
-
         from dnnjob.data.kinds import arrow_kind
         from dnnjob.data.parquet import ParquetRows
+        from dnnjob.data.unify import CommonColumns
 
         self._source, self._kinds, self._data = source, kinds, data
-        self._rows = ParquetRows.open([file.path for file in files])
-        if not self._rows.num_rows:
+        rows = ParquetRows.open([file.path for file in files])
+        if not rows.num_rows:
             raise DataError(f"A table needs rows, but {source} has only a header. Add rows.")
-        there = files[0].names
-        self._ids = {
-            name: self._rows.joined_type(name) or pa.large_string()
-            for name in data.id_columns
-            if name in there
-        }
+        there, schemas = files[0].names, rows.schemas.values()
+        self._ids = [name for name in data.id_columns if name in there]
         self._has_target = data.target in there and all(
             arrow_kind(schema.field(data.target).type) in ("numeric", "boolean")
-            for schema in self._rows.schemas.values()
+            for schema in schemas
         )
+        reads: dict[str, FeatureKind] = dict(kinds)
+        if self._has_target:
+            reads[data.target] = "numeric"
+        names = list(dict.fromkeys([*reads, *self._ids]))
+        self._rows = rows.wanting(CommonColumns.of(schemas, names, reads, missing=data.missing))
 
     def read(self) -> Iterator[IncomingRows]:
         """All rows, the next piece read while one is at work."""
-        target = [self._data.target] if self._has_target else []
-        names = list(dict.fromkeys([*self._kinds, *target, *self._ids]))
-        batches = self._rows.batches(names, size=PIECE_ROWS)
+        batches = self._rows.batches(size=PIECE_ROWS)
         with ThreadPoolExecutor(1) as ahead:
             waiting = ahead.submit(next, batches, None)
             while (found := waiting.result()) is not None:
@@ -118,7 +116,7 @@ class _Pieces:
                 yield self._make_rows(*found)
 
     def _make_rows(self, first: int, table: "pa.Table") -> IncomingRows:
-        from dnnjob.data.stream import raw_block
+        from dnnjob.data.survey import raw_block
 
         place = f"{self._source} (rows {first} to {first + table.num_rows - 1})"
         block = raw_block(table, self._kinds, self._data, source=place)
@@ -133,5 +131,5 @@ class _Pieces:
             wanted: dict[str, FeatureKind] = {self._data.target: "numeric"}
             target = raw_block(table, wanted, self._data, source=place)[self._data.target]
             y_true = np.asarray(target, np.float64)
-        ids = {name: table.column(name).cast(dtype) for name, dtype in self._ids.items()}
+        ids = {name: table.column(name) for name in self._ids}
         return IncomingRows(block, y_true, ids)

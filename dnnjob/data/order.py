@@ -9,7 +9,7 @@ plan.indices(0, 2, seed=0)            # where each step finds its rows in the pa
 """
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnnjob.config.job import DataConfig
+from dnnjob.data.encoding import FeatureKind, most_inputs
 from dnnjob.errors import JobError
 
 Indices = npt.NDArray[np.int32]
@@ -29,7 +30,7 @@ _MAX_BLOCK_ROWS = 2**22
 _MAX_BLOCK_EPOCHS = 1024
 
 _WINDOW_BYTES = 2**28
-_MIN_WINDOW_ROWS = 2**16
+_MIN_WINDOW_ROWS = 2**12
 
 # A window is read as about this many blocks of consecutive rows, two or more a group: long enough
 # to be read at once, and so many that no batch comes from one stretch of the table.
@@ -55,14 +56,15 @@ def weight_seeds(seed: int, *, count: int) -> list[int]:
     return [int(value) for value in stream.integers(2**31, size=count)]
 
 
-def default_window_rows(num_features: int) -> int:
-    """Rows of a window where the job names none: 256 MiB of float32 features and targets."""
-    return max(_MIN_WINDOW_ROWS, _WINDOW_BYTES // (4 * (num_features + 1)))
+def default_window_rows(data: DataConfig, kinds: Mapping[str, FeatureKind]) -> int:
+    """Rows of a window where the job names none: 256 MiB of float32 inputs and targets."""
+    inputs = sum(most_inputs(data, name, kind) for name, kind in kinds.items())
+    return max(_MIN_WINDOW_ROWS, _WINDOW_BYTES // (4 * (inputs + 1)))
 
 
-def window_rows(data: DataConfig, num_features: int) -> int:
-    """Rows of a window: as the job says, or from the number of features."""
-    return data.window_rows or default_window_rows(num_features)
+def window_rows(data: DataConfig, kinds: Mapping[str, FeatureKind]) -> int:
+    """Rows of a window: as the job says, or from what the features hold."""
+    return data.window_rows or default_window_rows(data, kinds)
 
 
 def refuse_short_window(data: DataConfig, num_rows: int) -> None:

@@ -1,14 +1,15 @@
 """Parquet files as one table of row groups, read piece by piece and never whole.
 
 rows = ParquetRows.open([Path("a.parquet"), Path("b.parquet")])
-for first, table in rows.batches(["x", "y"], size=65_536): ...   # in order, cut at will
-table = rows.read(range(12, 15), ["x", "y"])                      # some row groups, any thread
+rows = rows.wanting(CommonColumns.of(data, kinds, rows.schemas.values()))
+for first, table in rows.batches(size=65_536): ...   # in order, cut at will
+table = rows.read(range(12, 15))                      # some row groups, any thread
 """
 
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +20,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dnnjob.data.unify import CommonColumns
 from dnnjob.errors import DataError
 
 # Open files hold their footers in memory.
 _MAX_OPEN_FILES = 16
-# Pages are read as they come: a row group of a gigabyte takes a megabyte a column.
-_BUFFER_BYTES = 2**20
+# Pages are read as they come: a row group of a gigabyte takes a megabyte a column, of many columns
+# less.
+_BUFFER_BYTES, _LEAST_BUFFER_BYTES = 2**20, 2**14
+_ALL_BUFFERS_BYTES = 2**26
 _BATCH_ROWS = 2**16
 
 
@@ -46,13 +50,24 @@ class RowGroup:
     offset: int
     num_bytes: int
 
+    @property
+    def place(self) -> str:
+        """Where it stands, for messages."""
+        return f"row group {self.number} at byte {self.offset}"
+
 
 class ParquetRows:
     """The row groups of some files, in order; several threads may read."""
 
-    def __init__(self, groups: Sequence[RowGroup], schemas: dict[Path, pa.Schema]) -> None:
+    def __init__(
+        self,
+        groups: Sequence[RowGroup],
+        schemas: dict[Path, pa.Schema],
+        columns: CommonColumns | None = None,
+    ) -> None:
         self.groups = tuple(groups)
         self.schemas = schemas
+        self._columns = columns
         self._files = threading.local()
         self._counting = threading.Lock()
         self.num_read_bytes = 0
@@ -90,10 +105,53 @@ class ParquetRows:
         """First row of each row group, and the number of rows, int64 `(num_groups + 1,)`."""
         return np.cumsum([0, *(group.num_rows for group in self.groups)], dtype=np.int64)
 
+    def wanting(self, columns: CommonColumns) -> "ParquetRows":
+        """The same rows, of which these columns are read."""
+        return ParquetRows(self.groups, self.schemas, columns)
+
     @property
     def schema(self) -> pa.Schema:
-        """Columns and types of the first file."""
-        return next(iter(self.schemas.values()))
+        """Columns that are read, and their types."""
+        return self.columns.schema
+
+    @property
+    def columns(self) -> CommonColumns:
+        """What is read of each file."""
+        if self._columns is None:
+            raise TypeError("Rows are read once it is said which columns are wanted.")
+        return self._columns
+
+    def is_empty(self, path: Path, name: str) -> bool:
+        """Whether a file's footer says that no row has a value in a column."""
+        if pa.types.is_null(self.schemas[path].field(name).type):
+            return True
+        with _reading(path, "its footer"), pq.ParquetFile(path) as file:
+            footer = file.metadata
+            place = [one.path for one in map(footer.schema.column, range(footer.num_columns))]
+            if name not in place:
+                return False
+            found = [
+                footer.row_group(group).column(place.index(name))
+                for group in range(footer.num_row_groups)
+            ]
+        return all(
+            one.is_stats_set
+            and one.statistics.has_null_count
+            and one.statistics.null_count == one.num_values
+            for one in found
+        )
+
+    def widths(self) -> dict[str, float]:
+        """Bytes that a value of each column takes in the files, before compression."""
+        totals: dict[str, float] = {}
+        for path in self.schemas:
+            with _reading(path, "its footer"), pq.ParquetFile(path) as file:
+                footer = file.metadata
+                for group in map(footer.row_group, range(footer.num_row_groups)):
+                    for one in map(group.column, range(group.num_columns)):
+                        name = one.path_in_schema
+                        totals[name] = totals.get(name, 0) + one.total_uncompressed_size
+        return {name: total / max(1, self.num_rows) for name, total in totals.items()}
 
     def groups_of_rows(self, first: int, stop: int) -> range:
         """The row groups that hold some of the rows `first` to `stop`."""
@@ -101,114 +159,114 @@ class ParquetRows:
         begin = int(np.searchsorted(starts, first, side="right")) - 1
         return range(begin, int(np.searchsorted(starts, stop, side="left")))
 
-    def read(self, groups: range, columns: Sequence[str]) -> pa.Table:
-        """Columns of consecutive row groups.
+    def read(self, groups: range) -> pa.Table:
+        """The columns wanted of consecutive row groups.
 
         Raises:
             DataError: If one cannot be read; the file and the place in it are named.
         """
         tables = []
         for group in (self.groups[number] for number in groups):
-            with _reading(group.path, f"row group {group.number} at byte {group.offset}"):
+            with _reading(group.path, group.place):
                 file = self._file(group.path)
-                tables.append(
-                    file.read_row_group(group.number, columns=list(columns), use_threads=False)
+                table = file.read_row_group(
+                    group.number, columns=self.schema.names, use_threads=False
                 )
+            tables.append(self._convert(table, group.path))
             with self._counting:
                 self.num_read_bytes += group.num_bytes
-        return join_tables([self._alike(table.select(list(columns))) for table in tables])
+        return pa.concat_tables(tables)
 
-    def batches(
-        self, columns: Sequence[str], *, size: int, first: int = 0
-    ) -> Iterator[tuple[int, pa.Table]]:
+    def batches(self, *, size: int, first: int = 0) -> Iterator[tuple[int, pa.Table]]:
         """First row and rows of consecutive pieces of `size` rows, the last one shorter.
 
         Where files and row groups end does not show.
 
         Args:
-            columns: The columns wanted.
             size: Rows of a piece.
             first: The row to begin with.
 
         Raises:
             DataError: As `read` has it.
         """
-        waiting: list[pa.Table] = []
-        num_waiting, at = 0, first
-        for table in self._stream(columns, first):
-            waiting.append(table)
-            num_waiting += table.num_rows
-            if num_waiting < size:
-                continue
-            joined = join_tables(waiting)
-            while num_waiting >= size:
-                yield at, joined.slice(0, size)
-                joined = joined.slice(size)
-                at, num_waiting = at + size, num_waiting - size
-            waiting = [joined] if num_waiting else []
-        if num_waiting:
-            yield at, join_tables(waiting)
+        return cut_pieces(self._stream(first, size=min(size, _BATCH_ROWS)), size=size, first=first)
 
-    def _stream(self, columns: Sequence[str], first: int) -> Iterator[pa.Table]:
+    def _convert(self, table: pa.Table, path: Path) -> pa.Table:
+        return self.columns.convert(table.select(self.schema.names), path)
+
+    def _stream(self, first: int, *, size: int) -> Iterator[pa.Table]:
         if first >= self.num_rows:
             return
         start = bisect_right(self.starts.tolist(), first) - 1
         skip = first - int(self.starts[start])
         for group in self.groups[start:]:
-            place = f"row group {group.number} at byte {group.offset}"
-            with _reading(group.path, place):
+            with _reading(group.path, group.place):
                 batches = self._file(group.path).iter_batches(
-                    _BATCH_ROWS, row_groups=[group.number], columns=list(columns), use_threads=False
+                    size, row_groups=[group.number], columns=self.schema.names, use_threads=False
                 )
                 batch = next(batches, None)
             while batch is not None:
                 if skip < batch.num_rows:
                     table = pa.Table.from_batches([batch.slice(skip)])
-                    yield self._alike(table.select(list(columns)))
+                    yield self._convert(table, group.path)
                 skip = max(0, skip - batch.num_rows)
-                with _reading(group.path, place):
+                with _reading(group.path, group.place):
                     batch = next(batches, None)
             with self._counting:
                 self.num_read_bytes += group.num_bytes
-
-    def _alike(self, table: pa.Table) -> pa.Table:
-        """The table with texts where its files agree on nothing else."""
-        for place, name in enumerate(table.column_names):
-            if name in self._mixed:
-                table = table.set_column(place, name, table.column(name).cast(pa.large_string()))
-        return table
-
-    @cached_property
-    def _mixed(self) -> frozenset[str]:
-        """Columns whose types in different files do not join, such as numbers and texts."""
-        return frozenset(name for name in self.schema.names if self.joined_type(name) is None)
-
-    def joined_type(self, name: str) -> pa.DataType | None:
-        """The type that a column of all files takes; None where there is none but text."""
-        parts = {schema.field(name).type for schema in self.schemas.values()}
-        try:
-            fields = [pa.schema([(name, one)]) for one in parts]
-            return pa.unify_schemas(fields, promote_options="permissive").field(name).type
-        except pa.ArrowException:
-            return None
 
     def _file(self, path: Path) -> pq.ParquetFile:
         files: OrderedDict[Path, pq.ParquetFile] | None = getattr(self._files, "open", None)
         if files is None:
             files = self._files.open = OrderedDict()
         if path not in files:
-            files[path] = pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+            buffer = _ALL_BUFFERS_BYTES // max(1, len(self.schema.names))
+            buffer = min(max(buffer, _LEAST_BUFFER_BYTES), _BUFFER_BYTES)
+            files[path] = pq.ParquetFile(path, buffer_size=buffer, pre_buffer=False)
             if len(files) > _MAX_OPEN_FILES:
                 files.popitem(last=False)[1].close()
         files.move_to_end(path)
         return files[path]
 
 
-def join_tables(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table below the other; a column's types may differ between files."""
-    if len(tables) == 1:
-        return tables[0]
-    return pa.concat_tables(tables, promote_options="permissive")
+def check_groups(path: Path, columns: Sequence[str]) -> None:
+    """Reads some columns of every row group of a file, to tell which cannot be read.
+
+    Raises:
+        DataError: If one cannot; its place in the file is named.
+    """
+    with _reading(path, "its footer"), pq.ParquetFile(path) as file:
+        groups = list(_groups_of(path, file.metadata))
+    for group in groups:
+        with _reading(path, group.place), pq.ParquetFile(path) as file:
+            file.read_row_group(group.number, columns=list(columns), use_threads=False)
+
+
+def cut_pieces(
+    tables: Iterable[pa.Table], *, size: int, first: int = 0
+) -> Iterator[tuple[int, pa.Table]]:
+    """First row and rows of pieces of `size` rows of tables that follow one another.
+
+    Args:
+        tables: The tables, of the same columns.
+        size: Rows of a piece; the last may be shorter.
+        first: Number of their first row.
+    """
+    waiting: list[pa.Table] = []
+    num_waiting, at = 0, first
+    for table in tables:
+        waiting.append(table)
+        num_waiting += table.num_rows
+        if num_waiting < size:
+            continue
+        joined = pa.concat_tables(waiting)
+        while num_waiting >= size:
+            yield at, joined.slice(0, size)
+            joined = joined.slice(size)
+            at, num_waiting = at + size, num_waiting - size
+        waiting = [joined] if num_waiting else []
+    if num_waiting:
+        yield at, pa.concat_tables(waiting)
 
 
 def _groups_of(path: Path, metadata: Any) -> Iterator[RowGroup]:

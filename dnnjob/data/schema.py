@@ -1,12 +1,11 @@
 """What a table's columns hold, and whether a job can train on them.
 
 check_names(data, names)                           # before anything is read
-check_values(data, features, target)
+check_target(source, target)
 """
 
 import difflib
 import json
-import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,11 +24,7 @@ Kind = Literal["numeric", "boolean", "codes", "text", "datetime", "other"]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
-# A float32 keeps 24 bits: below this spread a column would keep fewer than about 100 levels.
-NARROW_SPREAD = 1e-5
 MAX_LISTED = 20
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -149,7 +144,7 @@ def make_column(
 def make_text_column(name: str, kind: Kind, texts: Texts) -> ColumnData:
     """A column of texts, or of integer codes as texts."""
     counts = texts.counts()
-    words = {text: count for text, count in counts.items() if not _is_a_number(text)}
+    words = {text: count for text, count in counts.items() if not is_a_number(text)}
     column = Column(
         name=name,
         kind=kind,
@@ -186,7 +181,11 @@ def _join_originals(parts: Sequence[Any]) -> Any:
 
 def _join_values(parts: Sequence[ColumnData], *, source: str, files: Sequence[str]) -> ColumnData:
     columns = [part.column for part in parts]
-    kind = _common_kind(parts, source=source, files=files)
+    if all(part.values is None for part in parts) and len({column.kind for column in columns}) > 1:
+        # No feature and no target: ids, and what nobody asked for.
+        kind: Kind = "other"
+    else:
+        kind = common_kind(parts, source=source, files=files)
     values = [part.values for part in parts if part.values is not None]
     if kind in ("text", "codes") and len(values) == len(parts):
         texts = [
@@ -217,8 +216,12 @@ def _join_values(parts: Sequence[ColumnData], *, source: str, files: Sequence[st
     )
 
 
-def _common_kind(parts: Sequence[ColumnData], *, source: str, files: Sequence[str]) -> Kind:
-    """Kind that the files agree on; booleans beside numbers are numbers, gaps fit anything."""
+def common_kind(parts: Sequence[ColumnData], *, source: str, files: Sequence[str]) -> Kind:
+    """Kind that the files agree on; booleans beside numbers are numbers, gaps fit anything.
+
+    Raises:
+        DataError: If they do not.
+    """
     first: dict[Kind, str] = {}
     for part, file in zip(parts, files, strict=True):
         if part.column.num_missing < part.num_rows:
@@ -320,33 +323,6 @@ def check_present(
             f"{source} has no column {listed(absent)}. It has: {listed(names)}."
             f"{_headless(names)} {way_out}"
         )
-
-
-def check_values(
-    data: "DataConfig", features: Sequence[ColumnData], target: ColumnData
-) -> tuple[str, ...]:
-    """Checks that a job can train on these columns; its warnings, also logged.
-
-    Raises:
-        DataError: If there are too few rows, or the target or features cannot be used.
-    """
-    if target.num_rows < 2:
-        raise DataError(
-            f"A split needs at least 2 rows, but {data.source} has {target.num_rows}. "
-            "Add rows, or point data.source elsewhere."
-        )
-    check_target(data.source, target)
-    if data.target_transform == "log1p" and (target.column.minimum or 0.0) <= -1:
-        raise DataError(
-            f"log(1 + target) needs targets above -1, but {data.target!r} in {data.source} goes "
-            f'down to {target.column.minimum:g}. Set data.target_transform = "none", or shift the '
-            "target."
-        )
-    check_features(data.source, features)
-    warnings = tuple(_weaknesses(data, features, target))
-    for warning in warnings:
-        log.warning("%s: %s", data.source, warning)
-    return warnings
 
 
 def check_target(source: str, target: ColumnData) -> None:
@@ -453,88 +429,6 @@ def problem_of(data: ColumnData) -> str | None:
     return None
 
 
-def _weaknesses(
-    data: "DataConfig", features: Sequence[ColumnData], target: ColumnData
-) -> Iterable[str]:
-    """What training can live with, and a person should know."""
-    if unlabelled := target.column.num_missing:
-        yield (
-            f"{target.column.name} is missing in {unlabelled} of {target.num_rows} rows: they are "
-            "predicted, not trained on."
-        )
-    if empty := [f.column.name for f in features if f.is_empty]:
-        yield f"features without any value tell nothing: {listed(empty)}."
-    if constant := [f.column.name for f in features if f.column.is_constant]:
-        yield f"constant features tell nothing: {listed(constant)}."
-    if rare := [f.column.name for f in features if _has_rare_values(f, data.min_category_rows)]:
-        yield (
-            f"every text of {listed(rare)} is in fewer than {data.min_category_rows} rows, which "
-            "tells nothing. Leave it out of data.features, or lower data.min_category_rows."
-        )
-    for feature in features:
-        if _is_nearly_numeric(feature):
-            column = feature.column
-            yield (
-                f"{column.name} is taken for text, since {column.num_text} of {feature.num_rows} "
-                f"rows hold no number, such as {str(column.example)[:40]!r}. If that stands for a "
-                "gap, name it in data.missing."
-            )
-    if leaks := [f.column.name for f in features if _equals(f, target)]:
-        yield (
-            f"{listed(leaks)} equals the target {target.column.name} in every row: a leak, unless "
-            "it is known before the target is. Leave it out of data.features."
-        )
-    narrow = [c.column.name for c in (*features, target) if _is_narrow(c)]
-    if narrow:
-        yield (
-            f"float32 cannot hold the differences within {listed(narrow)}: they are below "
-            f"{NARROW_SPREAD:g} of the magnitude, or below {FLOAT32_TINY:.1g}. Subtract an offset, "
-            "or change the unit."
-        )
-    unnamed = [f.column.name for f in features if f.column.name.startswith("Unnamed: ")]
-    if unnamed:
-        yield (
-            f"the header leaves columns without a name: {listed(unnamed)}. If they number the "
-            "rows, leave them out of data.features."
-        )
-
-
-def _has_rare_values(feature: ColumnData, min_rows: int) -> bool:
-    """Whether a column of texts has values, and all of them are rare."""
-    if not isinstance(feature.values, Texts):
-        return False
-    return 0 < max(feature.values.counts().values(), default=0) < min_rows
-
-
-def _is_nearly_numeric(feature: ColumnData) -> bool:
-    """Whether nearly all texts are numbers."""
-    column = feature.column
-    num_present = feature.num_rows - column.num_missing
-    return column.kind == "text" and 0 < column.num_text <= num_present / 10
-
-
-def _equals(feature: ColumnData, target: ColumnData) -> bool:
-    """Whether a feature is the target wherever both are known."""
-    if not feature.column.is_number:
-        return False
-    both = np.isfinite(feature.numbers) & np.isfinite(target.numbers)
-    return bool(both.any() and np.array_equal(feature.numbers[both], target.numbers[both]))
-
-
-def _is_narrow(data: ColumnData) -> bool:
-    """Whether a varying column's standard deviation is lost in float32."""
-    column = data.column
-    if not column.is_number or column.is_constant:
-        return False
-    if column.minimum is None or column.maximum is None:
-        return False
-    magnitude = max(-column.minimum, column.maximum)
-    # Divided first, since squares of numbers near either limit leave the range of float64.
-    scaled = data.numbers / magnitude
-    spread = float(np.nanstd(scaled) if column.num_missing else scaled.std())
-    return spread < NARROW_SPREAD or spread * magnitude < FLOAT32_TINY
-
-
 def show_date(seconds: float) -> str:
     """A date as a person writes it, without a time that is midnight."""
     return str(np.datetime64(int(seconds), "s")).removesuffix("T00:00:00")
@@ -555,12 +449,13 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 
 def _headless(names: Sequence[str]) -> str:
     """A hint where the first line of a file looks like numbers instead of names."""
-    if all(_is_a_number(name) for name in names):
+    if all(is_a_number(name) for name in names):
         return " Its first line holds only numbers: add a line with the column names."
     return ""
 
 
-def _is_a_number(text: str) -> bool:
+def is_a_number(text: str) -> bool:
+    """Whether a text is a number, infinite at most."""
     try:
         return not math.isnan(float(text))
     except ValueError:

@@ -27,6 +27,7 @@ import numpy as np
 from dnnjob.config.job import MISSING_MARKERS, DataConfig
 from dnnjob.data.block import Block, FloatArray, RawColumn, Texts
 from dnnjob.data.builtin import builtin_names, is_builtin, load_builtin
+from dnnjob.data.checks import check_values
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs, as_kind, infer_arrow, infer_series
 from dnnjob.data.schema import (
@@ -37,7 +38,6 @@ from dnnjob.data.schema import (
     check_names,
     check_present,
     check_unique,
-    check_values,
     check_weights,
     join_columns,
     make_column,
@@ -47,6 +47,7 @@ from dnnjob.image import mount_hint
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zip", ".zst")
@@ -580,12 +581,25 @@ def _read_parquet(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
         # By groups: of most columns of a wide table only counts stay.
         for first in range(0, len(file.names), COLUMNS_AT_ONCE):
             names = file.names[first : first + COLUMNS_AT_ONCE]
-            table = parquet.read(columns=list(names))
+            table = _read_parquet_columns(parquet, names, file.path)
             for name in names:
                 array = table.column(name)
                 as_text = wanted.as_text(name)
                 data = infer_arrow(name, array, missing=wanted.missing, as_text=as_text)
                 yield finish_column(data, wanted, source=str(file.path), original=array)
+
+
+def _read_parquet_columns(
+    parquet: "pq.ParquetFile", names: Sequence[str], path: Path
+) -> "pa.Table":
+    try:
+        return parquet.read(columns=list(names))
+    except READ_ERRORS:
+        from dnnjob.data.parquet import check_groups
+
+        # Read together they do not say which of them failed.
+        check_groups(path, names)
+        raise
 
 
 @contextmanager

@@ -73,6 +73,15 @@ def _padded_indices(plan: StepPlan, block: int, *, seed: int) -> np.ndarray:
     return np.pad(indices, ((0, missing), (0, 0), (0, 0)), constant_values=-1)
 
 
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Rows of a block in memory, those that this task has needed so far."""
+
+    x: Floats
+    y: Floats
+    is_read: npt.NDArray[np.bool_]
+
+
 @dataclass
 class WindowSource:
     """Fills windows with the rows that this task's replicas need of them.
@@ -96,7 +105,7 @@ class WindowSource:
     threads: int
     num_read_rows: int = 0
     """Training rows read so far."""
-    _resident: dict[int, tuple[Floats, Floats]] = field(default_factory=dict)
+    _resident: "dict[int, _Block]" = field(default_factory=dict)
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -127,15 +136,30 @@ class WindowSource:
 
     def _rows_of(self, piece: range) -> tuple[Floats, Floats]:
         number = piece.start // self.plan.block_rows
+        if number >= self.num_resident_blocks:
+            return self._read(piece)
         block = self.plan.block_range(number)
         held = self._resident.get(number)
-        if held is None and number < self.num_resident_blocks:
-            held = self._resident[number] = self._read(block)
         if held is None:
-            return self._read(piece)
-        x, y = held
+            held = self._resident[number] = self._blank_block(len(block))
         rows = slice(piece.start - block.start, piece.stop - block.start)
-        return x[rows], y[rows]
+        # No row of another task's part is read: where pieces of a block differ between epochs,
+        # what is lacking.
+        lacking = np.flatnonzero(~held.is_read[rows])
+        if len(lacking):
+            first, stop = int(lacking[0]), int(lacking[-1]) + 1
+            place = slice(rows.start + first, rows.start + stop)
+            held.x[place], held.y[place] = self._read(piece[first:stop])
+            held.is_read[place] = True
+        return held.x[rows], held.y[rows]
+
+    def _blank_block(self, num_rows: int) -> "_Block":
+        targets = (num_rows,) if self.num_targets == 1 else (num_rows, self.num_targets)
+        return _Block(
+            x=np.empty((num_rows, self.num_inputs), np.float32),
+            y=np.empty(targets, np.float32),
+            is_read=np.zeros(num_rows, np.bool_),
+        )
 
     def _read(self, rows: range) -> tuple[Floats, Floats]:
         x, y = self.read(rows.start, rows.stop)

@@ -21,7 +21,7 @@ from dnnjob.config import JobConfig
 from dnnjob.data.block import FloatArray, Texts
 from dnnjob.data.encoding import Encoding
 from dnnjob.data.split import SPLITS, TEST, TRAIN
-from dnnjob.data.stream import Piece, StreamedTable
+from dnnjob.data.stream import Piece, StreamedTable, piece_rows, take_piece
 from dnnjob.results.baselines import Baseline, Baselines
 from dnnjob.results.importance import Importance, measure_importance
 from dnnjob.results.metrics import Totals, add_up
@@ -34,8 +34,6 @@ from dnnjob.runs import write_file
 
 # Rows of the table in a part: a minute of work at most, and a gigabyte of nothing.
 PART_ROWS = 2**20
-# Rows that are read and predicted together.
-_PIECE_ROWS = 2**16
 # Rows drawn of the table, and again of its test rows, for plots and the worth of columns.
 _SAMPLE_ROWS = 20_000
 MAX_LINEAR_CATEGORIES = 64
@@ -212,7 +210,7 @@ def _predict_part(
     path: Path,
 ) -> None:
     sums = _Sums()
-    for piece in _pieces_of_part(table, first):
+    for piece in _pieces_of_part(table, first, size=piece_rows(encoding.num_inputs)):
         x = encode(encoding.numbers(piece.block))
         y_pred = encoding.target.restore(predict(x))
         sums.tables.append(
@@ -260,11 +258,12 @@ def _predict_part(
     write_file(path, lambda file: pq.write_table(joined, file, compression="zstd"))
 
 
-def _pieces_of_part(table: StreamedTable, first: int) -> Iterator[Piece]:
-    for piece in table.pieces(size=_PIECE_ROWS, first=first):
-        if piece.row_ids[0] >= first + PART_ROWS:
+def _pieces_of_part(table: StreamedTable, first: int, *, size: int) -> Iterator[Piece]:
+    for piece in table.pieces(size=size, first=first):
+        left = first + PART_ROWS - int(piece.row_ids[0])
+        if left <= 0:
             return
-        yield piece
+        yield piece if left >= len(piece.y) else take_piece(piece, np.arange(left))
 
 
 def _add_piece(

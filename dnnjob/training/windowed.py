@@ -7,7 +7,7 @@ feed = prepared.make_feed(step)
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +19,9 @@ import tensorflow as tf
 
 from dnnjob.config import JobConfig
 from dnnjob.data.encoding import Encoding
-from dnnjob.data.order import Plan, WindowPlan, window_rows
+from dnnjob.data.order import Plan, StepPlan, WindowPlan, window_rows
 from dnnjob.data.split import TRAIN, VALIDATION
-from dnnjob.data.stream import Piece, StreamedTable
+from dnnjob.data.stream import Piece, StreamedTable, piece_rows, take_piece
 from dnnjob.data.windows import (
     Window,
     WindowSource,
@@ -36,9 +36,8 @@ logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
-# Validation rows of one matrix product, and the most of a replica that are read together.
+# Validation rows of one matrix product.
 _CHUNK_ROWS = 1024
-_CHUNKS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -124,12 +123,14 @@ class WindowedRows:
             devices: What it runs on.
             first_replica: The first of this task's.
         """
+        if not self.table.by_windows:
+            return self._prepare_resident(job, devices)
         plan = WindowPlan(
             num_rows=self.table.num_split_rows(TRAIN),
             global_batch_size=job.train.global_batch_size,
             num_replicas=devices.num_replicas,
             epochs=job.train.epochs,
-            window_rows=window_rows(job.data, len(self.table.features)),
+            window_rows=window_rows(job.data, self.table.kinds),
         )
         source = self._source(plan, devices, first_replica)
         blank = [(tf.zeros(x), tf.zeros(y)) for x, y in source.shapes]
@@ -138,6 +139,41 @@ class WindowedRows:
             y=devices.place_each([y for _, y in blank]),
         )
         return Prepared(plan, data, partial(self._make_feed, source, job.seed))
+
+    def _prepare_resident(self, job: JobConfig, devices: Devices) -> Prepared:
+        """As a table in memory is prepared: every device holds all rows."""
+        plan = StepPlan(
+            num_rows=self.table.num_split_rows(TRAIN),
+            global_batch_size=job.train.global_batch_size,
+            num_replicas=devices.num_replicas,
+            epochs=job.train.epochs,
+        )
+        (x, y), (x_validation, y_validation) = self._read_splits((TRAIN, VALIDATION))
+        data = ResidentData(
+            x=devices.place(lambda: tf.constant(x)),
+            y=devices.place(lambda: tf.constant(y)),
+            x_validation=devices.place(lambda: tf.constant(x_validation)),
+            y_validation=devices.place(lambda: tf.constant(y_validation)),
+            num_validation_rows=len(y_validation),
+        )
+        return Prepared(plan, data, lambda _: Feed())
+
+    def _read_splits(self, splits: Sequence[int]) -> list[tuple[Floats, Floats]]:
+        """Inputs and targets of all rows of some splits, in the order of the table."""
+        filled = [self._blank(self.table.num_split_rows(split)) for split in splits]
+        ends = dict.fromkeys(splits, 0)
+        for piece in self.table.pieces(size=piece_rows(self.num_inputs)):
+            for split, (x, y) in zip(splits, filled, strict=True):
+                part = take_piece(piece, np.flatnonzero(piece.labels == split))
+                if len(part.y):
+                    place = slice(ends[split], ends[split] + len(part.y))
+                    x[place], y[place] = self._encode(part, split)
+                    ends[split] = place.stop
+        return filled
+
+    def _blank(self, num_rows: int) -> tuple[Floats, Floats]:
+        shape = (num_rows,) if self.num_targets == 1 else (num_rows, 2)
+        return np.zeros((num_rows, self.num_inputs), np.float32), np.zeros(shape, np.float32)
 
     def _make_feed(self, source: WindowSource, seed: int, step: CompiledStep) -> Feed:
         plan = source.plan
@@ -184,7 +220,9 @@ class WindowedRows:
 
     def read(self, split: int, first: int, stop: int) -> tuple[Floats, Floats]:
         """Inputs and targets of rows of a split, counted in the order of the table."""
-        piece = self.table.read_split(split, first, stop)
+        return self._encode(self.table.read_split(split, first, stop), split)
+
+    def _encode(self, piece: Piece, split: int) -> tuple[Floats, Floats]:
         return self.encode(self.encoding.numbers(piece.block)), self._targets(piece, split)
 
     def _targets(self, piece: Piece, split: int) -> Floats:
@@ -204,7 +242,8 @@ class WindowedRows:
     ) -> float:
         """Mean squared error of all validation rows, each task reading its own."""
         num_replicas = source.plan.num_replicas
-        at_once = min(num_rows, num_replicas * _CHUNKS_AT_ONCE * _CHUNK_ROWS)
+        chunks = max(1, piece_rows(self.num_inputs) // _CHUNK_ROWS)
+        at_once = min(num_rows, num_replicas * chunks * _CHUNK_ROWS)
         share = math.ceil(at_once / num_replicas)
         num_chunks = math.ceil(share / _CHUNK_ROWS)
         each = num_chunks * math.ceil(share / num_chunks)
@@ -232,8 +271,7 @@ class WindowedRows:
         return total / num_rows
 
     def _read_padded(self, first: int, size: int, *, num_rows: int) -> tuple[Floats, Floats]:
-        x = np.zeros((size, self.num_inputs), np.float32)
-        y = np.zeros((size,) if self.num_targets == 1 else (size, 2), np.float32)
+        x, y = self._blank(size)
         if count := max(0, min(size, num_rows - first)):
             x[:count], y[:count] = self.read(VALIDATION, first, first + count)
         return x, y

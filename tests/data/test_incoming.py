@@ -21,7 +21,7 @@ def test_ids_of_other_types_in_other_files_are_texts(tmp_path: Path) -> None:
 
     found = list(read_rows(str(tmp_path), {"x": "numeric"}, DATA))
 
-    assert {rows.ids["key"].type for rows in found} == {pa.large_string()}
+    assert {rows.ids["key"].type for rows in found} == {pa.string()}
     assert [key for rows in found for key in rows.ids["key"].to_pylist()] == ["7", "b"]
 
 

@@ -10,13 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dnnjob.config import DataConfig
 from dnnjob.data.block import Texts
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs, arrow_kind, as_kind, infer_arrow, infer_series, parse_date
 from dnnjob.data.schema import Column, ColumnData, make_column, make_text_column
 from dnnjob.data.sources import read_all
-from dnnjob.data.stream import raw_column
+from dnnjob.data.unify import read_column
 from dnnjob.errors import DataError
 
 
@@ -121,7 +120,7 @@ def test_huge_integers_that_name_things_stay_apart(tmp_path: Path, kind: Feature
 
     found = read_all(str(path), wanted=wanted)["id"]
     assert rows_of(found) == [str(2**53), str(2**53 + 1), None]
-    streamed = raw_column("id", table["id"], kind, DataConfig(source="s", target="y"), source="s")
+    streamed = read_column("id", table["id"], kind, missing=(), source="s")
     assert isinstance(streamed, Texts)
     assert streamed.values == found.raw.values
 

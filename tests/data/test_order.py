@@ -6,6 +6,8 @@ import sys
 import numpy as np
 import pytest
 
+from dnnjob.config import DataConfig
+from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.order import (
     StepPlan,
     WindowPlan,
@@ -131,9 +133,22 @@ def test_seeds_of_layers_differ_and_repeat() -> None:
     assert seeds == weight_seeds(0, count=50) != weight_seeds(1, count=50)
 
 
+def window_of(*kinds: FeatureKind, **changes: object) -> int:
+    data = DataConfig.model_validate({"source": "s", "target": "y", **changes})
+    return default_window_rows(data, {f"x{n}": kind for n, kind in enumerate(kinds)})
+
+
 def test_the_default_window_depends_on_the_columns_alone() -> None:
-    assert default_window_rows(12) == 2**28 // 52
-    assert default_window_rows(10**6) == 2**16
+    assert window_of(*["numeric"] * 12) == 2**28 // 52
+    assert window_of(*["numeric"] * 10_000) == 2**28 // 40_004
+    assert window_of(*["boolean"] * 10**6) == 2**12
+
+
+def test_a_window_has_room_for_what_columns_become() -> None:
+    assert window_of("text", "codes") == 2**28 // (4 * (2 * 33 + 1))
+    assert window_of("text", columns={"x0": {"encoding": "embedding"}}) == 2**28 // 8
+    assert window_of("text", max_one_hot=5) == 2**28 // (4 * 7)
+    assert window_of("datetime", columns={"x0": {"cycles": ["day"]}}) == 2**28 // (4 * 5)
 
 
 def make_window_plan(**changes: int) -> WindowPlan:

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnnjob.data.parquet import ParquetRows
+from dnnjob.data.unify import CommonColumns
 from dnnjob.errors import DataError
 
 NUM_ROWS = 1000
@@ -23,19 +24,25 @@ def paths(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_row_groups_of_all_files_are_one_table(paths: list[Path]) -> None:
+def open_rows(paths: list[Path], names: list[str]) -> ParquetRows:
     rows = ParquetRows.open(paths)
+    kinds = dict.fromkeys(names, "numeric")
+    return rows.wanting(CommonColumns.of(rows.schemas.values(), names, kinds, missing=()))
+
+
+def test_row_groups_of_all_files_are_one_table(paths: list[Path]) -> None:
+    rows = open_rows(paths, ["x"])
 
     assert rows.num_rows == NUM_ROWS
     assert rows.starts[0] == 0
     assert rows.starts[-1] == NUM_ROWS
-    assert rows.read(range(len(rows.groups)), ["x"])["x"].to_pylist() == list(range(NUM_ROWS))
+    assert rows.read(range(len(rows.groups)))["x"].to_pylist() == list(range(NUM_ROWS))
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 333, 5000])
 @pytest.mark.parametrize("first", [0, 99, 100, 731, 999, 1000])
 def test_pieces_hide_where_files_end(paths: list[Path], size: int, first: int) -> None:
-    pieces = list(ParquetRows.open(paths).batches(["y", "x"], size=size, first=first))
+    pieces = list(open_rows(paths, ["y", "x"]).batches(size=size, first=first))
 
     assert [start for start, _ in pieces] == list(range(first, NUM_ROWS, size))
     assert all(table.num_rows == size for _, table in pieces[:-1])
@@ -45,26 +52,26 @@ def test_pieces_hide_where_files_end(paths: list[Path], size: int, first: int) -
 
 
 def test_rows_are_found_in_their_row_groups(paths: list[Path]) -> None:
-    rows = ParquetRows.open(paths)
+    rows = open_rows(paths, ["x"])
 
     for first, stop in ((0, 1), (63, 65), (100, 101), (729, 731), (0, NUM_ROWS)):
         groups = rows.groups_of_rows(first, stop)
-        found = rows.read(groups, ["x"])["x"].to_pylist()
+        found = rows.read(groups)["x"].to_pylist()
         assert set(range(first, stop)) <= set(found)
         assert len(groups) == 1 or len(found) - (stop - first) < 2 * 64
 
 
 def test_a_damaged_row_group_is_named_with_its_file_and_place(paths: list[Path]) -> None:
-    rows = ParquetRows.open(paths)
+    rows = open_rows(paths, ["x", "y"])
     broken = next(group for group in rows.groups if group.path == paths[2] and group.number == 3)
     content = bytearray(paths[2].read_bytes())
     content[broken.offset : broken.offset + 64] = b"\xff" * 64
     paths[2].write_bytes(content)
 
     with pytest.raises(DataError, match=f"{paths[2]} row group 3 at byte {broken.offset} is not"):
-        rows.read(range(len(rows.groups)), ["x", "y"])
+        rows.read(range(len(rows.groups)))
     with pytest.raises(DataError, match=f"row group 3 at byte {broken.offset}"):
-        list(rows.batches(["x", "y"], size=100))
+        list(rows.batches(size=100))
 
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path: Path) -> None:

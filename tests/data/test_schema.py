@@ -10,12 +10,12 @@ import pytest
 
 from dnnjob.config.job import DataConfig
 from dnnjob.data.block import Texts
+from dnnjob.data.checks import check_values
 from dnnjob.data.schema import (
     Column,
     check_features,
     check_names,
     check_target,
-    check_values,
     join_columns,
     listed,
     make_column,

@@ -21,6 +21,7 @@ from dnnjob.config.job import ColumnConfig, DataConfig
 from dnnjob.data import sources
 from dnnjob.data.block import RawColumn, Texts
 from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.sources import (
     Table,
     find_files,
@@ -336,7 +337,7 @@ def test_a_parquet_file_with_damaged_pages_is_named(tmp_path: Path) -> None:
     start = pq.read_metadata(path).row_group(0).column(1).data_page_offset
     content[start : start + 60] = bytes(60)
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"reading .*t\.parquet failed"):
+    with pytest.raises(DataError, match=r"of .*t\.parquet row group 0 at byte \d+ is not"):
         open_table(config(path))
 
 
@@ -612,3 +613,16 @@ def test_where_commas_part_the_columns_quoted_ones_are_no_decimals(tmp_path: Pat
     table = open_table(DataConfig(source=str(tmp_path / "t.csv"), target="y"))
 
     assert table.kinds["x"] == "text"
+
+
+def test_an_unreadable_row_group_is_named_in_memory_too(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    frame = pd.DataFrame({"x": np.arange(1000) * 0.1, "y": np.arange(1000) * 0.2})
+    frame.to_parquet(path, row_group_size=100)
+    broken = ParquetRows.open([path]).groups[3]
+    content = bytearray(path.read_bytes())
+    content[broken.offset : broken.offset + 64] = b"\xff" * 64
+    path.write_bytes(content)
+
+    with pytest.raises(DataError, match=rf"{path} row group 3 at byte {broken.offset} is not"):
+        open_table(DataConfig(source=str(path), target="y"))

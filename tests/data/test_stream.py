@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from dnnjob.config import DataConfig, JobConfig
+from dnnjob.data.scratch import scratch_folder
 from dnnjob.data.sources import open_table, peek_job
 from dnnjob.data.split import (
     MAX_SHUFFLED_ROWS,
@@ -20,7 +21,7 @@ from dnnjob.data.split import (
 )
 from dnnjob.data.splitter import Labels, SplitFacts, make_splitter
 from dnnjob.data.statistics import fit_encoding
-from dnnjob.data.stream import StreamedTable, open_stream, scratch_folder, streams
+from dnnjob.data.stream import StreamedTable, goes_by_windows, open_stream, streams
 from dnnjob.errors import DataError, JobError
 
 NUM_ROWS = 5000
@@ -178,6 +179,33 @@ def test_a_constant_feature_and_a_leak_are_told(tmp_path: Path) -> None:
     assert "plain" not in told
 
 
+def test_what_texts_and_headers_lack_is_told_as_in_memory(tmp_path: Path) -> None:
+    frame = make_frame().assign(rare=[f"only {number}" for number in range(NUM_ROWS)])
+    frame["nearly"] = [str(number) for number in range(NUM_ROWS)]
+    frame.loc[7, "nearly"] = "none given"
+    frame["Unnamed: 0"] = np.arange(NUM_ROWS)
+
+    table = open_frame(frame, tmp_path, features=("plain", "rare", "nearly", "Unnamed: 0"))
+
+    assert table.warnings == open_table(table.data).warnings
+    told = " ".join(table.warnings)
+    assert "every text of rare, nearly is in fewer than 5 rows" in told
+    assert "nearly is taken for text, since 1 of 5000 rows hold no number, such as 'none" in told
+    assert "columns without a name: Unnamed: 0" in told
+
+
+def test_wide_tables_are_passed_over_in_blocks_of_fewer_rows(tmp_path: Path) -> None:
+    wide = pd.DataFrame(np.random.default_rng(0).normal(size=(9000, 1000)))
+    wide.columns = [f"x{number}" for number in range(1000)]
+    wide = wide.astype(np.float32).assign(y=np.arange(9000.0))
+    features = tuple(wide.columns[:-1])
+    table = open_frame(wide, tmp_path, features=features, weight_column=None, id_columns=())
+
+    rows = table.read_split(TRAIN, 0, table.num_split_rows(TRAIN)).row_ids
+    expected = wide["x7"].to_numpy(np.float64)[rows].mean()
+    assert table.fit_encoding().columns[7].mean == pytest.approx(expected, rel=1e-9)
+
+
 def test_files_whose_columns_are_of_other_kinds_are_refused(tmp_path: Path) -> None:
     frame = make_frame()
     (tmp_path / "tables").mkdir()
@@ -240,17 +268,24 @@ def test_a_copy_that_finds_no_room_is_refused(
 
 def test_the_scratch_folder_goes_and_takes_what_a_killed_attempt_left(tmp_path: Path) -> None:
     data = make_data(tmp_path, scratch=str(tmp_path))
-    left = tmp_path / "dnnjob-run-999999999-abc"
-    alive = tmp_path / f"dnnjob-run-{os.getppid()}-abc"
-    left.mkdir()
-    alive.mkdir()
+    with scratch_folder(data, "run", attempt=2) as folder:
+        here = folder.name.split("-")[3]
+    names = {
+        f"dnnjob-run-2-{here}-999999999-a": False,
+        f"dnnjob-run-2-{here}-{os.getppid()}-b": True,
+        # Of a task on another machine, of an attempt before, of another run.
+        "dnnjob-run-2-0123456789ab-999999999-c": True,
+        "dnnjob-run-1-0123456789ab-999999999-d": False,
+        f"dnnjob-other-2-{here}-999999999-e": True,
+    }
+    for name in names:
+        (tmp_path / name).mkdir()
 
-    with scratch_folder(data, "run") as folder:
+    with scratch_folder(data, "run", attempt=2) as folder:
         (folder / "part").write_text("x")
-        assert not left.exists()
+        assert {name: (tmp_path / name).exists() for name in names} == names
 
     assert not folder.exists()
-    assert alive.exists()
 
 
 def test_a_scratch_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -258,7 +293,7 @@ def test_a_scratch_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
     with (
         pytest.raises(JobError, match=r"data\.scratch must be a folder"),
-        scratch_folder(data, "r"),
+        scratch_folder(data, "r", attempt=1),
     ):
         pass
 
@@ -266,8 +301,17 @@ def test_a_scratch_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_table_streams_when_its_training_rows_exceed_a_window(tmp_path: Path) -> None:
     data = make_data(tmp_path, test_fraction=0.5, validation_fraction=0.0)
 
-    assert not streams(data, (2000, 0, 0), window_rows=1000)
-    assert streams(data, (2002, 0, 0), window_rows=1000)
+    assert not goes_by_windows(data, (2000, 0, 0), window_rows=1000)
+    assert goes_by_windows(data, (2002, 0, 0), window_rows=1000)
+
+
+def test_a_table_is_read_in_pieces_by_its_rows_trained_on_or_not(tmp_path: Path) -> None:
+    data, kinds = make_data(tmp_path, test_fraction=0.999), {"x": "numeric"}
+    whole = 2**28 // 8 // 4
+
+    assert not streams(data, (whole, 0, 0), window_rows=10**9, kinds=kinds)
+    assert streams(data, (whole + 1, 0, 0), window_rows=10**9, kinds=kinds)
+    assert streams(data, (10_000, 0, 0), window_rows=5, kinds=kinds)
 
 
 def test_auto_hashes_beyond_ten_million_rows() -> None:

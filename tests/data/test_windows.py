@@ -1,11 +1,13 @@
 """The input pipeline hands over what the order says."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from dnnjob.data import order
-from dnnjob.data.order import StepPlan
-from dnnjob.data.windows import make_windows
+from dnnjob.data.order import StepPlan, WindowPlan
+from dnnjob.data.windows import WindowSource, make_windows
 
 PLAN = StepPlan(num_rows=30, global_batch_size=8, num_replicas=2, epochs=5)
 
@@ -44,3 +46,39 @@ def test_a_later_attempt_seeks_and_replays_nothing() -> None:
     assert [window.first_step for window in rest] == [window.first_step for window in whole[1:]]
     for late, early in zip(rest, whole[1:], strict=True):
         np.testing.assert_array_equal(late.indices, early.indices)
+
+
+def test_a_task_reads_no_row_of_anothers_part_and_none_twice() -> None:
+    plan = WindowPlan(5000, 32, num_replicas=2, epochs=4, window_rows=1024)
+    read: list[range] = []
+
+    def read_rows(first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        read.append(range(first, stop))
+        rows = np.arange(first, stop, dtype=np.float32)
+        return rows[:, None], rows
+
+    source = WindowSource(
+        plan=plan,
+        read=read_rows,
+        replicas=range(1, 2),
+        num_inputs=1,
+        num_targets=1,
+        num_resident_blocks=plan.num_blocks,
+        threads=2,
+    )
+    seen: set[int] = set()
+    with ThreadPoolExecutor(2) as pool:
+        for epoch in range(plan.epochs):
+            before = len(seen)
+            own: set[int] = set()
+            for window in range(plan.windows_per_epoch):
+                pieces = plan.pieces(epoch, window, replica=1, seed=3)
+                rows = [row for piece in pieces for row in piece]
+                x, y = source.fill(epoch, window, seed=3, pool=pool)
+                np.testing.assert_array_equal(y[: len(rows)], rows)
+                np.testing.assert_array_equal(x[: len(rows), 0], rows)
+                own |= set(rows)
+            seen |= own
+            assert set().union(*read) == seen
+            assert source.num_read_rows == len(seen) > before
+            assert len(own) <= 0.55 * plan.num_rows

@@ -1,0 +1,235 @@
+"""Scratch space of a run, and the copy of a table there whose files cannot be cut at will.
+
+with scratch_folder(data, run_id, attempt=1) as folder:
+    copy = Copy(schema, folder, num_rows=10_000_000, block_rows=50_000, widths={"name": 24.0})
+    copy.write(table)                  # rows, in order
+    copy.close()
+    copy.paths, copy.starts
+"""
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dnnjob.config.job import DataConfig
+from dnnjob.errors import JobError
+from dnnjob.machine import process_space
+
+logger = logging.getLogger(__name__)
+
+# A row group of the copy takes about this many bytes, and its files so many row groups.
+_GROUP_BYTES = 2**19
+_GROUPS_A_FILE = 128
+LEAST_GROUP_ROWS, _MOST_GROUP_ROWS = 64, 2**14
+# What the copy may take beyond the plain size of its values.
+_ROOM = 1.1
+# Of a text of unknown length.
+_TEXT_BYTES = 16
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def scratch_folder(data: DataConfig, run_id: str, *, attempt: int) -> Iterator[Path]:
+    """A folder for a copy of the table, gone at the end; what killed attempts left goes now.
+
+    The folder may be on storage that tasks on other machines share: each leaves alone what may
+    belong to a living one.
+
+    Args:
+        data: What the job says.
+        run_id: Of the run.
+        attempt: Its attempt: none goes on beside a later one.
+
+    Raises:
+        JobError: If `data.scratch` cannot be written.
+    """
+    parent = Path(data.scratch or tempfile.gettempdir())
+    prefix = f"dnnjob-{run_id}-"
+    space = hashlib.sha256(f"{socket.gethostname()}/{process_space()}".encode()).hexdigest()[:12]
+    try:
+        for left in parent.glob(f"{prefix}*"):
+            if _is_over(left.name.removeprefix(prefix), attempt=attempt, space=space):
+                shutil.rmtree(left, ignore_errors=True)
+        name = f"{prefix}{attempt}-{space}-{os.getpid()}-"
+        folder = Path(tempfile.mkdtemp(prefix=name, dir=parent))
+    except OSError as error:
+        raise JobError(
+            f"data.scratch must be a folder that can be written, but {parent} cannot "
+            f"({error.strerror}). Make it, or set data.scratch to another."
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_over(name: str, *, attempt: int, space: str) -> bool:
+    """Whether nobody uses a folder: it is of an earlier attempt, or its process here has ended."""
+    found = re.fullmatch(r"(\d+)-([0-9a-f]{12})-(\d+)-[^-]*", name)
+    if found is None:
+        return False
+    of_attempt, of_space, pid = found.groups()
+    if int(of_attempt) < attempt:
+        return True
+    return of_space == space and not Path(f"/proc/{pid}").exists()
+
+
+class Copy:
+    """A copy of a table's columns in small row groups, over a few files.
+
+    Attributes:
+        paths: Its files so far.
+        starts: First row of each row group, and the number of rows.
+    """
+
+    def __init__(
+        self,
+        schema: pa.Schema,
+        folder: Path,
+        *,
+        num_rows: int,
+        block_rows: int,
+        widths: Mapping[str, float],
+    ) -> None:
+        """A copy to be written.
+
+        Args:
+            schema: Its columns; their rows are cast to these types.
+            folder: For its files.
+            num_rows: Rows that will come.
+            block_rows: Rows that are read together.
+            widths: Bytes of a text of each column that has them.
+
+        Raises:
+            JobError: If there is no room.
+        """
+        self.paths: list[Path] = []
+        self._schema = schema
+        self._folder = folder
+        self._writer: pq.ParquetWriter | None = None
+        width = sum(_width(field, widths) for field in schema)
+        self._refuse_full_disk(round(_ROOM * width * num_rows))
+        rows = int(min(_GROUP_BYTES // max(width, 1), block_rows // 4, _MOST_GROUP_ROWS))
+        self._group_rows = max(LEAST_GROUP_ROWS, rows)
+        self.starts = np.append(np.arange(0, num_rows, self._group_rows, dtype=np.int64), num_rows)
+        self._waiting: list[pa.Table] = []
+        self._num_groups = 0
+        logger.info(
+            "Copying the table in row groups of %d rows to %s.", self._group_rows, self._folder
+        )
+
+    def write(self, table: pa.Table) -> None:
+        """Adds rows.
+
+        Raises:
+            JobError: If the disk is full.
+        """
+        waiting = pa.concat_tables([*self._waiting, self._cast(table)])
+        while waiting.num_rows >= self._group_rows:
+            self._write_group(waiting.slice(0, self._group_rows))
+            waiting = waiting.slice(self._group_rows)
+        self._waiting = [waiting]
+
+    def close(self) -> None:
+        """Writes what is left.
+
+        Raises:
+            JobError: If the disk is full.
+        """
+        rest = pa.concat_tables(self._waiting) if self._waiting else None
+        if rest is not None and rest.num_rows:
+            self._write_group(rest)
+        self._close_file()
+
+    def _write_group(self, table: pa.Table) -> None:
+        if self._writer is None or self._num_groups % _GROUPS_A_FILE == 0:
+            self._close_file()
+            self.paths.append(self._folder / f"part-{len(self.paths):06d}.parquet")
+            texts = [one.name for one in self._schema if not _is_plain(one.type)]
+            with self._explaining():
+                self._writer = pq.ParquetWriter(
+                    self.paths[-1],
+                    self._schema,
+                    compression="none",
+                    use_dictionary=texts or False,
+                    write_statistics=False,
+                )
+        self._num_groups += 1
+        with self._explaining():
+            self._writer.write_table(table, row_group_size=table.num_rows)
+
+    def _close_file(self) -> None:
+        if self._writer is not None:
+            with self._explaining():
+                self._writer.close()
+            self._writer = None
+
+    def _cast(self, table: pa.Table) -> pa.Table:
+        columns = []
+        for field in self._schema:
+            column = table.column(field.name)
+            if pa.types.is_float32(field.type) and not pa.types.is_float32(column.type):
+                # Through float64, as columns are read; beyond 2**53 and float32 numbers round.
+                column = column.cast(pa.float64(), safe=False).cast(pa.float32(), safe=False)
+            columns.append(column.cast(field.type))
+        return pa.Table.from_arrays(columns, schema=self._schema)
+
+    def _refuse_full_disk(self, needed: int) -> None:
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise JobError(
+                f"The copy of the table needs {needed / 2**30:.1f} GiB, but {self._folder} has "
+                f"{free / 2**30:.1f} GiB left. {_WAY_OUT}"
+            )
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            # A writer that could not write cannot be closed either.
+            self._writer = None
+            if error.errno not in _NO_ROOM:
+                raise JobError(
+                    f"data.scratch must be a folder that can be written, but {self._folder} "
+                    f"cannot ({error}). Set data.scratch to another."
+                ) from error
+            raise JobError(
+                f"The copy of the table found no room: {self._folder} is full. {_WAY_OUT}"
+            ) from error
+
+
+_WAY_OUT = (
+    "Set data.scratch to a folder with room, or write the table as Parquet with row groups of a "
+    "few thousand rows."
+)
+
+
+def copied_schema(schema: pa.Schema, numeric: frozenset[str]) -> pa.Schema:
+    """A schema with the `numeric` columns as the float32 in which they enter; all else as it is."""
+    return pa.schema(
+        pa.field(one.name, pa.float32() if one.name in numeric else one.type) for one in schema
+    )
+
+
+def _is_plain(dtype: pa.DataType) -> bool:
+    return bool(pa.types.is_primitive(dtype))
+
+
+def _width(field: pa.Field, widths: Mapping[str, float]) -> float:
+    """Bytes of a value."""
+    if _is_plain(field.type):
+        return field.type.bit_width // 8 or 1
+    return max(_TEXT_BYTES, 4 + widths.get(field.name, 0.0))

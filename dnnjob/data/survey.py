@@ -1,0 +1,205 @@
+"""One pass over a table: what its columns hold in each split, and the rows of each row group.
+
+survey = survey_rows(rows, data, kinds, splitter, copy=None, threads=2)
+survey.totals["train"]["x"], survey.group_counts
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dnnjob.config.job import DataConfig
+from dnnjob.data.block import Block, FloatArray, RawColumn, Texts, take_rows
+from dnnjob.data.encoding import FeatureKind, transform_target
+from dnnjob.data.kinds import TEXT_KINDS, as_kind, infer_arrow
+from dnnjob.data.parquet import ParquetRows
+from dnnjob.data.scratch import Copy
+from dnnjob.data.split import SPLITS, Labels
+from dnnjob.data.splitter import Splitter, read_keys
+from dnnjob.data.totals import Totals, join_totals, measure_column
+from dnnjob.data.unify import raw_kinds, read_column
+from dnnjob.errors import DataError
+
+# Statistics add up over blocks of so many rows of the table, wherever its files end; of wide tables
+# of fewer.
+_PASS_ROWS = 2**16
+_PASS_BYTES = 2**26
+# Blocks that are measured while the next are read, as far as their bytes allow.
+_BLOCKS_AHEAD = 4
+_WAITING_BYTES = 2**27
+TRANSFORMED = "transformed target"
+"""What the totals of the transformed target are called."""
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What the pass found.
+
+    Attributes:
+        totals: Of each split's columns, by the name of the split; absent splits have none.
+        differing: Features that differ from the target somewhere, and all texts.
+        group_counts: Rows of each split in each row group, int64 `(num_groups, 4)`.
+    """
+
+    totals: Mapping[str, Mapping[str, Totals]]
+    differing: frozenset[str]
+    group_counts: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What one block tells.
+
+    Attributes:
+        first: Number of its first row.
+        totals: Of each split's columns, by its name; absent splits have none.
+        labels: Splits of its rows.
+        differing: As `Survey` has it.
+    """
+
+    first: int
+    totals: dict[str, dict[str, Totals]]
+    labels: Labels
+    differing: frozenset[str]
+
+
+class _Sums:
+    """What adds up over the blocks, in their order."""
+
+    def __init__(self, starts: np.ndarray) -> None:
+        self.totals: dict[str, dict[str, Totals]] = {}
+        self.differing: frozenset[str] = frozenset()
+        self.counts = np.zeros((len(starts) - 1, len(SPLITS)), dtype=np.int64)
+        self._starts = starts
+
+    def add(self, one: _Measured) -> None:
+        """Adds the next block."""
+        for name, found in one.totals.items():
+            parts = [self.totals[name]] if name in self.totals else []
+            self.totals[name] = join_totals([*parts, found])
+        self.differing |= one.differing
+        self._count(one.first, one.labels)
+
+    def _count(self, first: int, labels: Labels) -> None:
+        begin = int(np.searchsorted(self._starts, first, side="right")) - 1
+        stop = int(np.searchsorted(self._starts, first + len(labels), side="left"))
+        cuts = np.maximum(self._starts[begin:stop] - first, 0)
+        for place in range(len(SPLITS)):
+            counts = np.add.reduceat(labels == place, cuts, dtype=np.int64)
+            self.counts[begin:stop, place] += counts
+
+
+def survey_rows(
+    rows: ParquetRows,
+    data: DataConfig,
+    kinds: Mapping[str, FeatureKind],
+    splitter: Splitter,
+    *,
+    copy: Copy | None,
+    threads: int,
+    check: Callable[[], object],
+) -> Survey:
+    """All blocks measured and added up in order; the copy written beside.
+
+    Args:
+        rows: The table.
+        data: What the job says.
+        kinds: What its features hold.
+        splitter: The split of each row.
+        copy: What takes the rows, too; its row groups are those counted.
+        threads: Threads to measure with.
+        check: Called between blocks; raises where the run shall stop.
+
+    Raises:
+        DataError: If the table cannot be read, or has no rows.
+        JobError: If there is no room for the copy.
+    """
+    reads = raw_kinds(data, kinds)
+    waiting: list[tuple[int, Future[_Measured]]] = []
+    sums = _Sums(rows.starts if copy is None else copy.starts)
+
+    def measure(first: int, table: pa.Table) -> _Measured:
+        block = raw_block(table, reads, data, source=data.source)
+        y = np.asarray(block[data.target], dtype=np.float64)
+        return _measure(data, block, first, splitter(first, y, key_block(table, data)))
+
+    if not rows.num_rows:
+        raise DataError(f"A table needs rows, but {data.source} has only a header. Add rows.")
+    with ThreadPoolExecutor(threads) as pool:
+        for first, table in rows.batches(size=_pass_rows(len(rows.schema))):
+            check()
+            waiting.append((table.nbytes, pool.submit(measure, first, table)))
+            if copy is not None:
+                copy.write(table)
+            while _are_enough(waiting, threads):
+                sums.add(waiting.pop(0)[1].result())
+        for _, one in waiting:
+            sums.add(one.result())
+    if copy is not None:
+        copy.close()
+    return Survey(sums.totals, sums.differing, sums.counts)
+
+
+def _pass_rows(num_columns: int) -> int:
+    return max(1, min(_PASS_ROWS, _PASS_BYTES // (8 * num_columns)))
+
+
+def _are_enough(waiting: Sequence[tuple[int, Any]], threads: int) -> bool:
+    if len(waiting) > threads + _BLOCKS_AHEAD:
+        return True
+    return len(waiting) > 1 and sum(size for size, _ in waiting) > _WAITING_BYTES
+
+
+def raw_block(
+    table: pa.Table, kinds: Mapping[str, FeatureKind], data: DataConfig, *, source: str
+) -> dict[str, RawColumn]:
+    """The raw values of a table's columns, of those in `kinds`; `source` is for messages.
+
+    Raises:
+        DataError: If a value is none of its column's kind.
+    """
+    return {
+        name: read_column(name, table.column(name), kind, missing=data.missing, source=source)
+        for name, kind in kinds.items()
+    }
+
+
+def key_block(table: pa.Table, data: DataConfig) -> RawColumn | None:
+    """What the split of these rows goes by, where it goes by a column."""
+    if data.split_column is None:
+        return None
+    name = data.split_column
+    wanted = data.columns[name].kind if name in data.columns else None
+    as_text = wanted in TEXT_KINDS
+    found = infer_arrow(name, table.column(name), missing=data.missing, as_text=as_text)
+    return read_keys(found if wanted is None else as_kind(found, wanted, source=data.source), data)
+
+
+def _measure(data: DataConfig, block: Block, first: int, labels: Labels) -> _Measured:
+    y = np.asarray(block[data.target], dtype=np.float64)
+    totals = {}
+    for place in np.unique(labels):
+        rows = np.flatnonzero(labels == place)
+        part = block if len(rows) == len(labels) else take_rows(block, rows)
+        found = {name: measure_column(column) for name, column in part.items()}
+        if data.target_transform != "none":
+            transformed = transform_target(y[rows], data.target_transform)
+            found[TRANSFORMED] = measure_column(transformed)
+        else:
+            found[TRANSFORMED] = found[data.target]
+        totals[SPLITS[place]] = found
+    differing = frozenset(
+        name for name, column in block.items() if isinstance(column, Texts) or _differs(column, y)
+    )
+    return _Measured(first, totals, labels, differing)
+
+
+def _differs(column: FloatArray, y: FloatArray) -> bool:
+    if len(y) and column[0] != y[0] and np.isfinite(column[0]) and np.isfinite(y[0]):
+        return True
+    both = np.isfinite(column) & np.isfinite(y)
+    return not np.array_equal(column[both], y[both])

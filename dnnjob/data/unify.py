@@ -1,0 +1,234 @@
+"""What the columns of several Parquet files are together, and how each file's become that.
+
+kinds = agree_on_kinds(data, rows, features)
+columns = CommonColumns.of(schemas, names, kinds, missing=data.missing)
+table = columns.convert(table, path)               # the same types, whichever file it comes from
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from dnnjob.config.job import DataConfig
+from dnnjob.data.block import RawColumn, Texts
+from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.kinds import TEXT_KINDS, arrow_kind, as_kind, infer_arrow
+from dnnjob.data.schema import Column, ColumnData, Kind, common_kind
+from dnnjob.errors import DataError
+
+if TYPE_CHECKING:
+    from dnnjob.data.parquet import ParquetRows
+
+
+@dataclass(frozen=True, eq=False)
+class CommonColumns:
+    """The columns that are read of every file.
+
+    Attributes:
+        schema: Their names, in the order wanted, and types.
+        kinds: What all but the id columns are read as.
+        missing: Texts that stand for a missing value.
+    """
+
+    schema: pa.Schema
+    kinds: Mapping[str, FeatureKind]
+    missing: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        schemas: Iterable[pa.Schema],
+        names: Sequence[str],
+        kinds: Mapping[str, FeatureKind],
+        *,
+        missing: tuple[str, ...],
+    ) -> "CommonColumns":
+        """The columns of these names: of the type that all files have, where they agree.
+
+        Elsewhere numbers are float64, dates whole seconds, and all else texts.
+        """
+        schemas = list(schemas)
+        fields = [
+            pa.field(name, _common_type([one.field(name).type for one in schemas], kinds.get(name)))
+            for name in names
+        ]
+        return cls(pa.schema(fields), kinds, missing)
+
+    def convert(self, table: pa.Table, path: Path) -> pa.Table:
+        """A file's rows with the common types.
+
+        Raises:
+            DataError: If a value is none of its column's kind.
+        """
+        if table.schema.equals(self.schema):
+            return table
+        columns = []
+        for field in self.schema:
+            with refusing_values(field.name, str(path)):
+                columns.append(self._convert(field, table.column(field.name), path))
+        return pa.Table.from_arrays(columns, schema=self.schema)
+
+    def _convert(
+        self, field: pa.Field, array: "pa.ChunkedArray[Any]", path: Path
+    ) -> "pa.ChunkedArray[Any]":
+        if array.type.equals(field.type) or field.name not in self.kinds:
+            return array.cast(field.type)
+        raw = read_column(
+            field.name, array, self.kinds[field.name], missing=self.missing, source=str(path)
+        )
+        return pa.chunked_array([as_arrow(raw, field.type)])
+
+
+def wanted_columns(data: DataConfig, features: Sequence[str]) -> list[str]:
+    """The columns that a job reads, each once."""
+    weights = [] if data.weight_column is None else [data.weight_column]
+    keys = [] if data.split_column is None else [data.split_column]
+    return list(dict.fromkeys([*features, data.target, *weights, *data.id_columns, *keys]))
+
+
+def raw_kinds(data: DataConfig, kinds: Mapping[str, FeatureKind]) -> dict[str, FeatureKind]:
+    """What is read of a job's columns, its target and weights among them, and as what."""
+    wanted = data.columns[data.target].kind if data.target in data.columns else None
+    found = {**kinds, data.target: wanted or "numeric"}
+    if data.weight_column is not None:
+        found[data.weight_column] = "numeric"
+    return found
+
+
+def read_column(
+    name: str,
+    array: "pa.ChunkedArray[Any]",
+    kind: FeatureKind,
+    *,
+    missing: Sequence[str],
+    source: str,
+) -> RawColumn:
+    """The raw values of a column; numbers that the file has as float32 stay so.
+
+    Raises:
+        DataError: If a value is none of that kind.
+    """
+    with refusing_values(name, source):
+        if kind in ("numeric", "boolean") and arrow_kind(array.type) == kind:
+            if not pa.types.is_float32(array.type):
+                # safe=False: integers beyond 2**53 round, as they do in pandas.
+                array = array.cast(pa.float64(), safe=False)
+            return np.asarray(array.to_numpy())
+        found = infer_arrow(name, array, missing=missing, as_text=kind in TEXT_KINDS)
+        return as_kind(found, kind, source=source).raw
+
+
+def as_arrow(raw: RawColumn, dtype: pa.DataType) -> "pa.Array[Any]":
+    """Raw values as a column of numbers, of dates in seconds, or of texts, null where missing."""
+    if isinstance(raw, Texts):
+        codes = pa.array(raw.codes, mask=raw.codes < 0)
+        return pa.DictionaryArray.from_arrays(codes, pa.array(raw.values, pa.string())).cast(dtype)
+    if pa.types.is_timestamp(dtype):
+        gaps = np.isnan(raw)
+        return pa.array(np.where(gaps, 0, raw).astype(np.int64), mask=gaps).cast(dtype)
+    return pa.array(raw, dtype, from_pandas=True)
+
+
+def schema_kinds(
+    data: DataConfig, schemas: Iterable[pa.Schema], features: Sequence[str]
+) -> dict[str, FeatureKind]:
+    """What the job or the files' schemas say of the features, before anything is checked."""
+    schemas = list(schemas)
+    found: dict[str, FeatureKind] = {}
+    for name in features:
+        types = [one.field(name).type for one in schemas]
+        kinds = {arrow_kind(dtype) for dtype in types if not pa.types.is_null(dtype)}
+        kind = next(iter(kinds)) if len(kinds) == 1 else "numeric"
+        wanted = data.columns[name].kind if name in data.columns else None
+        found[name] = wanted or ("numeric" if kind == "other" else kind)
+    return found
+
+
+def agree_on_kinds(
+    data: DataConfig, rows: "ParquetRows", features: Sequence[str]
+) -> dict[str, FeatureKind]:
+    """What features, target and split column hold: what the job says, or what all files agree on.
+
+    Raises:
+        DataError: If they do not, or if features or target can be none.
+    """
+    keys = [] if data.split_column is None else [data.split_column]
+    names = dict.fromkeys([*features, data.target, *keys])
+    found = {name: _agreed_kind(data, rows, name) for name in names}
+    target = found[data.target]
+    if target not in ("numeric", "boolean"):
+        raise DataError(
+            f"The target must be numbers that vary, but {data.target!r} in {data.source} is "
+            f"{target}. Set data.target."
+        )
+    return found
+
+
+def _agreed_kind(data: DataConfig, rows: "ParquetRows", name: str) -> FeatureKind:
+    wanted = data.columns[name].kind if name in data.columns else None
+    if wanted is not None:
+        return wanted
+    kinds = {path: arrow_kind(schema.field(name).type) for path, schema in rows.schemas.items()}
+    differ = len(set(kinds.values())) > 1
+    parts = [
+        # Whether a column is empty is asked where files differ alone: it takes all footers.
+        _stand_in(name, kind, is_empty=differ and rows.is_empty(path, name))
+        for path, kind in kinds.items()
+    ]
+    kind = common_kind(parts, source=data.source, files=[str(path) for path in kinds])
+    if kind == "other":
+        held = next(
+            one.field(name).type
+            for one in rows.schemas.values()
+            if arrow_kind(one.field(name).type) == "other"
+        )
+        raise DataError(
+            "Features and target must be numbers, booleans, texts or dates, but in "
+            f"{data.source} {name!r} holds {held}. Set data.features to others."
+        )
+    return kind
+
+
+def _stand_in(name: str, kind: Kind, *, is_empty: bool) -> ColumnData:
+    """A column of one row."""
+    return ColumnData(Column(name, kind, num_missing=int(is_empty)), num_rows=1)
+
+
+def _common_type(types: Sequence[pa.DataType], kind: FeatureKind | None) -> pa.DataType:
+    """The type that values of several types become; `kind` is None for ids."""
+    known = [dtype for dtype in types if not pa.types.is_null(dtype)] or [pa.float64()]
+    if kind is not None:
+        # Bytes that are no text are told with their file.
+        known = [pa.string() if pa.types.is_binary(dtype) else dtype for dtype in known]
+    if all(dtype.equals(known[0]) for dtype in known):
+        return known[0]
+    match kind:
+        case "numeric" | "boolean":
+            return pa.float64()
+        case "datetime":
+            return pa.timestamp("s")
+        case _:
+            return pa.string()
+
+
+@contextmanager
+def refusing_values(name: str, source: str) -> Iterator[None]:
+    """Turns what pyarrow says of values that it cannot read into an error with column and file.
+
+    Raises:
+        DataError: In place of pyarrow's error.
+    """
+    try:
+        yield
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise DataError(
+            f"The values of a column must be of one kind and texts in UTF-8, but {name!r} in "
+            f"{source} cannot be read: {told[0].rstrip('.')}. Repair the rows, or leave the column "
+            "out of data.features."
+        ) from error
