@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,15 +19,14 @@ from dnnjob.clock import Stopwatch
 from dnnjob.config import DataConfig, JobConfig, load_job, resolve_job, to_toml
 from dnnjob.data.block import FloatArray
 from dnnjob.data.encoding import Encoding, FeatureKind
-from dnnjob.data.order import WindowPlan, default_window_rows, refuse_short_window, window_rows
-from dnnjob.data.parquet import ParquetRows
+from dnnjob.data.order import default_window_rows, refuse_short_window, window_rows
+from dnnjob.data.pieces import open_pieces
 from dnnjob.data.scratch import scratch_folder
-from dnnjob.data.sources import Table, find_parquet, open_table
+from dnnjob.data.sources import Table, find_pieces, open_table
 from dnnjob.data.split import TRAIN, Split, choose_split
 from dnnjob.data.splitter import split_table
 from dnnjob.data.statistics import fit_encoding
-from dnnjob.data.stream import StreamedTable, goes_by_windows, open_stream, streams
-from dnnjob.data.unify import schema_kinds
+from dnnjob.data.stream import StreamedTable
 from dnnjob.imports import importing_tensorflow
 from dnnjob.machine import memory_share_bytes
 from dnnjob.results.assemble import (
@@ -86,7 +86,8 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
         encoding = fit_encoding(table, split, job.data)
         devices = make_devices(job.devices, crew)
         num_tasks = crew.task.num_tasks
-        refuse_short_window(job.data, len(split.train))
+        if find_pieces(job.data) is None:
+            refuse_short_window(job.data, len(split.train))
         window = job.data.window_rows or max(
             default_window_rows(job.data, table.kinds), len(split.train)
         )
@@ -142,30 +143,12 @@ def _open_stream(
     job: JobConfig, journal: Journal, stack: ExitStack, *, crew: Crew, threads: int
 ) -> StreamedTable | None:
     """The job's table, if it is one that is read in pieces."""
-    found = find_parquet(job.data)
-    if found is None:
-        return None
-    files = ParquetRows.open(found.paths)
-    part_rows = found.part_rows(files.file_rows(found.paths))
-    kinds = schema_kinds(job.data, files.schemas.values(), found.features)
-    rows = window_rows(job.data, kinds)
-    if not streams(job.data, part_rows, window_rows=rows, kinds=kinds):
-        return None
-    scratch = stack.enter_context(
-        scratch_folder(job.data, journal.paths.run_id, attempt=journal.number)
-    )
-    block_rows = None
-    if goes_by_windows(job.data, part_rows, window_rows=rows):
-        batch, epochs = job.train.global_batch_size, job.train.epochs
-        block_rows = WindowPlan(sum(part_rows), batch, 1, epochs, window_rows=rows).block_rows
-    return open_stream(
-        job,
-        found,
-        block_rows=block_rows,
-        scratch=scratch,
-        threads=threads,
-        check=crew.check,
-    )
+
+    def make_scratch() -> Path:
+        folder = scratch_folder(job.data, journal.paths.run_id, attempt=journal.number)
+        return stack.enter_context(folder)
+
+    return open_pieces(job, make_scratch=make_scratch, threads=threads, check=crew.check)
 
 
 def _run_stream(

@@ -141,6 +141,21 @@ def test_neither_memory_nor_files_change_a_bit(
     assert rows_read(said) == [num_rows if resident else 3 * num_rows]
 
 
+def test_text_larger_than_a_window_is_rewritten_and_trains_alike(
+    base: tuple[RunPaths, str], folder: Path, tmp_path: Path
+) -> None:
+    pd.read_parquet(folder / "small.parquet").to_csv(folder / "large.csv.gz", index=False)
+
+    paths, said = run(folder, "data.source=large.csv.gz", f"data.scratch='{tmp_path}'")
+
+    found, expected = predictions(paths), predictions(base[0])
+    for name in ("row_id", "split", "name"):
+        assert found[name].tolist() == expected[name].tolist()
+    np.testing.assert_allclose(losses(paths), losses(base[0]), rtol=1e-3)
+    assert rows_read(said) == [3 * make_plan(paths).num_rows]
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_tasks_read_half_each_and_come_to_the_same_losses(
     base: tuple[RunPaths, str], folder: Path
 ) -> None:

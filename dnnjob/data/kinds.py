@@ -92,7 +92,7 @@ def infer_series(
         return make_column(name, "numeric", _float64(series))
     texts = _factorize(series).without(missing)
     if decimal_comma and any("," in text for text in texts.values):
-        numbers = _parse(texts, parse_decimal_comma)
+        numbers = parse_texts(texts, parse_decimal_comma)
         if numbers is not None:
             return make_column(name, "numeric", numbers)
     return infer_texts(name, texts)
@@ -100,10 +100,10 @@ def infer_series(
 
 def infer_texts(name: str, texts: Texts) -> ColumnData:
     """A column of texts as what all of them are: numbers, dates, or texts."""
-    if (numbers := _parse(texts, float)) is not None:
+    if (numbers := parse_texts(texts, float)) is not None:
         # Integers beyond 64 bits, which pandas leaves as text.
         return make_column(name, "numeric", numbers)
-    if (seconds := _parse(texts, parse_date)) is not None:
+    if (seconds := parse_texts(texts, parse_date)) is not None:
         return make_column(name, "datetime", seconds, example=texts.first_of(texts.values))
     return make_text_column(name, "text", texts)
 
@@ -216,7 +216,7 @@ def _texts_as(data: ColumnData, texts: Texts, kind: FeatureKind, *, source: str)
                 raise _refusal(data, kind, source=source, example=wrong)
             return make_text_column(name, kind, texts.renamed(lambda text: str(_whole(text))))
         case "numeric" | "boolean" | "datetime":
-            values = _parse(texts, _PARSERS[kind])
+            values = parse_texts(texts, _PARSERS[kind])
             if values is None:
                 raise _refusal(
                     data, kind, source=source, example=_first_fault(texts, _PARSERS[kind])
@@ -289,7 +289,7 @@ _PARSERS: dict[FeatureKind, Callable[[str], float]] = {
 }
 
 
-def _parse(texts: Texts, parse: Callable[[str], float]) -> FloatArray | None:
+def parse_texts(texts: Texts, parse: Callable[[str], float]) -> FloatArray | None:
     """Every row's number, NaN where missing; None if a text is no number."""
     try:
         numbers = [parse(text) for text in texts.values]

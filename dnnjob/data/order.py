@@ -75,9 +75,9 @@ def refuse_short_window(data: DataConfig, num_rows: int) -> None:
     """
     if data.window_rows is not None and data.window_rows < num_rows:
         raise JobError(
-            f"data.window_rows must hold the {num_rows} training rows of a table that is no "
-            f"Parquet file, but it is {data.window_rows}. Leave it out, or write the table as "
-            "Parquet."
+            f"data.window_rows must hold the {num_rows} training rows of a built-in table, or of "
+            f"Parquet files beside files of text, but it is {data.window_rows}. Leave it out, or "
+            "write the table as Parquet."
         )
 
 

@@ -119,8 +119,8 @@ class Copy:
         self._schema = schema
         self._folder = folder
         self._writer: pq.ParquetWriter | None = None
-        width = sum(_width(field, widths) for field in schema)
-        self._refuse_full_disk(round(_ROOM * width * num_rows))
+        width = row_bytes(schema, widths)
+        refuse_full_disk(folder, width * num_rows)
         rows = int(min(_GROUP_BYTES // max(width, 1), block_rows // 4, _MOST_GROUP_ROWS))
         self._group_rows = max(LEAST_GROUP_ROWS, rows)
         self.starts = np.append(np.arange(0, num_rows, self._group_rows, dtype=np.int64), num_rows)
@@ -186,14 +186,6 @@ class Copy:
             columns.append(column.cast(field.type))
         return pa.Table.from_arrays(columns, schema=self._schema)
 
-    def _refuse_full_disk(self, needed: int) -> None:
-        free = shutil.disk_usage(self._folder).free
-        if needed > free:
-            raise JobError(
-                f"The copy of the table needs {needed / 2**30:.1f} GiB, but {self._folder} has "
-                f"{free / 2**30:.1f} GiB left. {_WAY_OUT}"
-            )
-
     @contextmanager
     def _explaining(self) -> Iterator[None]:
         try:
@@ -215,6 +207,25 @@ _WAY_OUT = (
     "Set data.scratch to a folder with room, or write the table as Parquet with row groups of a "
     "few thousand rows."
 )
+
+
+def row_bytes(schema: pa.Schema, widths: Mapping[str, float]) -> float:
+    """Bytes of a row of a copy; `widths` are those of a text of each column that has them."""
+    return sum(_width(field, widths) for field in schema)
+
+
+def refuse_full_disk(folder: Path, num_bytes: float) -> None:
+    """Refuses a copy of so many bytes that a folder has no room for.
+
+    Raises:
+        JobError: If it has not.
+    """
+    needed, free = _ROOM * num_bytes, shutil.disk_usage(folder).free
+    if needed > free:
+        raise JobError(
+            f"The copy of the table needs {needed / 2**30:.1f} GiB, but {folder} has "
+            f"{free / 2**30:.1f} GiB left. {_WAY_OUT}"
+        )
 
 
 def copied_schema(schema: pa.Schema, numeric: frozenset[str]) -> pa.Schema:

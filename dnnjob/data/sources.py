@@ -153,6 +153,11 @@ class JobFiles:
     features: tuple[str, ...]
 
     @property
+    def are_text(self) -> bool:
+        """Whether they are text."""
+        return all(file.kind == "csv" for file in self.files)
+
+    @property
     def paths(self) -> list[Path]:
         """Where they are, in order."""
         return [file.path for file in self.files]
@@ -195,8 +200,8 @@ def open_table(data: DataConfig) -> Table:
     )
 
 
-def find_parquet(data: DataConfig) -> JobFiles | None:
-    """The files of a job's table, where all are Parquet files; else None.
+def find_pieces(data: DataConfig) -> JobFiles | None:
+    """The files of a job's table, where it can be read in pieces: all are Parquet, or all text.
 
     Raises:
         DataError: If a file cannot be read, files differ, or target or features are not there.
@@ -204,7 +209,7 @@ def find_parquet(data: DataConfig) -> JobFiles | None:
     if is_builtin(data.source):
         return None
     found = peek_job(data)
-    return found if all(file.kind == "parquet" for file in found.files) else None
+    return found if len({file.kind for file in found.files}) == 1 else None
 
 
 def peek_job(data: DataConfig) -> JobFiles:
@@ -400,7 +405,7 @@ def find_files(source: str) -> list[Path]:
         DataError: If there are none.
     """
     path = Path(source)
-    with _reading(path):
+    with reading_file(path):
         if path.is_dir():
             return _tables_in(path)
         # A file first, since its name may look like a glob.
@@ -439,7 +444,7 @@ def _is_table(path: Path) -> bool:
 
 
 def _peek_file(path: Path) -> TableFile:
-    with _reading(path):
+    with reading_file(path):
         with path.open("rb") as file:
             magic = file.read(4)
         if not magic:
@@ -458,7 +463,7 @@ def _parquet_names(path: Path) -> tuple[str, ...]:
 
 
 def _peek_csv(path: Path) -> TableFile:
-    with _open_text(path) as text:
+    with open_text(path) as text:
         lines = list(islice((line for line in text if line.strip()), SAMPLE_LINES))
     if not lines:
         raise DataError(f"A table needs a header and rows, but {path} is empty.")
@@ -526,7 +531,7 @@ def _read_file(
     file: TableFile, *, keep: Collection[str] | None, wanted: ReadAs
 ) -> dict[str, ColumnData]:
     kept = set(file.names if keep is None else keep)
-    with _reading(file.path):
+    with reading_file(file.path):
         columns = _read_csv(file, wanted) if file.kind == "csv" else _read_parquet(file, wanted)
         return {
             data.column.name: data if data.column.name in kept else data.without_values()
@@ -547,18 +552,10 @@ def finish_column(
 def _read_csv(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
     import pandas as pd
 
-    with _open_text(file.path) as text:
+    with open_text(file.path) as text:
         frame = pd.read_csv(
             text,
-            sep=file.delimiter,
-            names=list(file.names),
-            header=0,
-            # pandas would take the first column for row names where rows are longer.
-            index_col=False,
-            # One kind a column, whatever the size of the file.
-            low_memory=False,
-            keep_default_na=False,
-            na_values=["", *wanted.missing],
+            **csv_options(file, wanted.missing),
             # As written: numbers would lose leading zeros.
             dtype={name: str for name in file.names if wanted.as_text(name)},
         )
@@ -572,6 +569,26 @@ def _read_csv(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
             decimal_comma=file.delimiter != ",",
         )
         yield finish_column(data, wanted, source=str(file.path), original=series)
+
+
+def csv_options(file: TableFile, missing: Collection[str]) -> dict[str, Any]:
+    """How pandas reads a file of text.
+
+    Args:
+        file: The file.
+        missing: Texts that stand for a missing value, beside the empty one.
+    """
+    return {
+        "sep": file.delimiter,
+        "names": list(file.names),
+        "header": 0,
+        # pandas would take the first column for row names where rows are longer.
+        "index_col": False,
+        # One kind a column, whatever the size of the file.
+        "low_memory": False,
+        "keep_default_na": False,
+        "na_values": ["", *missing],
+    }
 
 
 def _read_parquet(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
@@ -603,13 +620,14 @@ def _read_parquet_columns(
 
 
 @contextmanager
-def _open_text(path: Path) -> Iterator[IO[str]]:
+def open_text(path: Path) -> Iterator[IO[str]]:
     """The text of a file, decompressed by its first bytes, without a byte order mark."""
-    with _open_bytes(path) as content, io.TextIOWrapper(content, "utf-8-sig", newline="") as text:
+    with open_bytes(path) as content, io.TextIOWrapper(content, "utf-8-sig", newline="") as text:
         yield text
 
 
-def _open_bytes(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> IO[bytes]:
+    """The bytes of a file of text, decompressed by its first bytes."""
     with path.open("rb") as file:
         magic = file.read(6)
     match magic:
@@ -646,8 +664,12 @@ def _open_zip(path: Path) -> IO[bytes]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turns whatever a broken file makes its reader raise into one error that names it."""
+def reading_file(path: Path) -> Iterator[None]:
+    """Turns whatever a broken file makes its reader raise into one error that names it.
+
+    Raises:
+        DataError: In place of the reader's error.
+    """
     try:
         yield
     except READ_ERRORS as error:
@@ -667,12 +689,12 @@ def fingerprint_files(paths: Sequence[Path]) -> Fingerprint:
     digest = hashlib.sha256()
     if sum(path.stat().st_size for path in paths) <= MAX_HASHED_BYTES:
         for path in paths:
-            with _reading(path), path.open("rb") as file:
+            with reading_file(path), path.open("rb") as file:
                 while block := file.read(2**20):
                     digest.update(block)
         return Fingerprint("sha256-bytes", digest.hexdigest())
     for path in paths:
-        with _reading(path):
+        with reading_file(path):
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
             digest.update(_parquet_footer(path))
     return Fingerprint("sha256-footers", digest.hexdigest())

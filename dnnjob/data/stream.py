@@ -241,6 +241,7 @@ def open_stream(
     scratch: Path,
     threads: int,
     check: Callable[[], object] = lambda: None,
+    originals: Sequence[Path] | None = None,
 ) -> StreamedTable:
     """A table of Parquet files, after one pass over it.
 
@@ -252,6 +253,7 @@ def open_stream(
         scratch: A folder of this run, for a copy where the files cannot be read in small pieces.
         threads: Threads to measure with.
         check: Called between pieces; raises where the run shall stop.
+        originals: What these files were made from, in place of themselves for the fingerprint.
 
     Raises:
         DataError: If the table cannot be read, or not be trained on as the job asks.
@@ -282,7 +284,7 @@ def open_stream(
             for name, found in columns.items()
             if name != TRANSFORMED
         ),
-        fingerprint=fingerprint_files(found.paths),
+        fingerprint=fingerprint_files(originals or found.paths),
         warnings=warnings,
         rows=source if copy is None else _open_copy(copy, source.columns),
         splitter=splitter,

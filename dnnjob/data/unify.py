@@ -124,13 +124,15 @@ def read_column(
 
 
 def as_arrow(raw: RawColumn, dtype: pa.DataType) -> "pa.Array[Any]":
-    """Raw values as a column of numbers, of dates in seconds, or of texts, null where missing."""
+    """Raw values as a column of numbers, booleans, dates or texts, null where missing."""
     if isinstance(raw, Texts):
         codes = pa.array(raw.codes, mask=raw.codes < 0)
         return pa.DictionaryArray.from_arrays(codes, pa.array(raw.values, pa.string())).cast(dtype)
     if pa.types.is_timestamp(dtype):
         gaps = np.isnan(raw)
         return pa.array(np.where(gaps, 0, raw).astype(np.int64), mask=gaps).cast(dtype)
+    if pa.types.is_boolean(dtype):
+        return pa.array(raw == 1, mask=np.isnan(raw))
     return pa.array(raw, dtype, from_pandas=True)
 
 

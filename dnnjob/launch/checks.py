@@ -13,7 +13,7 @@ from typing import Any
 from dnnjob.config import DataConfig, JobConfig, Point, load_job, make_points
 from dnnjob.data.order import refuse_short_window
 from dnnjob.data.schema import listed, show_date
-from dnnjob.data.sources import Table, find_parquet, open_table
+from dnnjob.data.sources import Table, find_pieces, open_table
 from dnnjob.data.splitter import split_table
 from dnnjob.data.statistics import fit_encoding
 from dnnjob.machine import memory_limit_bytes
@@ -159,7 +159,7 @@ def check_point(point: Point, table: Table) -> PointCheck:
     """
     job = point.job
     split = split_table(table, job)
-    if find_parquet(job.data) is None:
+    if find_pieces(job.data) is None:
         refuse_short_window(job.data, len(split.train))
     encoding = fit_encoding(table, split, job.data)
     embeddings = encoding.embedding_shapes

@@ -84,7 +84,6 @@ def test_a_table_is_read_once_for_all_points(
     [
         ("data.target=z", DataError),
         ("data.test_fraction=0.999", DataError),
-        ("data.window_rows=20", JobError),
         ("sweep.data.test_fraction=[0.3, 0.999]", DataError),
         ("train.epochs=0", JobError),
         ("sweep.train.epochs=[1, 0]", JobError),

@@ -1,0 +1,100 @@
+"""The table of a job that is too long for memory, opened to be read in pieces.
+
+table = open_pieces(job, scratch=partial(scratch_folder, ...), threads=2, check=crew.check)
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from dnnjob.config.job import JobConfig
+from dnnjob.data.delimited import most_rows, outline_files, rewrite, text_kinds
+from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.kinds import ReadAs
+from dnnjob.data.order import WindowPlan, default_window_rows, window_rows
+from dnnjob.data.parquet import ParquetRows
+from dnnjob.data.sources import JobFiles, find_pieces
+from dnnjob.data.splitter import PartRows
+from dnnjob.data.stream import StreamedTable, goes_by_windows, open_stream, streams
+from dnnjob.data.unify import schema_kinds
+
+Check = Callable[[], object]
+
+
+def open_pieces(
+    job: JobConfig, *, make_scratch: Callable[[], Path], threads: int, check: Check
+) -> StreamedTable | None:
+    """The job's table, if it is one that is read in pieces.
+
+    Args:
+        job: The job.
+        make_scratch: Makes a folder of this run.
+        threads: Threads to measure with.
+        check: Called between pieces; raises where the run shall stop.
+
+    Raises:
+        DataError: If the table cannot be read, or not be trained on as the job asks.
+        JobError: If there is no room for a copy.
+    """
+    found = find_pieces(job.data)
+    if found is None:
+        return None
+    if found.are_text:
+        return _open_text(job, found, make_scratch=make_scratch, threads=threads, check=check)
+    files = ParquetRows.open(found.paths)
+    part_rows = found.part_rows(files.file_rows(found.paths))
+    kinds = schema_kinds(job.data, files.schemas.values(), found.features)
+    rows = window_rows(job.data, kinds)
+    if not streams(job.data, part_rows, window_rows=rows, kinds=kinds):
+        return None
+    return open_stream(
+        job,
+        found,
+        block_rows=_block_rows(job, part_rows, rows),
+        scratch=make_scratch(),
+        threads=threads,
+        check=check,
+    )
+
+
+def _open_text(
+    job: JobConfig,
+    found: JobFiles,
+    *,
+    make_scratch: Callable[[], Path],
+    threads: int,
+    check: Check,
+) -> StreamedTable | None:
+    """Files of text, rewritten where they have more rows than a window."""
+    data = job.data
+    # Texts become the most inputs, and so make the smallest windows.
+    said = ReadAs.of(data).kinds
+    least: dict[str, FeatureKind] = {name: said.get(name, "text") for name in found.features}
+    enough = min(default_window_rows(data, least), window_rows(data, least))
+    if most_rows(found, enough=enough) <= enough:
+        return None
+    outlines = outline_files(data, found, check=check)
+    part_rows = found.part_rows([outline.num_rows for outline in outlines])
+    kinds = text_kinds(data, found, outlines)
+    rows = window_rows(data, kinds)
+    fits = sum(part_rows) <= default_window_rows(data, kinds)
+    if fits and not goes_by_windows(data, part_rows, window_rows=rows):
+        return None
+    block_rows, folder = _block_rows(job, part_rows, rows), make_scratch()
+    rewritten = rewrite(data, found, outlines, folder=folder, block_rows=block_rows, check=check)
+    return open_stream(
+        job,
+        rewritten,
+        block_rows=block_rows,
+        scratch=folder,
+        threads=threads,
+        check=check,
+        originals=found.paths,
+    )
+
+
+def _block_rows(job: JobConfig, part_rows: PartRows, rows: int) -> int | None:
+    """Training rows that are read together; None of a table that goes by no windows."""
+    if not goes_by_windows(job.data, part_rows, window_rows=rows):
+        return None
+    batch, epochs = job.train.global_batch_size, job.train.epochs
+    return WindowPlan(sum(part_rows), batch, 1, epochs, window_rows=rows).block_rows

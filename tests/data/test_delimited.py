@@ -1,0 +1,185 @@
+"""Files of text that are rewritten chunk by chunk, against the same files in memory."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dnnjob.config import DataConfig, JobConfig
+from dnnjob.data import delimited
+from dnnjob.data.block import Texts
+from dnnjob.data.delimited import most_rows, outline_files, rewrite
+from dnnjob.data.pieces import open_pieces
+from dnnjob.data.sources import open_table, peek_job
+from dnnjob.data.stream import StreamedTable
+from dnnjob.errors import DataError, JobError
+
+CHUNK = 50
+NUM_ROWS = 4 * CHUNK
+FEATURES = [
+    *("plain", "gaps", "word", "flag", "day", "late_word", "late_date", "huge", "code", "empty"),
+    "starts_empty",
+]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "_CHUNK_ROWS", CHUNK)
+
+
+def make_frame() -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    rows = np.arange(NUM_ROWS)
+    frame = pd.DataFrame({"plain": rng.normal(size=NUM_ROWS).round(6)})
+    frame["gaps"] = np.where(rows % 7 == 0, "?", rows.astype(str))
+    frame["word"] = rng.choice(["red", "green", " NA", ""], NUM_ROWS)
+    frame["flag"] = np.where(rows % 3 == 0, "", np.where(rows % 2, "True", "False"))
+    frame["day"] = [f"2024-0{1 + row % 9}-1{row % 9} 10:00:0{row % 7}" for row in rows]
+    # Numbers, and zeros before them, until the last chunk.
+    frame["late_word"] = [f"{row:03d}" for row in rows[:-1]] + ["seven"]
+    frame["late_date"] = ["2024-01-01"] * (NUM_ROWS - 1) + ["soon"]
+    frame["huge"] = [str(2**70 + int(row)) if row > 120 else str(row) for row in rows]
+    frame["code"] = np.where(rows % 5 == 0, "", (rows % 4).astype(float).astype(str))
+    frame["empty"] = ""
+    frame["starts_empty"] = np.where(rows < 2 * CHUNK, "", rows.astype(str))
+    frame["id"] = np.where(rows == 3, "", rows.astype(str))
+    frame["name"] = [f"{row:04d}" if row < 180 else f"row {row}" for row in rows]
+    frame["y"] = frame["plain"] * 2 + rng.normal(size=NUM_ROWS).round(6)
+    frame.loc[5, "y"] = np.nan
+    return frame
+
+
+def make_job(source: Path, **changes: object) -> JobConfig:
+    data = {
+        "source": str(source),
+        "target": "y",
+        "features": FEATURES,
+        "id_columns": ["id", "name"],
+        "columns": {"code": {"kind": "codes"}},
+        "window_rows": 60,
+    }
+    return JobConfig.model_validate({"name": "t", "data": data | changes})
+
+
+def open_text(job: JobConfig, scratch: Path) -> StreamedTable | None:
+    scratch.mkdir(exist_ok=True)
+    return open_pieces(job, make_scratch=lambda: scratch, threads=2, check=lambda: None)
+
+
+def assert_as_in_memory(job: JobConfig, scratch: Path) -> None:
+    streamed, table = open_text(job, scratch), open_table(job.data)
+    assert streamed is not None
+    assert streamed.kinds == table.kinds
+    assert streamed.fingerprint == table.fingerprint
+    (piece,) = streamed.pieces(size=10**6)
+    np.testing.assert_array_equal(piece.y, table.y)
+    for name in table.features:
+        ours, theirs = piece.block[name], table.block[name]
+        if isinstance(theirs, Texts):
+            assert isinstance(ours, Texts), name
+            ours, theirs = (np.array([*one.values, None])[one.codes] for one in (ours, theirs))
+        np.testing.assert_array_equal(ours, theirs, err_msg=name)
+    for name, column in table.ids.items():
+        assert piece.ids[name].to_pylist() == column.to_pylist(), name
+
+
+def test_chunks_are_read_as_the_whole_file_is(tmp_path: Path) -> None:
+    make_frame().to_csv(tmp_path / "t.csv", index=False)
+
+    assert_as_in_memory(make_job(tmp_path / "t.csv"), tmp_path / "scratch")
+
+
+def test_several_compressed_files_are_one_table(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    frame = make_frame().drop(columns=["id", "name"])
+    for number, rows in enumerate(np.array_split(np.arange(NUM_ROWS), 3)):
+        text = frame.iloc[rows].drop(columns="late_date").to_csv(index=False)
+        (tmp_path / "t" / f"{number}.csv.gz").write_bytes(gzip.compress(text.encode()))
+    features = ["plain", "gaps", "word", "flag", "day"]
+
+    job = make_job(tmp_path / "t", features=features, id_columns=[])
+
+    assert_as_in_memory(job, tmp_path / "scratch")
+
+
+def test_decimal_commas_are_numbers_in_every_chunk(tmp_path: Path) -> None:
+    rows = np.arange(NUM_ROWS)
+    text = [str(row) if row < CHUNK else f"{row},5" for row in rows]
+    frame = pd.DataFrame({"x": text, "mixed": text, "y": rows * 1.0})
+    frame.loc[NUM_ROWS - 1, "mixed"] = "1.5"
+    frame.to_csv(tmp_path / "t.csv", index=False, sep=";")
+    job = make_job(tmp_path / "t.csv", features=["x", "mixed"], id_columns=[], columns={})
+
+    assert_as_in_memory(job, tmp_path / "scratch")
+
+
+def test_the_copy_has_small_row_groups_and_stays_in_the_scratch_folder(tmp_path: Path) -> None:
+    make_frame().to_csv(tmp_path / "t.csv", index=False)
+
+    table = open_text(make_job(tmp_path / "t.csv", window_rows=30), tmp_path / "scratch")
+
+    assert table is not None
+    assert table.by_windows
+    assert {group.path.parent.parent.name for group in table.rows.groups} == {"scratch"}
+    assert max(group.num_rows for group in table.rows.groups) <= 64
+
+
+def test_a_file_below_a_window_is_not_looked_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_frame().to_csv(tmp_path / "t.csv", index=False)
+    monkeypatch.setattr("dnnjob.data.pieces.outline_files", None)
+
+    assert open_text(make_job(tmp_path / "t.csv", window_rows=None), tmp_path / "s") is None
+
+
+def test_lines_bound_the_rows(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b'a,y\r\n1,"two\r\nlines"\r\n3,4')
+    found = peek_job(DataConfig(source=str(tmp_path / "t.csv"), target="y"))
+
+    assert 2 <= most_rows(found, enough=100) <= 5
+
+
+def test_files_of_several_kinds_are_refused_with_their_names(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    rows = np.arange(NUM_ROWS)
+    pd.DataFrame({"x": rows, "y": rows}).to_csv(tmp_path / "t" / "a.csv", index=False)
+    pd.DataFrame({"x": ["b"] * NUM_ROWS, "y": rows}).to_csv(tmp_path / "t" / "b.csv", index=False)
+    job = make_job(tmp_path / "t", features=["x"], id_columns=[], columns={})
+
+    with pytest.raises(DataError, match=r"'x' is numeric in .*a\.csv, text in .*b\.csv"):
+        open_text(job, tmp_path / "scratch")
+
+
+def test_a_broken_line_is_told_with_its_file(tmp_path: Path) -> None:
+    text = make_frame()[["plain", "y"]].to_csv(index=False)
+    (tmp_path / "t.csv").write_text(text + "1,2,3,4\n")
+    job = make_job(tmp_path / "t.csv", features=["plain"], id_columns=[], columns={})
+
+    with pytest.raises(DataError, match=r"reading .*t\.csv failed"):
+        open_text(job, tmp_path / "scratch")
+
+
+def test_room_is_checked_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_frame().to_csv(tmp_path / "t.csv", index=False)
+    job = make_job(tmp_path / "t.csv")
+    found = peek_job(job.data)
+    outlines = outline_files(job.data, found, check=lambda: None)
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    (tmp_path / "scratch").mkdir()
+
+    with pytest.raises(JobError, match=r"Set data\.scratch"):
+        rewrite(
+            job.data,
+            found,
+            outlines,
+            folder=tmp_path / "scratch",
+            block_rows=10,
+            check=lambda: None,
+        )
+    assert not list((tmp_path / "scratch").iterdir())
