@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import tomli_w
 
+from dnnjob.config import load_job
 from dnnjob.data.order import WindowPlan
 from dnnjob.runs import RunPaths, read_status
 from tests.conftest import command_line, run_command
@@ -154,6 +155,24 @@ def test_text_larger_than_a_window_is_rewritten_and_trains_alike(
     np.testing.assert_allclose(losses(paths), losses(base[0]), rtol=1e-3)
     assert rows_read(said) == [3 * make_plan(paths).num_rows]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_of_one_window_read_in_pieces_trains_as_in_memory(folder: Path) -> None:
+    overrides = [
+        "data.window_rows=1000000",
+        'data.features=["x0", "x1", "x2", "x3", "name"]',
+        "data.id_columns=[]",
+        "train.epochs=2",
+    ]
+    whole, _ = run(folder, *overrides)
+    # So many inputs may come of a text that a quarter of a window has fewer rows than the table.
+    pieces, _ = run(folder, *overrides, "data.max_one_hot=10000")
+
+    np.testing.assert_allclose(losses(pieces), losses(whole), rtol=1e-5)
+    found, expected = predictions(pieces), predictions(whole)
+    assert found["split"].tolist() == expected["split"].tolist()
+    np.testing.assert_allclose(found["y_pred"], expected["y_pred"], rtol=1e-4)
+    assert load_job(pieces.job).data.window_rows == 1_000_000
 
 
 def test_two_tasks_read_half_each_and_come_to_the_same_losses(

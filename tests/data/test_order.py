@@ -13,8 +13,10 @@ from dnnjob.data.order import (
     WindowPlan,
     default_window_rows,
     philox,
+    refuse_short_window,
     weight_seeds,
 )
+from dnnjob.errors import JobError
 
 
 def make_plan(**changes: int) -> StepPlan:
@@ -253,3 +255,11 @@ def test_the_order_of_windows_is_the_one_of_the_first_release() -> None:
 
     assert blocks[:8] == [31, 137, 124, 46, 126, 13, 1, 39]
     assert plan.indices(0, 2, seed=0)[:2].ravel().tolist() == [6, 11, 27, 42, 4, 19, 23, 38]
+
+
+def test_a_window_that_a_table_in_memory_exceeds_is_refused() -> None:
+    data = DataConfig(source="builtin:diabetes", target="y", window_rows=20)
+
+    refuse_short_window(data, 20)
+    with pytest.raises(JobError, match=r"must hold the 21 training rows of a built-in table"):
+        refuse_short_window(data, 21)
