@@ -7,6 +7,7 @@ journal.finish("COMPLETED")
 
 import errno
 import json
+import logging
 import os
 import re
 import secrets
@@ -26,6 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from dnnjob.config import JobConfig, to_toml
 from dnnjob.errors import JobError, MissingError, SupersededError
 from dnnjob.image import is_lost, mount_hint
+
+logger = logging.getLogger(__name__)
 
 State = Literal["CREATED", "RUNNING", "REQUEUED", "COMPLETED", "FAILED", "CANCELLED"]
 Reason = Literal[
@@ -647,13 +650,13 @@ class Journal:
         with self._lock:
             self.status = self.status.model_copy(update={"progress": progress})
             if time.monotonic() - self._written_at >= SECONDS_BETWEEN_SIGNS:
-                self._write()
+                self._try_to_write()
 
     def mark_resumed(self, position: Position) -> None:
         """Notes where this attempt goes on from."""
         with self._lock:
             self._change_attempt(resumed_from=position)
-            self._write()
+            self._try_to_write()
 
     def mark_reached(self, position: Position) -> None:
         """Notes where the newest checkpoint goes on from; on disk with the next sign of life."""
@@ -701,6 +704,14 @@ class Journal:
         *earlier, last = self.status.attempts
         attempts = (*earlier, last.model_copy(update=update))
         self.status = self.status.model_copy(update={"attempts": attempts})
+
+    def _try_to_write(self) -> None:
+        """Writes a sign of life; storage that refuses it for once ends no training."""
+        try:
+            self._write()
+        except OSError as error:
+            logger.warning("The run's status could not be written, it goes on: %s.", error)
+            self._written_at = time.monotonic()
 
     def _write(self) -> None:
         self.recheck()

@@ -268,6 +268,27 @@ def test_progress_is_written_at_most_every_ten_seconds(
     assert read_status(paths).progress == Progress(epoch=2, epochs=9, loss=0.25)
 
 
+@pytest.mark.parametrize("fault", [errno.EIO, errno.ESTALE])
+def test_storage_that_refuses_a_sign_of_life_ends_no_run(
+    paths: RunPaths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: int
+) -> None:
+    journal = Journal(paths)
+    monkeypatch.setattr("dnnjob.runs.SECONDS_BETWEEN_SIGNS", 0.0)
+
+    def refuse(*_: object) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    with monkeypatch.context() as storage:
+        storage.setattr("dnnjob.runs.write_file", refuse)
+        journal.show_progress(Progress(epoch=1, epochs=9, loss=0.5))
+        journal.mark_resumed(Position(epoch=1))
+    journal.show_progress(Progress(epoch=2, epochs=9, loss=0.25))
+
+    assert os.strerror(fault) in caplog.text
+    assert read_status(paths).progress.epoch == 2
+    assert read_status(paths).attempts[-1].resumed_from == Position(epoch=1)
+
+
 def test_a_full_disk_does_not_keep_a_run_from_telling_its_end(
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,8 +97,8 @@ def count_threads(crew: Crew, environ: Mapping[str, str] = os.environ) -> int:
     task, grants = crew.task, core_grants(environ)
     if task.launcher != "slurm":
         # In a batch script Slurm's word is about the tasks of srun; these are not.
-        node = environ.get("SLURM_CPUS_ON_NODE", "") if task.num_tasks > 1 else ""
-        if node.isdecimal():
+        node = environ.get("SLURM_CPUS_ON_NODE", "")
+        if node.isdecimal() and (task.num_tasks > 1 or "Slurm" not in grants):
             grants["Slurm"] = max(1, int(node))
         return max(1, min(grants.values()) // task.local_tasks)
     if "Slurm" not in grants:

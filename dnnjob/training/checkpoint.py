@@ -10,6 +10,7 @@ import io
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,16 @@ class CheckpointStore:
 
     def write(self, checkpoint: Checkpoint, *, attempt: int) -> bool:
         """Writes a checkpoint and drops old ones; False, with a warning, where the disk refuses."""
-        number = max(self._numbers(), default=0) + 1
         try:
+            number = max(self._numbers(), default=0) + 1
             write_checkpoint(self._folder / f"{number:08d}-{attempt}.ckpt", checkpoint)
         except OSError as error:
             logger.warning("The checkpoint could not be written, training goes on: %s.", error)
             return False
-        for old in self._files()[:-_KEPT]:
-            old.unlink(missing_ok=True)
+        with suppress(OSError):
+            # What stays of old ones goes with a later writing.
+            for old in self._files()[:-_KEPT]:
+                old.unlink(missing_ok=True)
         return True
 
     def read(self, name: str) -> Checkpoint:

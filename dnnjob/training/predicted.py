@@ -75,11 +75,11 @@ class PredictionKeeper:
             self._write(blocks)
 
     def _write(self, blocks: Sequence[npt.NDArray[np.float32]]) -> None:
-        self.journal.recheck()
         predicted = np.concatenate(blocks)
         position = self.trained.model_copy(update={"predicted": len(predicted)})
         checkpoint = Checkpoint(position, {"weights": self._weights}, {"predicted": predicted})
         try:
+            self.journal.recheck()
             write_checkpoint(self.path, checkpoint)
         except OSError as error:
             logger.warning("The predictions so far could not be kept: %s.", error)

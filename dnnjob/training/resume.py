@@ -117,7 +117,12 @@ class Keeper:
         """Writes a checkpoint now."""
         if not self.crew.is_chief:
             return
-        self.journal.recheck()
+        try:
+            self.journal.recheck()
+        except OSError as error:
+            logger.warning("The checkpoint could not be written, training goes on: %s.", error)
+            self._written_at = time.monotonic()
+            return
         facts = {
             "origin": self.identity.origin,
             "fingerprint": self.identity.fingerprint,

@@ -50,6 +50,9 @@ def _eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (Task(), {}, 8),
         (Task(), {"SLURM_CPUS_PER_TASK": "3"}, 3),
+        # `sbatch -n 4` without -c, where nothing but Slurm's word keeps to the allocation.
+        (Task(), {"SLURM_CPUS_ON_NODE": "4"}, 4),
+        (Task(), {"SLURM_CPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "3"}, 3),
         (Task(1, 2, local_tasks=2, launcher="local"), {}, 4),
         (Task(1, 3, local_tasks=3, launcher="local"), {}, 2),
         (Task(1, 16, local_tasks=16, launcher="local"), {}, 1),

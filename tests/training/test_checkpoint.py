@@ -107,3 +107,19 @@ def test_a_checkpoint_that_cannot_be_written_warns(
 
     assert "training goes on" in caplog.text
     assert "No space left" in caplog.text
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_left(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for batch in range(3):
+        store.write(checkpoint(batch), attempt=1)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as storage:
+        storage.setattr(Path, "unlink", refuse)
+        assert store.write(checkpoint(3), attempt=1)
+
+    assert len(files(tmp_path)) == 3

@@ -199,6 +199,27 @@ def test_a_superseded_attempt_writes_no_checkpoint(make_training: Any, paths: Ru
     assert not paths.checkpoints.exists()
 
 
+def test_a_checkpoint_whose_attempt_cannot_be_looked_up_warns(
+    make_training: Any,
+    paths: RunPaths,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    training = make_training(**SECTIONS)
+    keeper = make_keeper(training, paths)
+
+    def refuse(*_: object) -> int:
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as storage:
+        storage.setattr("dnnjob.runs.latest_attempt", refuse)
+        keeper.write(TrainingState.begin(training.plan))
+
+    assert "Stale file handle" in caplog.text
+    keeper.write(TrainingState.begin(training.plan))
+    assert [path.name for path in paths.checkpoints.iterdir()] == ["00000001-1.ckpt"]
+
+
 def test_another_task_restores_what_the_chief_names(make_training: Any, paths: RunPaths) -> None:
     write_one(make_training, paths)
     training = make_training(**SECTIONS)
