@@ -1,5 +1,6 @@
 """A job from its file to a finished run folder, in real processes."""
 
+import errno
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from dnnjob.errors import ExitCode
 from dnnjob.launch.foreground import resume_foreground, run_foreground
 from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths, read_status
+from dnnjob.tasks import StopFlag
 from tests.conftest import (
     FEATURES,
     Command,
@@ -480,6 +482,47 @@ def test_a_sweep_runs_its_points_in_turn_and_ends_with_their_results(
         ["0.01", "1", "COMPLETED", _test_mse(folders[0]), str(folders[0])],
         ["1000000000.0", "1", "FAILED", "-", str(folders[1])],
     ]
+
+
+def test_a_signal_between_two_points_ends_the_sweep(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def run(*_: object, stop: StopFlag, **__: object) -> ExitCode:
+        # It comes after the last look of the point.
+        os.kill(os.getpid(), signal.SIGTERM)
+        return ExitCode.DONE
+
+    monkeypatch.setattr("dnnjob.launch.foreground.run_attempt", run)
+    job_file = write_job(sweep={"seed": [1, 2, 3]})
+
+    code = run_foreground(job_file, [], root=tmp_path / "runs")
+
+    assert code == ExitCode.TERMINATED
+    assert len(capfd.readouterr().out.splitlines()) == 1
+
+
+def test_a_disk_that_fills_up_ends_a_sweep_with_what_it_has(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    caplog.set_level("INFO", "dnnjob")
+    listed = []
+
+    def write(paths: Any, sweep: Any) -> None:
+        listed.append(len(sweep.points))
+        if len(sweep.points) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dnnjob.launch.foreground.write_sweep", write)
+    monkeypatch.setattr("dnnjob.launch.foreground.run_attempt", lambda *_, **__: ExitCode.DONE)
+    job_file = write_job(sweep={"seed": [1, 2, 3]})
+
+    code = run_foreground(job_file, [], root=tmp_path / "runs")
+
+    assert code == ExitCode.ENVIRONMENT
+    assert listed == [1, 2]
+    assert "ended after 1 of 3 runs" in caplog.text
+    assert "the disk is full" in caplog.text
+    assert caplog.messages[-1].count("CREATED") == 1
 
 
 def _test_mse(folder: Path) -> str:
