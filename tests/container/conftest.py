@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, write_tiny_job
 
 BASE = "dnnjob-base:test"
 IMAGE = "dnnjob:cpu"
@@ -90,9 +91,22 @@ def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
 
 
 @pytest.fixture
-def service(podman: Podman, tmp_path: Path) -> Iterator[str]:
+def open_folder() -> Iterator[Path]:
+    """A folder that any user may write, with a tiny job in it."""
+    # Pytest closes its own folders to others, whenever another pytest starts.
+    with tempfile.TemporaryDirectory() as top:
+        Path(top).chmod(0o755)
+        folder = Path(top) / "open"
+        folder.mkdir()
+        write_tiny_job(folder, output={"plots": True})
+        folder.chmod(0o777)
+        yield folder
+
+
+@pytest.fixture
+def service(podman: Podman, open_folder: Path) -> Iterator[str]:
     """An engine that runs as root and answers whoever may use its socket, as Docker's does."""
-    socket = tmp_path / "engine.sock"
+    socket = open_folder.parent / "engine.sock"
     words = ["podman", "system", "service", "--time", "0", f"unix://{socket}"]
     with subprocess.Popen(words, env=podman.environ, stderr=subprocess.DEVNULL) as process:
         try:

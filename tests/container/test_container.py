@@ -42,19 +42,6 @@ def run_folder(stdout: str) -> RunPaths:
     return RunPaths(Path(stdout.strip()))
 
 
-@pytest.fixture
-def open_folder(tmp_path: Path) -> Path:
-    """A folder that any user may write, with a tiny job in it."""
-    folder = tmp_path / "open"
-    folder.mkdir()
-    write_tiny_job(folder, output={"plots": True})
-    folder.chmod(0o777)
-    # pytest's own folders are closed to others.
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)
-    return folder
-
-
 # What the image is
 
 
