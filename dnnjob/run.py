@@ -148,7 +148,13 @@ def _open_stream(
         folder = scratch_folder(job.data, journal.paths.run_id, attempt=journal.number)
         return stack.enter_context(folder)
 
-    return open_pieces(job, make_scratch=make_scratch, threads=threads, check=crew.check)
+    return open_pieces(
+        job,
+        make_scratch=make_scratch,
+        threads=threads,
+        crew=crew,
+        kept=journal.paths.statistics,
+    )
 
 
 def _run_stream(

@@ -47,6 +47,11 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 RUN_ID = re.compile(r"^\d{8}-\d{6}-[0-9a-f]{6}$")
 
 
+def statistics_folder(root: Path) -> Path:
+    """Where a root keeps what passes over large tables found, out of the way of its runs."""
+    return root / ".dnnjob" / "statistics"
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """The files of one run folder, `ROOT/<name>/<run id>/`."""
@@ -136,6 +141,11 @@ class RunPaths:
     def log(self, *, attempt: int, rank: int) -> Path:
         """What one task said in one attempt."""
         return self.logs / f"attempt-{attempt}-task-{rank}.log"
+
+    @property
+    def statistics(self) -> Path:
+        """What passes over large tables found, for all runs of the root."""
+        return statistics_folder(self.root.parents[1])
 
     @property
     def submission_folder(self) -> Path:

@@ -181,6 +181,7 @@ def test_two_tasks_read_half_each_and_come_to_the_same_losses(
     paths, _ = run(folder, "devices.tasks=2")
 
     np.testing.assert_allclose(losses(paths), losses(base[0]), rtol=1e-5)
+    assert "Statistics of the table are those kept in" in paths.log(attempt=1, rank=1).read_text()
     for log in (paths.log(attempt=1, rank=rank) for rank in (0, 1)):
         (read,) = rows_read(log.read_text())
         assert read <= 0.6 * 3 * make_plan(paths).num_rows
@@ -203,6 +204,7 @@ def test_a_killed_run_goes_on_within_its_epoch_to_the_same_bits(
     assert done.returncode == 0, done.stderr
     pd.testing.assert_frame_equal(predictions(paths), predictions(base[0]))
     np.testing.assert_array_equal(losses(paths), losses(base[0]))
+    assert "Statistics of the table are those kept in" in done.stderr
     position = read_status(paths).attempts[-1].resumed_from
     assert position is not None
     assert position.window > 0 or position.epoch > 0

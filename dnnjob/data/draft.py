@@ -17,11 +17,14 @@ from pydantic import BaseModel
 
 from dnnjob.config.job import JobConfig
 from dnnjob.data.builtin import is_builtin
+from dnnjob.data.kinds import ReadAs
 from dnnjob.data.schema import ColumnData, listed, problem_of, problem_of_target, show_date
-from dnnjob.data.sources import COMPRESSED_SUFFIXES, TABLE_SUFFIXES, read_all
+from dnnjob.data.sources import COMPRESSED_SUFFIXES, TABLE_SUFFIXES, peek_source, read_all
 from dnnjob.errors import DataError
 
 WIDTH = 100
+# Of a larger table of Parquet files a sample has to do; so many values take about a second.
+MAX_READ_VALUES = 2**24
 OPENING = (
     "Keys behind a # show their defaults. Those set here, beside the table's own, are a start for "
     "most tables: adamw, dropout, and early stopping on validation rows."
@@ -46,7 +49,7 @@ def draft_job(source: str | Path, *, folder: Path | None = None) -> str:
     Raises:
         DataError: If the table cannot be read, or has no usable target and feature.
     """
-    columns = read_all(str(source))
+    columns, sampled = _read(str(source))
     target, features = _choose(str(source), columns)
     data: dict[str, Any] = {"source": _path_from(str(source), folder), "target": target}
     if len(features) < len(columns) - 1:
@@ -54,11 +57,29 @@ def draft_job(source: str | Path, *, folder: Path | None = None) -> str:
     chosen: dict[str, Any] = {"name": job_name(str(source)), "data": data | DATA}
     chosen |= {"model": MODEL, "train": TRAIN}
     notes = {
-        "target": ["A guess, the last that can be one, of:", *_column_list(columns)],
+        "target": ["A guess, the last that can be one, of:", *_column_list(columns), *sampled],
         "features": _left_out(columns),
     }
     lines = _section_lines(JobConfig, chosen, notes)
     return "\n".join([*_comment(OPENING), "", *lines, ""])
+
+
+def _read(source: str) -> tuple[Mapping[str, ColumnData], list[str]]:
+    """The columns of a table, of a large one of Parquet files those of a sample, which is told."""
+    files = peek_source(source)
+    if files is None or any(file.kind != "parquet" for file in files):
+        return read_all(source), []
+    from dnnjob.data.parquet import ParquetRows
+
+    paths = [file.path for file in files]
+    num_rows = ParquetRows.open(paths).num_rows
+    if num_rows * len(files[0].names) <= MAX_READ_VALUES:
+        return read_all(source), []
+    from dnnjob.data.sample import sample_columns
+
+    columns = sample_columns(paths, files[0].names, ReadAs(), source=source)
+    looked_at = next(iter(columns.values())).num_rows
+    return columns, [f"Told from {looked_at:,} of its {num_rows:,} rows."]
 
 
 def job_name(source: str) -> str:

@@ -2,7 +2,7 @@
 
 keeper = PassKeeper(folder, key_of_pass(data, kinds, group_rows, fingerprint, seed=seed))
 found = keeper.load()                      # None unless a whole file of this very pass is there
-keeper.save(KeptPass(totals, differing, group_counts, facts))
+keeper.save(KeptPass(survey, facts))
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from dnnjob.data.sketch import QuantileSketch
 from dnnjob.data.sources import Fingerprint
 from dnnjob.data.split import choose_split
 from dnnjob.data.splitter import SplitFacts
+from dnnjob.data.survey import Survey
 from dnnjob.data.totals import NumberTotals, TextTotals, Totals
 from dnnjob.runs import write_file
 
@@ -48,22 +50,18 @@ class KeptPass:
     """What a pass found.
 
     Attributes:
-        totals: Of each split's columns, by the name of the split; absent splits have none.
-        differing: Features that differ from the target somewhere, and all texts.
-        group_counts: Rows of each split in each row group, int64 `(num_groups, 4)`.
+        survey: What columns hold, and the rows of each split.
         facts: What the split had to know of all rows.
     """
 
-    totals: Mapping[str, Mapping[str, Totals]]
-    differing: frozenset[str]
-    group_counts: npt.NDArray[np.int64]
+    survey: Survey
     facts: SplitFacts
 
 
 def key_of_pass(
     data: DataConfig,
     kinds: Mapping[str, FeatureKind],
-    group_rows: Sequence[int],
+    group_rows: npt.ArrayLike,
     fingerprint: Fingerprint,
     *,
     part_rows: Sequence[int],
@@ -74,7 +72,7 @@ def key_of_pass(
     Args:
         data: What the job says.
         kinds: The features and what they hold.
-        group_rows: Rows of each row group of the files.
+        group_rows: Rows of each row group that is counted.
         fingerprint: Of the files.
         part_rows: Rows of the sources of each split.
         seed: Of the split.
@@ -88,7 +86,7 @@ def key_of_pass(
         "split_seed": seed,
         "kinds": list(kinds.items()),
         "said": {name: column.kind for name, column in data.columns.items() if column.kind},
-        "group_rows": hashlib.sha256(np.array(group_rows, np.int64).tobytes()).hexdigest(),
+        "group_rows": hashlib.sha256(np.asarray(group_rows, np.int64).tobytes()).hexdigest(),
         "part_rows": list(part_rows),
         "fingerprint": [fingerprint.method, fingerprint.value],
     }
@@ -127,6 +125,9 @@ class PassKeeper:
         except _DAMAGE as error:
             logger.warning("%s is left aside, since it cannot be read: %s", self.path, error)
             return None
+        # Its age is the time since it was last of use.
+        with suppress(OSError):
+            self.path.touch()
         logger.info("Statistics of the table are those kept in %s.", self.path)
         return found
 
@@ -143,22 +144,23 @@ class PassKeeper:
 
 
 def _pack(found: KeptPass, *, key: str) -> dict[str, Any]:
-    arrays: dict[str, Any] = {"group_counts": found.group_counts}
+    survey = found.survey
+    arrays: dict[str, Any] = {"group_counts": survey.group_counts}
     unlabelled = found.facts.unlabelled
     if len(unlabelled):
-        mask = np.zeros(int(found.group_counts.sum()), dtype=bool)
+        mask = np.zeros(int(survey.group_counts.sum()), dtype=bool)
         mask[unlabelled] = True
         arrays["unlabelled"] = np.packbits(mask)
     header = {
         "key": key,
-        "differing": sorted(found.differing),
+        "differing": sorted(survey.differing),
         "cuts": list(found.facts.cuts),
         "totals": {
             split: {
                 name: _pack_totals(totals, f"{split} {place}", arrays)
                 for place, (name, totals) in enumerate(columns.items())
             }
-            for split, columns in found.totals.items()
+            for split, columns in survey.totals.items()
         },
     }
     arrays[_HEADER] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
@@ -184,14 +186,13 @@ def _unpack(arrays: Mapping[str, Any], *, key: str) -> KeptPass:
     if "unlabelled" in arrays:
         unlabelled = np.flatnonzero(np.unpackbits(arrays["unlabelled"], count=int(counts.sum())))
     first, second = header["cuts"]
+    totals = {
+        split: {name: _unpack_totals(values, arrays) for name, values in columns.items()}
+        for split, columns in header["totals"].items()
+    }
     return KeptPass(
-        totals={
-            split: {name: _unpack_totals(values, arrays) for name, values in columns.items()}
-            for split, columns in header["totals"].items()
-        },
-        differing=frozenset(header["differing"]),
-        group_counts=counts,
-        facts=SplitFacts(unlabelled=unlabelled, cuts=(first, second)),
+        Survey(totals, frozenset(header["differing"]), counts),
+        SplitFacts(unlabelled=unlabelled, cuts=(first, second)),
     )
 
 

@@ -83,7 +83,7 @@ class ParquetRows:
         groups: list[RowGroup] = []
         schemas = {}
         for path in paths:
-            with _reading(path, "its footer"), pq.ParquetFile(path) as file:
+            with reading(path, "its footer"), pq.ParquetFile(path) as file:
                 schemas[path] = file.schema_arrow
                 groups += _groups_of(path, file.metadata)
         return cls(groups, schemas)
@@ -125,7 +125,7 @@ class ParquetRows:
         """Whether a file's footer says that no row has a value in a column."""
         if pa.types.is_null(self.schemas[path].field(name).type):
             return True
-        with _reading(path, "its footer"), pq.ParquetFile(path) as file:
+        with reading(path, "its footer"), pq.ParquetFile(path) as file:
             footer = file.metadata
             place = [one.path for one in map(footer.schema.column, range(footer.num_columns))]
             if name not in place:
@@ -145,7 +145,7 @@ class ParquetRows:
         """Bytes that a value of each column takes in the files, before compression."""
         totals: dict[str, float] = {}
         for path in self.schemas:
-            with _reading(path, "its footer"), pq.ParquetFile(path) as file:
+            with reading(path, "its footer"), pq.ParquetFile(path) as file:
                 footer = file.metadata
                 for group in map(footer.row_group, range(footer.num_row_groups)):
                     for one in map(group.column, range(group.num_columns)):
@@ -167,7 +167,7 @@ class ParquetRows:
         """
         tables = []
         for group in (self.groups[number] for number in groups):
-            with _reading(group.path, group.place):
+            with reading(group.path, group.place):
                 file = self._file(group.path)
                 table = file.read_row_group(
                     group.number, columns=self.schema.names, use_threads=False
@@ -200,7 +200,7 @@ class ParquetRows:
         start = bisect_right(self.starts.tolist(), first) - 1
         skip = first - int(self.starts[start])
         for group in self.groups[start:]:
-            with _reading(group.path, group.place):
+            with reading(group.path, group.place):
                 batches = self._file(group.path).iter_batches(
                     size, row_groups=[group.number], columns=self.schema.names, use_threads=False
                 )
@@ -210,7 +210,7 @@ class ParquetRows:
                     table = pa.Table.from_batches([batch.slice(skip)])
                     yield self._convert(table, group.path)
                 skip = max(0, skip - batch.num_rows)
-                with _reading(group.path, group.place):
+                with reading(group.path, group.place):
                     batch = next(batches, None)
             with self._counting:
                 self.num_read_bytes += group.num_bytes
@@ -235,10 +235,10 @@ def check_groups(path: Path, columns: Sequence[str]) -> None:
     Raises:
         DataError: If one cannot; its place in the file is named.
     """
-    with _reading(path, "its footer"), pq.ParquetFile(path) as file:
+    with reading(path, "its footer"), pq.ParquetFile(path) as file:
         groups = list(_groups_of(path, file.metadata))
     for group in groups:
-        with _reading(path, group.place), pq.ParquetFile(path) as file:
+        with reading(path, group.place), pq.ParquetFile(path) as file:
             file.read_row_group(group.number, columns=list(columns), use_threads=False)
 
 
@@ -289,7 +289,8 @@ def _groups_of(path: Path, metadata: Any) -> Iterator[RowGroup]:
 
 
 @contextmanager
-def _reading(path: Path, place: str) -> Iterator[None]:
+def reading(path: Path, place: str) -> Iterator[None]:
+    """Turns what a broken file makes pyarrow raise into one error that names it and the place."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:

@@ -1,12 +1,14 @@
 """The table of a job that is too long for memory, opened to be read in pieces.
 
-table = open_pieces(job, scratch=partial(scratch_folder, ...), threads=2, check=crew.check)
+table = open_pieces(job, scratch=partial(scratch_folder, ...), threads=2, crew=crew, kept=None)
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from dnnjob.config.job import JobConfig
+from dnnjob.config.job import DataConfig, JobConfig
 from dnnjob.data.delimited import most_rows, outline_files, rewrite, text_kinds
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs
@@ -16,12 +18,48 @@ from dnnjob.data.sources import JobFiles, find_pieces
 from dnnjob.data.splitter import PartRows
 from dnnjob.data.stream import StreamedTable, goes_by_windows, open_stream, streams
 from dnnjob.data.unify import schema_kinds
+from dnnjob.tasks import Crew
 
 Check = Callable[[], object]
 
 
+@dataclass(frozen=True, eq=False)
+class PiecesPlan:
+    """A table of Parquet files that is read in pieces, before a row of it is read.
+
+    Attributes:
+        found: The files and features.
+        part_rows: Rows of the sources of each split.
+        window_rows: Rows of a window.
+    """
+
+    found: JobFiles
+    part_rows: PartRows
+    window_rows: int
+
+
+def plan_pieces(data: DataConfig, found: JobFiles) -> PiecesPlan | None:
+    """How a table of Parquet files is read in pieces; None of one that is read whole.
+
+    Raises:
+        DataError: If a footer cannot be read.
+    """
+    files = ParquetRows.open(found.paths)
+    part_rows = found.part_rows(files.file_rows(found.paths))
+    kinds = schema_kinds(data, files.schemas.values(), found.features)
+    rows = window_rows(data, kinds)
+    if not streams(data, part_rows, window_rows=rows, kinds=kinds):
+        return None
+    return PiecesPlan(found, part_rows, rows)
+
+
 def open_pieces(
-    job: JobConfig, *, make_scratch: Callable[[], Path], threads: int, check: Check
+    job: JobConfig,
+    *,
+    make_scratch: Callable[[], Path],
+    threads: int,
+    crew: Crew,
+    kept: Path | None,
 ) -> StreamedTable | None:
     """The job's table, if it is one that is read in pieces.
 
@@ -29,39 +67,33 @@ def open_pieces(
         job: The job.
         make_scratch: Makes a folder of this run.
         threads: Threads to measure with.
-        check: Called between pieces; raises where the run shall stop.
+        crew: The tasks of the run.
+        kept: Folder of what passes over tables found; None keeps nothing.
 
     Raises:
         DataError: If the table cannot be read, or not be trained on as the job asks.
         JobError: If there is no room for a copy.
+        StoppedError: If a signal asked for it.
     """
     found = find_pieces(job.data)
     if found is None:
         return None
+    open_as = partial(open_stream, job, threads=threads, crew=crew, kept=kept)
     if found.are_text:
-        return _open_text(job, found, make_scratch=make_scratch, threads=threads, check=check)
-    files = ParquetRows.open(found.paths)
-    part_rows = found.part_rows(files.file_rows(found.paths))
-    kinds = schema_kinds(job.data, files.schemas.values(), found.features)
-    rows = window_rows(job.data, kinds)
-    if not streams(job.data, part_rows, window_rows=rows, kinds=kinds):
+        return _open_text(job, found, open_as, make_scratch=make_scratch, check=crew.check)
+    plan = plan_pieces(job.data, found)
+    if plan is None:
         return None
-    return open_stream(
-        job,
-        found,
-        block_rows=_block_rows(job, part_rows, rows),
-        scratch=make_scratch(),
-        threads=threads,
-        check=check,
-    )
+    block_rows = _block_rows(job, plan.part_rows, plan.window_rows)
+    return open_as(found, block_rows=block_rows, scratch=make_scratch())
 
 
 def _open_text(
     job: JobConfig,
     found: JobFiles,
+    open_as: Callable[..., StreamedTable],
     *,
     make_scratch: Callable[[], Path],
-    threads: int,
     check: Check,
 ) -> StreamedTable | None:
     """Files of text, rewritten where they have more rows than a window."""
@@ -81,15 +113,7 @@ def _open_text(
         return None
     block_rows, folder = _block_rows(job, part_rows, rows), make_scratch()
     rewritten = rewrite(data, found, outlines, folder=folder, block_rows=block_rows, check=check)
-    return open_stream(
-        job,
-        rewritten,
-        block_rows=block_rows,
-        scratch=folder,
-        threads=threads,
-        check=check,
-        originals=found.paths,
-    )
+    return open_as(rewritten, block_rows=block_rows, scratch=folder, originals=found.paths)
 
 
 def _block_rows(job: JobConfig, part_rows: PartRows, rows: int) -> int | None:

@@ -8,7 +8,7 @@ with open_stream(job, found, block_rows=50_000, scratch=scratch, threads=2) as t
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dnnjob.config.job import DataConfig, JobConfig
 from dnnjob.data.block import Block, FloatArray, RawColumn, take_rows
 from dnnjob.data.checks import check_totals, describe_totals
 from dnnjob.data.encoding import Encoding, FeatureKind, fit_columns, fit_target
+from dnnjob.data.keep import KeptPass, PassKeeper, key_of_pass
 from dnnjob.data.kinds import arrow_kind
 from dnnjob.data.order import default_window_rows
 from dnnjob.data.parquet import ParquetRows
@@ -36,10 +37,16 @@ from dnnjob.data.splitter import (
     refuse_empty_splits,
     scan_rows,
 )
-from dnnjob.data.survey import TRANSFORMED, key_block, raw_block, survey_rows
+from dnnjob.data.survey import TRANSFORMED, copy_rows, key_block, raw_block, survey_rows
 from dnnjob.data.totals import NumberTotals, Totals, join_totals
-from dnnjob.data.unify import CommonColumns, agree_on_kinds, raw_kinds, wanted_columns
+from dnnjob.data.unify import (
+    CommonColumns,
+    agree_on_kinds,
+    raw_kinds,
+    wanted_columns,
+)
 from dnnjob.errors import DataError
+from dnnjob.tasks import Crew, StopFlag
 
 logger = logging.getLogger(__name__)
 
@@ -240,10 +247,11 @@ def open_stream(
     block_rows: int | None,
     scratch: Path,
     threads: int,
-    check: Callable[[], object] = lambda: None,
+    crew: Crew | None = None,
+    kept: Path | None = None,
     originals: Sequence[Path] | None = None,
 ) -> StreamedTable:
-    """A table of Parquet files, after one pass over it.
+    """A table of Parquet files, after one pass over it, which is kept for whoever needs it again.
 
     Args:
         job: The job.
@@ -252,12 +260,15 @@ def open_stream(
             once, in theirs.
         scratch: A folder of this run, for a copy where the files cannot be read in small pieces.
         threads: Threads to measure with.
-        check: Called between pieces; raises where the run shall stop.
+        crew: The tasks of the run: where no copy is needed, the chief passes over the table and
+            the others take what it found.
+        kept: Folder of what passes found; None keeps nothing.
         originals: What these files were made from, in place of themselves for the fingerprint.
 
     Raises:
         DataError: If the table cannot be read, or not be trained on as the job asks.
         JobError: If there is no room for a copy.
+        StoppedError: If a signal asked for it.
     """
     data, features = job.data, found.features
     files = ParquetRows.open(found.paths)
@@ -265,12 +276,23 @@ def open_stream(
     kinds = {name: agreed[name] for name in features}
     source = files.wanting(_columns_of(data, files, wanted_columns(data, features), agreed))
     part_rows = found.part_rows(source.file_rows(found.paths))
-    facts = _scan(data, files, agreed)
-    splitter = make_splitter(data, part_rows, facts, seed=job.split_seed)
+    fingerprint = fingerprint_files(originals or found.paths)
     copy = None
     if block_rows is not None and _has_large_groups(source, block_rows):
         copy = _make_copy(source, data, kinds, scratch, block_rows=block_rows)
-    survey = survey_rows(source, data, kinds, splitter, copy=copy, threads=threads, check=check)
+    key = key_of_pass(
+        data,
+        kinds,
+        np.diff(source.starts if copy is None else copy.starts),
+        fingerprint,
+        part_rows=part_rows,
+        seed=job.split_seed,
+    )
+    made = _Pass(
+        job, source, kinds, part_rows, partial(_scan, data, files, agreed), copy, threads=threads
+    )
+    passed = made.find(PassKeeper(kept, key), crew or Crew(StopFlag()))
+    survey = passed.survey
     columns = join_totals([dict(part) for part in survey.totals.values()])
     warnings = check_totals(data, kinds, columns, survey.differing)
     refuse_empty_splits(job, survey.group_counts.sum(axis=0))
@@ -284,15 +306,74 @@ def open_stream(
             for name, found in columns.items()
             if name != TRANSFORMED
         ),
-        fingerprint=fingerprint_files(originals or found.paths),
+        fingerprint=fingerprint,
         warnings=warnings,
         rows=source if copy is None else _open_copy(copy, source.columns),
-        splitter=splitter,
+        splitter=made.make_splitter(passed.facts),
         totals=survey.totals,
         group_counts=survey.group_counts,
         data=data,
         by_windows=block_rows is not None,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """The pass over a table: made, or one that was kept.
+
+    Attributes:
+        job: The job.
+        source: The table.
+        kinds: What the features hold.
+        part_rows: Rows of the sources of each split.
+        scan: Looks for what the split must know.
+        copy: What takes the rows, too.
+        threads: Threads to measure with.
+    """
+
+    job: JobConfig
+    source: ParquetRows
+    kinds: Mapping[str, FeatureKind]
+    part_rows: PartRows
+    scan: Callable[[], SplitFacts]
+    copy: Copy | None
+    threads: int
+
+    def find(self, keeper: PassKeeper, crew: Crew) -> KeptPass:
+        """What a pass finds, and the copy, if one is needed.
+
+        Without a copy the chief goes first, and the other tasks need not read the table.
+        """
+        waits = self.copy is None and keeper.folder is not None
+        if waits and not crew.is_chief:
+            crew.share(None)
+        found = keeper.load()
+        if found is None:
+            found = self._make(crew.check)
+            if crew.is_chief:
+                keeper.save(found)
+        elif self.copy is not None:
+            copy_rows(self.source, self.copy, check=crew.check)
+        if waits and crew.is_chief:
+            crew.share(None)
+        return found
+
+    def make_splitter(self, facts: SplitFacts) -> Splitter:
+        """The split of each row."""
+        return make_splitter(self.job.data, self.part_rows, facts, seed=self.job.split_seed)
+
+    def _make(self, check: Callable[[], object]) -> KeptPass:
+        facts = self.scan()
+        survey = survey_rows(
+            self.source,
+            self.job.data,
+            self.kinds,
+            self.make_splitter(facts),
+            copy=self.copy,
+            threads=self.threads,
+            check=check,
+        )
+        return KeptPass(survey, facts)
 
 
 def _columns_of(

@@ -144,6 +144,24 @@ def survey_rows(
     return Survey(sums.totals, sums.differing, sums.counts)
 
 
+def copy_rows(rows: ParquetRows, copy: Copy, *, check: Callable[[], object]) -> None:
+    """Copies a table of which everything else is known.
+
+    Args:
+        rows: The table.
+        copy: What takes the rows.
+        check: Called between blocks; raises where the run shall stop.
+
+    Raises:
+        DataError: If the table cannot be read.
+        JobError: If there is no room for the copy.
+    """
+    for _, table in rows.batches(size=_pass_rows(len(rows.schema))):
+        check()
+        copy.write(table)
+    copy.close()
+
+
 def _pass_rows(num_columns: int) -> int:
     return max(1, min(_PASS_ROWS, _PASS_BYTES // (8 * num_columns)))
 

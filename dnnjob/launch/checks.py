@@ -7,20 +7,32 @@ print(render_check(check))
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
 
 from dnnjob.config import DataConfig, JobConfig, Point, load_job, make_points
-from dnnjob.data.order import refuse_short_window
+from dnnjob.data.encoding import Encoding
+from dnnjob.data.order import refuse_short_window, window_rows
 from dnnjob.data.schema import listed, show_date
 from dnnjob.data.sources import Table, find_pieces, open_table
+from dnnjob.data.split import Split
 from dnnjob.data.splitter import split_table
 from dnnjob.data.statistics import fit_encoding
-from dnnjob.machine import memory_limit_bytes
+from dnnjob.machine import memory_limit_bytes, memory_share_bytes
 from dnnjob.runs import Record
 from dnnjob.text import align
 
+if TYPE_CHECKING:
+    from dnnjob.data.pieces import PiecesPlan
+    from dnnjob.data.sample import SampledTable
+
 logger = logging.getLogger(__name__)
+
+AnyTable = Union[Table, "SampledTable"]
+"""All rows of a table, or some of one that a run reads in pieces."""
 
 MIB = 2**20
 # Measured: TensorFlow with XLA, pandas and the plots take this before any table.
@@ -28,6 +40,9 @@ PROCESS_BYTES = 850 * MIB
 # Measured with tables of 1 and 3 million rows: 44 to 48 bytes a value at the peak, for the file's
 # columns, the float64 and float32 tables and the copy that trains.
 BYTES_A_VALUE = 48
+# Measured with 20 million rows of 20 features: what reading a table in pieces takes beside its
+# windows.
+STREAM_BYTES = 420 * MIB
 # Variables beside weight and gradient that an optimizer keeps for each parameter.
 OPTIMIZER_SLOTS = {"sgd": 1, "adam": 2, "adamw": 2, "rmsprop": 2}
 MAX_COLUMNS_SHOWN = 40
@@ -60,6 +75,9 @@ class PointCheck(Record):
     num_test_rows: int
     num_unlabelled_rows: int
     """Rows without a target, which are predicted only."""
+    num_sampled_rows: int | None = None
+    """Rows that were looked at, where the table is too large for all: what is said of its values is
+    about right then."""
     layers: tuple[int, ...]
     """Width of the inputs, of every hidden layer, and of the output."""
     num_trainable_params: int
@@ -97,7 +115,7 @@ def check_job(job_file: Path, overrides: Sequence[str] = ()) -> JobCheck:
     tables = read_tables([point.job.data for point in points])
     checks = tuple(check_point(point, tables[table_key(point.job.data)]) for point in points)
     limit_mb = memory_limit_bytes() / MIB
-    told = [warning for table in tables.values() for warning in table.warnings]
+    told = [warning for table in tables.values() for warning in _rows_of(table).warnings]
     return JobCheck(
         name=job.name,
         job_file=str(job_file),
@@ -109,19 +127,41 @@ def check_job(job_file: Path, overrides: Sequence[str] = ()) -> JobCheck:
     )
 
 
-def read_tables(configs: Sequence[DataConfig]) -> dict[str, Table]:
-    """Each table once: most sweeps have one."""
-    tables: dict[str, Table] = {}
+def read_tables(configs: Sequence[DataConfig]) -> dict[str, AnyTable]:
+    """Each table once: most sweeps have one. Of those that a run reads in pieces, some rows."""
+    tables: dict[str, AnyTable] = {}
     for data in configs:
         if table_key(data) not in tables:
-            tables[table_key(data)] = open_table(data)
+            tables[table_key(data)] = _read_table(data)
     return tables
+
+
+def _read_table(data: DataConfig) -> AnyTable:
+    plan = _plan(data)
+    if plan is None:
+        return open_table(data)
+    from dnnjob.data.sample import sample_table
+
+    return sample_table(data, plan.found)
+
+
+def _plan(data: DataConfig) -> "PiecesPlan | None":
+    """How a run reads Parquet files in pieces, if it does."""
+    found = find_pieces(data)
+    if found is None or found.are_text:
+        return None
+    # pyarrow takes a third of a second, which submissions of CSV files need not wait for.
+    from dnnjob.data.pieces import plan_pieces
+
+    return plan_pieces(data, found)
 
 
 def table_key(data: DataConfig) -> str:
     """What jobs share that read the same table in the same way."""
-    # What only says how rows are split and encoded does not change what is read.
-    return data.model_dump_json(
+    # What only says how rows are split and encoded does not change what is read of a table in
+    # memory.
+    pieces = "" if _plan(data) is None else "in pieces "
+    return pieces + data.model_dump_json(
         include={
             *("source", "validation_source", "test_source", "split_column"),
             *("target", "features", "id_columns", "weight_column"),
@@ -130,9 +170,9 @@ def table_key(data: DataConfig) -> str:
     )
 
 
-def _check_columns(point: Point, table: Table) -> tuple[ColumnCheck, ...]:
-    data = point.job.data
-    encoding = fit_encoding(table, split_table(table, point.job), data)
+def _check_columns(point: Point, found: AnyTable) -> tuple[ColumnCheck, ...]:
+    data, table = point.job.data, _rows_of(found)
+    encoding = fit_encoding(table, _look(point.job, found).split, data)
     roles = {} if data.split_column is None else {data.split_column: "split"}
     roles |= {name: "id" for name in data.id_columns} | {table.target: "target"}
     roles |= {} if data.weight_column is None else {data.weight_column: "weight"}
@@ -151,32 +191,62 @@ def _check_columns(point: Point, table: Table) -> tuple[ColumnCheck, ...]:
     )
 
 
-def check_point(point: Point, table: Table) -> PointCheck:
+@dataclass(frozen=True)
+class _Looked:
+    """A table as a job splits it.
+
+    Attributes:
+        split: The rows at hand; of a sample all that have a target train.
+        counts: Rows of each of `SPLITS` in the whole table.
+    """
+
+    split: Split
+    counts: Sequence[int]
+
+
+def _look(job: JobConfig, found: AnyTable) -> _Looked:
+    if isinstance(found, Table):
+        split = split_table(found, job)
+        parts = (split.train, split.validation, split.test, split.unlabelled)
+        return _Looked(split, [len(rows) for rows in parts])
+    from dnnjob.data.sample import estimate_splits
+
+    labelled, none = ~np.isnan(found.table.y), np.zeros(0, np.int64)
+    split = Split(np.flatnonzero(labelled), none, none, np.flatnonzero(~labelled))
+    return _Looked(split, estimate_splits(job.data, found, seed=job.split_seed))
+
+
+def _rows_of(found: AnyTable) -> Table:
+    return found if isinstance(found, Table) else found.table
+
+
+def check_point(point: Point, found: AnyTable) -> PointCheck:
     """What one run would do.
 
     Raises:
+        JobError: If a window holds less than the training rows of a table in memory.
         DataError: If the table is too small for its splits.
     """
-    job = point.job
-    split = split_table(table, job)
-    if find_pieces(job.data) is None:
-        refuse_short_window(job.data, len(split.train))
-    encoding = fit_encoding(table, split, job.data)
+    job, table = point.job, _rows_of(found)
+    looked = _look(job, found)
+    train, validation, test, unlabelled = looked.counts
+    if isinstance(found, Table) and find_pieces(job.data) is None:
+        refuse_short_window(job.data, train)
+    encoding = fit_encoding(table, looked.split, job.data)
     embeddings = encoding.embedding_shapes
     num_inputs = encoding.num_inputs + sum(units - 1 for _, units in embeddings)
     num_params = job.model.count_params(num_inputs=encoding.num_inputs, embeddings=embeddings)
-    steps_per_epoch = math.ceil(len(split.train) / job.train.global_batch_size)
-    memory = estimate_memory_bytes(
-        job, table.num_rows, num_inputs=num_inputs, num_params=num_params
-    )
+    steps_per_epoch = math.ceil(train / job.train.global_batch_size)
+    memory = _estimate_memory(job, found, encoding, num_inputs=num_inputs, num_params=num_params)
     return PointCheck(
         values=point.values,
         source=job.data.source,
-        num_rows=table.num_rows,
-        num_train_rows=len(split.train),
-        num_validation_rows=len(split.validation),
-        num_test_rows=len(split.test),
-        num_unlabelled_rows=len(split.unlabelled),
+        num_rows=found.num_rows,
+        num_train_rows=train,
+        num_validation_rows=validation,
+        num_test_rows=test,
+        num_unlabelled_rows=unlabelled,
+        num_sampled_rows=None if isinstance(found, Table) else table.num_rows,
         layers=(num_inputs, *job.model.hidden_units, 1),
         num_trainable_params=num_params,
         epochs=job.train.epochs,
@@ -184,6 +254,24 @@ def check_point(point: Point, table: Table) -> PointCheck:
         steps=job.train.epochs * steps_per_epoch,
         memory_mb=memory / MIB,
     )
+
+
+def _estimate_memory(
+    job: JobConfig,
+    found: AnyTable,
+    encoding: Encoding,
+    *,
+    num_inputs: int,
+    num_params: int,
+) -> float:
+    sizes = {"num_inputs": num_inputs, "num_params": num_params}
+    if isinstance(found, Table):
+        return estimate_memory_bytes(job, found.num_rows, **sizes)
+    rows = window_rows(job.data, found.table.kinds)
+    windows = 2 * 4 * rows * (encoding.num_inputs + 1)
+    budget = job.data.memory_budget_gb
+    kept = memory_share_bytes(job.devices.tasks) if budget is None else budget * 1e9
+    return estimate_memory_bytes(job, 0, **sizes) + STREAM_BYTES + max(windows, kept)
 
 
 def estimate_memory_bytes(
@@ -194,7 +282,7 @@ def estimate_memory_bytes(
     weights = 4 * copies * num_params
     widths = num_inputs + sum(job.model.hidden_units)
     # Each output is kept for its gradient.
-    activations = 2 * 4 * widths * min(job.train.global_batch_size, num_rows)
+    activations = 2 * 4 * widths * min(job.train.global_batch_size, num_rows or math.inf)
     return PROCESS_BYTES + BYTES_A_VALUE * num_rows * (num_inputs + 1) + weights + activations
 
 
@@ -230,7 +318,11 @@ def _summary(check: JobCheck, point: PointCheck) -> Iterator[tuple[str, str]]:
     features = [column.name for column in check.columns if column.role == "feature"]
     network = " -> ".join(map(str, point.layers))
     yield "job", f"{check.name} ({check.job_file})"
-    yield "table", f"{point.source}: {point.num_rows:,} rows, {len(check.columns)} columns"
+    sampled = ""
+    if point.num_sampled_rows is not None:
+        sampled = f", of which {point.num_sampled_rows:,} were looked at"
+    columns = f"{len(check.columns)} columns"
+    yield "table", f"{point.source}: {point.num_rows:,} rows{sampled}, {columns}"
     yield "target", check.target
     yield "features", f"{len(features)}: {listed(features)}"
     yield (

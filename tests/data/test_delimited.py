@@ -15,6 +15,7 @@ from dnnjob.data.pieces import open_pieces
 from dnnjob.data.sources import open_table, peek_job
 from dnnjob.data.stream import StreamedTable
 from dnnjob.errors import DataError, JobError
+from dnnjob.tasks import Crew, StopFlag
 
 CHUNK = 50
 NUM_ROWS = 4 * CHUNK
@@ -65,7 +66,9 @@ def make_job(source: Path, **changes: object) -> JobConfig:
 
 def open_text(job: JobConfig, scratch: Path) -> StreamedTable | None:
     scratch.mkdir(exist_ok=True)
-    return open_pieces(job, make_scratch=lambda: scratch, threads=2, check=lambda: None)
+    return open_pieces(
+        job, make_scratch=lambda: scratch, threads=2, crew=Crew(StopFlag()), kept=None
+    )
 
 
 def assert_as_in_memory(job: JobConfig, scratch: Path) -> None:

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from pydantic import BaseModel
@@ -173,3 +174,17 @@ def test_a_table_without_target_and_feature_is_refused(
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DataError, match=rf"usable are: {usable}\."):
         draft_job(tmp_path / "t.csv")
+
+
+def test_of_a_large_parquet_table_a_sample_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnjob.data.draft.MAX_READ_VALUES", 100)
+    monkeypatch.setattr("dnnjob.data.sample._NUM_GROUPS", 3)
+    frame = pd.DataFrame({"x": np.arange(200.0), "y": np.arange(200.0) ** 2})
+    frame.to_parquet(tmp_path / "big.parquet", row_group_size=10, index=False)
+
+    text = draft_job(tmp_path / "big.parquet")
+
+    assert "# Told from 30 of its 200 rows." in text
+    assert JobConfig.model_validate(tomllib.loads(text)).data.target == "y"

@@ -12,6 +12,7 @@ from dnnjob.data.block import Texts
 from dnnjob.data.keep import KeptPass, PassKeeper, key_of_pass
 from dnnjob.data.sources import Fingerprint
 from dnnjob.data.splitter import SplitFacts
+from dnnjob.data.survey import Survey
 from dnnjob.data.totals import NumberTotals, TextTotals, measure_column
 
 FACTS = SplitFacts(unlabelled=np.array([2, 30_000]), cuts=(0.1, float("inf")))
@@ -23,15 +24,15 @@ def make_pass() -> KeptPass:
     numbers = measure_column(np.where(rng.random(30_002) < 0.1, np.nan, rng.normal(size=30_002)))
     empty = measure_column(np.full(3, np.nan))
     words = measure_column(Texts.of(["ä", None, "b", "ä"]))
-    return KeptPass(
+    survey = Survey(
         totals={
             "test": {"x": numbers + numbers, "größe": empty, "y": numbers},
             "train": {"x": empty, "größe": words, "y": numbers},
         },
         differing=frozenset({"x", "größe"}),
         group_counts=np.array([[20_000, 1, 2, 0], [9_000, 900, 97, 2]]),
-        facts=FACTS,
     )
+    return KeptPass(survey, FACTS)
 
 
 def test_what_is_found_again_is_what_was_kept_bit_for_bit(tmp_path: Path) -> None:
@@ -41,10 +42,10 @@ def test_what_is_found_again_is_what_was_kept_bit_for_bit(tmp_path: Path) -> Non
     found = keeper.load()
 
     assert found is not None
-    assert list(found.totals) == ["test", "train"]
-    for split, columns in kept.totals.items():
+    assert list(found.survey.totals) == ["test", "train"]
+    for split, columns in kept.survey.totals.items():
         for name, totals in columns.items():
-            again = found.totals[split][name]
+            again = found.survey.totals[split][name]
             assert again.statistics() == pytest.approx(totals.statistics(), nan_ok=True, abs=0)
             if isinstance(totals, TextTotals):
                 assert again == totals
@@ -54,8 +55,8 @@ def test_what_is_found_again_is_what_was_kept_bit_for_bit(tmp_path: Path) -> Non
             assert again.sketch.turns == totals.sketch.turns
             for one, other in zip(again.sketch.levels, totals.sketch.levels, strict=True):
                 np.testing.assert_array_equal(one, other)
-    assert found.differing == kept.differing
-    np.testing.assert_array_equal(found.group_counts, kept.group_counts)
+    assert found.survey.differing == kept.survey.differing
+    np.testing.assert_array_equal(found.survey.group_counts, kept.survey.group_counts)
     np.testing.assert_array_equal(found.facts.unlabelled, FACTS.unlabelled)
     assert found.facts.cuts == FACTS.cuts
 

@@ -206,6 +206,47 @@ def test_wide_tables_are_passed_over_in_blocks_of_fewer_rows(tmp_path: Path) -> 
     assert table.fit_encoding().columns[7].mean == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"split": "time", "split_column": "day"}, {"split": "group", "split_column": "day"}],
+    ids=["shuffle", "time", "group"],
+)
+@pytest.mark.parametrize("row_group", [100, None], ids=["in place", "copied"])
+def test_a_pass_that_was_kept_is_not_made_again(
+    tmp_path: Path, changes: dict[str, object], row_group: int | None
+) -> None:
+    frame = make_frame()
+    frame.loc[::10, "y"] = np.nan
+    first = open_frame(frame, tmp_path, row_group=row_group, **changes)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+
+    def open_again(scratch: Path) -> StreamedTable:
+        data = first.data
+        return open_stream(
+            make_job(data),
+            peek_job(data),
+            block_rows=700,
+            scratch=scratch,
+            threads=1,
+            kept=tmp_path / "kept",
+        )
+
+    made, found = (open_again(tmp_path / name) for name in ("one", "two"))
+
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    if row_group is not None:
+        assert made.rows.num_read_bytes > 0
+    assert found.rows.num_read_bytes == 0
+    assert found.fit_encoding() == made.fit_encoding() == first.fit_encoding()
+    assert found.warnings == made.warnings
+    assert found.columns == made.columns
+    np.testing.assert_array_equal(found.group_counts, made.group_counts)
+    for one, two in zip(made.pieces(size=999), found.pieces(size=999), strict=True):
+        np.testing.assert_array_equal(one.labels, two.labels)
+        np.testing.assert_array_equal(one.row_ids, two.row_ids)
+
+
 def test_files_whose_columns_are_of_other_kinds_are_refused(tmp_path: Path) -> None:
     frame = make_frame()
     (tmp_path / "tables").mkdir()

@@ -1,6 +1,7 @@
 """What `dnnjob validate` finds out."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,6 +97,15 @@ def test_what_a_run_would_refuse_is_refused(
         check_job(write_job(), [override])
 
 
+def test_windows_shorter_than_a_table_that_must_be_in_memory_are_refused(tmp_path: Path) -> None:
+    job_file = tmp_path / "job.toml"
+    job_file.write_text(
+        'name = "a"\n[data]\nsource = "builtin:diabetes"\ntarget = "progression"\nwindow_rows = 20'
+    )
+    with pytest.raises(JobError, match=r"data\.window_rows must hold the 309 training rows"):
+        check_job(job_file)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -130,6 +140,41 @@ def test_memory_covers_what_the_run_then_takes(finished: FinishedRun) -> None:
     (point,) = check_job(finished.job_file).points
     peak = read_report(finished.paths.report).resources.peak_rss_mb
     assert 0.8 * peak < point.memory_mb < 2 * peak
+
+
+def write_streamed(write_job: WriteJob, folder: Path, **data: Any) -> Path:
+    make_frame(4000).to_parquet(folder / "table.parquet", row_group_size=100)
+    values = {"source": "table.parquet", "window_rows": 1000, "memory_budget_gb": 0.1}
+    return write_job(data=values | data)
+
+
+def test_a_table_that_is_read_in_pieces_is_looked_at_in_part(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnjob.data.sample._NUM_GROUPS", 7)
+    job_file = write_streamed(write_job, tmp_path)
+
+    check = check_job(job_file)
+
+    (point,) = check.points
+    assert (point.num_rows, point.num_sampled_rows) == (4000, 700)
+    assert (point.num_train_rows, point.num_validation_rows, point.num_test_rows) == (
+        2240,
+        560,
+        1200,
+    )
+    assert "4,000 rows, of which 700 were looked at, 7 columns" in render_check(check)
+
+
+def test_memory_of_a_table_that_is_read_in_pieces_is_that_of_its_budget(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    job_file = write_streamed(write_job, tmp_path)
+    small, large = (
+        check_job(job_file, [f"data.memory_budget_gb={budget}"]).points[0].memory_mb
+        for budget in (0.1, 5.1)
+    )
+    assert large - small == pytest.approx(5e9 / 2**20, rel=1e-6)
 
 
 def test_memory_grows_with_rows_and_parameters(write_job: WriteJob) -> None:

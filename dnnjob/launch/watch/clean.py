@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from dnnjob.find import find_runs
 from dnnjob.launch.watch.look import look
 from dnnjob.launch.watch.state import RunView
 from dnnjob.launch.watch.words import describe_time
-from dnnjob.runs import RUN_ID, RunPaths, SweepPaths, read_sweep
+from dnnjob.runs import RUN_ID, RunPaths, SweepPaths, read_sweep, statistics_folder
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ def clean_command(root: Path, *, older: str, dry_run: bool) -> ExitCode:
     removed = [old for old in still if dry_run or _remove(old.folder, before=before)]
     for old in removed:
         print(old.folder)
+    if not dry_run:
+        forget_statistics(root, before=before)
     freed = sum(old.num_bytes for old in removed)
     logger.info(
         "%s %d folders, %.1f MB, of runs that ended more than %s ago.",
@@ -66,6 +69,15 @@ def clean_command(root: Path, *, older: str, dry_run: bool) -> ExitCode:
         describe_time(age),
     )
     return ExitCode.DONE if len(removed) == len(still) else ExitCode.FAILED
+
+
+def forget_statistics(root: Path, *, before: datetime) -> None:
+    """Removes what passes over large tables found, where no run has asked for it since a moment."""
+    for path in sorted(statistics_folder(root).glob("*.npz")):
+        # Another user's, or gone meanwhile: nothing depends on it.
+        with suppress(OSError):
+            if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:
+                path.unlink()
 
 
 def parse_age(text: str) -> timedelta:

@@ -10,7 +10,7 @@ import pytest
 
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.watch.clean import clean_command, parse_age
-from dnnjob.runs import RunPaths
+from dnnjob.runs import RunPaths, statistics_folder
 from tests.launch.watch.made import attempt, attempt_here, make_run, make_sweep, send, status
 
 DAY_S = 86400
@@ -141,6 +141,20 @@ def test_what_only_resembles_a_run_stays(root: Path, tmp_path: Path) -> None:
     assert half.status.exists()
     assert (foreign / "thesis.tex").exists()
     assert broken.status.exists()
+
+
+def test_statistics_go_that_no_run_has_asked_for_since(root: Path) -> None:
+    folder = statistics_folder(root)
+    folder.mkdir(parents=True)
+    for name in ("old", "new"):
+        (folder / f"{name}.npz").write_text("kept")
+    age(folder / "old.npz")
+
+    clean(root, dry_run=True)
+    assert (folder / "old.npz").exists()
+    clean(root)
+
+    assert [path.name for path in folder.iterdir()] == ["new.npz"]
 
 
 def test_links_are_not_followed_out_of_the_root_or_into_others_data(

@@ -1,0 +1,141 @@
+"""A bounded part of a large Parquet table, for what must not read all of it.
+
+columns = sample_columns(paths, names, ReadAs.of(job.data), source="big/")
+columns["age"].column.kind
+table = sample_table(job.data, found)              # the sample's rows, and the size of the whole
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dnnjob.config.job import DataConfig
+from dnnjob.data.kinds import ReadAs, infer_arrow
+from dnnjob.data.parquet import ParquetRows, RowGroup, reading
+from dnnjob.data.schema import ColumnData, join_columns
+from dnnjob.data.sources import Fingerprint, JobFiles, Table, finish_column, make_table
+from dnnjob.data.split import SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
+from dnnjob.data.splitter import (
+    PartRows,
+    SplitFacts,
+    expected_train_rows,
+    make_splitter,
+    read_keys,
+)
+
+# Row groups, spread over the table, and rows of each.
+_NUM_GROUPS = 32
+_GROUP_ROWS = 1024
+# Rows of a sample tell no table from another.
+NO_FINGERPRINT = Fingerprint("sha256-values", "")
+
+
+@dataclass(frozen=True, eq=False)
+class SampledTable:
+    """Some rows of a table, and how many it has.
+
+    Attributes:
+        table: The rows.
+        part_rows: Rows of data.source, data.validation_source and data.test_source.
+    """
+
+    table: Table
+    part_rows: PartRows
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the whole table."""
+        return sum(self.part_rows)
+
+
+def sample_table(data: DataConfig, found: JobFiles) -> SampledTable:
+    """Some rows of a job's table.
+
+    Raises:
+        DataError: If the table cannot be read, or these rows not be trained on.
+    """
+    rows = ParquetRows.open(found.paths)
+    columns = sample_columns(found.paths, found.files[0].names, ReadAs.of(data), source=data.source)
+    part_rows = found.part_rows(rows.file_rows(found.paths))
+    num_rows = next(iter(columns.values())).num_rows
+    table = make_table(data, found.features, columns, NO_FINGERPRINT, part_rows=(num_rows, 0, 0))
+    return SampledTable(table, part_rows)
+
+
+def sample_columns(
+    paths: Sequence[Path], names: Sequence[str], wanted: ReadAs, *, source: str
+) -> dict[str, ColumnData]:
+    """Columns of rows from all over a table: the first of row groups at equal distances.
+
+    Args:
+        paths: Parquet files.
+        names: The columns wanted.
+        wanted: How they are read.
+        source: Of the table, for messages.
+
+    Raises:
+        DataError: If the files cannot be read, or disagree on a column.
+    """
+    groups = ParquetRows.open(paths).groups
+    chosen = np.unique(np.linspace(0, len(groups) - 1, _NUM_GROUPS).round().astype(int))
+    by_file: dict[Path, list[pa.Table]] = {}
+    for group in (groups[place] for place in chosen):
+        by_file.setdefault(group.path, []).append(_read_first(group, names))
+    parts = [
+        {
+            name: _read_column(name, table, wanted, source=str(path))
+            for table in [pa.concat_tables(tables)]
+            for name in names
+        }
+        for path, tables in by_file.items()
+    ]
+    files = [str(path) for path in by_file]
+    return {
+        name: join_columns([part[name] for part in parts], source=source, files=files)
+        for name in names
+    }
+
+
+def _read_first(group: RowGroup, names: Sequence[str]) -> pa.Table:
+    with reading(group.path, group.place), pq.ParquetFile(group.path, pre_buffer=False) as file:
+        batches = file.iter_batches(
+            _GROUP_ROWS, row_groups=[group.number], columns=list(names), use_threads=False
+        )
+        return pa.Table.from_batches([next(batches)]).select(list(names))
+
+
+def _read_column(name: str, table: pa.Table, wanted: ReadAs, *, source: str) -> ColumnData:
+    array = table.column(name)
+    found = infer_arrow(name, array, missing=wanted.missing, as_text=wanted.as_text(name))
+    return finish_column(found, wanted, source=source, original=array)
+
+
+def estimate_splits(data: DataConfig, sampled: SampledTable, *, seed: int) -> list[int]:
+    """About how many rows each of `SPLITS` has; exact where shares or files alone decide.
+
+    Raises:
+        DataError: If a row of the sample has no place in any.
+    """
+    labelled = ~np.isnan(sampled.table.y)
+    share = float(labelled.mean())
+    counts = np.zeros(len(SPLITS))
+    if data.split == "column" and sampled.table.split_column is not None:
+        keys = read_keys(sampled.table.split_column, data)
+        splitter = make_splitter(data, sampled.part_rows, SplitFacts(), seed=seed)
+        labels = splitter(0, sampled.table.y, keys)
+        counts = np.bincount(labels, minlength=len(SPLITS)) / len(labels) * sampled.num_rows
+        return [round(count) for count in counts]
+    train = expected_train_rows(data, sampled.part_rows)
+    held_in = train / (1 - data.validation_fraction)
+    counts[TRAIN], counts[VALIDATION] = train, held_in - train
+    counts[TEST] = sampled.num_rows - held_in
+    if data.split == "files":
+        counts[VALIDATION] += sampled.part_rows[1]
+        counts[TEST] = sampled.part_rows[2]
+    counts *= share
+    counts[UNLABELLED] = sampled.num_rows * (1 - share)
+    return [round(count) for count in counts]
