@@ -8,7 +8,7 @@ evaluated.write_predictions(paths)
 import io
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -168,13 +168,17 @@ def evaluate_stream(
     """
     parts: list[_Part] = []
     paths: list[Path] = []
+    moments: Any = 0.0
     for number, first in enumerate(range(0, table.num_rows, PART_ROWS)):
         check()
         path = folder / f"predicted-{key}-{number:06d}.parquet"
         # Written last: its presence means that both are whole.
         if not path.is_file():
             _predict_part(table, encoding, encode, predict, first=first, path=path)
-        parts.append(_read_part(_side(path)))
+        part = _read_part(_side(path))
+        moments = moments + part.moments
+        # Of hundreds of inputs a part's moments take megabytes.
+        parts.append(replace(part, moments=np.zeros(0)))
         paths.append(path)
     sample = _join_samples(parts)
     totals = [
@@ -186,7 +190,7 @@ def evaluate_stream(
     is_test = sample.labels == TEST
     return Evaluated(
         metrics=SplitMetrics(**{name: one.metrics(target_std=target_std) for name, one in named}),
-        baselines=SplitBaselines(test=_solve(np.sum([one.moments for one in parts], axis=0))),
+        baselines=SplitBaselines(test=_solve(moments)),
         importance=measure_importance(
             lambda x: encoding.target.restore(predict(x)),
             sample.inputs[is_test],
