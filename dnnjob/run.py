@@ -93,6 +93,7 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
         )
         job = _complete(job, table, window, num_tasks=num_tasks, threads=threads, devices=devices)
         if crew.is_chief:
+            journal.recheck()
             write_text(journal.paths.job, to_toml(job))
             _tell(encoding)
 
@@ -189,6 +190,7 @@ def _run_stream(
             devices=devices,
         )
         if crew.is_chief:
+            journal.recheck()
             write_text(journal.paths.job, to_toml(job))
             _tell(encoding)
         crew.check()
@@ -221,7 +223,7 @@ def _run_stream(
                 num_params=count_params(job, encoding),
                 folder=journal.paths.checkpoints,
                 key=fitted.digest,
-                check=crew.check,
+                check=partial(_check, crew, journal),
             )
     return _publish(
         Facts(
@@ -250,6 +252,12 @@ def _stream_window(data: DataConfig, table: StreamedTable) -> int:
     """Rows of a window of a table that is read in pieces; all, where it goes by none."""
     rows = window_rows(data, table.kinds)
     return rows if table.by_windows else max(rows, table.num_split_rows(TRAIN))
+
+
+def _check(crew: Crew, journal: Journal) -> None:
+    """Raises where the run shall stop, or another attempt has taken it over."""
+    crew.check()
+    journal.recheck()
 
 
 def _memory_budget(job: JobConfig, crew: Crew) -> float:
@@ -329,6 +337,7 @@ def _publish(facts: Facts, crew: Crew) -> Report:
     report = assemble_report(facts, environ=os.environ)
     facts.journal.recheck()
     write_text(paths.page, render_page(report, paths.plots))
+    facts.journal.recheck()
     write_report(paths, report)
     return report
 
@@ -336,6 +345,7 @@ def _publish(facts: Facts, crew: Crew) -> Report:
 def _write_tables(facts: Facts) -> None:
     write_history(facts.journal.paths, make_history(facts.fitted.log))
     if facts.job.output.predictions != "none":
+        facts.journal.recheck()
         facts.write_predictions()
 
 

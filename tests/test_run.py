@@ -21,8 +21,9 @@ from dnnjob.config import load_job, to_toml
 from dnnjob.data.split import split_rows
 from dnnjob.errors import ExitCode
 from dnnjob.launch.foreground import resume_foreground, run_foreground
+from dnnjob.results.assemble import measure_splits
 from dnnjob.results.report import read_report
-from dnnjob.runs import RunPaths, read_status
+from dnnjob.runs import RunPaths, claim_attempt, read_status
 from dnnjob.tasks import StopFlag
 from tests.conftest import (
     FEATURES,
@@ -482,6 +483,24 @@ def test_a_sweep_runs_its_points_in_turn_and_ends_with_their_results(
         ["0.01", "1", "COMPLETED", _test_mse(folders[0]), str(folders[0])],
         ["1000000000.0", "1", "FAILED", "-", str(folders[1])],
     ]
+
+
+def test_an_attempt_that_is_superseded_while_it_predicts_publishes_nothing(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def measure(*arguments: Any) -> Any:
+        (folder,) = (tmp_path / "runs" / "tiny").iterdir()
+        claim_attempt(RunPaths(folder))
+        return measure_splits(*arguments)
+
+    monkeypatch.setattr("dnnjob.run.measure_splits", measure)
+
+    code = run_foreground(write_job(train={"epochs": 2}), [], root=tmp_path / "runs")
+
+    paths = RunPaths(Path(capfd.readouterr().out.strip()))
+    assert code == ExitCode.FAILED
+    assert not any(path.exists() for path in (paths.predictions, paths.history, paths.report))
+    assert read_status(paths).state == "RUNNING"
 
 
 def test_a_signal_between_two_points_ends_the_sweep(
