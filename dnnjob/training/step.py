@@ -428,12 +428,26 @@ class CompiledStep:
         masks = []
         for layer, units in enumerate(dropout_units(self._dnn)):
             key = tf.stack([seed, step * _MAX_LAYERS + layer])
-            drawn = tf.random.stateless_uniform(
-                (rows * self._num_replicas, units), seed=key, alg="philox"
-            )
-            drawn = tf.slice(drawn, (replica * rows, 0), (rows, units))
+            drawn = self._draw_rows(key, replica, rows=rows, units=units)
             masks.append(tf.cast(drawn >= rate, tf.float32) / (1.0 - rate))
         return masks
+
+    def _draw_rows(self, key: tf.Tensor, replica: tf.Tensor, *, rows: int, units: int) -> tf.Tensor:
+        """This replica's rows of the global batch's uniform numbers, without drawing the others.
+
+        Philox makes four numbers of each count, in order, so those from the nth on begin at count
+        n // 4.
+        """
+        if self._num_replicas == 1:
+            return tf.random.stateless_uniform((rows, units), seed=key, alg="philox")
+        size = rows * units
+        first = tf.cast(replica, tf.int64) * size
+        keys, count = tf.raw_ops.StatelessRandomGetKeyCounter(seed=key)
+        count += tf.stack([tf.cast(first // 4, tf.uint64), tf.constant(0, tf.uint64)])
+        shape = [4 * math.ceil((size + 3) / 4)]
+        # 1 is Philox.
+        drawn = tf.raw_ops.StatelessRandomUniformV2(shape=shape, key=keys, counter=count, alg=1)
+        return tf.reshape(tf.slice(drawn, [first % 4], [size]), (rows, units))
 
     def _add_over_replicas(self, parts: list[tf.Tensor]) -> list[tf.Tensor]:
         """Sums over all replicas, in one reduction among the devices; called by each of them."""

@@ -14,6 +14,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sgd": {},
     "a batch of 63": {"train": {"global_batch_size": 63}},
     "dropout": {"model": {"dropout_rate": 0.4}, "train": {"optimizer": "adam"}},
+    "dropout in a graph": {"model": {"dropout_rate": 0.4}, "devices": {"xla": "off"}},
     "l2 and clipping": {"model": {"l2": 0.01}, "train": {"clip_norm": 0.1}},
     "decay": {"train": {"optimizer": "adamw"}},
     "patience": {"num_validation_rows": 33, "train": {"patience": 3, "learning_rate": 0.5}},
