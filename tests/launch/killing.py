@@ -162,7 +162,7 @@ def kill_series(
     assert expected.stop_reason == "patience"
     assert 0.7 * epochs < expected.epochs < 0.9 * epochs
     done: list[Kill] = []
-    for number in range(1, runs + 4):
+    for number in range(1, runs + 7):
         left = Counter(kills) - Counter(kill.phase for kill in done)
         if not left:
             break
