@@ -21,7 +21,7 @@ from dnnjob.config import load_job, to_toml
 from dnnjob.data.split import split_rows
 from dnnjob.errors import ExitCode
 from dnnjob.launch.foreground import resume_foreground, run_foreground
-from dnnjob.results.assemble import measure_splits
+from dnnjob.results.held import evaluate_table
 from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths, claim_attempt, read_status
 from dnnjob.tasks import StopFlag
@@ -76,7 +76,7 @@ def test_stderr_tells_the_story_once(finished: FinishedRun) -> None:
     for told in ("Total params: 97", "Epoch 8/8: loss", "Trained 8 epochs in", "Test MSE"):
         assert finished.stderr.count(told) == 1, finished.stderr
     assert "warning" not in finished.stderr.lower()
-    assert finished.stderr.startswith("Model: "), finished.stderr
+    assert finished.stderr.startswith("Devices: "), finished.stderr
     assert "Traceback" not in finished.stderr
 
 
@@ -363,7 +363,7 @@ def test_a_huge_learning_rate_fails_with_epoch_and_batch(
 def test_a_missing_gpu_ends_with_4(run: Run) -> None:
     code, paths = run(None, devices={"kind": "gpu"})
     assert code == ExitCode.ENVIRONMENT
-    assert "TensorFlow sees none" in str(read_status(paths).error)
+    assert "no driver tells of one" in str(read_status(paths).error)
 
 
 # A full disk
@@ -488,12 +488,12 @@ def test_a_sweep_runs_its_points_in_turn_and_ends_with_their_results(
 def test_an_attempt_that_is_superseded_while_it_predicts_publishes_nothing(
     write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    def measure(*arguments: Any) -> Any:
+    def evaluate(*arguments: Any, **options: Any) -> Any:
         (folder,) = (tmp_path / "runs" / "tiny").iterdir()
         claim_attempt(RunPaths(folder))
-        return measure_splits(*arguments)
+        return evaluate_table(*arguments, **options)
 
-    monkeypatch.setattr("dnnjob.run.measure_splits", measure)
+    monkeypatch.setattr("dnnjob.tables.evaluate_table", evaluate)
 
     code = run_foreground(write_job(train={"epochs": 2}), [], root=tmp_path / "runs")
 

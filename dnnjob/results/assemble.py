@@ -7,30 +7,24 @@ import platform
 import shlex
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 import dnnjob
 from dnnjob import machine
 from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig
-from dnnjob.data.block import FloatArray
-from dnnjob.data.encoding import Encoding, NumberColumn
+from dnnjob.data.encoding import Encoding
 from dnnjob.data.sources import Table
-from dnnjob.data.split import IndexArray, Split
 from dnnjob.data.stream import StreamedTable
 from dnnjob.image import read_image
 from dnnjob.results import report as parts
-from dnnjob.results.baselines import baseline_mse
-from dnnjob.results.importance import Importance, measure_importance
-from dnnjob.results.metrics import measure
-from dnnjob.results.streamed import Drawn, linear_inputs
+from dnnjob.results.evaluated import Evaluated, count_params
 from dnnjob.runs import Journal
 
 if TYPE_CHECKING:
@@ -49,83 +43,8 @@ class Facts:
     encoding: Encoding
     fitted: "Fitted"
     devices: "Devices"
-    drawn: Drawn
-    """Rows for the plots."""
-    write_predictions: Callable[[], None]
-    """Writes `predictions.parquet`, as the job wants it."""
-    metrics: parts.SplitMetrics
-    baselines: parts.SplitBaselines
-    importance: tuple[Importance, ...]
+    evaluated: Evaluated
     watch: Stopwatch
-
-
-def measure_splits(
-    table: Table, split: Split, encoding: Encoding, y_pred: FloatArray
-) -> parts.SplitMetrics:
-    """Metrics of the rows of each split, None where it has none."""
-    rows = {"train": split.train, "validation": split.validation, "test": split.test}
-    target_std = encoding.target.raw_std
-    return parts.SplitMetrics(
-        **{
-            name: measure(table.y[ids], y_pred[ids], target_std=target_std)
-            for name, ids in rows.items()
-        }
-    )
-
-
-def measure_baselines(
-    table: Table, split: Split, encoding: Encoding, inputs: npt.NDArray[np.float32]
-) -> parts.SplitBaselines:
-    """Errors of the baselines on the test rows.
-
-    The linear one takes plain numbers as they are, else the network's inputs.
-
-    Args:
-        table: The raw values.
-        split: Its rows.
-        encoding: How its columns became inputs.
-        inputs: Those of all rows, `(num_rows, num_inputs)`.
-    """
-    train, test = split.train, split.test
-    x_train, x_test = (_linear_inputs(table, encoding, inputs, rows) for rows in (train, test))
-    return parts.SplitBaselines(test=baseline_mse(x_train, table.y[train], x_test, table.y[test]))
-
-
-def _linear_inputs(
-    table: Table, encoding: Encoding, inputs: npt.NDArray[np.float32], rows: IndexArray
-) -> npt.NDArray[np.floating[Any]]:
-    columns = encoding.columns
-    plain = all(isinstance(column, NumberColumn) and not column.indicator for column in columns)
-    if plain and not any(np.isnan(table.number(column.name)[rows]).any() for column in columns):
-        return np.stack([table.number(column.name)[rows] for column in columns], axis=1)
-    x = inputs[rows]
-    return linear_inputs(encoding, x)
-
-
-def measure_columns(
-    job: JobConfig,
-    table: Table,
-    split: Split,
-    encoding: Encoding,
-    inputs: npt.NDArray[np.float32],
-    fitted: "Fitted",
-) -> tuple[Importance, ...]:
-    """What each column is worth to the trained network on the test rows."""
-    return measure_importance(
-        lambda x: encoding.target.restore(fitted.predict(x)),
-        inputs[split.test],
-        table.y[split.test],
-        places=encoding.places,
-        num_params=count_params(job, encoding),
-        seed=job.seed,
-    )
-
-
-def count_params(job: JobConfig, encoding: Encoding) -> int:
-    """Trainable parameters of the job's network on a table's columns."""
-    return job.model.count_params(
-        num_inputs=encoding.num_inputs, embeddings=encoding.embedding_shapes
-    )
 
 
 def make_history(log: "EpochLog") -> parts.History:
@@ -146,9 +65,9 @@ def assemble_report(facts: Facts, *, environ: Mapping[str, str]) -> parts.Report
         name=job.name,
         state="COMPLETED",
         job=job.model_dump(mode="json", exclude={"sweep"}),
-        metrics=facts.metrics,
-        baselines=facts.baselines,
-        importance=facts.importance,
+        metrics=facts.evaluated.metrics,
+        baselines=facts.evaluated.baselines,
+        importance=facts.evaluated.importance,
         training=_training(facts),
         model=_model(facts),
         data=_data(facts),

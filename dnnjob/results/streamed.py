@@ -1,14 +1,14 @@
 """Predictions, metrics and baselines of a table larger than memory, part by part.
 
-evaluated = evaluate_stream(table, encoding, encode, predict, job=job, parts=parts)
+evaluated = evaluate_stream(table, encoding, encode, predict, job=job, folder=folder)
 evaluated.metrics.test.mse
-evaluated.write_predictions(paths)
 """
 
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,14 +23,15 @@ from dnnjob.data.encoding import Encoding
 from dnnjob.data.split import SPLITS, TEST, TRAIN
 from dnnjob.data.stream import Piece, StreamedTable, piece_rows, take_piece
 from dnnjob.results.baselines import Baseline, Baselines
-from dnnjob.results.importance import Importance, measure_importance
+from dnnjob.results.evaluated import Drawn, Evaluated, count_params
+from dnnjob.results.importance import measure_importance
 from dnnjob.results.metrics import Totals, add_up
 from dnnjob.results.report import (
     SplitBaselines,
     SplitMetrics,
     make_predictions,
 )
-from dnnjob.runs import write_file
+from dnnjob.runs import RunPaths, write_file
 
 # Rows of the table in a part: a minute of work at most, and a gigabyte of nothing.
 PART_ROWS = 2**20
@@ -66,63 +67,6 @@ class _Part:
     labels: npt.NDArray[np.int8]
 
 
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """Rows for plots: all of a table in memory, a sample of a streamed one.
-
-    Attributes:
-        raw: Numbers, `(num_rows, num_number_columns)`, as the table has them.
-        y: Targets, `(num_rows,)`, NaN where unlabelled.
-        y_pred: Predictions, same shape, target units.
-        is_test: Which are test rows, same shape.
-    """
-
-    raw: Doubles
-    y: Doubles
-    y_pred: Doubles
-    is_test: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluated:
-    """A streamed table seen through the trained network.
-
-    Attributes:
-        metrics: Of each split.
-        baselines: On the test rows.
-        importance: What each column is worth.
-        drawn: A sample of the rows.
-        parts: Files of predictions, in order.
-    """
-
-    metrics: SplitMetrics
-    baselines: SplitBaselines
-    importance: tuple[Importance, ...]
-    drawn: Drawn
-    parts: tuple[Path, ...]
-
-    def write_predictions(self, path: Path, *, tests_alone: bool) -> None:
-        """Joins the parts to one file.
-
-        Args:
-            path: The file to replace.
-            tests_alone: Leave out the rows of other splits.
-        """
-
-        def join(file: BinaryIO) -> None:
-            with pq.ParquetWriter(
-                file, pq.read_schema(self.parts[0]), compression="zstd"
-            ) as writer:
-                for part in self.parts:
-                    table = pq.read_table(part)
-                    if tests_alone:
-                        codes = table["split"].combine_chunks().indices
-                        table = table.filter(pa.compute.equal(codes, TEST))
-                    writer.write_table(table)
-
-        write_file(path, join)
-
-
 @dataclass
 class _Sums:
     """What adds up over the pieces of a part."""
@@ -148,7 +92,6 @@ def evaluate_stream(
     predict: Callable[[Floats], FloatArray],
     *,
     job: JobConfig,
-    num_params: int,
     folder: Path,
     key: str,
     check: Callable[[], None],
@@ -161,7 +104,6 @@ def evaluate_stream(
         encode: The encoder.
         predict: From inputs to predictions of the scaled target.
         job: The resolved job.
-        num_params: Of the network.
         folder: Where parts stand until the run is complete.
         key: Names the trained weights: parts of others do not count.
         check: Called between parts; raises where the run shall stop.
@@ -196,12 +138,27 @@ def evaluate_stream(
             sample.inputs[is_test],
             sample.y[is_test],
             places=encoding.places,
-            num_params=num_params,
+            num_params=count_params(job, encoding),
             seed=job.seed,
         ),
         drawn=Drawn(sample.raw, sample.y, sample.y_pred, is_test),
-        parts=tuple(paths),
+        write_predictions=partial(_join_parts, paths, tests_alone=job.output.predictions == "test"),
     )
+
+
+def _join_parts(parts: Sequence[Path], paths: RunPaths, *, tests_alone: bool) -> None:
+    """Joins files of predictions to that of the run."""
+
+    def join(file: BinaryIO) -> None:
+        with pq.ParquetWriter(file, pq.read_schema(parts[0]), compression="zstd") as writer:
+            for part in parts:
+                table = pq.read_table(part)
+                if tests_alone:
+                    codes = table["split"].combine_chunks().indices
+                    table = table.filter(pa.compute.equal(codes, TEST))
+                writer.write_table(table)
+
+    write_file(paths.predictions, join)
 
 
 def _predict_part(

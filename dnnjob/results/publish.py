@@ -1,0 +1,85 @@
+"""Everything a reader of the run folder finds, in the order in which it must appear.
+
+report = publish(facts, check=crew.check)
+"""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from dnnjob.results.assemble import Facts, assemble_report, make_history
+from dnnjob.results.page import render_page
+from dnnjob.results.report import Report, write_history, write_report
+from dnnjob.runs import write_text
+
+
+def publish(facts: Facts, *, check: Callable[[], None]) -> Report:
+    """Writes everything a reader of the run folder finds, the report last.
+
+    Args:
+        facts: What the phases of the run left.
+        check: Called between files; raises where the run shall stop, which leaves the rest to the
+            next attempt.
+    """
+    paths, output = facts.journal.paths, facts.job.output
+    facts.journal.recheck()
+    with facts.watch.time("report"):
+        _write_tables(facts)
+        check()
+        if output.plots:
+            facts.journal.recheck()
+            _draw_plots(facts)
+        check()
+        if output.model:
+            facts.journal.recheck()
+            _save_model(facts)
+    check()
+    report = assemble_report(facts, environ=os.environ)
+    facts.journal.recheck()
+    write_text(paths.page, render_page(report, paths.plots))
+    facts.journal.recheck()
+    write_report(paths, report)
+    return report
+
+
+def _write_tables(facts: Facts) -> None:
+    write_history(facts.journal.paths, make_history(facts.fitted.log))
+    if facts.job.output.predictions != "none":
+        facts.journal.recheck()
+        facts.evaluated.write_predictions(facts.journal.paths)
+
+
+def _draw_plots(facts: Facts) -> None:
+    from dnnjob.results.plots import PlotData, draw_plots
+
+    drawn, encoding = facts.evaluated.drawn, facts.encoding
+    columns, target = encoding.number_columns, encoding.target
+    standardized = encoding.mode != "none" and target.transform == "none"
+    data = PlotData(
+        target=target.name,
+        features=tuple(column.name for column in columns),
+        x=drawn.raw,
+        y=drawn.y,
+        mean=np.array([*(c.mean for c in columns), target.mean]) if standardized else None,
+        std=np.array([*(c.std for c in columns), target.std]) if standardized else None,
+        y_pred=drawn.y_pred,
+        is_test=drawn.is_test,
+        history=make_history(facts.fitted.log),
+        importance=facts.evaluated.importance,
+        seed=facts.job.seed,
+    )
+    draw_plots(facts.journal.paths.plots, data)
+
+
+def _save_model(facts: Facts) -> None:
+    from dnnjob.training.export import build_export, save_model
+
+    job = facts.job
+    model = build_export(
+        job.model,
+        encoding=facts.encoding,
+        weights=facts.fitted.dnn.get_weights(),
+        precision=job.devices.precision,
+    )
+    save_model(facts.journal.paths.model, model)
