@@ -23,7 +23,7 @@ COMMIT = $(shell git rev-parse HEAD 2>/dev/null)$(if $(shell git status --porcel
 
 .PHONY: run test check format bench image clean
 
-run: $(VENV)/.runtime
+run: $(VENV)/.runtime-$(EXTRA)
 	$(BIN)/dnnjob run jobs/diabetes.toml
 
 test: $(VENV)/.dev
@@ -39,14 +39,15 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(VENV)/.runtime: requirements/$(EXTRA).txt pyproject.toml
+# One stamp for each kind: where a GPU has come since, tensorflow-cpu must go first.
+$(VENV)/.runtime-$(EXTRA): requirements/$(EXTRA).txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "dnnjob needs Python 3.11, 3.12 or 3.13 on the PATH, or make PYTHON=/path/to/python3.11" >&2; exit 4; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(if $(filter-out %-$(EXTRA),$(wildcard $(VENV)/.runtime-*)),--clear) $(VENV)
 	$(PIP) install --compile --require-hashes -r requirements/$(EXTRA).txt
 	$(PIP) install --compile --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.runtime-$(EXTRA) requirements/dev.txt
 	$(PIP) install --compile --require-hashes -r requirements/dev.txt
 	touch $@
 
@@ -55,7 +56,7 @@ $(PEERS)/.installed: requirements/peers.txt
 	env -u PYTHONDONTWRITEBYTECODE $(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --compile -r $<
 	touch $@
 
-bench: $(VENV)/.runtime $(PEERS)/.installed
+bench: $(VENV)/.runtime-$(EXTRA) $(PEERS)/.installed
 	$(BIN)/python tests/bench/bench.py $(BENCH_ARGS)
 
 image:
