@@ -7,7 +7,7 @@ with importing_tensorflow():
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 # What the libraries say at every import, also where the log level asks for silence.
 _NOTICES = (
@@ -61,4 +61,6 @@ def without_notices() -> Iterator[None]:
         with os.fdopen(held, "rb") as lines:
             kept = [line for line in lines if not any(notice in line for notice in _NOTICES)]
         os.close(stderr)
-        os.write(2, b"".join(kept))
+        # A full disk or a lost terminal is no reason to fail.
+        with suppress(OSError), os.fdopen(os.dup(2), "wb") as told:
+            told.writelines(kept)

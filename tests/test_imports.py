@@ -56,3 +56,13 @@ def test_a_process_without_stderr_imports_all_the_same() -> None:
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
 
     assert done.stdout == b"inside\n"
+
+
+def test_a_terminal_that_is_gone_fails_nothing() -> None:
+    code = "import os\nfrom dnnjob.imports import without_notices\n"
+    code += "read, write = os.pipe(); os.close(read); os.dup2(write, 2)\n"
+    code += "with without_notices(): os.write(2, b'lost')\nprint('after')"
+
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+
+    assert done.stdout == b"after\n"

@@ -87,7 +87,8 @@ def _measure_baselines(
     The linear one takes plain numbers as they are, else the network's inputs.
     """
     train, test = split.train, split.test
-    x_train, x_test = (_linear_inputs(table, encoding, inputs, rows) for rows in (train, test))
+    x = _linear_inputs(table, encoding, inputs, np.concatenate([train, test]))
+    x_train, x_test = np.split(x, [len(train)])
     return SplitBaselines(test=baseline_mse(x_train, table.y[train], x_test, table.y[test]))
 
 
@@ -96,8 +97,10 @@ def _linear_inputs(
 ) -> npt.NDArray[np.floating[Any]]:
     columns = encoding.columns
     plain = all(isinstance(column, NumberColumn) and not column.indicator for column in columns)
-    if plain and not any(np.isnan(table.number(column.name)[rows]).any() for column in columns):
-        return np.stack([table.number(column.name)[rows] for column in columns], axis=1)
+    if plain:
+        x = np.stack([table.number(column.name)[rows] for column in columns], axis=1)
+        if not np.isnan(x).any():
+            return x
     return linear_inputs(encoding, inputs[rows])
 
 
