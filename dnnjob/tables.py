@@ -100,7 +100,7 @@ class HeldTable:
         """
         table = open_table(job.data)
         split = split_table(table, job)
-        if find_pieces(job.data) is None:
+        if job.data.window_rows is not None and find_pieces(job.data) is None:
             refuse_short_window(job.data, len(split.train))
         rows = max(default_window_rows(job.data, table.kinds), len(split.train))
         return cls(table, split, job.data.window_rows or rows)

@@ -5,7 +5,7 @@ warnings = check_totals(job.data, kinds, totals, differing)
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dnnjob.config.job import DataConfig
 from dnnjob.data.encoding import FeatureKind
@@ -17,11 +17,11 @@ from dnnjob.data.schema import (
     check_target,
     check_weights,
     is_a_number,
+    lack_of_target,
     listed,
 )
 from dnnjob.data.totals import NumberTotals, Totals
 from dnnjob.data.weaknesses import (
-    ColumnFacts,
     facts_of_totals,
     facts_of_values,
     find_weaknesses,
@@ -32,16 +32,29 @@ logger = logging.getLogger(__name__)
 
 
 def check_values(
-    data: DataConfig, features: Sequence[ColumnData], target: ColumnData
+    data: DataConfig,
+    features: Sequence[ColumnData],
+    target: ColumnData,
+    *,
+    is_sample: bool = False,
 ) -> tuple[str, ...]:
     """Checks that a job can train on these columns; its warnings, also logged.
+
+    Args:
+        data: What the job says.
+        features: The columns to predict from.
+        target: The column to predict.
+        is_sample: Whether the table has further rows: what these may cure is warned about.
 
     Raises:
         DataError: If there are too few rows, or the target or features cannot be used.
     """
-    _check_columns(data, features, target)
+    _check_columns(data, features, target, is_sample=is_sample)
+    lack = lack_of_target(target) if is_sample else None
+    doubts = [] if lack is None else [_doubt(data, target.num_rows, lack)]
     facts = [facts_of_values(feature, target.numbers) for feature in features]
-    return _warn(data, facts, facts_of_values(target, target.numbers))
+    weaknesses = find_weaknesses(data, facts, facts_of_values(target, target.numbers))
+    return _warn(data, [*doubts, *weaknesses])
 
 
 def check_totals(
@@ -74,7 +87,7 @@ def check_totals(
         name: facts_of_totals(columns[name].column, found, is_target=name not in differing)
         for name, found in totals.items()
     }
-    return _warn(data, [facts[name] for name in kinds], facts[data.target])
+    return _warn(data, find_weaknesses(data, [facts[name] for name in kinds], facts[data.target]))
 
 
 def describe_totals(name: str, kind: FeatureKind, found: Totals) -> Column:
@@ -99,13 +112,19 @@ def describe_totals(name: str, kind: FeatureKind, found: Totals) -> Column:
     )
 
 
-def _check_columns(data: DataConfig, features: Sequence[ColumnData], target: ColumnData) -> None:
+def _check_columns(
+    data: DataConfig,
+    features: Sequence[ColumnData],
+    target: ColumnData,
+    *,
+    is_sample: bool = False,
+) -> None:
     if target.num_rows < 2:
         raise DataError(
             f"A split needs at least 2 rows, but {data.source} has {target.num_rows}. "
             "Add rows, or point data.source elsewhere."
         )
-    check_target(data.source, target)
+    check_target(data.source, target, is_sample=is_sample)
     minimum = target.column.minimum
     if data.target_transform == "log1p" and minimum is not None and minimum <= -1:
         raise DataError(
@@ -129,10 +148,15 @@ def _refuse_beyond_float32(data: DataConfig, columns: Sequence[ColumnData]) -> N
         )
 
 
-def _warn(
-    data: DataConfig, features: Sequence[ColumnFacts], target: ColumnFacts
-) -> tuple[str, ...]:
-    warnings = tuple(find_weaknesses(data, features, target))
+def _doubt(data: DataConfig, num_rows: int, lack: str) -> str:
+    return (
+        f"the target must be numbers that vary, but of {data.target!r} in the {num_rows} rows "
+        f"looked at {lack}. If the others are alike, a run will refuse the table."
+    )
+
+
+def _warn(data: DataConfig, found: Iterable[str]) -> tuple[str, ...]:
+    warnings = tuple(found)
     for warning in warnings:
         logger.warning("%s: %s", data.source, warning)
     return warnings

@@ -17,13 +17,20 @@ from pydantic import BaseModel
 
 from dnnjob.config.job import JobConfig
 from dnnjob.data.builtin import is_builtin
+from dnnjob.data.heads import estimate_rows, head_columns, read_heads
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.schema import ColumnData, listed, problem_of, problem_of_target, show_date
-from dnnjob.data.sources import COMPRESSED_SUFFIXES, TABLE_SUFFIXES, peek_source, read_all
+from dnnjob.data.sources import (
+    COMPRESSED_SUFFIXES,
+    TABLE_SUFFIXES,
+    TableFile,
+    peek_source,
+    read_all,
+)
 from dnnjob.errors import DataError
 
 WIDTH = 100
-# Of a larger table of Parquet files a sample has to do; so many values take about a second.
+# Of a larger table a sample has to do; of Parquet files so many values take about a second.
 MAX_READ_VALUES = 2**24
 OPENING = (
     "Keys behind a # show their defaults. Those set here, beside the table's own, are a start for "
@@ -65,10 +72,28 @@ def draft_job(source: str | Path, *, folder: Path | None = None) -> str:
 
 
 def _read(source: str) -> tuple[Mapping[str, ColumnData], list[str]]:
-    """The columns of a table, of a large one of Parquet files those of a sample, which is told."""
+    """The columns of a table, of a large one those of a sample, which is told."""
     files = peek_source(source)
-    if files is None or any(file.kind != "parquet" for file in files):
+    if files is None or len({file.kind for file in files}) > 1:
         return read_all(source), []
+    return _read_text(source, files) if files[0].kind == "csv" else _read_parquet(source, files)
+
+
+def _read_text(
+    source: str, files: Sequence[TableFile]
+) -> tuple[Mapping[str, ColumnData], list[str]]:
+    heads = read_heads(files)
+    num_rows = sum(estimate_rows(files, heads))
+    if num_rows * len(files[0].names) <= MAX_READ_VALUES:
+        return read_all(source), []
+    columns = head_columns(heads, ReadAs(), source=source)
+    looked_at = next(iter(columns.values())).num_rows
+    return columns, [f"Told from the first {looked_at:,} of its about {num_rows:,} rows."]
+
+
+def _read_parquet(
+    source: str, files: Sequence[TableFile]
+) -> tuple[Mapping[str, ColumnData], list[str]]:
     from dnnjob.data.parquet import ParquetRows
 
     paths = [file.path for file in files]

@@ -1,8 +1,9 @@
-"""A bounded part of a large Parquet table, for what must not read all of it.
+"""A bounded part of a large table, for what must not read all of it.
 
 columns = sample_columns(paths, names, ReadAs.of(job.data), source="big/")
 columns["age"].column.kind
 table = sample_table(job.data, found)              # the sample's rows, and the size of the whole
+table = sample_text(job.data, plan_text(job.data, found))
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dnnjob.config.job import DataConfig
+from dnnjob.data.heads import TextPlan, head_columns
 from dnnjob.data.kinds import ReadAs, infer_arrow
 from dnnjob.data.parquet import ParquetRows, RowGroup, reading
 from dnnjob.data.schema import ColumnData, join_columns
@@ -30,6 +32,8 @@ from dnnjob.data.splitter import (
 # Row groups, spread over the table, and rows of each.
 _NUM_GROUPS = 32
 _GROUP_ROWS = 1024
+# Rows come from all over a group as far as this allows; so many values take about a second.
+_NUM_VALUES = 2**24
 # Rows of a sample tell no table from another.
 NO_FINGERPRINT = Fingerprint("sha256-values", "")
 
@@ -41,10 +45,12 @@ class SampledTable:
     Attributes:
         table: The rows.
         part_rows: Rows of data.source, data.validation_source and data.test_source.
+        is_counted: Whether these are exact; else they are told by the bytes of the files.
     """
 
     table: Table
     part_rows: PartRows
+    is_counted: bool
 
     @property
     def num_rows(self) -> int:
@@ -53,23 +59,43 @@ class SampledTable:
 
 
 def sample_table(data: DataConfig, found: JobFiles) -> SampledTable:
-    """Some rows of a job's table.
+    """Some rows of a job's table of Parquet files.
 
     Raises:
-        DataError: If the table cannot be read, or these rows not be trained on.
+        DataError: If the table cannot be read, or holds what cannot be trained on.
     """
     rows = ParquetRows.open(found.paths)
     columns = sample_columns(found.paths, found.files[0].names, ReadAs.of(data), source=data.source)
     part_rows = found.part_rows(rows.file_rows(found.paths))
+    return SampledTable(_make_table(data, found, columns), part_rows, is_counted=True)
+
+
+def sample_text(data: DataConfig, plan: TextPlan) -> SampledTable:
+    """The first rows of the files of a job's table of text.
+
+    Raises:
+        DataError: If the table cannot be read, or holds what cannot be trained on.
+    """
+    columns = head_columns(plan.heads, ReadAs.of(data), source=data.source)
+    return SampledTable(_make_table(data, plan.found, columns), plan.part_rows, is_counted=False)
+
+
+def _make_table(data: DataConfig, found: JobFiles, columns: dict[str, ColumnData]) -> Table:
     num_rows = next(iter(columns.values())).num_rows
-    table = make_table(data, found.features, columns, NO_FINGERPRINT, part_rows=(num_rows, 0, 0))
-    return SampledTable(table, part_rows)
+    return make_table(
+        data,
+        found.features,
+        columns,
+        NO_FINGERPRINT,
+        part_rows=(num_rows, 0, 0),
+        is_sample=True,
+    )
 
 
 def sample_columns(
     paths: Sequence[Path], names: Sequence[str], wanted: ReadAs, *, source: str
 ) -> dict[str, ColumnData]:
-    """Columns of rows from all over a table: the first of row groups at equal distances.
+    """Columns of rows from all over a table: of row groups at equal distances.
 
     Args:
         paths: Parquet files.
@@ -82,9 +108,10 @@ def sample_columns(
     """
     groups = ParquetRows.open(paths).groups
     chosen = np.unique(np.linspace(0, len(groups) - 1, _NUM_GROUPS).round().astype(int))
+    depth = max(_GROUP_ROWS, _NUM_VALUES // (len(chosen) * len(names)))
     by_file: dict[Path, list[pa.Table]] = {}
     for group in (groups[place] for place in chosen):
-        by_file.setdefault(group.path, []).append(_read_first(group, names))
+        by_file.setdefault(group.path, []).append(_read_some(group, names, depth=depth))
     parts = [
         {
             name: _read_column(name, table, wanted, source=str(path))
@@ -100,12 +127,17 @@ def sample_columns(
     }
 
 
-def _read_first(group: RowGroup, names: Sequence[str]) -> pa.Table:
+def _read_some(group: RowGroup, names: Sequence[str], *, depth: int) -> pa.Table:
+    """Rows at random places of the first `depth` rows of a group, in order."""
     with reading(group.path, group.place), pq.ParquetFile(group.path, pre_buffer=False) as file:
         batches = file.iter_batches(
-            _GROUP_ROWS, row_groups=[group.number], columns=list(names), use_threads=False
+            depth, row_groups=[group.number], columns=list(names), use_threads=False
         )
-        return pa.Table.from_batches([next(batches)]).select(list(names))
+        table = pa.Table.from_batches([next(batches)]).select(list(names))
+    if table.num_rows <= _GROUP_ROWS:
+        return table
+    rows = np.random.default_rng(0).choice(table.num_rows, _GROUP_ROWS, replace=False)
+    return table.take(np.sort(rows))
 
 
 def _read_column(name: str, table: pa.Table, wanted: ReadAs, *, source: str) -> ColumnData:
@@ -121,7 +153,8 @@ def estimate_splits(data: DataConfig, sampled: SampledTable, *, seed: int) -> li
         DataError: If a row of the sample has no place in any.
     """
     labelled = ~np.isnan(sampled.table.y)
-    share = float(labelled.mean())
+    # Where no row of a sample has a target, others may.
+    share = float(labelled.mean()) or 1.0
     counts = np.zeros(len(SPLITS))
     if data.split == "column" and sampled.table.split_column is not None:
         keys = read_keys(sampled.table.split_column, data)

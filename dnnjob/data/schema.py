@@ -325,20 +325,24 @@ def check_present(
         )
 
 
-def check_target(source: str, target: ColumnData) -> None:
+def check_target(source: str, target: ColumnData, *, is_sample: bool = False) -> None:
     """Refuses a target that is no series of finite, varying numbers, gaps apart.
+
+    Args:
+        source: Of the table, for messages.
+        target: The column.
+        is_sample: Whether there are further rows, which may have what these lack.
 
     Raises:
         DataError: If it is not.
     """
-    column = target.column
-    num_known = target.num_rows - column.num_missing
+    column, lack = target.column, lack_of_target(target)
+    if is_sample and lack is not None:
+        return
     if problem := problem_of_target(target):
         found = f"it is {problem}"
-    elif num_known < 2:
-        found = f"{num_known} of {target.num_rows} rows have one"
-    elif column.is_constant:
-        found = f"all {num_known} rows are {column.minimum:g}"
+    elif lack is not None:
+        found = lack
     else:
         return
     raise DataError(
@@ -347,8 +351,24 @@ def check_target(source: str, target: ColumnData) -> None:
     )
 
 
-def check_weights(source: str, weights: ColumnData) -> None:
+def lack_of_target(target: ColumnData) -> str | None:
+    """What a target of these rows lacks and further rows may have; None if nothing."""
+    column = target.column
+    if not column.is_number or problem_of(target):
+        return None
+    num_known = target.num_rows - column.num_missing
+    if num_known < 2:
+        return f"{num_known} of {target.num_rows} rows have one"
+    return f"all {num_known} rows are {column.minimum:g}" if column.is_constant else None
+
+
+def check_weights(source: str, weights: ColumnData, *, is_sample: bool = False) -> None:
     """Refuses weights that are no finite numbers of at least zero, with one above it.
+
+    Args:
+        source: Of the table, for messages.
+        weights: The column.
+        is_sample: Whether there are further rows, of which one may weigh more than zero.
 
     Raises:
         DataError: If they are not.
@@ -360,7 +380,7 @@ def check_weights(source: str, weights: ColumnData) -> None:
         found = f"has {column.num_missing} missing and {column.num_infinite} infinite values"
     elif (column.minimum or 0.0) < 0:
         found = f"goes down to {column.minimum:g}"
-    elif not column.maximum:
+    elif not (column.maximum or is_sample):
         found = "is zero throughout"
     else:
         return

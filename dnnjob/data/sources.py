@@ -337,17 +337,26 @@ def make_table(
     fingerprint: Fingerprint,
     *,
     part_rows: tuple[int, int, int],
+    is_sample: bool = False,
 ) -> Table:
     """A table of columns that were read, checked.
+
+    Args:
+        data: What the job says.
+        features: The columns to predict from.
+        columns: All columns.
+        fingerprint: What tells it from another table.
+        part_rows: Rows of data.source, data.validation_source and data.test_source.
+        is_sample: Whether the table has further rows: what these may cure is warned about.
 
     Raises:
         DataError: If it cannot be trained on as the job asks.
     """
     chosen = [columns[name] for name in features]
-    warnings = check_values(data, chosen, columns[data.target])
+    warnings = check_values(data, chosen, columns[data.target], is_sample=is_sample)
     weights = None
     if data.weight_column is not None:
-        check_weights(data.source, columns[data.weight_column])
+        check_weights(data.source, columns[data.weight_column], is_sample=is_sample)
         weights = columns[data.weight_column].numbers
     return Table(
         source=data.source,
@@ -550,15 +559,29 @@ def finish_column(
 
 
 def _read_csv(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
+    with open_text(file.path) as text:
+        yield from parse_text(text, file, wanted)
+
+
+def parse_text(text: IO[str], file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
+    """The columns of a file of text.
+
+    Args:
+        text: Its header and rows, all or the first.
+        file: The file.
+        wanted: How columns are read.
+
+    Raises:
+        DataError: If a column is not what is wanted.
+    """
     import pandas as pd
 
-    with open_text(file.path) as text:
-        frame = pd.read_csv(
-            text,
-            **csv_options(file, wanted.missing),
-            # As written: numbers would lose leading zeros.
-            dtype={name: str for name in file.names if wanted.as_text(name)},
-        )
+    frame = pd.read_csv(
+        text,
+        **csv_options(file, wanted.missing),
+        # As written: numbers would lose leading zeros.
+        dtype={name: str for name in file.names if wanted.as_text(name)},
+    )
     for name in file.names:
         series = frame.pop(name)
         data = infer_series(

@@ -15,9 +15,10 @@ from pathlib import Path
 from dnnjob import slurm
 from dnnjob.config import DataConfig, JobConfig, Point, ProfileConfig
 from dnnjob.data.builtin import is_builtin
-from dnnjob.data.sources import COMPRESSED_SUFFIXES, find_files, open_table, peek_columns
+from dnnjob.data.sources import COMPRESSED_SUFFIXES, open_table, peek_job
 from dnnjob.errors import JobError, SlurmError
-from dnnjob.launch.checks import PointCheck, check_point, table_key
+from dnnjob.launch.checks import PointCheck, check_point
+from dnnjob.launch.reading import PointTables
 from dnnjob.machine import count_cores, user_name
 
 logger = logging.getLogger(__name__)
@@ -117,14 +118,14 @@ def _check_tables(points: Sequence[Point]) -> list[PointCheck]:
     """
     _be_modest()
     sharing: dict[str, list[Point]] = {}
+    tables = PointTables()
     for point in points:
-        sharing.setdefault(table_key(point.job.data), []).append(point)
+        sharing.setdefault(tables.key(point.job.data), []).append(point)
     left, checks = MAX_READ_BYTES, []
     for group in sharing.values():
         data = group[0].job.data
         num_bytes = _count_bytes(data)
         if num_bytes > left:
-            peek_columns(data)
             logger.info("%s is too large to be checked here; its columns are.", data.source)
             continue
         left -= num_bytes
@@ -135,7 +136,7 @@ def _check_tables(points: Sequence[Point]) -> list[PointCheck]:
 
 def _count_bytes(data: DataConfig) -> int:
     """Bytes of a table as it is read; what dnnjob brings along is small."""
-    return 0 if is_builtin(data.source) else sum(map(_unpacked_bytes, find_files(data.source)))
+    return 0 if is_builtin(data.source) else sum(map(_unpacked_bytes, peek_job(data).paths))
 
 
 def _unpacked_bytes(path: Path) -> int:

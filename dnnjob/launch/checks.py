@@ -9,30 +9,24 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any
 
 import numpy as np
 
-from dnnjob.config import DataConfig, JobConfig, Point, load_job, make_points
+from dnnjob.config import JobConfig, Point, load_job, make_points
 from dnnjob.data.encoding import Encoding
 from dnnjob.data.order import refuse_short_window, window_rows
 from dnnjob.data.schema import listed, show_date
-from dnnjob.data.sources import Table, find_pieces, open_table
+from dnnjob.data.sources import Table, find_pieces
 from dnnjob.data.split import Split
 from dnnjob.data.splitter import split_table
 from dnnjob.data.statistics import fit_encoding
+from dnnjob.launch.reading import AnyTable, PointTables
 from dnnjob.machine import memory_limit_bytes, memory_share_bytes
 from dnnjob.runs import Record
 from dnnjob.text import align
 
-if TYPE_CHECKING:
-    from dnnjob.data.pieces import PiecesPlan
-    from dnnjob.data.sample import SampledTable
-
 logger = logging.getLogger(__name__)
-
-AnyTable = Union[Table, "SampledTable"]
-"""All rows of a table, or some of one that a run reads in pieces."""
 
 MIB = 2**20
 # Measured: TensorFlow with XLA, pandas and the plots take this before any table.
@@ -78,6 +72,8 @@ class PointCheck(Record):
     num_sampled_rows: int | None = None
     """Rows that were looked at, where the table is too large for all: what is said of its values is
     about right then."""
+    num_rows_is_estimated: bool = False
+    """Whether the rows were told by the bytes of the files: counting them would read all."""
     layers: tuple[int, ...]
     """Width of the inputs, of every hidden layer, and of the output."""
     num_trainable_params: int
@@ -111,62 +107,18 @@ def check_job(job_file: Path, overrides: Sequence[str] = ()) -> JobCheck:
         DataError: If a table cannot be trained on as the job asks.
     """
     job = load_job(job_file, overrides=overrides)
-    points = make_points(job)
-    tables = read_tables([point.job.data for point in points])
-    checks = tuple(check_point(point, tables[table_key(point.job.data)]) for point in points)
+    points, tables = make_points(job), PointTables()
+    checks = tuple(check_point(point, tables.read(point.job.data)) for point in points)
     limit_mb = memory_limit_bytes() / MIB
-    told = [warning for table in tables.values() for warning in _rows_of(table).warnings]
+    told = [warning for table in tables.tables for warning in _rows_of(table).warnings]
     return JobCheck(
         name=job.name,
         job_file=str(job_file),
         target=job.data.target,
-        columns=_check_columns(points[0], tables[table_key(points[0].job.data)]),
+        columns=_check_columns(points[0], tables.read(points[0].job.data)),
         points=checks,
         memory_limit_mb=limit_mb,
         warnings=(*told, *_warn_of_memory(checks, limit_mb)),
-    )
-
-
-def read_tables(configs: Sequence[DataConfig]) -> dict[str, AnyTable]:
-    """Each table once: most sweeps have one. Of those that a run reads in pieces, some rows."""
-    tables: dict[str, AnyTable] = {}
-    for data in configs:
-        if table_key(data) not in tables:
-            tables[table_key(data)] = _read_table(data)
-    return tables
-
-
-def _read_table(data: DataConfig) -> AnyTable:
-    plan = _plan(data)
-    if plan is None:
-        return open_table(data)
-    from dnnjob.data.sample import sample_table
-
-    return sample_table(data, plan.found)
-
-
-def _plan(data: DataConfig) -> "PiecesPlan | None":
-    """How a run reads Parquet files in pieces, if it does."""
-    found = find_pieces(data)
-    if found is None or found.are_text:
-        return None
-    # pyarrow takes a third of a second, which submissions of CSV files need not wait for.
-    from dnnjob.data.pieces import plan_pieces
-
-    return plan_pieces(data, found)
-
-
-def table_key(data: DataConfig) -> str:
-    """What jobs share that read the same table in the same way."""
-    # What only says how rows are split and encoded does not change what is read of a table in
-    # memory.
-    pieces = "" if _plan(data) is None else "in pieces "
-    return pieces + data.model_dump_json(
-        include={
-            *("source", "validation_source", "test_source", "split_column"),
-            *("target", "features", "id_columns", "weight_column"),
-            *("target_transform", "missing", "columns"),
-        }
     )
 
 
@@ -212,6 +164,8 @@ def _look(job: JobConfig, found: AnyTable) -> _Looked:
     from dnnjob.data.sample import estimate_splits
 
     labelled, none = ~np.isnan(found.table.y), np.zeros(0, np.int64)
+    # Further rows may have what none of these has.
+    labelled |= not labelled.any()
     split = Split(np.flatnonzero(labelled), none, none, np.flatnonzero(~labelled))
     return _Looked(split, estimate_splits(job.data, found, seed=job.split_seed))
 
@@ -230,7 +184,8 @@ def check_point(point: Point, found: AnyTable) -> PointCheck:
     job, table = point.job, _rows_of(found)
     looked = _look(job, found)
     train, validation, test, unlabelled = looked.counts
-    if isinstance(found, Table) and find_pieces(job.data) is None:
+    is_asked = job.data.window_rows is not None
+    if is_asked and isinstance(found, Table) and find_pieces(job.data) is None:
         refuse_short_window(job.data, train)
     encoding = fit_encoding(table, looked.split, job.data)
     embeddings = encoding.embedding_shapes
@@ -247,6 +202,7 @@ def check_point(point: Point, found: AnyTable) -> PointCheck:
         num_test_rows=test,
         num_unlabelled_rows=unlabelled,
         num_sampled_rows=None if isinstance(found, Table) else table.num_rows,
+        num_rows_is_estimated=not (isinstance(found, Table) or found.is_counted),
         layers=(num_inputs, *job.model.hidden_units, 1),
         num_trainable_params=num_params,
         epochs=job.train.epochs,
@@ -322,7 +278,8 @@ def _summary(check: JobCheck, point: PointCheck) -> Iterator[tuple[str, str]]:
     if point.num_sampled_rows is not None:
         sampled = f", of which {point.num_sampled_rows:,} were looked at"
     columns = f"{len(check.columns)} columns"
-    yield "table", f"{point.source}: {point.num_rows:,} rows{sampled}, {columns}"
+    about = "about " if point.num_rows_is_estimated else ""
+    yield "table", f"{point.source}: {about}{point.num_rows:,} rows{sampled}, {columns}"
     yield "target", check.target
     yield "features", f"{len(features)}: {listed(features)}"
     yield (

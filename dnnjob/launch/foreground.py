@@ -59,8 +59,9 @@ def run_foreground(job_file: Path, overrides: Sequence[str], *, root: Path) -> E
         DataError: If the table is missing or lacks a column; nothing has been written.
     """
     points = make_points(load_job(job_file, overrides=overrides))
-    for point in points:
-        peek_columns(point.job.data)
+    # Each once: points may be many, and so the files of a table.
+    for data in {point.job.data.model_dump_json(): point.job.data for point in points}.values():
+        peek_columns(data)
     if len(points) > 1:
         return run_sweep(points, root=root)
     task = find_task()

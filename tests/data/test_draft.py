@@ -176,6 +176,21 @@ def test_a_table_without_target_and_feature_is_refused(
         draft_job(tmp_path / "t.csv")
 
 
+def test_of_a_large_file_of_text_the_first_rows_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnjob.data.draft.MAX_READ_VALUES", 100)
+    monkeypatch.setattr("dnnjob.data.draft.read_all", lambda source: 1 / 0)
+    monkeypatch.setattr("dnnjob.data.heads._NUM_ROWS", 30)
+    frame = pd.DataFrame({"x": np.arange(100, 300), "y": np.arange(100, 300)[::-1]})
+    frame.to_csv(tmp_path / "big.csv", index=False)
+
+    text = draft_job(tmp_path / "big.csv")
+
+    assert "# Told from the first 30 of its about 197 rows." in text
+    assert JobConfig.model_validate(tomllib.loads(text)).data.target == "y"
+
+
 def test_of_a_large_parquet_table_a_sample_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

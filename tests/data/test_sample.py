@@ -49,6 +49,55 @@ def test_a_giant_row_group_is_read_in_part(tmp_path: Path) -> None:
     assert columns["x"].num_rows == 1024
 
 
+def test_rows_of_a_giant_row_group_come_from_all_over_it(tmp_path: Path) -> None:
+    pd.DataFrame({"x": np.arange(NUM_ROWS)}).to_parquet(tmp_path / "t.parquet")
+
+    x = sample_columns([tmp_path / "t.parquet"], ["x"], ReadAs(), source="t")["x"].numbers
+
+    assert np.histogram(x, bins=10, range=(0, NUM_ROWS))[0].min() > 50
+    assert (np.diff(x) > 0).all()
+
+
+def test_a_group_too_large_for_that_is_read_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnjob.data.sample._NUM_VALUES", 4000)
+    pd.DataFrame({"x": np.arange(NUM_ROWS)}).to_parquet(tmp_path / "t.parquet")
+
+    x = sample_columns([tmp_path / "t.parquet"], ["x"], ReadAs(), source="t")["x"].numbers
+
+    assert 3900 < x.max() < 4000
+
+
+@pytest.mark.parametrize(
+    ("y", "told"),
+    [
+        (np.nan, "in the 16000 rows looked at 0 of 16000 rows have one"),
+        (0.0, "in the 16000 rows looked at all 16000 rows are 0"),
+    ],
+)
+def test_what_further_rows_may_cure_is_a_warning(tmp_path: Path, y: float, told: str) -> None:
+    data = write(tmp_path / "t", y=y)
+
+    sampled = sample_table(data, peek_job(data))
+
+    assert told in sampled.table.warnings[0]
+    assert estimate_splits(data, sampled, seed=0) == [35_000, 0, 15_000, 0]
+
+
+def test_weights_of_zero_may_be_followed_by_others(tmp_path: Path) -> None:
+    data = write(tmp_path / "t", weight=0.0).model_copy(update={"weight_column": "weight"})
+
+    assert sample_table(data, peek_job(data)).num_rows == NUM_ROWS
+
+
+def test_what_no_further_row_can_cure_is_refused(tmp_path: Path) -> None:
+    data = write(tmp_path / "t", y=np.inf)
+
+    with pytest.raises(DataError, match=r"'y' .* it is infinite in 16000 of 16000 rows"):
+        sample_table(data, peek_job(data))
+
+
 def test_shuffled_rows_are_counted_as_they_are_split(tmp_path: Path) -> None:
     data = write(tmp_path / "t").model_copy(update={"validation_fraction": 0.25})
 

@@ -87,6 +87,17 @@ def test_of_a_large_table_only_the_columns_are_read(
         check(write_job(data={"target": "z"}), local())
 
 
+def test_files_of_test_rows_count_too(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_frame(2000).to_csv(tmp_path / "test.csv", index=False)
+    job = write_job(data={"split": "files", "test_source": "test.csv"})
+    size = (tmp_path / "test.csv").stat().st_size
+    monkeypatch.setattr(admit_module, "MAX_READ_BYTES", size)
+
+    assert check(job, local()).memory_bytes is None
+
+
 def test_a_compressed_table_counts_as_what_it_unpacks_to(
     write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

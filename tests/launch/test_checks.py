@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dnnjob.config import DataConfig
+from dnnjob.data import sources
+from dnnjob.data.sources import JobFiles, Table
 from dnnjob.data.split import split_rows
 from dnnjob.errors import DataError, JobError
-from dnnjob.launch import checks
+from dnnjob.launch import checks, reading
 from dnnjob.launch.checks import check_job, render_check
 from dnnjob.results.report import read_report
 from tests.conftest import FEATURES, Command, FinishedRun, WriteJob, make_frame
@@ -70,12 +73,12 @@ def test_a_table_is_read_once_for_all_points(
 ) -> None:
     opened = []
 
-    def count(data: checks.DataConfig) -> checks.Table:
+    def count(data: DataConfig) -> Table:
         opened.append(data)
         return real(data)
 
-    real = checks.open_table
-    monkeypatch.setattr(checks, "open_table", count)
+    real = reading.open_table
+    monkeypatch.setattr(reading, "open_table", count)
     check_job(write_job(sweep={"seed": [1, 2, 3]}))
     assert len(opened) == 1
 
@@ -164,6 +167,58 @@ def test_a_table_that_is_read_in_pieces_is_looked_at_in_part(
         1200,
     )
     assert "4,000 rows, of which 700 were looked at, 7 columns" in render_check(check)
+
+
+@pytest.mark.parametrize("values", [{"window_rows": 1000}, {}])
+def test_files_are_opened_once_for_all_points(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, int]
+) -> None:
+    opened = []
+
+    def count(data: DataConfig) -> JobFiles:
+        opened.append(data)
+        return real(data)
+
+    real = sources.peek_job
+    monkeypatch.setattr(sources, "peek_job", count)
+    make_frame(4000).to_parquet(tmp_path / "table.parquet", row_group_size=100)
+    seeds = {"seed": [1, 2, 3], "data.split_seed": [1, 2]}
+
+    check = check_job(write_job(data={"source": "table.parquet"} | values, sweep=seeds))
+
+    assert len(check.points) == 6
+    # To find out how it is read, and, of a table that is held in memory, to read it.
+    assert len(opened) == (1 if values else 2)
+
+
+def test_of_a_long_file_of_text_the_first_rows_are_looked_at(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnjob.data.heads._NUM_ROWS", 300)
+    monkeypatch.setattr(reading, "open_table", lambda data: 1 / 0)
+    job_file = write_job(make_frame(4000), data={"window_rows": 1000})
+
+    check = check_job(job_file)
+
+    (point,) = check.points
+    assert point.num_sampled_rows == 300
+    assert point.num_rows_is_estimated
+    assert point.num_rows == pytest.approx(4000, rel=0.05)
+    assert f"about {point.num_rows:,} rows, of which 300 were looked at" in render_check(check)
+
+
+def test_a_target_that_begins_late_does_not_refuse_a_job(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnjob.data.heads._NUM_ROWS", 300)
+    frame = make_frame(4000)
+    frame.loc[:1000, "y"] = np.nan
+
+    check = check_job(write_job(frame, data={"window_rows": 1000}))
+
+    assert "in the 300 rows looked at 0 of 300 rows have one" in check.warnings[0]
+    assert check.points[0].num_unlabelled_rows == 0
+    assert check.points[0].steps > 0
 
 
 def test_memory_of_a_table_that_is_read_in_pieces_is_that_of_its_budget(

@@ -1,0 +1,96 @@
+"""The tables of a job's points, each looked at once: most sweeps have one.
+
+tables = PointTables()
+table = tables.read(point.job.data)        # all rows, or some of one that a run reads in pieces
+tables.key(point.job.data)                 # what points share that have the same table
+"""
+
+from typing import TYPE_CHECKING, Union
+
+from dnnjob.config import DataConfig
+from dnnjob.data.sources import Table, find_pieces, open_table
+
+if TYPE_CHECKING:
+    from dnnjob.data.heads import TextPlan
+    from dnnjob.data.pieces import PiecesPlan
+    from dnnjob.data.sample import SampledTable
+
+AnyTable = Union[Table, "SampledTable"]
+"""All rows of a table, or some of one that a run reads in pieces."""
+
+Plan = Union["PiecesPlan", "TextPlan"]
+"""How a run reads a table in pieces."""
+
+# What changes neither the files nor how they are read.
+_AFTERWARDS = {"split_seed", "fold", "standardize", "memory_budget_gb", "scratch"}
+
+
+class PointTables:
+    """The tables of some points."""
+
+    def __init__(self) -> None:
+        self._plans: dict[str, Plan | None] = {}
+        self._tables: dict[str, AnyTable] = {}
+
+    @property
+    def tables(self) -> tuple[AnyTable, ...]:
+        """Those that were read."""
+        return tuple(self._tables.values())
+
+    def read(self, data: DataConfig) -> AnyTable:
+        """A table, read unless it was: all rows, or some of one that a run reads in pieces.
+
+        Raises:
+            DataError: If it cannot be read, or not be trained on as the job asks.
+        """
+        key = self.key(data)
+        if key not in self._tables:
+            self._tables[key] = _read(data, self._plan(data))
+        return self._tables[key]
+
+    def key(self, data: DataConfig) -> str:
+        """What jobs share that read the same table in the same way.
+
+        Raises:
+            DataError: If a file cannot be read, files differ, or target or features are not there.
+        """
+        # What only says how rows are split and encoded does not change what is read of a table in
+        # memory.
+        pieces = "" if self._plan(data) is None else "in pieces "
+        return pieces + data.model_dump_json(
+            include={
+                *("source", "validation_source", "test_source", "split_column"),
+                *("target", "features", "id_columns", "weight_column"),
+                *("target_transform", "missing", "columns"),
+            }
+        )
+
+    def _plan(self, data: DataConfig) -> Plan | None:
+        """Found once: every file is opened for it."""
+        key = data.model_dump_json(exclude=_AFTERWARDS)
+        if key not in self._plans:
+            self._plans[key] = _make_plan(data)
+        return self._plans[key]
+
+
+def _make_plan(data: DataConfig) -> Plan | None:
+    found = find_pieces(data)
+    if found is None:
+        return None
+    # pyarrow takes a third of a second, which submissions of CSV files need not wait for.
+    if found.are_text:
+        from dnnjob.data.heads import plan_text
+
+        return plan_text(data, found)
+    from dnnjob.data.pieces import plan_pieces
+
+    return plan_pieces(data, found)
+
+
+def _read(data: DataConfig, plan: Plan | None) -> AnyTable:
+    if plan is None:
+        return open_table(data)
+    from dnnjob.data.heads import TextPlan
+    from dnnjob.data.sample import sample_table, sample_text
+
+    return sample_text(data, plan) if isinstance(plan, TextPlan) else sample_table(data, plan.found)
