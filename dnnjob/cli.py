@@ -124,22 +124,33 @@ def submit(
 @app.command()
 def resume(
     run: RunFolder,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Other keys of [devices], as TOML: devices.tasks=2 devices.threads=1.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
     here: Annotated[
         bool, typer.Option("--here", help="In the foreground, wherever it ran before.")
     ] = False,
 ) -> None:
     """Go on with a run that has ended, from its newest checkpoint.
 
-    A run that was submitted is submitted again with the profile it had. One that is alive is
-    refused, a completed one left alone.
+    A run that was submitted is submitted again with the profile it had; profile.KEY=VALUE gives
+    that other values. On other devices the weights may differ in their last bits. A run that is
+    alive is refused, a completed one left alone.
 
     \b
       dnnjob resume runs/houses/20261123-101500-3f9a1c
-      dnnjob resume runs/houses/20261123-101500-3f9a1c --here
+      dnnjob resume runs/houses/20261123-101500-3f9a1c --here devices.tasks=2
+      dnnjob resume runs/houses/20261123-101500-3f9a1c profile.time_limit_min=60
     """
     from dnnjob.launch.watch.resume import resume_command
 
-    _exit(resume_command(run, here=here))
+    _exit(resume_command(run, overrides or [], here=here))
 
 
 @app.command()

@@ -4,7 +4,7 @@ report = run_job(Journal(paths), crew=Crew(StopFlag()), watch=Stopwatch())
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dnnjob.clock import Stopwatch
-from dnnjob.config import DataConfig, JobConfig, load_job, resolve_job, to_toml
+from dnnjob.config import DataConfig, JobConfig, list_keys, load_job, resolve_job, to_toml
 from dnnjob.data.encoding import Encoding, FeatureKind
 from dnnjob.data.split import choose_split
 from dnnjob.imports import importing_tensorflow
@@ -22,7 +22,7 @@ from dnnjob.results.publish import publish
 from dnnjob.results.report import Report
 from dnnjob.runs import Journal, write_text
 from dnnjob.tables import RunTable, open_run_table
-from dnnjob.tasks import Crew, configure_process
+from dnnjob.tasks import Crew, configure_process, count_threads, lower_threads
 
 if TYPE_CHECKING:
     from dnnjob.training.strategy import Devices
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
+def run_job(
+    journal: Journal, *, crew: Crew, watch: Stopwatch, words: Sequence[str] = ()
+) -> Report | None:
     """Trains, predicts and reports the job of a run folder into that folder.
 
     Every task trains. The chief alone predicts and reports, and returns a report: predicting the
@@ -40,13 +42,14 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
         journal: The claimed attempt.
         crew: The tasks of the run.
         watch: Started when the run was.
+        words: `KEY=VALUE` for other devices than the run's job has; the resolved job keeps them.
 
     Raises:
         DnnJobError: If the job, the table or the machine is unfit, or training diverges.
         StoppedError: If a signal asked for it; `dnnjob resume` goes on.
         PeerLostError: If another task is lost while it is needed.
     """
-    job = load_job(journal.paths.job)
+    job = _load_fitting(journal, crew, words)
     threads = configure_process(job.devices, crew)
     check = partial(_check, crew, journal)
     with ExitStack() as stack:
@@ -100,6 +103,18 @@ def run_job(journal: Journal, *, crew: Crew, watch: Stopwatch) -> Report | None:
         watch=watch,
     )
     return publish(facts, check=check)
+
+
+def _load_fitting(journal: Journal, crew: Crew, words: Sequence[str]) -> JobConfig:
+    """The job, with no more threads than this machine gives if an earlier one gave so many."""
+    job, cores = load_job(journal.paths.job, overrides=words), count_threads(crew)
+    before = crew.share(journal.cores_before)
+    journal.mark_cores(cores)
+    if "devices.threads" in list_keys(words):
+        return job
+    threads = lower_threads(job.devices.threads, cores=cores, before=before)
+    devices = job.devices.model_copy(update={"threads": threads})
+    return job.model_copy(update={"devices": devices})
 
 
 def _check(crew: Crew, journal: Journal) -> None:

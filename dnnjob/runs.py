@@ -228,6 +228,8 @@ class Attempt(Record):
     resumed_from: Position | None = None
     reached: Position | None = None
     """Where the last checkpoint that this attempt wrote goes on from."""
+    cores: int | None = None
+    """Cores that the chief was given."""
     peak_rss_mb: float | None = None
     """Largest resident memory of the chief at its last sign of life."""
 
@@ -672,6 +674,17 @@ class Journal:
         """Notes where the newest checkpoint goes on from; on disk with the next sign of life."""
         with self._lock:
             self._change_attempt(reached=position)
+
+    @property
+    def cores_before(self) -> int | None:
+        """Cores that the chief was given in the newest earlier attempt that knew."""
+        earlier = reversed(self.status.attempts[:-1])
+        return next((attempt.cores for attempt in earlier if attempt.cores is not None), None)
+
+    def mark_cores(self, cores: int) -> None:
+        """Notes what this attempt was given; on disk with the next sign of life."""
+        with self._lock:
+            self._change_attempt(cores=cores)
 
     def mark_memory(self, peak_rss_mb: float) -> None:
         """Notes the largest memory so far; on disk with the next sign of life."""

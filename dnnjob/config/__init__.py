@@ -4,6 +4,7 @@ job = load_job(Path("jobs/housing.toml"), overrides=["seed=7", "train.learning_r
 for point in make_points(job): ...
 """
 
+from dnnjob.config.again import list_keys, load_job_again
 from dnnjob.config.job import (
     DataConfig,
     DevicesConfig,
@@ -25,7 +26,9 @@ __all__ = [
     "Point",
     "ProfileConfig",
     "TrainConfig",
+    "list_keys",
     "load_job",
+    "load_job_again",
     "load_profile",
     "make_points",
     "resolve_job",

@@ -1,4 +1,4 @@
-"""A task of a run as a process of its own: `python -m dnnjob.launch RUN`.
+"""A task of a run as a process of its own: `python -m dnnjob.launch RUN [KEY=VALUE ...]`.
 
 Which task it is, it finds in its environment.
 """
@@ -24,6 +24,7 @@ def main() -> None:
     """Runs this process's task of the run folder named on the command line."""
     parser = argparse.ArgumentParser(description="One task of a run.")
     parser.add_argument("run", type=Path)
+    parser.add_argument("words", nargs="*")
     parser.add_argument("--after", type=int)
     arguments = parser.parse_args()
     task = find_task()
@@ -34,7 +35,9 @@ def main() -> None:
     sys.argv[1:] = shlex.split(os.environ.pop(COMMAND, ""))[1:] or sys.argv[1:]
     paths, watch = RunPaths(arguments.run.absolute()), Stopwatch(age_s=process_age_s())
     try:
-        code = run_attempt(paths, task=task, watch=watch, after=arguments.after)
+        code = run_attempt(
+            paths, task=task, watch=watch, after=arguments.after, words=arguments.words
+        )
     except DnnJobError as error:
         logging.getLogger("dnnjob").error("dnnjob: %s", error)
         code = error.exit_code

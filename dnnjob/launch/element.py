@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 class Element:
     """`run_element`, for submitit to call."""
 
-    def __call__(self, runs: Sequence[str], *, command: str) -> NoReturn:
+    def __call__(self, runs: Sequence[str], *, command: str, words: Sequence[str] = ()) -> NoReturn:
         """See `run_element`."""
-        run_element(runs, command=command)
+        run_element(runs, command=command, words=words)
 
     def checkpoint(self, *_: object, **__: object) -> NoReturn:
         """What submitit's handler calls at a warning that comes before this process listens.
@@ -47,7 +47,9 @@ class Element:
         raise SystemExit(ExitCode.CONTINUE)
 
 
-def run_element(runs: Sequence[str], *, command: str, gpus: str | None = None) -> NoReturn:
+def run_element(
+    runs: Sequence[str], *, command: str, gpus: str | None = None, words: Sequence[str] = ()
+) -> NoReturn:
     """Works through runs as this process's task of each, and ends the process.
 
     Imports and compilation are shared. What has ended already is left alone, so that a job that was
@@ -57,6 +59,7 @@ def run_element(runs: Sequence[str], *, command: str, gpus: str | None = None) -
         runs: Run folders.
         command: What the user typed, for the reports.
         gpus: The GPUs to use, as `CUDA_VISIBLE_DEVICES` takes them; None leaves them as they are.
+        words: `KEY=VALUE` for other devices than the runs' jobs have.
     """
     # submitit has taken the signals for checkpoints of its own, and asks for requeues at them.
     stop = StopFlag()
@@ -66,10 +69,12 @@ def run_element(runs: Sequence[str], *, command: str, gpus: str | None = None) -
     sys.argv[:] = shlex.split(command)
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-    leave(work_through([RunPaths(Path(run)) for run in runs], stop=stop))
+    leave(work_through([RunPaths(Path(run)) for run in runs], stop=stop, words=words))
 
 
-def work_through(runs: Sequence[RunPaths], *, stop: StopFlag) -> ExitCode:
+def work_through(
+    runs: Sequence[RunPaths], *, stop: StopFlag, words: Sequence[str] = ()
+) -> ExitCode:
     """Runs what has not ended of `runs`; the worst exit code of all.
 
     A run that was stopped to be continued ends the work; one that was cancelled by itself does not.
@@ -81,7 +86,7 @@ def work_through(runs: Sequence[RunPaths], *, stop: StopFlag) -> ExitCode:
             continue
         code = _outcome(paths, task)
         if code is None:
-            code = _run(paths, runs, number=number, task=task, stop=stop)
+            code = _run(paths, runs, number=number, task=task, stop=stop, words=words)
             if code is ExitCode.CONTINUE:
                 return code
             if code in (ExitCode.TERMINATED, ExitCode.INTERRUPTED):
@@ -93,7 +98,13 @@ def work_through(runs: Sequence[RunPaths], *, stop: StopFlag) -> ExitCode:
 
 
 def _run(
-    paths: RunPaths, runs: Sequence[RunPaths], *, number: int, task: Task, stop: StopFlag
+    paths: RunPaths,
+    runs: Sequence[RunPaths],
+    *,
+    number: int,
+    task: Task,
+    stop: StopFlag,
+    words: Sequence[str],
 ) -> ExitCode:
     from dnnjob.clock import Stopwatch
     from dnnjob.config import load_job
@@ -104,17 +115,16 @@ def _run(
     if len(runs) > 1:
         logger.info("Run %d of %d: %s", number, len(runs), paths.root)
     try:
-        devices = load_job(paths.job).devices
+        num_tasks = load_job(paths.job, overrides=words).devices.tasks
         if task.num_tasks > 1 and len(runs) > 1:
             # A process can join the tasks of one run only.
             place = replace(task, point=number, launch=f"{task.launch}-{number}")
-            return run_processes(paths, [place], stop=stop)
-        if task.num_tasks == 1 and devices.tasks > 1:
-            return run_local_tasks(paths, num_tasks=devices.tasks, stop=stop)
-        if task.num_tasks == 1 and _needs_own_process(paths, runs):
-            return run_local_tasks(paths, num_tasks=1, stop=stop)
-        age_s = process_age_s() if number == 1 else 0.0
-        return run_attempt(paths, task=task, watch=Stopwatch(age_s=age_s), stop=stop)
+            return run_processes(paths, [place], stop=stop, words=words)
+        apart = num_tasks > 1 or _needs_own_process(paths, runs)
+        if task.num_tasks == 1 and apart:
+            return run_local_tasks(paths, num_tasks=num_tasks, stop=stop, words=words)
+        watch = Stopwatch(age_s=process_age_s() if number == 1 else 0.0)
+        return run_attempt(paths, task=task, watch=watch, stop=stop, words=words)
     except DnnJobError as error:
         logger.error("%s", error)
         return error.exit_code

@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 
 from dnnjob.clock import Stopwatch
-from dnnjob.config import Point, load_job, make_points
+from dnnjob.config import Point, list_keys, load_job, make_points
 from dnnjob.data.sources import peek_columns
 from dnnjob.errors import DnnJobError, ExitCode, MissingError
 from dnnjob.launch.ending import explain_os_error
 from dnnjob.launch.local import run_local_tasks, run_processes
-from dnnjob.launch.step import share_run
+from dnnjob.launch.step import refuse_other_tasks, share_run
 from dnnjob.launch.worker import clear_complete, run_attempt
 from dnnjob.machine import process_age_s
 from dnnjob.results.report import read_report
@@ -94,13 +94,21 @@ def run_sweep(points: Sequence[Point], *, root: Path) -> ExitCode:
     return max(*codes, *(run.code for run in ended))
 
 
-def resume_foreground(folder: Path) -> ExitCode:
+def resume_foreground(folder: Path, words: Sequence[str] = ()) -> ExitCode:
     """Goes on with a run here and now; of a complete one, leftovers are removed.
 
+    Args:
+        folder: The run.
+        words: `KEY=VALUE` for other devices than it had.
+
     Raises:
-        JobError: If there is no such run, or it is still at work.
+        JobError: If there is no such run, it is still at work, or the words ask for another number
+            of tasks than Slurm has started.
     """
     paths, task = open_run(folder), find_task()
+    num_tasks = load_job(paths.job, overrides=words).devices.tasks
+    if task.num_tasks > 1 and "devices.tasks" in list_keys(words):
+        refuse_other_tasks(num_tasks, task)
     if task.is_chief:
         print(paths.root, flush=True)
     after = latest_attempt(paths)
@@ -109,14 +117,14 @@ def resume_foreground(folder: Path) -> ExitCode:
             # It may have been killed before it had cleared up.
             clear_complete(paths)
         return ExitCode.DONE
+    watch = Stopwatch(age_s=process_age_s())
     if not task.is_chief:
-        return run_attempt(paths, task=task, watch=Stopwatch(age_s=process_age_s()))
+        return run_attempt(paths, task=task, watch=watch, words=words)
     with suppress(OSError, ValueError):
         refuse_live_run(paths, read_status(paths))
-    num_tasks = load_job(paths.job).devices.tasks
     if task.num_tasks == 1 and num_tasks > 1:
-        return run_local_tasks(paths, num_tasks=num_tasks, after=after)
-    return run_attempt(paths, task=task, watch=Stopwatch(age_s=process_age_s()), after=after)
+        return run_local_tasks(paths, num_tasks=num_tasks, after=after, words=words)
+    return run_attempt(paths, task=task, watch=watch, after=after, words=words)
 
 
 @dataclass(frozen=True)

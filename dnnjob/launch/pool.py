@@ -65,6 +65,7 @@ class PoolFile(Record):
     warning_lead_s: int
     setup: tuple[str, ...]
     command: str
+    words: tuple[str, ...] = ()
 
 
 def plan_pool(
@@ -109,6 +110,7 @@ def open_pool(
     *,
     folder: Path,
     command: str,
+    words: Sequence[str] = (),
 ) -> Iterator[int]:
     """Starts the background process, which begins to work when the block ends; its number.
 
@@ -120,6 +122,7 @@ def open_pool(
         plan: How many at a time.
         folder: Where submitit's files go.
         command: What the user typed.
+        words: `KEY=VALUE` for other devices than the runs' jobs have.
     """
     told = PoolFile(
         elements=tuple(map(tuple, elements)),
@@ -128,6 +131,7 @@ def open_pool(
         warning_lead_s=profile.warning_lead_s,
         setup=profile.setup,
         command=command,
+        words=tuple(words),
     )
     write_text(folder / "pool.json", told.model_dump_json(indent=1) + "\n")
     with (folder / "pool.log").open("ab") as log:
@@ -198,7 +202,11 @@ class Pool:
         from dnnjob.launch.element import run_element
 
         job = executor.submit(
-            run_element, list(runs), command=self.told.command, gpus=self.told.gpus[place]
+            run_element,
+            list(runs),
+            command=self.told.command,
+            gpus=self.told.gpus[place],
+            words=self.told.words,
         )
         logger.info("Process %s: %s", job.job_id, json.dumps(list(runs)))
         return job

@@ -30,11 +30,8 @@ def share_run(root: Path, job: JobConfig, *, task: Task, wait_s: float = WAIT_S)
         MissingError: If the folder cannot be made.
         PeerLostError: If the chief has made none in time.
     """
-    if job.devices.tasks not in (1, task.num_tasks):
-        raise JobError(
-            f"A Slurm step of {task.num_tasks} tasks is one run of as many, but devices.tasks is "
-            f"{job.devices.tasks}. Leave it out, or give srun -n that number."
-        )
+    if job.devices.tasks != 1:
+        refuse_other_tasks(job.devices.tasks, task)
     token = hashlib.sha256(task.launch.encode()).hexdigest()[:6]
     if task.is_chief:
         return create_run(root, job, token=token)
@@ -46,6 +43,19 @@ def share_run(root: Path, job: JobConfig, *, task: Task, wait_s: float = WAIT_S)
         f"The tasks of a step share a run folder, but task 0 made no {folder}/*-{token} within "
         f"{wait_s:.0f} s. Look whether all nodes see {root}, and at the output of task 0."
     )
+
+
+def refuse_other_tasks(asked: int, task: Task) -> None:
+    """Ends a step that has not as many tasks as its job asks for.
+
+    Raises:
+        JobError: If so.
+    """
+    if asked != task.num_tasks:
+        raise JobError(
+            f"A Slurm step of {task.num_tasks} tasks is one run of as many, but devices.tasks is "
+            f"{asked}. Leave it out, or give srun -n that number."
+        )
 
 
 def _find(folder: Path, token: str) -> RunPaths | None:

@@ -6,23 +6,18 @@ submission = resubmit(paths)                       # the same run again, with th
 
 import logging
 import os
-import shlex
 import shutil
-import socket
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
-from dnnjob import slurm
 from dnnjob.config import (
     JobConfig,
     Point,
     ProfileConfig,
+    list_keys,
     load_job,
+    load_job_again,
     load_profile,
     make_points,
     resolve_job,
@@ -31,13 +26,11 @@ from dnnjob.config import (
 )
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.admit import Admission, admit
-from dnnjob.launch.element import Element
-from dnnjob.launch.pool import PoolPlan, open_pool, plan_pool
+from dnnjob.launch.pool import PoolPlan, plan_pool
 from dnnjob.launch.process import raising_on_signals
+from dnnjob.launch.sender import Sender, map_all
 from dnnjob.launch.share import choose_points_per_task, share_out
-from dnnjob.machine import process_key, user_name
 from dnnjob.runs import (
-    Requested,
     RunPaths,
     Submission,
     Sweep,
@@ -47,16 +40,12 @@ from dnnjob.runs import (
     create_sweep,
     open_run,
     read_submission,
-    write_submission,
     write_sweep,
     write_text,
 )
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-# A login node is shared.
-_WRITERS = 2
 # In the place of a folder that a dry run does not make.
 _PLACEHOLDER = "YYYYMMDD-HHMMSS-XXXXXX"
 
@@ -110,13 +99,17 @@ def submit_job(
     return ExitCode.DONE
 
 
-def resubmit(folder: Path) -> Submission:
+def resubmit(folder: Path, words: Sequence[str] = ()) -> Submission:
     """Sends a run again where it was sent before, to go on from its checkpoint.
 
     A wish to cancel it is taken back, unless it cannot be sent.
 
+    Args:
+        folder: The run.
+        words: `KEY=VALUE` for other devices, `profile.KEY=VALUE` for another profile than it had.
+
     Raises:
-        JobError: If the run was not submitted, or Slurm refuses it.
+        JobError: If the run was not submitted, the words are wrong, or Slurm refuses it.
         SlurmError: If Slurm does not answer.
     """
     paths = open_run(folder)
@@ -125,10 +118,12 @@ def resubmit(folder: Path) -> Submission:
             f"A run is sent again with the profile it had, but {paths.root} has none: it was run "
             "in the foreground. Go on with `dnnjob resume --here`."
         )
-    profile = load_profile(paths.profile)
-    job = load_job(paths.job)
+    for_job, for_profile = split_words(words)
+    profile = load_profile(paths.profile, overrides=for_profile)
+    for_job += follow_profile(for_job, load_profile(paths.profile), profile)
+    job = _fit_to(Point({}, load_job_again(paths.job, for_job)), profile).job
     before = read_submission(paths)
-    sender = _Sender(
+    sender = Sender(
         profile,
         folder=paths.submission_folder,
         name=job.name,
@@ -137,7 +132,10 @@ def resubmit(folder: Path) -> Submission:
     plan = plan_pool([job], profile, memory_bytes=None)
     _warn_of_variables(profile)
     with raising_on_signals(), _without(paths.cancel):
-        return sender.send([[paths]], plan)[0]
+        submission = sender.send([[paths]], plan, words=for_job)[0]
+    if for_profile:
+        write_text(paths.profile, to_toml(profile))
+    return submission
 
 
 def _submit_run(
@@ -148,7 +146,7 @@ def _submit_run(
         paths = create_run(root, plan.fit(point.job))
         made.append(paths.root)
         write_text(paths.profile, to_toml(profile))
-        sender = _Sender(
+        sender = Sender(
             profile, folder=paths.submission_folder, name=point.job.name, site=admission.site
         )
         submission = sender.send([[paths]], plan)[0]
@@ -170,9 +168,9 @@ def _submit_sweep(
             made.append(paths.root)
             return paths
 
-        runs = _map(make, jobs)
+        runs = map_all(make, jobs)
         _write_sweep(sweep, points, runs, profile, root=root)
-        sender = _Sender(
+        sender = Sender(
             profile,
             folder=sweep.submission_folder,
             name=jobs[0].name,
@@ -218,95 +216,6 @@ def _write_sweep(
     write_sweep(paths, Sweep(sweep_id=paths.sweep_id, name=points[0].job.name, points=listed))
 
 
-class _Sender:
-    """Sends groups of runs as the tasks of one job."""
-
-    def __init__(
-        self,
-        profile: ProfileConfig,
-        *,
-        folder: Path,
-        name: str,
-        site: slurm.Site | None = None,
-        sweep_id: str | None = None,
-    ) -> None:
-        self.profile, self.folder, self.name = profile, folder, name
-        self.site, self.sweep_id = site, sweep_id
-        self.command = shlex.join(["dnnjob", *sys.argv[1:]])
-
-    def send(self, elements: Sequence[Sequence[RunPaths]], plan: PoolPlan) -> list[Submission]:
-        """Starts or queues them once their files say so; the submission of the first of each."""
-        if self.profile.executor == "local":
-            return self._start(elements, plan)
-        return self._queue(elements)
-
-    def _queue(self, elements: Sequence[Sequence[RunPaths]]) -> list[Submission]:
-        # submitit takes a tenth of a second to import.
-        from dnnjob.launch.cluster import queue
-
-        site = self.site or slurm.read_site(slurm.show_config())
-        calls = [
-            partial(Element(), [str(paths.root) for paths in runs], command=self.command)
-            for runs in elements
-        ]
-        written: list[Submission] = []
-
-        def write(ids: Sequence[str]) -> None:
-            of_element = partial(self._write, cluster=site.cluster)
-            written.extend(_map(of_element, elements, ids))
-
-        queue(
-            calls,
-            self.profile,
-            folder=self.folder,
-            name=self.name,
-            site=site,
-            runs=elements,
-            write=write,
-        )
-        return written
-
-    def _start(self, elements: Sequence[Sequence[RunPaths]], plan: PoolPlan) -> list[Submission]:
-        runs = [[str(paths.root) for paths in element] for element in elements]
-        with open_pool(runs, self.profile, plan, folder=self.folder, command=self.command) as pid:
-            key = process_key(pid)
-            return [self._write(element, str(pid), process=key) for element in elements]
-
-    def _write(
-        self,
-        runs: Sequence[RunPaths],
-        job_id: str,
-        *,
-        cluster: str | None = None,
-        process: str | None = None,
-    ) -> Submission:
-        profile = self.profile
-        for paths in runs:
-            submission = Submission(
-                executor=profile.executor,
-                cluster=cluster,
-                job_id=job_id,
-                process=process,
-                host=socket.gethostname(),
-                user=user_name(),
-                command=self.command,
-                sweep_id=self.sweep_id,
-                folder=os.path.relpath(self.folder, paths.root),
-                place=str(paths.root),
-                requested=Requested(
-                    cpus_per_task=profile.cpus_per_task,
-                    memory_gb=profile.memory_gb,
-                    gpus_per_node=profile.gpus_per_node,
-                    time_limit_min=profile.time_limit_min,
-                    nodes=profile.nodes,
-                    tasks=profile.num_tasks,
-                ),
-                max_requeues=profile.max_requeues,
-            )
-            write_submission(paths, submission)
-        return submission
-
-
 def _fit_to(point: Point, profile: ProfileConfig) -> Point:
     """The point with as many tasks as the profile gives it."""
     asked, given = point.job.devices.tasks, profile.num_tasks
@@ -320,6 +229,19 @@ def _fit_to(point: Point, profile: ProfileConfig) -> Point:
     values = point.job.model_dump(exclude_none=True)
     values["devices"]["tasks"] = given
     return Point(point.values, resolve_job(values, origin="The job with the profile's tasks"))
+
+
+def follow_profile(words: Sequence[str], before: ProfileConfig, now: ProfileConfig) -> list[str]:
+    """Words for what of a job follows from its profile, unless they are given."""
+    given, following = list_keys(words), []
+    rules_tasks = now.executor == "slurm" or max(now.num_tasks, before.num_tasks) > 1
+    if "devices.tasks" not in given and rules_tasks:
+        following.append(f"devices.tasks={now.num_tasks}")
+    if "devices.threads" not in given and now.cpus_per_task != before.cpus_per_task:
+        # A Slurm job finds its cores by itself.
+        threads = now.cpus_per_task if now.executor == "local" else 0
+        following.append(f"devices.threads={threads or 0}")
+    return following
 
 
 def _print_plan(
@@ -343,12 +265,6 @@ def _print_plan(
         profile, folder=folder, name=name, num_elements=len(elements), site=admission.site
     )
     print(script, end="")
-
-
-def _map(call: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
-    """What `call` makes of each row, several at a time: most of a write is waiting for the disk."""
-    with ThreadPoolExecutor(max_workers=_WRITERS) as writers:
-        return list(writers.map(call, *columns))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ code = run_attempt(paths, task=task, watch=Stopwatch())       # one of several
 
 import logging
 import os
+from collections.abc import Sequence
 from signal import Signals
 
 from dnnjob.clock import Stopwatch
@@ -62,6 +63,7 @@ def run_attempt(
     task: Task = _ALONE,
     after: int | None = None,
     stop: StopFlag | None = None,
+    words: Sequence[str] = (),
 ) -> ExitCode:
     """Runs the job of a run folder to its end and leaves the outcome in its status.
 
@@ -71,6 +73,7 @@ def run_attempt(
         task: Which task of the run this process is.
         after: The attempt after which this one must come, where it matters.
         stop: Where this process has listened to signals already.
+        words: `KEY=VALUE` for other devices than the run's job has.
 
     Returns:
         The exit code of the command; errors are logged, not raised.
@@ -83,12 +86,18 @@ def run_attempt(
         if task.is_chief:
             if (code := _refuse_hopeless(paths)) is not None:
                 return code
-            return _lead(paths, task, stop=stop, watch=watch, after=after)
-        return _follow(paths, task, stop=stop, watch=watch)
+            return _lead(paths, task, stop=stop, watch=watch, after=after, words=words)
+        return _follow(paths, task, stop=stop, watch=watch, words=words)
 
 
 def _lead(
-    paths: RunPaths, task: Task, *, stop: StopFlag, watch: Stopwatch, after: int | None
+    paths: RunPaths,
+    task: Task,
+    *,
+    stop: StopFlag,
+    watch: Stopwatch,
+    after: int | None,
+    words: Sequence[str],
 ) -> ExitCode:
     try:
         process, lost = process_key(os.getpid()), _judge_lost(paths)
@@ -100,8 +109,8 @@ def _lead(
     with logging_to(log, rank=0, keeps_stderr=True), journal.living(lambda: _look(journal, stop)):
         crew = Crew(stop)
         try:
-            crew = _gather(task, journal, crew)
-            report = run_job(journal, crew=crew, watch=watch)
+            crew = _gather(task, journal, crew, words)
+            report = run_job(journal, crew=crew, watch=watch, words=words)
             journal.finish("COMPLETED")
         except SupersededError as error:
             logger.error("%s", error)
@@ -171,9 +180,9 @@ def clear_complete(paths: RunPaths) -> None:
         logger.warning("Leftovers of the run stay: %s.", error)
 
 
-def _gather(task: Task, journal: Journal, alone: Crew) -> Crew:
+def _gather(task: Task, journal: Journal, alone: Crew, words: Sequence[str]) -> Crew:
     """The chief's crew, once all tasks have come."""
-    devices = load_job(journal.paths.job).devices
+    devices = load_job(journal.paths.job, overrides=words).devices
     refuse_without_gpu(devices)
     if task.num_tasks == 1:
         return alone
@@ -196,9 +205,11 @@ def _end(journal: Journal, crew: Crew, error: BaseException) -> ExitCode:
     return ending.exit_code
 
 
-def _follow(paths: RunPaths, task: Task, *, stop: StopFlag, watch: Stopwatch) -> ExitCode:
+def _follow(
+    paths: RunPaths, task: Task, *, stop: StopFlag, watch: Stopwatch, words: Sequence[str]
+) -> ExitCode:
     try:
-        devices = load_job(paths.job).devices
+        devices = load_job(paths.job, overrides=words).devices
         crew, attempt = follow_crew(task, paths, devices=devices, stop=stop)
     except (DnnJobError, OSError) as error:
         ending = judge(error, paths)
@@ -208,7 +219,7 @@ def _follow(paths: RunPaths, task: Task, *, stop: StopFlag, watch: Stopwatch) ->
     log = paths.log(attempt=attempt, rank=task.rank)
     with logging_to(log, rank=task.rank, keeps_stderr=task.launcher != "local"):
         try:
-            run_job(FollowerJournal(paths, attempt), crew=crew, watch=watch)
+            run_job(FollowerJournal(paths, attempt), crew=crew, watch=watch, words=words)
             return crew.await_end()
         except (StoppedError, NonFiniteError):
             # The chief knows as well, and still has a checkpoint to write.

@@ -8,7 +8,12 @@ steps = crew.agree(steps)                            # the chief's word, at the 
 
 from dnnjob.tasks.alive import refuse_live_run, sees_process
 from dnnjob.tasks.crew import ChiefEndedError, Crew, FollowerCrew
-from dnnjob.tasks.environment import configure_process, refuse_without_gpu
+from dnnjob.tasks.environment import (
+    configure_process,
+    count_threads,
+    lower_threads,
+    refuse_without_gpu,
+)
 from dnnjob.tasks.join import follow_crew, lead_crew
 from dnnjob.tasks.rendezvous import WAIT_S, fresh_names, introduced, looks
 from dnnjob.tasks.stop import StopFlag, stop_signals
@@ -22,12 +27,14 @@ __all__ = [
     "StopFlag",
     "Task",
     "configure_process",
+    "count_threads",
     "find_task",
     "follow_crew",
     "fresh_names",
     "introduced",
     "lead_crew",
     "looks",
+    "lower_threads",
     "refuse_live_run",
     "refuse_without_gpu",
     "sees_process",

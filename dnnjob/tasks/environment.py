@@ -19,6 +19,8 @@ from dnnjob.tasks.crew import Crew, tf_cluster
 from dnnjob.tasks.rendezvous import Peer
 from dnnjob.tasks.stop import StopFlag
 
+logger = logging.getLogger(__name__)
+
 # Where a container without any other room can write.
 _SHARED_MEMORY = Path("/dev/shm")
 # A GPU's results repeat bit for bit where sums have one order, and where the kernels are not chosen
@@ -106,6 +108,29 @@ def count_threads(crew: Crew, environ: Mapping[str, str] = os.environ) -> int:
         whole = int(node) if node.isdecimal() else min(grants.values())
         grants["Slurm"] = max(1, whole // task.local_tasks)
     return min(grants.values())
+
+
+def lower_threads(threads: int, *, cores: int, before: int | None) -> int:
+    """Threads of this task in an attempt that goes on, perhaps elsewhere.
+
+    More threads than cores stay where they were the job's wish from the first.
+
+    Args:
+        threads: What the resolved job says; 0 is as many as there are cores.
+        cores: What this task is given.
+        before: What the chief was given in the attempt before, None if there was none.
+    """
+    if before is None or not cores < threads <= before:
+        return threads
+    logger.warning(
+        "This run had %d threads a task, but here a task is given %d core(s): it goes on with %d. "
+        "devices.threads=%d keeps them.",
+        threads,
+        cores,
+        cores,
+        threads,
+    )
+    return cores
 
 
 def share_gpus(rank: int, peers: Sequence[Peer]) -> tuple[str, ...]:

@@ -10,7 +10,12 @@ import pytest
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
 from dnnjob.tasks import Crew, StopFlag, Task, configure_process
-from dnnjob.tasks.environment import count_threads, refuse_without_gpu, share_gpus
+from dnnjob.tasks.environment import (
+    count_threads,
+    lower_threads,
+    refuse_without_gpu,
+    share_gpus,
+)
 from dnnjob.tasks.rendezvous import Peer
 
 TMP_OF_PYTHON = "/nowhere"
@@ -230,3 +235,25 @@ def test_a_processor_that_cannot_load_tensorflow_is_refused_with_the_way_out(
 
     with pytest.raises(MissingError, match=r"needs a processor with AVX, .* -cpu host"):
         configure_process(DevicesConfig())
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "before", "taken"),
+    [
+        # They fitted before, and do not fit here.
+        (8, 2, 8, 2),
+        (4, 2, 8, 2),
+        (2, 2, 8, 2),
+        (2, 8, 4, 2),
+        # More than there ever were was the job's wish.
+        (8, 2, 2, 8),
+        (8, 2, 4, 8),
+        # A first attempt, or one that left no word.
+        (8, 2, None, 8),
+        (0, 2, 8, 0),
+    ],
+)
+def test_threads_are_lowered_where_they_fitted_before_and_do_not_fit_now(
+    threads: int, cores: int, before: int | None, taken: int
+) -> None:
+    assert lower_threads(threads, cores=cores, before=before) == taken

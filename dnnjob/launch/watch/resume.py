@@ -1,12 +1,14 @@
 """The verb `dnnjob resume`: a run goes on where it was sent before, or here.
 
-code = resume_command(Path("runs/tiny/20261124-101500-3f9a1c"), here=False)
+code = resume_command(Path("runs/tiny/20261124-101500-3f9a1c"), ["devices.tasks=2"], here=False)
 """
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dnnjob.config import load_job_again, split_words
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.submit import resubmit
 from dnnjob.launch.watch.look import look
@@ -18,7 +20,7 @@ from dnnjob.tasks import find_task
 logger = logging.getLogger(__name__)
 
 
-def resume_command(folder: Path, *, here: bool) -> ExitCode:
+def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> ExitCode:
     """Goes on with a run that has ended, from its newest checkpoint; prints its folder.
 
     A run that was submitted is submitted again with the profile it had; a complete one is left
@@ -26,10 +28,12 @@ def resume_command(folder: Path, *, here: bool) -> ExitCode:
 
     Args:
         folder: The run.
+        words: `KEY=VALUE` for its devices, `profile.KEY=VALUE` for the profile.
         here: Whether to go on in the foreground, wherever it ran before.
 
     Raises:
-        JobError: If there is no such run, it is alive, or Slurm refuses it.
+        JobError: If there is no such run, it is alive, a word would make it another job, or Slurm
+            refuses it.
         SlurmError: If Slurm does not answer.
     """
     # A second of imports, which a run that is sent again does not need.
@@ -37,17 +41,24 @@ def resume_command(folder: Path, *, here: bool) -> ExitCode:
 
     paths = open_run(folder)
     task = find_task()
+    for_job, for_profile = split_words(words)
+    load_job_again(paths.job, for_job)
+    # As `srun dnnjob resume`, this is a task of the run already.
+    here = here or task.num_tasks > 1 or not paths.profile.is_file()
+    if here and for_profile:
+        raise JobError(
+            f"A profile says where runs are submitted, but {paths.root} goes on in the foreground: "
+            f"{', '.join(for_profile)}. Leave it out, or give devices.KEY=VALUE."
+        )
     if not task.is_chief:
-        return resume_foreground(folder)
+        return resume_foreground(folder, for_job)
     (view,) = look([paths])
     if view.state != "COMPLETED":
         _refuse_live(view, is_cancelled=read_cancel(paths) is not None)
-    # As `srun dnnjob resume`, this is a task of the run already.
-    here = here or task.num_tasks > 1 or not paths.profile.is_file()
     if view.state == "COMPLETED" or here:
         paths.cancel.unlink(missing_ok=True)
-        return resume_foreground(folder)
-    submission = resubmit(folder)
+        return resume_foreground(folder, for_job)
+    submission = resubmit(folder, words)
     print(paths.root, flush=True)
     logger.info(
         "%s %s. `dnnjob status %s` shows how it goes.",

@@ -1,11 +1,14 @@
 """Which runs may go on."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from dnnjob.config import resolve_profile
 from dnnjob.errors import ExitCode, JobError
+from dnnjob.launch.submit import follow_profile
 from dnnjob.launch.watch import resume
 from dnnjob.launch.watch.resume import is_live, resume_command
 from dnnjob.launch.watch.state import RunView
@@ -55,7 +58,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The runs that were sent again."""
     folders: list[Path] = []
 
-    def note(folder: Path) -> Submission:
+    def note(folder: Path, words: Sequence[str]) -> Submission:
         folders.append(folder)
         return submission("8")
 
@@ -68,7 +71,7 @@ def continued(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The runs that went on here."""
     folders: list[Path] = []
 
-    def note(folder: Path) -> ExitCode:
+    def note(folder: Path, words: Sequence[str]) -> ExitCode:
         folders.append(folder)
         return ExitCode.DONE
 
@@ -123,3 +126,78 @@ def test_a_completed_run_is_left_alone(root: Path, sent: list[Path]) -> None:
 
     assert sent == []
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("word", ["train.epochs=5", "devices.precision=tf32", "devices={}"])
+def test_another_job_is_refused_as_another_run(
+    failed: RunPaths, sent: list[Path], continued: list[Path], word: str
+) -> None:
+    with pytest.raises(JobError, match=rf"got '{word}'.* `dnnjob run {failed.job} {word}`"):
+        resume_command(failed.root, [word], here=True)
+
+    assert (sent, continued) == ([], [])
+    assert failed.cancel.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["devices.tasks=0"], "devices.tasks: must be greater"),
+        (["devices.thread=1"], "Did you mean devices.threads"),
+        (["devices.kind=cpu", "devices.require_gpu=true"], "contradicts"),
+    ],
+)
+def test_other_devices_are_checked_with_the_whole_job(
+    failed: RunPaths, continued: list[Path], words: list[str], fault: str
+) -> None:
+    before = failed.job.read_bytes()
+
+    with pytest.raises(JobError, match=fault):
+        resume_command(failed.root, words, here=True)
+
+    assert continued == []
+    assert failed.job.read_bytes() == before
+
+
+def test_a_profile_is_for_runs_that_are_submitted_again(
+    failed: RunPaths, continued: list[Path]
+) -> None:
+    with pytest.raises(JobError, match=r"goes on in the foreground: profile\.nodes=2"):
+        resume_command(failed.root, ["profile.nodes=2"], here=True)
+
+    assert continued == []
+
+
+def test_a_slurm_job_has_the_tasks_of_its_profile(failed: RunPaths) -> None:
+    with pytest.raises(JobError, match=r"devices.tasks = 3. .* profile.tasks_per_node=3"):
+        resume_command(failed.root, ["devices.tasks=3"], here=False)
+
+    assert failed.cancel.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "following"),
+    [
+        ({}, [], []),
+        ({"tasks_per_node": 2}, [], ["devices.tasks=2"]),
+        ({"tasks_per_node": 2}, ["devices.tasks=2"], []),
+        ({"cpus_per_task": 4}, [], ["devices.threads=4"]),
+        ({"cpus_per_task": 4}, ["devices.threads=1"], []),
+        ({"executor": "slurm", "time_limit_min": 9}, [], ["devices.tasks=1"]),
+    ],
+)
+def test_tasks_and_threads_follow_the_profile_unless_they_are_given(
+    changes: dict[str, object], words: list[str], following: list[str]
+) -> None:
+    before = resolve_profile({"executor": "local"}, origin="test")
+    now = resolve_profile({"executor": "local", **changes}, origin="test")
+
+    assert follow_profile(words, before, now) == following
+
+
+def test_a_slurm_job_counts_its_cores_anew() -> None:
+    values = {"executor": "slurm", "time_limit_min": 9}
+    before = resolve_profile({**values, "cpus_per_task": 4}, origin="test")
+    now = resolve_profile({**values, "cpus_per_task": 2}, origin="test")
+
+    assert follow_profile([], before, now) == ["devices.tasks=1", "devices.threads=0"]

@@ -1,0 +1,39 @@
+"""What may change of a run that goes on: where it computes, and nothing of what.
+
+job = load_job_again(paths.job, ["devices.tasks=2"])
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from dnnjob.config.job import JobConfig
+from dnnjob.config.overrides import load_job, parse_override
+from dnnjob.errors import JobError
+
+# The arithmetic makes other numbers, not the same ones elsewhere.
+_OF_THE_JOB = "devices.precision"
+
+
+def load_job_again(path: Path, words: Sequence[str]) -> JobConfig:
+    """The job of a run with other devices.
+
+    Args:
+        path: The resolved job of the run.
+        words: `KEY=VALUE` for keys of `[devices]`.
+
+    Raises:
+        JobError: If another key is given, or the job is not valid with these.
+    """
+    for word, key in zip(words, list_keys(words), strict=True):
+        if not key.startswith("devices.") or key == _OF_THE_JOB:
+            raise JobError(
+                f"A run goes on as the job it began with: only keys of [devices] but precision "
+                f"may change, and profile.* where it is submitted again, but got {word!r}. "
+                f"Another job is another run: `dnnjob run {path} {word}`."
+            )
+    return load_job(path, overrides=words)
+
+
+def list_keys(words: Iterable[str]) -> list[str]:
+    """The key of each `KEY=VALUE` word."""
+    return [parse_override(word)[0] for word in words]

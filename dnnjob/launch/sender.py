@@ -1,0 +1,133 @@
+"""Sends runs where a profile says: into Slurm's queue, or into the background of this machine.
+
+submission = Sender(profile, folder=folder, name=job.name).send([[paths]], plan)[0]
+"""
+
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dnnjob import slurm
+from dnnjob.config import ProfileConfig
+from dnnjob.launch.element import Element
+from dnnjob.launch.pool import PoolPlan, open_pool
+from dnnjob.machine import process_key, user_name
+from dnnjob.runs import Requested, RunPaths, Submission, write_submission
+
+T = TypeVar("T")
+# A login node is shared.
+_WRITERS = 2
+
+
+class Sender:
+    """Sends groups of runs as the tasks of one job."""
+
+    def __init__(
+        self,
+        profile: ProfileConfig,
+        *,
+        folder: Path,
+        name: str,
+        site: slurm.Site | None = None,
+        sweep_id: str | None = None,
+    ) -> None:
+        self.profile, self.folder, self.name = profile, folder, name
+        self.site, self.sweep_id = site, sweep_id
+        self.command = shlex.join(["dnnjob", *sys.argv[1:]])
+
+    def send(
+        self, elements: Sequence[Sequence[RunPaths]], plan: PoolPlan, *, words: Sequence[str] = ()
+    ) -> list[Submission]:
+        """Starts or queues them once their files say so; the submission of the first of each."""
+        if self.profile.executor == "local":
+            return self._start(elements, plan, words)
+        return self._queue(elements, words)
+
+    def _queue(
+        self, elements: Sequence[Sequence[RunPaths]], words: Sequence[str]
+    ) -> list[Submission]:
+        # submitit takes a tenth of a second to import.
+        from dnnjob.launch.cluster import queue
+
+        site = self.site or slurm.read_site(slurm.show_config())
+        calls = [
+            partial(
+                Element(),
+                [str(paths.root) for paths in runs],
+                command=self.command,
+                words=list(words),
+            )
+            for runs in elements
+        ]
+        written: list[Submission] = []
+
+        def write(ids: Sequence[str]) -> None:
+            of_element = partial(self._write, cluster=site.cluster)
+            written.extend(map_all(of_element, elements, ids))
+
+        queue(
+            calls,
+            self.profile,
+            folder=self.folder,
+            name=self.name,
+            site=site,
+            runs=elements,
+            write=write,
+        )
+        return written
+
+    def _start(
+        self, elements: Sequence[Sequence[RunPaths]], plan: PoolPlan, words: Sequence[str]
+    ) -> list[Submission]:
+        runs = [[str(paths.root) for paths in element] for element in elements]
+        with open_pool(
+            runs, self.profile, plan, folder=self.folder, command=self.command, words=words
+        ) as pid:
+            key = process_key(pid)
+            return [self._write(element, str(pid), process=key) for element in elements]
+
+    def _write(
+        self,
+        runs: Sequence[RunPaths],
+        job_id: str,
+        *,
+        cluster: str | None = None,
+        process: str | None = None,
+    ) -> Submission:
+        profile = self.profile
+        for paths in runs:
+            submission = Submission(
+                executor=profile.executor,
+                cluster=cluster,
+                job_id=job_id,
+                process=process,
+                host=socket.gethostname(),
+                user=user_name(),
+                command=self.command,
+                sweep_id=self.sweep_id,
+                folder=os.path.relpath(self.folder, paths.root),
+                place=str(paths.root),
+                requested=Requested(
+                    cpus_per_task=profile.cpus_per_task,
+                    memory_gb=profile.memory_gb,
+                    gpus_per_node=profile.gpus_per_node,
+                    time_limit_min=profile.time_limit_min,
+                    nodes=profile.nodes,
+                    tasks=profile.num_tasks,
+                ),
+                max_requeues=profile.max_requeues,
+            )
+            write_submission(paths, submission)
+        return submission
+
+
+def map_all(call: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
+    """What `call` makes of each row, several at a time: most of a write is waiting for the disk."""
+    with ThreadPoolExecutor(max_workers=_WRITERS) as writers:
+        return list(writers.map(call, *columns))
