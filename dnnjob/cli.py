@@ -183,7 +183,10 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
     ] = False,
-    task: Annotated[int, typer.Option(metavar="N", min=0, help="Task; 0 is the chief.")] = 0,
+    task: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Task; default: 0, the chief.", show_default=False),
+    ] = None,
 ) -> None:
     """Print what a task of a run said, in all its attempts.
 

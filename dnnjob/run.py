@@ -108,11 +108,16 @@ def run_job(
 def _load_fitting(journal: Journal, crew: Crew, words: Sequence[str]) -> JobConfig:
     """The job, with no more threads than this machine gives if an earlier one gave so many."""
     job, cores = load_job(journal.paths.job, overrides=words), count_threads(crew)
-    before = crew.share(journal.cores_before)
+    chief = crew.share({"cores": cores, "before": journal.cores_before})
     journal.mark_cores(cores)
     if "devices.threads" in list_keys(words):
         return job
-    threads = lower_threads(job.devices.threads, cores=cores, before=before)
+    threads = lower_threads(
+        job.devices.threads,
+        cores=cores,
+        before=chief["before"],
+        is_alike=cores == chief["cores"],
+    )
     devices = job.devices.model_copy(update={"threads": threads})
     return job.model_copy(update={"devices": devices})
 

@@ -7,6 +7,7 @@ warnings = check_totals(job.data, kinds, totals, differing)
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+from dnnjob.alike import ALIKE
 from dnnjob.config.job import DataConfig
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.schema import (
@@ -158,5 +159,5 @@ def _doubt(data: DataConfig, num_rows: int, lack: str) -> str:
 def _warn(data: DataConfig, found: Iterable[str]) -> tuple[str, ...]:
     warnings = tuple(found)
     for warning in warnings:
-        logger.warning("%s: %s", data.source, warning)
+        logger.warning("%s: %s", data.source, warning, extra=ALIKE)
     return warnings

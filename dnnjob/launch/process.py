@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
+from dnnjob.alike import is_alike
 from dnnjob.errors import ExitCode
 
 _PR_SET_PDEATHSIG = 1
@@ -64,34 +65,49 @@ def raising_on_signals() -> Iterator[None]:
 
 @contextmanager
 def logging_to(path: Path, *, rank: int, keeps_stderr: bool) -> Iterator[None]:
-    """Adds what is logged inside to a file; of the tasks, the chief alone also tells the terminal.
+    """Adds what is logged inside to a file; tasks but the chief tell stderr of troubles alone.
 
     Args:
         path: The file, made if need be.
         rank: The task's number.
-        keeps_stderr: Leaves stderr where it was, else sends it, with TensorFlow's own talk, to the
-            file.
+        keeps_stderr: Leaves stderr to TensorFlow's own talk, else sends that to the file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.StreamHandler(path.open("a", encoding="utf-8"))
+        file: TextIO = path.open("a", encoding="utf-8")
     except OSError as error:
         logging.getLogger(__name__).warning("No log can be kept in %s: %s.", path, error)
         yield
         return
+    handler = logging.StreamHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger, root = logging.getLogger("dnnjob"), logging.getLogger()
+    logger = logging.getLogger("dnnjob")
+    handlers: list[logging.StreamHandler[TextIO]] = [handler]
     if rank:
-        for other in root.handlers:
-            other.setLevel(logging.CRITICAL)
-    if not keeps_stderr and handler.stream is not None:
-        os.dup2(handler.stream.fileno(), 2)
-    logger.addHandler(handler)
+        handlers.append(_make_trouble_handler(rank))
+    if not keeps_stderr:
+        os.dup2(file.fileno(), 2)
+    for one in handlers:
+        logger.addHandler(one)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        handler.stream.close()
+        for one in handlers:
+            logger.removeHandler(one)
+            one.stream.close()
+
+
+def _make_trouble_handler(rank: int) -> "logging.StreamHandler[TextIO]":
+    """Takes stderr over: warnings and errors alone, but those that the chief says as well."""
+    for other in logging.getLogger().handlers:
+        other.setLevel(logging.CRITICAL)
+    # One of its own, since stderr may become the log.
+    stderr: TextIO = os.fdopen(os.dup(2), "w")
+    handler = logging.StreamHandler(stderr)
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(lambda record: not is_alike(record))
+    handler.setFormatter(logging.Formatter(f"Task {rank}: %(message)s"))
+    return handler
 
 
 def leave(code: ExitCode) -> NoReturn:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from signal import Signals
 
+from dnnjob.alike import ALIKE
 from dnnjob.clock import Stopwatch
 from dnnjob.config import load_job
 from dnnjob.errors import (
@@ -240,7 +241,9 @@ def _desert(error: BaseException, crew: Crew, paths: RunPaths, attempt: int) -> 
     error = crew.blame(error)
     ending = judge(error, paths, attempts=_read_attempts(paths))
     unforeseen = not isinstance(error, DnnJobError | OSError | KeyboardInterrupt)
-    logger.error("%s", ending.message, exc_info=error if unforeseen else None)
+    # The chief has said it, or is told below and says it, unless it is the one that is lost.
+    extra = None if unforeseen or isinstance(error, PeerLostError) else ALIKE
+    logger.error("%s", ending.message, exc_info=error if unforeseen else None, extra=extra)
     if isinstance(error, PeerLostError):
         try:
             close_for_chief(

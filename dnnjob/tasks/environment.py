@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from dnnjob.alike import ALIKE
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
 from dnnjob.machine import core_grants, cpu_name, lacks_instructions, visible_gpus
@@ -110,7 +111,7 @@ def count_threads(crew: Crew, environ: Mapping[str, str] = os.environ) -> int:
     return min(grants.values())
 
 
-def lower_threads(threads: int, *, cores: int, before: int | None) -> int:
+def lower_threads(threads: int, *, cores: int, before: int | None, is_alike: bool = True) -> int:
     """Threads of this task in an attempt that goes on, perhaps elsewhere.
 
     More threads than cores stay where they were the job's wish from the first.
@@ -119,6 +120,7 @@ def lower_threads(threads: int, *, cores: int, before: int | None) -> int:
         threads: What the resolved job says; 0 is as many as there are cores.
         cores: What this task is given.
         before: What the chief was given in the attempt before, None if there was none.
+        is_alike: Whether the chief is given as many.
     """
     if before is None or not cores < threads <= before:
         return threads
@@ -129,6 +131,7 @@ def lower_threads(threads: int, *, cores: int, before: int | None) -> int:
         cores,
         cores,
         threads,
+        extra=ALIKE if is_alike else None,
     )
     return cores
 

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from dnnjob.alike import ALIKE
 from dnnjob.config import JobConfig
 from dnnjob.data.order import Plan
 from dnnjob.errors import JobError
@@ -189,6 +190,7 @@ class Keeper:
                 "This run is %s. It goes on, but its weights may differ in their last bits from "
                 "those of a run never interrupted.",
                 self.inexact,
+                extra=ALIKE,
             )
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -109,6 +110,19 @@ def test_the_chief_alone_talks_and_every_task_keeps_a_log(together: Done) -> Non
         assert "Training on 2 CPU replica(s)" in (together.paths.logs / name).read_text()
 
 
+def test_what_all_tasks_warn_of_appears_once(tmp_path: Path) -> None:
+    frame = make_frame(200)
+    frame["again"] = frame["y"]
+    job = write_tiny_job(tmp_path, frame, devices={"tasks": 2})
+
+    done = run(job, tmp_path)
+
+    follower = done.paths.log(attempt=1, rank=1).read_text()
+    (warning,) = (line for line in follower.splitlines() if " WARNING " in line)
+    assert done.talk.count(warning.partition(" WARNING ")[2]) == 1
+    assert "Task 1: " not in done.talk
+
+
 def children_of(pid: int, *, count: int) -> tuple[int, ...]:
     """The tasks of a command, by rank, once there are so many."""
     limit = time.monotonic() + 60
@@ -123,12 +137,14 @@ def children_of(pid: int, *, count: int) -> tuple[int, ...]:
 class Command:
     """A `dnnjob` command that something is to happen to."""
 
-    def __init__(self, *arguments: object, attempt: int = 1) -> None:
+    def __init__(
+        self, *arguments: object, attempt: int = 1, stderr: int | IO[str] = subprocess.DEVNULL
+    ) -> None:
         self.attempt = attempt
         self.process = subprocess.Popen(
             command_line(*arguments),
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=stderr,
             text=True,
             process_group=0,
         )
@@ -307,6 +323,18 @@ def test_a_killed_task_ends_the_run_within_a_minute_and_is_named(
     assert (ended.status.state, ended.status.reason) == ("FAILED", "peer_lost")
     assert f"task {rank} on " in str(ended.status.error)
     assert f"(process {ended.pids[rank]})" in str(ended.status.error)
+
+
+def test_what_another_task_than_the_chief_has_to_say_appears_once_under_its_name(
+    job: Path, tmp_path: Path
+) -> None:
+    with (tmp_path / "talk").open("w") as talk:
+        command = Command("run", job, "devices.tasks=2", "--root", tmp_path, stderr=talk)
+        command.end_by(signal.SIGKILL, rank=0)
+
+    said = (tmp_path / "talk").read_text()
+    assert said.count("Task 1: ") == 1
+    assert "Task 1: A run needs all its tasks, but task 0 on " in said
 
 
 def test_tasks_end_with_the_command_that_started_them(story: Story) -> None:

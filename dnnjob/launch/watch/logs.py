@@ -63,7 +63,7 @@ class Tail:
             self._heading = path
 
 
-def logs_command(place: Path, *, task: int, follow: bool) -> ExitCode:
+def logs_command(place: Path, *, task: int | None, follow: bool) -> ExitCode:
     """Prints the logs of one task of a run, oldest attempt first.
 
     Where the run failed or never began, the output of its job comes after them: it has what was
@@ -71,7 +71,7 @@ def logs_command(place: Path, *, task: int, follow: bool) -> ExitCode:
 
     Args:
         place: The run folder.
-        task: Number of the task, 0 for the chief.
+        task: Number of the task; None is the chief, with a word of the others.
         follow: Whether to go on until the run has ended.
 
     Raises:
@@ -79,9 +79,13 @@ def logs_command(place: Path, *, task: int, follow: bool) -> ExitCode:
     """
     paths = open_run(place)
     (view,) = look([paths])
-    tail = Tail(paths, rank=task)
+    rank = task or 0
+    tail = Tail(paths, rank=rank)
     if not tail.show(with_job=_is_odd(view)):
-        _explain_silence(paths, view, task)
+        _explain_silence(paths, view, rank)
+    if task is None and (others := _list_ranks(paths) - {rank}):
+        names = ", ".join(f"--task {other}" for other in sorted(others))
+        logger.info("That is task 0, which leads the run. The others: %s.", names)
     if follow:
         _follow(paths, tail)
     return ExitCode.DONE
@@ -92,6 +96,11 @@ def find_logs(paths: RunPaths, *, rank: int) -> list[Path]:
     found = (_ATTEMPT.match(name) for name in _names(paths.logs))
     attempts = sorted(int(one["attempt"]) for one in found if one and int(one["rank"]) == rank)
     return [paths.log(attempt=attempt, rank=rank) for attempt in attempts]
+
+
+def _list_ranks(paths: RunPaths) -> set[int]:
+    """The tasks that have kept a log."""
+    return {int(one["rank"]) for name in _names(paths.logs) if (one := _ATTEMPT.match(name))}
 
 
 def find_outputs(paths: RunPaths, *, rank: int) -> list[Path]:

@@ -21,7 +21,11 @@ def say(paths: RunPaths, text: str, *, attempt: int = 1, rank: int = 0) -> Path:
 
 
 def read_logs(
-    paths: RunPaths, capsys: pytest.CaptureFixture[str], *, task: int = 0, follow: bool = False
+    paths: RunPaths,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    task: int | None = None,
+    follow: bool = False,
 ) -> str:
     logs_command(paths.root, task=task, follow=follow)
     return capsys.readouterr().out
@@ -46,6 +50,20 @@ def test_each_task_has_its_own_log(done: RunPaths, capsys: pytest.CaptureFixture
     say(done, "follower\n", rank=1)
 
     assert read_logs(done, capsys, task=1).endswith("<==\nfollower\n")
+
+
+def test_a_run_of_several_tasks_says_how_to_see_the_others(
+    done: RunPaths, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "dnnjob")
+    for rank in (0, 1, 2):
+        say(done, f"said by {rank}\n", rank=rank)
+
+    shown = read_logs(done, capsys)
+
+    assert "said by 0" in shown
+    assert "said by 1" not in shown
+    assert "--task 1, --task 2" in caplog.text
 
 
 def test_what_is_no_text_is_shown_as_far_as_it_is(
