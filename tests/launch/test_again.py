@@ -1,6 +1,7 @@
 """A run that goes on elsewhere: with other tasks, other threads, another profile."""
 
 import os
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from dnnjob.errors import ExitCode
 from dnnjob.machine import count_cores
 from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths, read_status
-from tests.conftest import make_frame, run_command, write_tiny_job
+from tests.conftest import command_line, make_frame, run_command, write_tiny_job
 from tests.launch.test_local import SECTIONS, Command, Done, run
 from tests.launch.test_pool import wait_for, wait_for_pool
 
@@ -43,7 +44,12 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def undisturbed(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return run(job, tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture(scope="module")
+def story(job: Path, undisturbed: Done, tmp_path_factory: pytest.TempPathFactory) -> Story:
     root = tmp_path_factory.mktemp("story")
     first = Command("run", job, "--root", root)
     assert first.end_by(SIGINT, rank=None).code == ExitCode.INTERRUPTED
@@ -53,7 +59,6 @@ def story(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Story:
     together = devices_of(paths)
     last = run_command("resume", paths.root, "devices.tasks=1", "devices.threads=2")
     assert last.returncode == 0, last.stderr
-    undisturbed = run(job, tmp_path_factory.mktemp("undisturbed"))
     return Story(undisturbed, together, Done(paths, read_report(paths.report), last.stderr))
 
 
@@ -142,3 +147,35 @@ def test_threads_that_are_asked_for_are_not_lowered(interrupted: RunPaths, one_c
 
     assert done.returncode == 0, done.stderr
     assert read_report(interrupted.report).strategy.threads == 2
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_of_two_resumes_at_once_one_wins_and_the_other_says_so(
+    job: Path, tmp_path: Path, undisturbed: Done, tasks: int
+) -> None:
+    first = Command("run", job, "--root", tmp_path)
+    first.end_by(SIGINT, rank=None)
+    paths = first.paths
+    words = [f"devices.tasks={tasks}"] if tasks > 1 else []
+
+    racing = [
+        subprocess.Popen(
+            command_line("resume", paths.root, *words), stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=240)[1] for process in racing]
+
+    codes = [process.returncode for process in racing]
+    assert sorted(codes) == [ExitCode.DONE, ExitCode.USAGE], said
+    loser = said[codes.index(ExitCode.USAGE)]
+    assert "another `dnnjob resume`" in loser or "is alive" in loser
+    assert "Traceback" not in loser
+    assert read_status(paths).state == "COMPLETED"
+    assert len(read_status(paths).attempts) == 2
+    report = read_report(paths.report)
+    assert report.strategy.num_tasks == tasks
+    if tasks == 1:
+        assert report.provenance.bit_exact
+        predictions = Done(paths, report, "").predictions
+        np.testing.assert_array_equal(predictions, undisturbed.predictions)

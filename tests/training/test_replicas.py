@@ -48,6 +48,30 @@ def test_replicas_train_as_one_device_does(
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+# Numbers of bfloat16 stand 2**-7 apart; of tf32 2**-10, but a CPU takes float32 for it.
+@pytest.mark.parametrize(("precision", "rtol"), [("bfloat16", 2**-7), ("tf32", 1e-5)])
+def test_replicas_train_as_one_device_does_in_short_arithmetic(
+    make_training: Any, monkeypatch: pytest.MonkeyPatch, precision: str, rtol: float
+) -> None:
+    sections: dict[str, Any] = {
+        "num_rows": ROWS,
+        "num_validation_rows": 33,
+        "devices": {"precision": precision},
+        "train": {"epochs": 20, "global_batch_size": 64},
+    }
+    expected = make_training(**sections).train()
+    monkeypatch.setenv(LOGICAL_CPUS, "2")
+    together = make_training(**sections)
+
+    state = together.train()
+
+    assert together.plan.num_replicas == 2
+    np.testing.assert_allclose(state.log.losses, expected.log.losses, rtol=rtol)
+    np.testing.assert_allclose(
+        state.log.validation_losses, expected.log.validation_losses, rtol=rtol
+    )
+
+
 def test_patience_gives_every_replica_the_best_weights(
     make_training: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
