@@ -59,7 +59,8 @@ class Predicted:
 def predict_table(run: Path, data: str, *, out: Path) -> Predicted:
     """Predicts every row of a table and writes `row_id`, `y_true` where known, and `y_pred`.
 
-    A table of Parquet files passes by in pieces, so that its size does not matter.
+    A table of files passes by in pieces, so that its size does not matter; only text beside Parquet
+    files is read whole.
 
     Args:
         run: Folder of a finished run.

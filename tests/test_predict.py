@@ -98,7 +98,7 @@ def test_gaps_in_the_target_are_null(finished: FinishedRun, tmp_path: Path) -> N
     assert y_true[3].as_py() is None
 
 
-# Parquet files, in pieces
+# Files, in pieces
 
 
 @pytest.fixture
@@ -110,25 +110,33 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("pieces")
 def test_pieces_are_predicted_as_the_whole_table(
-    finished: FinishedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    finished: FinishedRun,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level("INFO")
     frame = make_frame()
     frame.loc[[3, 40], "y"] = np.nan
-    frame.to_csv(tmp_path / "whole.csv", index=False)
+    frame.to_csv(tmp_path / "text.csv", index=False)
     (tmp_path / "parts").mkdir()
     for number, rows in enumerate(np.array_split(np.arange(120), 7)):
         part = tmp_path / "parts" / f"{number}.parquet"
         frame.iloc[rows].to_parquet(part, index=False, row_group_size=9)
-    for source in ("whole.csv", "parts"):
+    for source in ("text.csv", "parts"):
         out = tmp_path / f"{source}.out.parquet"
         predict_table(finished.paths.root, str(tmp_path / source), out=out)
-    whole, parts = (
-        pd.read_parquet(tmp_path / f"{name}.out.parquet") for name in ("whole.csv", "parts")
+    monkeypatch.setattr("dnnjob.data.incoming.PIECE_ROWS", 2**16)
+    predict_table(
+        finished.paths.root, str(tmp_path / "text.csv"), out=tmp_path / "whole.out.parquet"
     )
+    text, parts, whole = (
+        pd.read_parquet(tmp_path / f"{name}.out.parquet") for name in ("text.csv", "parts", "whole")
+    )
+    pd.testing.assert_frame_equal(text, whole)
     pd.testing.assert_frame_equal(parts, whole)
     told = [line for line in caplog.messages if line.startswith("MSE")]
-    assert told[0] == told[1]
+    assert told[0] == told[1] == told[2]
     assert told[0].endswith("on the 118 rows whose target is known.")
 
 

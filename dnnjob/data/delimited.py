@@ -77,15 +77,20 @@ class Outline:
     num_rows: int
     columns: Mapping[str, TextColumn]
 
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns' types."""
+        return pa.schema([(name, column.dtype) for name, column in self.columns.items()])
 
-def most_rows(found: JobFiles, *, enough: int) -> int:
+
+def most_rows(files: Sequence[TableFile], *, enough: int) -> int:
     """At most how many rows these files have; counting ends beyond `enough`.
 
     Raises:
         DataError: If a file cannot be read.
     """
     total = 0
-    for file in found.files:
+    for file in files:
         for num_rows in _count_lines(file):
             total += num_rows
             if total > enough:
@@ -113,7 +118,7 @@ def outline_files(data: DataConfig, found: JobFiles, *, check: Check) -> tuple[O
         DataError: If a file cannot be read, or files differ in what a column holds.
     """
     names = wanted_columns(data, found.features)
-    outlines = tuple(_outline(data, file, names, check=check) for file in found.files)
+    outlines = tuple(outline_file(data, file, names, check=check) for file in found.files)
     for name in names:
         if name not in data.id_columns and ReadAs.of(data).kinds.get(name) is None:
             _common_kind(data, found, outlines, name)
@@ -172,7 +177,14 @@ def rewrite(
     return JobFiles(files, (counts[0], counts[1], counts[2]), found.features)
 
 
-def _outline(data: DataConfig, file: TableFile, names: Sequence[str], *, check: Check) -> Outline:
+def outline_file(
+    data: DataConfig, file: TableFile, names: Sequence[str], *, check: Check
+) -> Outline:
+    """Rows of a file, and its columns of these names.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
     looks = {name: _Look(name, data, file) for name in names}
     written = {name: str for name, look in looks.items() if look.is_written}
     num_rows = 0
@@ -184,6 +196,21 @@ def _outline(data: DataConfig, file: TableFile, names: Sequence[str], *, check: 
     return Outline(num_rows, {name: look.found() for name, look in looks.items()})
 
 
+def read_outlined(data: DataConfig, file: TableFile, outline: Outline) -> Iterator[pa.Table]:
+    """The rows of a file, chunk by chunk, in the types that the outline has.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    schema = outline.schema
+    written = {name: str for name, column in outline.columns.items() if column.as_written}
+    for frame in _chunks(file, schema.names, data, written):
+        columns = [
+            _as_column(frame[name], column, data) for name, column in outline.columns.items()
+        ]
+        yield pa.Table.from_arrays(columns, schema=schema)
+
+
 def _rewrite_file(
     data: DataConfig,
     file: TableFile,
@@ -193,32 +220,23 @@ def _rewrite_file(
     block_rows: int | None,
     check: Check,
 ) -> list[Path]:
-    schema = _schema(outline)
     copy = Copy(
-        schema,
+        outline.schema,
         folder,
         num_rows=outline.num_rows,
         block_rows=block_rows or outline.num_rows,
         widths={name: column.width for name, column in outline.columns.items()},
     )
-    written = {name: str for name, column in outline.columns.items() if column.as_written}
-    for frame in _chunks(file, schema.names, data, written):
+    for table in read_outlined(data, file, outline):
         check()
-        columns = [
-            _as_column(frame[name], column, data) for name, column in outline.columns.items()
-        ]
-        copy.write(pa.Table.from_arrays(columns, schema=schema))
+        copy.write(table)
     copy.close()
     return copy.paths
 
 
-def _schema(outline: Outline) -> pa.Schema:
-    return pa.schema([(name, column.dtype) for name, column in outline.columns.items()])
-
-
 def _num_bytes(outline: Outline) -> float:
     widths = {name: column.width for name, column in outline.columns.items()}
-    return outline.num_rows * row_bytes(_schema(outline), widths)
+    return outline.num_rows * row_bytes(outline.schema, widths)
 
 
 def _chunks(

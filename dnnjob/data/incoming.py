@@ -1,4 +1,4 @@
-"""Rows of another table, to be predicted: Parquet files in pieces, all others at once.
+"""Rows of another table, to be predicted: in pieces where it is long.
 
 for rows in read_rows("new.parquet", kinds, job.data):
     rows.block, rows.y_true, rows.ids
@@ -7,11 +7,11 @@ for rows in read_rows("new.parquet", kinds, job.data):
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.job import ColumnConfig, DataConfig
 from dnnjob.data.block import Block, FloatArray, Texts
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.schema import check_features, check_present, make_column
@@ -20,6 +20,8 @@ from dnnjob.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from dnnjob.data.unify import CommonColumns
 
 # A multiple of what a model predicts at once, so that its blocks are those of a table in memory.
 PIECE_ROWS = 2**16
@@ -62,10 +64,22 @@ def read_rows(
         DataError: If the files cannot be read, or a column is missing or holds other values.
     """
     files = peek_source(source)
-    if files is None or any(file.kind != "parquet" for file in files):
+    if files is None or _are_read_whole(files):
         return iter([_read_whole(source, kinds, data)])
-    check_present(source, kinds, files[0].names, way_out="Add it to the table: the model needs it.")
-    return _Pieces(source, files, kinds, data).read()
+    names = files[0].names
+    check_present(source, kinds, names, way_out="Add it to the table: the model needs it.")
+    opened: _Files
+    opened = _ParquetFiles(files) if files[0].kind == "parquet" else _TextFiles(files, kinds, data)
+    return _Pieces(source, names, opened, kinds, data).read()
+
+
+def _are_read_whole(files: Sequence[TableFile]) -> bool:
+    """Whether files are text of one piece, or text beside Parquet."""
+    if any(file.kind == "parquet" for file in files):
+        return any(file.kind != "parquet" for file in files)
+    from dnnjob.data.delimited import most_rows
+
+    return most_rows(files, enough=PIECE_ROWS) <= PIECE_ROWS
 
 
 def _read_whole(source: str, kinds: Mapping[str, FeatureKind], data: DataConfig) -> IncomingRows:
@@ -76,39 +90,103 @@ def _read_whole(source: str, kinds: Mapping[str, FeatureKind], data: DataConfig)
     return IncomingRows(rows, None if isinstance(y_true, Texts) else y_true, ids)
 
 
+class _Files(Protocol):
+    """Files that pieces are read from."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all."""
+        ...
+
+    @property
+    def schemas(self) -> Sequence["pa.Schema"]:
+        """Columns of each, and their types."""
+        ...
+
+    def batches(self, columns: "CommonColumns") -> Iterator[tuple[int, "pa.Table"]]:
+        """First row and rows of each piece."""
+        ...
+
+
+class _ParquetFiles:
+    """Of Parquet."""
+
+    def __init__(self, files: Sequence[TableFile]) -> None:
+        from dnnjob.data.parquet import ParquetRows
+
+        self._rows = ParquetRows.open([file.path for file in files])
+        self.num_rows = self._rows.num_rows
+        self.schemas = list(self._rows.schemas.values())
+
+    def batches(self, columns: "CommonColumns") -> Iterator[tuple[int, "pa.Table"]]:
+        """As `_Files` has it."""
+        return self._rows.wanting(columns).batches(size=PIECE_ROWS)
+
+
+class _TextFiles:
+    """Of text, looked over once for what the columns are, since a piece does not tell."""
+
+    def __init__(
+        self, files: Sequence[TableFile], kinds: Mapping[str, FeatureKind], data: DataConfig
+    ) -> None:
+        from dnnjob.data.delimited import outline_file
+
+        wanted = {name: ColumnConfig(kind=kind) for name, kind in kinds.items()}
+        self._files = files
+        self._data = data.model_copy(update={"columns": wanted})
+        there = [name for name in (data.target, *data.id_columns) if name in files[0].names]
+        names = list(dict.fromkeys([*kinds, *there]))
+        self._outlines = [
+            outline_file(self._data, file, names, check=lambda: None) for file in files
+        ]
+        self.num_rows = sum(outline.num_rows for outline in self._outlines)
+        self.schemas = [outline.schema for outline in self._outlines]
+
+    def batches(self, columns: "CommonColumns") -> Iterator[tuple[int, "pa.Table"]]:
+        """As `_Files` has it."""
+        from dnnjob.data.delimited import read_outlined
+        from dnnjob.data.parquet import cut_pieces
+
+        tables = (
+            columns.convert(table, file.path)
+            for file, outline in zip(self._files, self._outlines, strict=True)
+            for table in read_outlined(self._data, file, outline)
+        )
+        return cut_pieces(tables, size=PIECE_ROWS)
+
+
 class _Pieces:
-    """A table of Parquet files, piece by piece."""
+    """A table of files, piece by piece."""
 
     def __init__(
         self,
         source: str,
-        files: Sequence[TableFile],
+        names: Sequence[str],
+        files: _Files,
         kinds: Mapping[str, FeatureKind],
         data: DataConfig,
     ) -> None:
         from dnnjob.data.kinds import arrow_kind
-        from dnnjob.data.parquet import ParquetRows
         from dnnjob.data.unify import CommonColumns
 
         self._source, self._kinds, self._data = source, kinds, data
-        rows = ParquetRows.open([file.path for file in files])
-        if not rows.num_rows:
+        if not files.num_rows:
             raise DataError(f"A table needs rows, but {source} has only a header. Add rows.")
-        there, schemas = files[0].names, rows.schemas.values()
-        self._ids = [name for name in data.id_columns if name in there]
-        self._has_target = data.target in there and all(
+        self._ids = [name for name in data.id_columns if name in names]
+        self._has_target = data.target in names and all(
             arrow_kind(schema.field(data.target).type) in ("numeric", "boolean")
-            for schema in schemas
+            for schema in files.schemas
         )
         reads: dict[str, FeatureKind] = dict(kinds)
         if self._has_target:
             reads[data.target] = "numeric"
-        names = list(dict.fromkeys([*reads, *self._ids]))
-        self._rows = rows.wanting(CommonColumns.of(schemas, names, reads, missing=data.missing))
+        wanted = list(dict.fromkeys([*reads, *self._ids]))
+        self._files = files
+        self._columns = CommonColumns.of(files.schemas, wanted, reads, missing=data.missing)
 
     def read(self) -> Iterator[IncomingRows]:
         """All rows, the next piece read while one is at work."""
-        batches = self._rows.batches(size=PIECE_ROWS)
+        batches = self._files.batches(self._columns)
         with ThreadPoolExecutor(1) as ahead:
             waiting = ahead.submit(next, batches, None)
             while (found := waiting.result()) is not None:

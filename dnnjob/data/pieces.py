@@ -102,7 +102,7 @@ def _open_text(
     said = ReadAs.of(data).kinds
     least: dict[str, FeatureKind] = {name: said.get(name, "text") for name in found.features}
     enough = min(default_window_rows(data, least), window_rows(data, least))
-    if most_rows(found, enough=enough) <= enough:
+    if most_rows(found.files, enough=enough) <= enough:
         return None
     outlines = outline_files(data, found, check=check)
     part_rows = found.part_rows([outline.num_rows for outline in outlines])

@@ -142,7 +142,7 @@ def test_lines_bound_the_rows(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b'a,y\r\n1,"two\r\nlines"\r\n3,4')
     found = peek_job(DataConfig(source=str(tmp_path / "t.csv"), target="y"))
 
-    assert 2 <= most_rows(found, enough=100) <= 5
+    assert 2 <= most_rows(found.files, enough=100) <= 5
 
 
 def test_files_of_several_kinds_are_refused_with_their_names(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from dnnjob.config import DataConfig
 from dnnjob.data import incoming
+from dnnjob.data.block import RawColumn, Texts
+from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.incoming import read_rows
 from dnnjob.errors import DataError
 
@@ -52,3 +54,70 @@ def test_pieces_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(
         np.concatenate([np.asarray(first.block["x"]), *rest]), np.arange(10_000.0)
     )
+
+
+def write_text(folder: Path) -> dict[str, pd.DataFrame]:
+    """Two files that need all their rows to be read alike."""
+    folder.mkdir()
+    rows = np.arange(500)
+    first = pd.DataFrame(
+        {
+            # Booleans, dates and codes as written, gaps late, a comma once.
+            "price": np.where(rows == 450, "1.234,5", "1234"),
+            "zip": [f"{row % 7:03d}" for row in rows],
+            "when": np.where(rows < 400, "2024-01-05", None),
+            "is_new": np.where(rows % 2, "yes", "no"),
+            "y": np.where(rows < 300, rows, np.nan),
+            "key": np.where(rows < 490, rows.astype(str), "last"),
+        }
+    )
+    second = first.assign(price="17", y=rows / 4)
+    for name, frame in {"a": first, "b": second}.items():
+        frame.to_csv(folder / f"{name}.csv", sep=";", index=False)
+    return {"a": first, "b": second}
+
+
+def test_long_text_is_read_in_pieces_as_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "t")
+    kinds: dict[str, FeatureKind] = {
+        "is_new": "boolean",
+        "price": "numeric",
+        "when": "datetime",
+        "zip": "codes",
+    }
+    (whole,) = read_rows(str(tmp_path / "t"), kinds, DATA)
+    monkeypatch.setattr(incoming, "PIECE_ROWS", 64)
+    monkeypatch.setattr("dnnjob.data.delimited._CHUNK_ROWS", 50)
+
+    pieces = list(read_rows(str(tmp_path / "t"), kinds, DATA))
+
+    assert [piece.num_rows for piece in pieces] == [64] * 15 + [40]
+    for name in kinds:
+        parts = [piece.block[name] for piece in pieces]
+        assert list(values_of(whole.block[name])) == [
+            value for part in parts for value in values_of(part)
+        ]
+    found = [np.nan_to_num(piece.y_true, nan=-1) for piece in pieces if piece.y_true is not None]
+    assert whole.y_true is not None
+    np.testing.assert_array_equal(np.concatenate(found), np.nan_to_num(whole.y_true, nan=-1))
+    keys = pa.chunked_array([chunk for piece in pieces for chunk in piece.ids["key"].chunks])
+    assert keys.to_pylist() == whole.ids["key"].to_pylist()
+
+
+def values_of(column: RawColumn) -> list[str | float | None]:
+    if isinstance(column, Texts):
+        return [None if code < 0 else column.values[code] for code in column.codes]
+    return [None if np.isnan(value) else float(value) for value in column]
+
+
+def test_a_bad_text_late_in_a_long_file_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incoming, "PIECE_ROWS", 64)
+    monkeypatch.setattr("dnnjob.data.delimited._CHUNK_ROWS", 50)
+    pd.DataFrame({"x": [*range(300), "high"]}).to_csv(tmp_path / "t.csv", index=False)
+
+    with pytest.raises(DataError, match=r"t\.csv.*'high'"):
+        list(read_rows(str(tmp_path / "t.csv"), {"x": "numeric"}, DATA))
