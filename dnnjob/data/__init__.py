@@ -6,8 +6,9 @@ encoding = fit_encoding(table, split, job.data)
 """
 
 from dnnjob.data.encoding import Encoding
+from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.schema import Column
-from dnnjob.data.sources import Fingerprint, Table, open_table, peek_columns, read_columns
+from dnnjob.data.sources import Table, open_table, peek_columns, read_columns
 from dnnjob.data.split import Split, split_rows
 from dnnjob.data.statistics import fit_encoding
 

@@ -24,6 +24,7 @@ from dnnjob.data.kinds import (
     parse_decimal_comma,
     parse_texts,
 )
+from dnnjob.data.reading import reading_file
 from dnnjob.data.schema import Column, ColumnData, common_kind
 from dnnjob.data.scratch import Copy, refuse_full_disk, row_bytes
 from dnnjob.data.sources import (
@@ -32,7 +33,6 @@ from dnnjob.data.sources import (
     csv_options,
     open_bytes,
     open_text,
-    reading_file,
 )
 from dnnjob.data.unify import as_arrow, wanted_columns
 

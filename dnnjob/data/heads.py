@@ -18,6 +18,7 @@ from dnnjob.config.job import DataConfig
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.order import default_window_rows, window_rows
+from dnnjob.data.reading import reading_file
 from dnnjob.data.schema import ColumnData, join_columns
 from dnnjob.data.sources import (
     JobFiles,
@@ -26,7 +27,6 @@ from dnnjob.data.sources import (
     open_bytes,
     open_text,
     parse_text,
-    reading_file,
 )
 from dnnjob.data.splitter import PartRows, expected_train_rows
 

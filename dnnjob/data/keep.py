@@ -23,8 +23,8 @@ import numpy.typing as npt
 from dnnjob import __version__
 from dnnjob.config.job import DataConfig
 from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.sketch import QuantileSketch
-from dnnjob.data.sources import Fingerprint
 from dnnjob.data.split import choose_split
 from dnnjob.data.splitter import SplitFacts
 from dnnjob.data.survey import Survey
@@ -34,7 +34,7 @@ from dnnjob.runs import write_file
 logger = logging.getLogger(__name__)
 
 # Another way to add up or to write down is another number.
-_FORMAT = 1
+_FORMAT = 2
 _HEADER = "header"
 # Keys of [data] that change what the pass finds; how it is standardized does not.
 _KEYS = (
@@ -88,7 +88,7 @@ def key_of_pass(
         "said": {name: column.kind for name, column in data.columns.items() if column.kind},
         "group_rows": hashlib.sha256(np.asarray(group_rows, np.int64).tobytes()).hexdigest(),
         "part_rows": list(part_rows),
-        "fingerprint": [fingerprint.method, fingerprint.value],
+        "fingerprint": [fingerprint.method, fingerprint.value, fingerprint.stamp],
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 

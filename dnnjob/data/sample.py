@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dnnjob.config.job import DataConfig
+from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.heads import TextPlan, head_columns
 from dnnjob.data.kinds import ReadAs, infer_arrow
 from dnnjob.data.parquet import ParquetRows, RowGroup, reading
 from dnnjob.data.schema import ColumnData, join_columns
-from dnnjob.data.sources import Fingerprint, JobFiles, Table, finish_column, make_table
+from dnnjob.data.sources import JobFiles, Table, finish_column, make_table
 from dnnjob.data.split import SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from dnnjob.data.splitter import (
     PartRows,

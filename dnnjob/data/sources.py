@@ -14,7 +14,6 @@ import io
 import lzma
 import os
 import zipfile
-import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +28,9 @@ from dnnjob.data.block import Block, FloatArray, RawColumn, Texts
 from dnnjob.data.builtin import builtin_names, is_builtin, load_builtin
 from dnnjob.data.checks import check_values
 from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.fingerprint import Fingerprint, fingerprint_files
 from dnnjob.data.kinds import ReadAs, as_kind, infer_arrow, infer_series
+from dnnjob.data.reading import READ_ERRORS, reading_file
 from dnnjob.data.schema import (
     Column,
     ColumnData,
@@ -54,32 +55,6 @@ COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zip", ".zst")
 DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_LINES = 20
 COLUMNS_AT_ONCE = 64
-# Hashing a GiB takes about a second; beyond it the sizes and footers must do.
-MAX_HASHED_BYTES = 2**30
-# What a broken, truncated, locked or foreign file makes its reader raise; the errors of pandas,
-# pyarrow and text decoding are ValueErrors, OSErrors and RuntimeErrors.
-READ_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    RuntimeError,
-    csv.Error,
-    zlib.error,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-)
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """What tells one table from another: `method` says what the SHA-256 `value` covers.
-
-    `sha256-bytes`: the bytes of all files one after the other; `sha256-footers`: their names,
-    sizes and Parquet footers; `sha256-values`: the numbers of a table that has no file.
-    """
-
-    method: Literal["sha256-bytes", "sha256-footers", "sha256-values"]
-    value: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -684,53 +659,3 @@ def _open_zip(path: Path) -> IO[bytes]:
             "or save a spreadsheet as CSV."
         )
     return archive.open(members[0])
-
-
-@contextmanager
-def reading_file(path: Path) -> Iterator[None]:
-    """Turns whatever a broken file makes its reader raise into one error that names it.
-
-    Raises:
-        DataError: In place of the reader's error.
-    """
-    try:
-        yield
-    except READ_ERRORS as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        raise DataError(
-            f"A table is a readable CSV (UTF-8) or Parquet file, but reading {path} failed: "
-            f"{told[0].rstrip('.')}. Replace the file, or point data.source elsewhere."
-        ) from error
-
-
-def fingerprint_files(paths: Sequence[Path]) -> Fingerprint:
-    """What tells these files from others.
-
-    Raises:
-        DataError: If one cannot be read.
-    """
-    digest = hashlib.sha256()
-    if sum(path.stat().st_size for path in paths) <= MAX_HASHED_BYTES:
-        for path in paths:
-            with reading_file(path), path.open("rb") as file:
-                while block := file.read(2**20):
-                    digest.update(block)
-        return Fingerprint("sha256-bytes", digest.hexdigest())
-    for path in paths:
-        with reading_file(path):
-            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-            digest.update(_parquet_footer(path))
-    return Fingerprint("sha256-footers", digest.hexdigest())
-
-
-def _parquet_footer(path: Path) -> bytes:
-    """The metadata at the end of a Parquet file; nothing of another file."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(size - 8, 0))
-        tail = file.read(8)
-        if tail[4:] != b"PAR1":
-            return b""
-        length = int.from_bytes(tail[:4], "little")
-        file.seek(max(size - 8 - length, 0))
-        return file.read(length)

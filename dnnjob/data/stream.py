@@ -19,13 +19,14 @@ from dnnjob.config.job import DataConfig, JobConfig
 from dnnjob.data.block import Block, FloatArray, RawColumn, take_rows
 from dnnjob.data.checks import check_totals, describe_totals
 from dnnjob.data.encoding import Encoding, FeatureKind, fit_columns, fit_target
+from dnnjob.data.fingerprint import Fingerprint, fingerprint_files
 from dnnjob.data.keep import KeptPass, PassKeeper, key_of_pass
 from dnnjob.data.kinds import arrow_kind
 from dnnjob.data.order import default_window_rows
 from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.schema import Column
 from dnnjob.data.scratch import LEAST_GROUP_ROWS, Copy, copied_schema
-from dnnjob.data.sources import Fingerprint, JobFiles, fingerprint_files
+from dnnjob.data.sources import JobFiles
 from dnnjob.data.split import SPLITS, Labels
 from dnnjob.data.splitter import (
     SCAN_ROWS,

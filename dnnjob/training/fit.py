@@ -19,6 +19,7 @@ from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig
 from dnnjob.data.block import FloatArray
 from dnnjob.data.encoding import Encoding
+from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.order import Plan, StepPlan
 from dnnjob.data.sources import Table
 from dnnjob.data.split import Split
@@ -58,7 +59,7 @@ class Rows:
     x: npt.NDArray[np.float32]
     y: npt.NDArray[np.float32]
     split: Split
-    fingerprint: str
+    fingerprint: Fingerprint
     embeddings: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -122,7 +123,7 @@ def encode_rows(table: Table, split: Split, encoding: Encoding) -> Rows:
     y = encoding.target.scale(table.y)
     if table.weights is not None:
         y = np.stack([y, root_weights(table.weights, split)], axis=1)
-    return Rows(x, y, split, table.fingerprint.value, encoding.embedding_shapes)
+    return Rows(x, y, split, table.fingerprint, encoding.embedding_shapes)
 
 
 def root_weights(weights: FloatArray, split: Split) -> npt.NDArray[np.float32]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from dnnjob.alike import ALIKE
 from dnnjob.config import JobConfig
+from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.order import Plan
 from dnnjob.errors import JobError
 from dnnjob.machine import cpu_flags, package_version, tensorflow_version
@@ -46,13 +47,13 @@ class Identity:
 
 
 def identify(
-    job: JobConfig, table_fingerprint: str, devices: Devices, *, crew: Crew, threads: int
+    job: JobConfig, table: Fingerprint, devices: Devices, *, crew: Crew, threads: int
 ) -> Identity:
     """The identity of an attempt, the same in all its tasks, which wait here for each other.
 
     Args:
         job: The job.
-        table_fingerprint: What tells its table from others.
+        table: What tells its table from others.
         devices: What this task computes on.
         crew: The tasks of the run.
         threads: Threads of this task.
@@ -62,12 +63,12 @@ def identify(
     del values["train"]["checkpoint_every_s"]
     for key in ("source", "validation_source", "test_source", "memory_budget_gb", "scratch"):
         del values["data"][key]
-    origin = {"job": values, "precision": job.devices.precision, "table": table_fingerprint}
+    origin = {"job": values, "precision": job.devices.precision, "table": table.value}
     fingerprint = {
         "replicas": devices.num_replicas,
         "tasks": crew.task.num_tasks,
         "xla": devices.xla,
-        **join_machines(crew.gather(_describe_machine(devices, threads=threads))),
+        **join_machines(crew.gather(_describe_machine(devices, table, threads=threads))),
     }
     return Identity(origin, fingerprint)
 
@@ -81,7 +82,7 @@ def join_machines(machines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return joined
 
 
-def _describe_machine(devices: Devices, *, threads: int) -> dict[str, Any]:
+def _describe_machine(devices: Devices, table: Fingerprint, *, threads: int) -> dict[str, Any]:
     machine = {
         "device": devices.kind,
         "threads": threads,
@@ -90,6 +91,9 @@ def _describe_machine(devices: Devices, *, threads: int) -> dict[str, Any]:
         "keras": package_version("keras"),
         "numpy": package_version("numpy"),
     }
+    if table.stamp:
+        # Files too large to be hashed whole: moved or copied ones may be the same, or edited.
+        machine["table_files"] = table.stamp
     return machine if devices.kind == "cpu" else {**machine, "gpus": list(devices.models)}
 
 

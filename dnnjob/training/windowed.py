@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from dnnjob.config import JobConfig
 from dnnjob.data.encoding import Encoding
+from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.order import Plan, StepPlan, WindowPlan, window_rows
 from dnnjob.data.split import TRAIN, VALIDATION
 from dnnjob.data.stream import Piece, StreamedTable, piece_rows, take_piece
@@ -106,9 +107,9 @@ class WindowedRows:
         return self.encoding.embedding_shapes
 
     @property
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> Fingerprint:
         """What tells this table from another."""
-        return self.table.fingerprint.value
+        return self.table.fingerprint
 
     @property
     def num_targets(self) -> int:

@@ -9,8 +9,8 @@ import pytest
 
 from dnnjob.config import DataConfig
 from dnnjob.data.block import Texts
+from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.keep import KeptPass, PassKeeper, key_of_pass
-from dnnjob.data.sources import Fingerprint
 from dnnjob.data.splitter import SplitFacts
 from dnnjob.data.survey import Survey
 from dnnjob.data.totals import NumberTotals, TextTotals, measure_column
@@ -117,13 +117,13 @@ def test_of_two_writers_one_whole_file_stays(tmp_path: Path) -> None:
 
 
 def key(**changes: Any) -> str:
-    values = {"kinds": {"x": "numeric"}, "group_rows": [5, 5], "value": "a", "seed": 0}
+    values = {"kinds": {"x": "numeric"}, "group_rows": [5, 5], "value": "a", "stamp": "", "seed": 0}
     values |= {name: changes.pop(name) for name in list(changes) if name in values}
     return key_of_pass(
         DataConfig.model_validate(DATA | changes),
         values["kinds"],
         values["group_rows"],
-        Fingerprint("sha256-bytes", values["value"]),
+        Fingerprint("sha256-bytes", values["value"], values["stamp"]),
         part_rows=(10, 0, 0),
         seed=values["seed"],
     )
@@ -136,6 +136,7 @@ def key(**changes: Any) -> str:
         {"kinds": {"x": "numeric", "z": "numeric"}},
         {"group_rows": [4, 6]},
         {"value": "b"},
+        {"stamp": "later"},
         {"seed": 1},
         {"split": "hash"},
         {"split": "group", "split_column": "g"},

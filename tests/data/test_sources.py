@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import hashlib
 import io
 import lzma
 import subprocess
@@ -25,7 +24,6 @@ from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.sources import (
     Table,
     find_files,
-    fingerprint_files,
     open_table,
     peek_columns,
     read_columns,
@@ -520,55 +518,6 @@ def test_a_builtin_table_can_be_predicted_for() -> None:
     )
     assert list(rows) == ["bmi", "age", "progression"]
     assert len(rows["bmi"]) == 442
-
-
-# The fingerprint
-
-
-def test_the_fingerprint_of_a_file_is_its_sha256(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text(TEXT)
-    fingerprint = open_table(config(tmp_path / "t.csv")).fingerprint
-    assert fingerprint.method == "sha256-bytes"
-    assert fingerprint.value == hashlib.sha256(TEXT.encode()).hexdigest()
-
-
-def test_the_fingerprint_of_several_files_is_that_of_their_bytes_in_order(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("a,y\n1,2\n")
-    (tmp_path / "b.csv").write_text("a,y\n3,4\n")
-    fingerprint = open_table(config(tmp_path)).fingerprint
-    assert fingerprint.value == hashlib.sha256(b"a,y\n1,2\na,y\n3,4\n").hexdigest()
-
-
-def test_beyond_the_limit_names_sizes_and_footers_are_the_fingerprint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "MAX_HASHED_BYTES", 10)
-    path = tmp_path / "t.parquet"
-    ROWS.to_parquet(path)
-    before = fingerprint_files([path])
-    assert before.method == "sha256-footers"
-    assert fingerprint_files([path]) == before
-
-    content = bytearray(path.read_bytes())
-    length = int.from_bytes(content[-8:-4], "little")
-    footer = bytes(content[-8 - length : -8])
-    size = len(content)
-    expected = hashlib.sha256(f"t.parquet\0{size}\0".encode() + footer).hexdigest()
-    assert before.value == expected
-
-    content[-20] ^= 1
-    path.write_bytes(content)
-    assert fingerprint_files([path]) != before
-
-
-def test_beyond_the_limit_a_csv_file_counts_by_name_and_size(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "MAX_HASHED_BYTES", 1)
-    (tmp_path / "t.csv").write_text("ab")
-    assert (
-        fingerprint_files([tmp_path / "t.csv"]).value == hashlib.sha256(b"t.csv\x002\0").hexdigest()
-    )
 
 
 # Decimal commas

@@ -9,8 +9,9 @@ from sklearn.preprocessing import StandardScaler
 from dnnjob.config.job import DataConfig
 from dnnjob.data.block import Block, Texts
 from dnnjob.data.encoding import Encoding
+from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.schema import Column
-from dnnjob.data.sources import Fingerprint, Table
+from dnnjob.data.sources import Table
 from dnnjob.data.split import Split, split_rows
 from dnnjob.data.statistics import fit_encoding, measure_block
 

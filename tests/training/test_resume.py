@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.errors import JobError, SupersededError
 from dnnjob.runs import Journal, Position, RunPaths, claim_attempt, create_run
 from dnnjob.tasks import Crew, StopFlag, Task
@@ -181,11 +182,25 @@ def test_an_attempt_is_known_by_the_machines_of_all_its_tasks(make_training: Any
         def gather(self, value: Any) -> list[Any]:
             return [value, {**value, "cpu": "another"}]
 
-    found = identify(training.job, "abc", training.devices, crew=Two(StopFlag()), threads=3)
+    table = Fingerprint("sha256-bytes", "abc")
+    found = identify(training.job, table, training.devices, crew=Two(StopFlag()), threads=3)
 
     assert found.fingerprint["threads"] == 3
     assert found.fingerprint["tasks"] == 2
     assert found.fingerprint["cpu"][1] == "another"
+
+
+@pytest.mark.parametrize("stamp", ["", "moved"])
+def test_only_tables_too_large_to_be_hashed_whole_are_known_by_place_and_time(
+    make_training: Any, stamp: str
+) -> None:
+    training = make_training()
+    table = Fingerprint("sha256-footers", "abc", stamp)
+
+    found = identify(training.job, table, training.devices, crew=Crew(StopFlag()), threads=3)
+
+    assert found.origin["table"] == "abc"
+    assert found.fingerprint.get("table_files", "") == stamp
 
 
 def test_a_superseded_attempt_writes_no_checkpoint(make_training: Any, paths: RunPaths) -> None:

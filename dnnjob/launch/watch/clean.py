@@ -73,7 +73,9 @@ def clean_command(root: Path, *, older: str, dry_run: bool) -> ExitCode:
 
 def forget_statistics(root: Path, *, before: datetime) -> None:
     """Removes what passes over large tables found, where no run has asked for it since a moment."""
-    for path in sorted(statistics_folder(root).glob("*.npz")):
+    folder = statistics_folder(root)
+    # What writers that were killed left half written goes, too.
+    for path in sorted([*folder.glob("*.npz"), *folder.glob(".*.tmp")]):
         # Another user's, or gone meanwhile: nothing depends on it.
         with suppress(OSError):
             if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:

@@ -148,13 +148,15 @@ def test_statistics_go_that_no_run_has_asked_for_since(root: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("old", "new"):
         (folder / f"{name}.npz").write_text("kept")
+        (folder / f".{name}.npz.12-abc.tmp").write_text("half")
     age(folder / "old.npz")
+    age(folder / ".old.npz.12-abc.tmp")
 
     clean(root, dry_run=True)
     assert (folder / "old.npz").exists()
     clean(root)
 
-    assert [path.name for path in folder.iterdir()] == ["new.npz"]
+    assert {path.name for path in folder.iterdir()} == {"new.npz", ".new.npz.12-abc.tmp"}
 
 
 def test_links_are_not_followed_out_of_the_root_or_into_others_data(
