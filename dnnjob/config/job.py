@@ -32,6 +32,11 @@ SplitKind = Literal["auto", "shuffle", "hash", "group", "time", "column", "files
 ADAMW_DECAY = 0.004
 # What predictions.parquet says of every row.
 RESULT_COLUMNS = ("row_id", "split", "y_true", "y_pred")
+# What deals the rows; which of them go together is asked of each point of a sweep.
+_SPLIT_KEYS = {
+    *("data.split", "data.split_column", "data.folds", "data.validation_fraction"),
+    *("data.validation_source", "data.test_source"),
+}
 # What people and programs write: UCI's archive, R, spreadsheets, pandas, databases, SAS.
 MISSING_MARKERS = tuple("? NA N/A n/a #N/A NaN nan null NULL None - .".split())
 # Far beyond any machine: a slip of the hand would start that many threads.
@@ -166,8 +171,12 @@ class DataConfig(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _split_keys_go_together(self) -> Self:
+    def refuse_odd_split(self) -> None:
+        """Refuses keys of the split that do not go together; the job asks, since a sweep may.
+
+        Raises:
+            ValueError: If they do not.
+        """
         kind = f'data.split = "{self.split}"'
         by_column = self.split in ("group", "time", "column")
         if by_column and self.split_column is None:
@@ -189,12 +198,10 @@ class DataConfig(Section):
                 f'data.folds is for data.split = "shuffle", "hash" or "group", not "{self.split}". '
                 "Leave data.folds out, or set data.split."
             )
-        return self
+        if self.validation_fraction > 0:
+            self._refuse_two_validation_splits()
 
-    @model_validator(mode="after")
-    def _validation_rows_come_from_one_place(self) -> Self:
-        if self.validation_fraction == 0:
-            return self
+    def _refuse_two_validation_splits(self) -> None:
         if self.split == "column":
             raise ValueError(
                 'With data.split = "column" the validation rows are those that data.split_column '
@@ -205,7 +212,6 @@ class DataConfig(Section):
                 "The validation rows are those of data.validation_source. Leave "
                 "data.validation_fraction out, or data.validation_source."
             )
-        return self
 
     @property
     def may_validate(self) -> bool:
@@ -405,8 +411,14 @@ class JobConfig(Section):
         return dict(flatten(sweep)) if isinstance(sweep, Mapping) else sweep
 
     @model_validator(mode="after")
-    def _patience_has_validation_rows(self) -> Self:
+    def _split_keys_go_together(self) -> Self:
         # A sweep's points are checked each on its own: the base job is none of them.
+        if not _SPLIT_KEYS & set(self.sweep):
+            self.data.refuse_odd_split()
+        return self
+
+    @model_validator(mode="after")
+    def _patience_has_validation_rows(self) -> Self:
         keys = {"train.patience", "data.validation_fraction", "data.validation_source"}
         if keys & set(self.sweep):
             return self

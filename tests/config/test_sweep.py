@@ -66,6 +66,20 @@ def test_patience_may_be_swept_with_the_validation_rows_it_needs(tmp_path: Path)
     assert [point.job.data.validation_fraction for point in points] == [0.1, 0.2]
 
 
+@pytest.mark.parametrize(
+    ("sweep", "override"),
+    [
+        ('data.test_source = ["a.csv", "b.csv"]', 'data.split="files"'),
+        ('data.split = ["group", "column"]', 'data.split_column="g"'),
+        ('data.split_column = ["g", "h"]', 'data.split="group"'),
+    ],
+)
+def test_keys_of_the_split_may_be_swept_with_those_they_need(
+    tmp_path: Path, sweep: str, override: str
+) -> None:
+    assert len(make_points(load(tmp_path, sweep, override))) == 2
+
+
 def test_the_command_line_can_start_a_sweep(tmp_path: Path) -> None:
     points = make_points(load(tmp_path, "", "sweep.seed=[4, 5]"))
     assert [point.job.seed for point in points] == [4, 5]
@@ -104,6 +118,7 @@ def test_an_empty_list_is_refused(tmp_path: Path) -> None:
         ("train.epochs = [1, 0]", "train.epochs=0 is not a valid job"),
         ("train.patience = [3]", "needs validation rows"),
         ("train.patience = [3]\ndata.validation_fraction = [0.1, 0.0]", "needs validation rows"),
+        ('data.split = ["shuffle", "files"]', "Name their files in data.test_source"),
         ("seed.x = [3]", "seed"),
     ],
 )
