@@ -10,14 +10,14 @@ from pathlib import Path
 
 from dnnjob.config.job import DataConfig, JobConfig
 from dnnjob.data.delimited import most_rows, outline_files, rewrite, text_kinds
-from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.encoding import FeatureKind, most_inputs
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.order import WindowPlan, default_window_rows, window_rows
 from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.sources import JobFiles, find_pieces
 from dnnjob.data.splitter import PartRows
 from dnnjob.data.stream import StreamedTable, goes_by_windows, open_stream, streams
-from dnnjob.data.unify import schema_kinds
+from dnnjob.data.unify import agree_on_kinds
 from dnnjob.tasks import Crew
 
 Check = Callable[[], object]
@@ -42,15 +42,30 @@ def plan_pieces(data: DataConfig, found: JobFiles) -> PiecesPlan | None:
     """How a table of Parquet files is read in pieces; None of one that is read whole.
 
     Raises:
-        DataError: If a footer cannot be read.
+        DataError: If a footer cannot be read, or the files differ in what a column holds.
     """
     files = ParquetRows.open(found.paths)
     part_rows = found.part_rows(files.file_rows(found.paths))
-    kinds = schema_kinds(data, files.schemas.values(), found.features)
+    least = _least_kinds(data, found)
+    if not streams(data, part_rows, window_rows=window_rows(data, least), kinds=least):
+        return None
+    # As the resolved job will have them, so that it is read alike when it is run again.
+    agreed = agree_on_kinds(data, files, found.features)
+    kinds = {name: agreed[name] for name in found.features}
     rows = window_rows(data, kinds)
     if not streams(data, part_rows, window_rows=rows, kinds=kinds):
         return None
     return PiecesPlan(found, part_rows, rows)
+
+
+def _least_kinds(data: DataConfig, found: JobFiles) -> dict[str, FeatureKind]:
+    """What makes the smallest windows, before a value is read: texts, or dates of many cycles."""
+    said = ReadAs.of(data).kinds
+    most: tuple[FeatureKind, ...] = ("text", "datetime")
+    return {
+        name: said.get(name, max(most, key=partial(most_inputs, data, name)))
+        for name in found.features
+    }
 
 
 def open_pieces(
@@ -98,9 +113,7 @@ def _open_text(
 ) -> StreamedTable | None:
     """Files of text, rewritten where they have more rows than a window."""
     data = job.data
-    # Texts become the most inputs, and so make the smallest windows.
-    said = ReadAs.of(data).kinds
-    least: dict[str, FeatureKind] = {name: said.get(name, "text") for name in found.features}
+    least = _least_kinds(data, found)
     enough = min(default_window_rows(data, least), window_rows(data, least))
     if most_rows(found.files, enough=enough) <= enough:
         return None

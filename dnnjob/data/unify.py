@@ -136,21 +136,6 @@ def as_arrow(raw: RawColumn, dtype: pa.DataType) -> "pa.Array[Any]":
     return pa.array(raw, dtype, from_pandas=True)
 
 
-def schema_kinds(
-    data: DataConfig, schemas: Iterable[pa.Schema], features: Sequence[str]
-) -> dict[str, FeatureKind]:
-    """What the job or the files' schemas say of the features, before anything is checked."""
-    schemas = list(schemas)
-    found: dict[str, FeatureKind] = {}
-    for name in features:
-        types = [one.field(name).type for one in schemas]
-        kinds = {arrow_kind(dtype) for dtype in types if not pa.types.is_null(dtype)}
-        kind = next(iter(kinds)) if len(kinds) == 1 else "numeric"
-        wanted = data.columns[name].kind if name in data.columns else None
-        found[name] = wanted or ("numeric" if kind == "other" else kind)
-    return found
-
-
 def agree_on_kinds(
     data: DataConfig, rows: "ParquetRows", features: Sequence[str]
 ) -> dict[str, FeatureKind]:
