@@ -293,7 +293,7 @@ def open_stream(
         job, source, kinds, part_rows, partial(_scan, data, files, agreed), copy, threads=threads
     )
     passed = made.find(PassKeeper(kept, key), crew or Crew(StopFlag()))
-    survey = passed.survey
+    survey = passed.kept.survey
     columns = join_totals([dict(part) for part in survey.totals.values()])
     warnings = check_totals(data, kinds, columns, survey.differing)
     refuse_empty_splits(job, survey.group_counts.sum(axis=0))
@@ -310,12 +310,20 @@ def open_stream(
         fingerprint=fingerprint,
         warnings=warnings,
         rows=source if copy is None else _open_copy(copy, source.columns),
-        splitter=made.make_splitter(passed.facts),
+        splitter=passed.splitter,
         totals=survey.totals,
         group_counts=survey.group_counts,
         data=data,
         by_windows=block_rows is not None,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Passed:
+    """What a pass found, and the split of each row that follows from it."""
+
+    kept: KeptPass
+    splitter: Splitter
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,7 +335,7 @@ class _Pass:
         source: The table.
         kinds: What the features hold.
         part_rows: Rows of the sources of each split.
-        scan: Looks for what the split must know.
+        scan: Looks for what the split must know; calls in between what it is given.
         copy: What takes the rows, too.
         threads: Threads to measure with.
     """
@@ -336,11 +344,11 @@ class _Pass:
     source: ParquetRows
     kinds: Mapping[str, FeatureKind]
     part_rows: PartRows
-    scan: Callable[[], SplitFacts]
+    scan: Callable[[Callable[[], object]], SplitFacts]
     copy: Copy | None
     threads: int
 
-    def find(self, keeper: PassKeeper, crew: Crew) -> KeptPass:
+    def find(self, keeper: PassKeeper, crew: Crew) -> _Passed:
         """What a pass finds, and the copy, if one is needed.
 
         Without a copy the chief goes first, and the other tasks need not read the table.
@@ -348,33 +356,35 @@ class _Pass:
         waits = self.copy is None and keeper.folder is not None
         if waits and not crew.is_chief:
             crew.share(None)
-        found = keeper.load()
-        if found is None:
+        kept = keeper.load()
+        if kept is None:
             found = self._make(crew.check)
             if crew.is_chief:
-                keeper.save(found)
-        elif self.copy is not None:
-            copy_rows(self.source, self.copy, check=crew.check)
+                keeper.save(found.kept)
+        else:
+            found = _Passed(kept, self._make_splitter(kept.facts))
+            if self.copy is not None:
+                copy_rows(self.source, self.copy, check=crew.check)
         if waits and crew.is_chief:
             crew.share(None)
         return found
 
-    def make_splitter(self, facts: SplitFacts) -> Splitter:
-        """The split of each row."""
+    def _make_splitter(self, facts: SplitFacts) -> Splitter:
         return make_splitter(self.job.data, self.part_rows, facts, seed=self.job.split_seed)
 
-    def _make(self, check: Callable[[], object]) -> KeptPass:
-        facts = self.scan()
+    def _make(self, check: Callable[[], object]) -> _Passed:
+        facts = self.scan(check)
+        splitter = self._make_splitter(facts)
         survey = survey_rows(
             self.source,
             self.job.data,
             self.kinds,
-            self.make_splitter(facts),
+            splitter,
             copy=self.copy,
             threads=self.threads,
             check=check,
         )
-        return KeptPass(survey, facts)
+        return _Passed(KeptPass(survey, facts), splitter)
 
 
 def _columns_of(
@@ -388,7 +398,12 @@ def _columns_of(
     return CommonColumns.of(files.schemas.values(), names, reads, missing=data.missing)
 
 
-def _scan(data: DataConfig, files: ParquetRows, agreed: Mapping[str, FeatureKind]) -> SplitFacts:
+def _scan(
+    data: DataConfig,
+    files: ParquetRows,
+    agreed: Mapping[str, FeatureKind],
+    check: Callable[[], object],
+) -> SplitFacts:
     """What the job's split must know of all rows of these files."""
     names = [data.target] if data.split_column is None else [data.target, data.split_column]
     source = files.wanting(_columns_of(data, files, names, agreed))
@@ -396,6 +411,7 @@ def _scan(data: DataConfig, files: ParquetRows, agreed: Mapping[str, FeatureKind
 
     def blocks() -> Iterator[tuple[FloatArray, RawColumn | None]]:
         for _, table in source.batches(size=SCAN_ROWS):
+            check()
             y = raw_block(table, wanted, data, source=data.source)[data.target]
             yield np.asarray(y, np.float64), key_block(table, data)
 

@@ -1,6 +1,7 @@
 """A table that is passed over once and then read in pieces, against the whole of it."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 
 from dnnjob.config import DataConfig, JobConfig
+from dnnjob.data import stream
 from dnnjob.data.scratch import scratch_folder
 from dnnjob.data.sources import open_table, peek_job
 from dnnjob.data.split import (
@@ -22,7 +24,8 @@ from dnnjob.data.split import (
 from dnnjob.data.splitter import Labels, SplitFacts, make_splitter
 from dnnjob.data.statistics import fit_encoding
 from dnnjob.data.stream import StreamedTable, goes_by_windows, open_stream, streams
-from dnnjob.errors import DataError, JobError
+from dnnjob.errors import DataError, JobError, StoppedError
+from dnnjob.tasks import Crew, StopFlag
 
 NUM_ROWS = 5000
 FEATURES = ("plain", "gaps", "word", "flag", "day")
@@ -245,6 +248,27 @@ def test_a_pass_that_was_kept_is_not_made_again(
     for one, two in zip(made.pieces(size=999), found.pieces(size=999), strict=True):
         np.testing.assert_array_equal(one.labels, two.labels)
         np.testing.assert_array_equal(one.row_ids, two.row_ids)
+
+
+@pytest.mark.parametrize("split", ["shuffle", "time"])
+def test_looking_for_what_the_split_must_know_can_be_stopped(
+    tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"split": split, "split_column": "day" if split == "time" else None}
+    data = open_frame(make_frame(), tmp_path, row_group=100, **changes).data
+    stop = StopFlag()
+    stop.want(signal.SIGTERM)
+    monkeypatch.delattr(stream, "survey_rows")
+
+    with pytest.raises(StoppedError):
+        open_stream(
+            make_job(data),
+            peek_job(data),
+            block_rows=700,
+            scratch=tmp_path / "scratch",
+            threads=1,
+            crew=Crew(stop),
+        )
 
 
 def test_files_whose_columns_are_of_other_kinds_are_refused(tmp_path: Path) -> None:
