@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from dnnjob.config import load_job, load_profile
 from dnnjob.errors import ExitCode
 from dnnjob.launch.watch.look import look
+from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths
 from tests.conftest import WriteJob, command_line
 from tests.slurm.clusters import Cluster, wait_until
@@ -54,6 +56,25 @@ def test_a_run_is_followed_cancelled_and_resumed_to_its_end(
     assert first.slurm_job_id != second.slurm_job_id
     assert unbooked.dnnjob("resume", paths.root).returncode == ExitCode.DONE
     assert len(read_attempts(paths)) == 2
+
+
+@pytest.mark.timeout(600)
+def test_a_run_is_resumed_on_as_many_nodes_as_another_profile_says(
+    unbooked: Cluster, write_job: WriteJob, tmp_path: Path
+) -> None:
+    paths = submit(unbooked, write_job(), tmp_path, sbatch_options={"begin": "now+1hour"})
+    unbooked.dnnjob("cancel", paths.root)
+    wait_until(lambda: see(paths).state == "CANCELLED", seconds=30)
+    words = ("profile.sbatch_options={}", "profile.nodes=2", "devices.hang_timeout_s=600")
+
+    resumed = unbooked.dnnjob("resume", paths.root, *words)
+    done = unbooked.dnnjob("wait", paths.root)
+
+    assert (resumed.returncode, done.returncode) == (0, 0), resumed.stderr + done.stderr
+    assert read_report(paths.report).strategy.num_tasks == 2
+    job, profile = load_job(paths.job), load_profile(paths.profile)
+    assert (job.devices.tasks, job.devices.hang_timeout_s) == (2, 600)
+    assert (profile.nodes, profile.sbatch_options) == (2, {})
 
 
 @pytest.mark.timeout(600)
