@@ -190,7 +190,7 @@ def test_a_shell_that_reads_the_folder_does_not_wait_for_the_run(
 def test_a_sweep_shares_imports_and_loses_no_point_to_one_that_fails(
     write_job: WriteJob, dnnjob: Command, tmp_path: Path
 ) -> None:
-    job = write_job(sweep={"train.learning_rate": [0.01, 1e30, 0.02, 0.03]})
+    job = write_job(sweep={"train.learning_rate": [0.01, 1e9, 0.02, 0.03]})
 
     sweep = SweepPaths(submit(dnnjob, job, tmp_path, "profile.points_per_task=4"))
 

@@ -20,6 +20,8 @@ def queued(job_id: str, state: str, reason: str = "None", **changes: object) -> 
         "starts_at": START,
         "left_s": 90,
         "limit_s": 3600,
+        "account": "",
+        "qos": "",
         "comment": "",
         **changes,
     }
