@@ -42,6 +42,9 @@ class SmallTraining:
         from dnnjob.training.strategy import make_devices
 
         job = self.job
+        # Keeps apart the collectives of strategies over different devices in one process; outside
+        # of tests a process has one.
+        tf.distribute.MirroredStrategy._collective_key_base += 100
         devices = self.devices = make_devices(job.devices, Crew(StopFlag()))
         with devices.strategy.scope():
             self.dnn = build_dnn(
@@ -75,15 +78,6 @@ class SmallTraining:
         )
         loop.train(state)
         return state
-
-
-@pytest.fixture(autouse=True)
-def collective_keys() -> None:
-    """Keeps apart the collectives of strategies over different devices in one process.
-
-    A process of its own never has two.
-    """
-    tf.distribute.MirroredStrategy._collective_key_base += 100
 
 
 MakeTraining = Callable[..., SmallTraining]
