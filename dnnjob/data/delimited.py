@@ -25,7 +25,7 @@ from dnnjob.data.kinds import (
     parse_texts,
 )
 from dnnjob.data.reading import reading_file
-from dnnjob.data.schema import Column, ColumnData, common_kind
+from dnnjob.data.schema import Column, ColumnData, carried, common_kind
 from dnnjob.data.scratch import Copy, refuse_full_disk, row_bytes
 from dnnjob.data.sources import (
     JobFiles,
@@ -53,13 +53,15 @@ class TextColumn:
     """A column of a file of text.
 
     Attributes:
-        dtype: What it becomes.
+        dtype: What it becomes; of ids what pandas takes them for, dates as text.
+        holds: The type of what it holds, of ids that split the rows, too.
         as_written: Whether it is read as text: numbers would lose leading zeros.
         has_commas: Whether its texts are numbers with decimal commas.
         width: Bytes of its texts, at a guess.
     """
 
     dtype: pa.DataType
+    holds: pa.DataType
     as_written: bool
     has_commas: bool
     width: float
@@ -119,8 +121,9 @@ def outline_files(data: DataConfig, found: JobFiles, *, check: Check) -> tuple[O
     """
     names = wanted_columns(data, found.features)
     outlines = tuple(outline_file(data, file, names, check=check) for file in found.files)
+    said = ReadAs.of(data).kinds
     for name in names:
-        if name not in data.id_columns and ReadAs.of(data).kinds.get(name) is None:
+        if said.get(name) is None and (name not in data.id_columns or name == data.split_column):
             _common_kind(data, found, outlines, name)
     return outlines
 
@@ -137,6 +140,18 @@ def text_kinds(
     return {
         name: said.get(name) or _common_kind(data, found, outlines, name) for name in found.features
     }
+
+
+def key_kind(data: DataConfig, found: JobFiles, outlines: Sequence[Outline]) -> FeatureKind | None:
+    """What the split column of these files holds, together; None where the split goes by none.
+
+    Raises:
+        DataError: If files differ.
+    """
+    name = data.split_column
+    if name is None:
+        return None
+    return ReadAs.of(data).kinds.get(name) or _common_kind(data, found, outlines, name)
 
 
 def rewrite(
@@ -259,7 +274,8 @@ class _Look:
         self._name, self._data = name, data
         self._is_id = name in data.id_columns
         self._has_decimals = file.delimiter != ","
-        self.is_written = ReadAs.of(data).as_text(name) and not self._is_id
+        self._is_key = name == data.split_column
+        self.is_written = ReadAs.of(data).as_text(name)
         self._may_be = {_BOOLEAN, _COMMA, _NUMERIC, _DATE}
         self._types: set[pa.DataType] = set()
         self._has_comma = False
@@ -272,8 +288,8 @@ class _Look:
             lengths = series.head(_MEASURED_TEXTS).astype(str).str.len()
             self._width = max(self._width, float(lengths.mean()))
         if self._is_id:
-            self._types.add(pa.Array.from_pandas(series).type)
-        elif not self.is_written:
+            self._types.add(carried(series).type)
+        if not self.is_written and (self._is_key or not self._is_id):
             self._narrow(series)
 
     def _narrow(self, series: "pd.Series[Any]") -> None:
@@ -305,22 +321,30 @@ class _Look:
 
     def found(self) -> TextColumn:
         """What all of it is."""
-        if self._is_id:
-            dtype = _type_of_ids(self._types)
-            return TextColumn(dtype, pa.types.is_string(dtype), False, self._width)
+        holds, has_commas = self._type_of_values(), self._are_commas
+        if not self._is_id:
+            as_written = has_commas or pa.types.is_string(holds)
+            return TextColumn(holds, holds, as_written, has_commas, self._width)
+        dtype = _type_of_ids(self._types)
+        return TextColumn(dtype, holds, pa.types.is_string(dtype), False, self._width)
+
+    @property
+    def _are_commas(self) -> bool:
+        """Whether they are numbers with decimal commas."""
+        if self.is_written or self._is_empty or _BOOLEAN in self._may_be:
+            return False
+        return self._has_decimals and self._has_comma and _COMMA in self._may_be
+
+    def _type_of_values(self) -> pa.DataType:
         if self.is_written:
-            return TextColumn(pa.string(), True, False, self._width)
+            return pa.string()
         if self._is_empty:
-            return TextColumn(pa.null(), False, False, self._width)
+            return pa.null()
         if _BOOLEAN in self._may_be:
-            return TextColumn(pa.bool_(), False, False, self._width)
-        if self._has_decimals and self._has_comma and _COMMA in self._may_be:
-            return TextColumn(pa.float64(), True, True, self._width)
-        if _NUMERIC in self._may_be:
-            return TextColumn(pa.float64(), False, False, self._width)
-        if _DATE in self._may_be:
-            return TextColumn(pa.timestamp("s"), False, False, self._width)
-        return TextColumn(pa.string(), True, False, self._width)
+            return pa.bool_()
+        if self._are_commas or _NUMERIC in self._may_be:
+            return pa.float64()
+        return pa.timestamp("s") if _DATE in self._may_be else pa.string()
 
 
 def _are_numbers(series: "pd.Series[Any]") -> bool:
@@ -346,7 +370,7 @@ def _as_column(series: "pd.Series[Any]", column: TextColumn, data: DataConfig) -
     if pa.types.is_null(dtype):
         return pa.nulls(len(series))
     if pa.types.is_string(dtype) or name in data.id_columns:
-        return pa.Array.from_pandas(series).cast(dtype)
+        return carried(series).cast(dtype)
     if column.has_commas:
         found = parse_texts(_texts_of(series, data), parse_decimal_comma)
     else:
@@ -366,8 +390,8 @@ def _common_kind(
 ) -> FeatureKind:
     parts = []
     for outline in outlines:
-        dtype = outline.columns[name].dtype
-        column = Column(name, arrow_kind(dtype), num_missing=int(pa.types.is_null(dtype)))
+        holds = outline.columns[name].holds
+        column = Column(name, arrow_kind(holds), num_missing=int(pa.types.is_null(holds)))
         parts.append(ColumnData(column, num_rows=1))
     agreed = common_kind(parts, source=data.source, files=[str(path) for path in found.paths])
     return "text" if agreed == "other" else agreed

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from dnnjob.config.job import DataConfig, JobConfig
-from dnnjob.data.delimited import most_rows, outline_files, rewrite, text_kinds
+from dnnjob.data.delimited import key_kind, most_rows, outline_files, rewrite, text_kinds
 from dnnjob.data.encoding import FeatureKind, most_inputs
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.order import WindowPlan, default_window_rows, window_rows
@@ -126,7 +126,13 @@ def _open_text(
         return None
     block_rows, folder = _block_rows(job, part_rows, rows), make_scratch()
     rewritten = rewrite(data, found, outlines, folder=folder, block_rows=block_rows, check=check)
-    return open_as(rewritten, block_rows=block_rows, scratch=folder, originals=found.paths)
+    return open_as(
+        rewritten,
+        block_rows=block_rows,
+        scratch=folder,
+        originals=found.paths,
+        key_kind=key_kind(data, found, outlines),
+    )
 
 
 def _block_rows(job: JobConfig, part_rows: PartRows, rows: int) -> int | None:

@@ -111,8 +111,18 @@ class ColumnData:
         import pyarrow as pa
 
         if not isinstance(values, pa.ChunkedArray):
-            values = pa.chunked_array([pa.Array.from_pandas(values)])
+            values = pa.chunked_array([carried(values)])
         return replace(self, original=values)
+
+
+def carried(series: Any) -> Any:
+    """A pandas series as an array of pyarrow; integers beyond 64 bits as texts."""
+    import pyarrow as pa
+
+    try:
+        return pa.Array.from_pandas(series)
+    except OverflowError:
+        return pa.Array.from_pandas(series.map(str, na_action="ignore"))
 
 
 def make_column(

@@ -32,13 +32,19 @@ from dnnjob.data.splitter import (
     SCAN_ROWS,
     PartRows,
     SplitFacts,
-    Splitter,
     expected_train_rows,
     make_splitter,
     refuse_empty_splits,
     scan_rows,
 )
-from dnnjob.data.survey import TRANSFORMED, copy_rows, key_block, raw_block, survey_rows
+from dnnjob.data.survey import (
+    TRANSFORMED,
+    RowSplitter,
+    copy_rows,
+    key_block,
+    raw_block,
+    survey_rows,
+)
 from dnnjob.data.totals import NumberTotals, Totals, join_totals
 from dnnjob.data.unify import (
     CommonColumns,
@@ -106,7 +112,7 @@ class StreamedTable:
     fingerprint: Fingerprint
     warnings: tuple[str, ...]
     rows: ParquetRows
-    splitter: Splitter
+    splitter: RowSplitter
     totals: Mapping[str, Mapping[str, Totals]]
     group_counts: np.ndarray
     data: DataConfig
@@ -188,7 +194,7 @@ class StreamedTable:
         weight_column = self.data.weight_column
         return Piece(
             row_ids=np.arange(first, first + len(y), dtype=np.int64),
-            labels=self.splitter(first, y, key_block(table, self.data)),
+            labels=self.splitter(first, y, table),
             block={name: block[name] for name in self.features},
             y=y,
             weights=None if weight_column is None else np.asarray(block[weight_column]),
@@ -251,6 +257,7 @@ def open_stream(
     crew: Crew | None = None,
     kept: Path | None = None,
     originals: Sequence[Path] | None = None,
+    key_kind: FeatureKind | None = None,
 ) -> StreamedTable:
     """A table of Parquet files, after one pass over it, which is kept for whoever needs it again.
 
@@ -266,6 +273,8 @@ def open_stream(
         kept: Folder of what passes found; None keeps nothing.
         originals: What these files were made from, in place of themselves for the fingerprint.
 
+        key_kind: What the split column held in the originals; None where these files show it.
+
     Raises:
         DataError: If the table cannot be read, or not be trained on as the job asks.
         JobError: If there is no room for a copy.
@@ -274,6 +283,8 @@ def open_stream(
     data, features = job.data, found.features
     files = ParquetRows.open(found.paths)
     agreed = agree_on_kinds(data, files, features)
+    if data.split_column is not None and key_kind is not None:
+        agreed[data.split_column] = key_kind
     kinds = {name: agreed[name] for name in features}
     source = files.wanting(_columns_of(data, files, wanted_columns(data, features), agreed))
     part_rows = found.part_rows(source.file_rows(found.paths))
@@ -290,7 +301,14 @@ def open_stream(
         seed=job.split_seed,
     )
     made = _Pass(
-        job, source, kinds, part_rows, partial(_scan, data, files, agreed), copy, threads=threads
+        job,
+        source,
+        kinds,
+        part_rows,
+        partial(_scan, data, files, agreed),
+        copy,
+        key_kind=_key_kind(data, agreed),
+        threads=threads,
     )
     passed = made.find(PassKeeper(kept, key), crew or Crew(StopFlag()))
     survey = passed.kept.survey
@@ -323,7 +341,7 @@ class _Passed:
     """What a pass found, and the split of each row that follows from it."""
 
     kept: KeptPass
-    splitter: Splitter
+    splitter: RowSplitter
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,6 +355,7 @@ class _Pass:
         part_rows: Rows of the sources of each split.
         scan: Looks for what the split must know; calls in between what it is given.
         copy: What takes the rows, too.
+        key_kind: What the split column holds, where the split goes by one.
         threads: Threads to measure with.
     """
 
@@ -346,6 +365,7 @@ class _Pass:
     part_rows: PartRows
     scan: Callable[[Callable[[], object]], SplitFacts]
     copy: Copy | None
+    key_kind: FeatureKind | None
     threads: int
 
     def find(self, keeper: PassKeeper, crew: Crew) -> _Passed:
@@ -369,8 +389,14 @@ class _Pass:
             crew.share(None)
         return found
 
-    def _make_splitter(self, facts: SplitFacts) -> Splitter:
-        return make_splitter(self.job.data, self.part_rows, facts, seed=self.job.split_seed)
+    def _make_splitter(self, facts: SplitFacts) -> RowSplitter:
+        data, key_kind = self.job.data, self.key_kind
+        deal = make_splitter(data, self.part_rows, facts, seed=self.job.split_seed)
+
+        def label(first: int, y: FloatArray, table: pa.Table) -> Labels:
+            return deal(first, y, key_block(table, data, key_kind))
+
+        return label
 
     def _make(self, check: Callable[[], object]) -> _Passed:
         facts = self.scan(check)
@@ -398,6 +424,10 @@ def _columns_of(
     return CommonColumns.of(files.schemas.values(), names, reads, missing=data.missing)
 
 
+def _key_kind(data: DataConfig, agreed: Mapping[str, FeatureKind]) -> FeatureKind | None:
+    return None if data.split_column is None else agreed[data.split_column]
+
+
 def _scan(
     data: DataConfig,
     files: ParquetRows,
@@ -408,12 +438,13 @@ def _scan(
     names = [data.target] if data.split_column is None else [data.target, data.split_column]
     source = files.wanting(_columns_of(data, files, names, agreed))
     wanted = {data.target: raw_kinds(data, {})[data.target]}
+    key_kind = _key_kind(data, agreed)
 
     def blocks() -> Iterator[tuple[FloatArray, RawColumn | None]]:
         for _, table in source.batches(size=SCAN_ROWS):
             check()
             y = raw_block(table, wanted, data, source=data.source)[data.target]
-            yield np.asarray(y, np.float64), key_block(table, data)
+            yield np.asarray(y, np.float64), key_block(table, data, key_kind)
 
     return scan_rows(data, source.num_rows, blocks())
 

@@ -19,7 +19,7 @@ from dnnjob.data.kinds import TEXT_KINDS, as_kind, infer_arrow
 from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.scratch import Copy
 from dnnjob.data.split import SPLITS, Labels
-from dnnjob.data.splitter import Splitter, read_keys
+from dnnjob.data.splitter import read_keys
 from dnnjob.data.totals import Totals, join_totals, measure_column
 from dnnjob.data.unify import raw_kinds, read_column
 from dnnjob.errors import DataError
@@ -31,6 +31,8 @@ _PASS_BYTES = 2**26
 # Blocks that are measured while the next are read, as far as their bytes allow.
 _BLOCKS_AHEAD = 4
 _WAITING_BYTES = 2**27
+RowSplitter = Callable[[int, FloatArray, pa.Table], Labels]
+"""As a `Splitter`, which finds the keys among the columns of the rows itself."""
 TRANSFORMED = "transformed target"
 """What the totals of the transformed target are called."""
 
@@ -97,7 +99,7 @@ def survey_rows(
     rows: ParquetRows,
     data: DataConfig,
     kinds: Mapping[str, FeatureKind],
-    splitter: Splitter,
+    splitter: RowSplitter,
     *,
     copy: Copy | None,
     threads: int,
@@ -125,7 +127,7 @@ def survey_rows(
     def measure(first: int, table: pa.Table) -> _Measured:
         block = raw_block(table, reads, data, source=data.source)
         y = np.asarray(block[data.target], dtype=np.float64)
-        return _measure(data, block, first, splitter(first, y, key_block(table, data)))
+        return _measure(data, block, first, splitter(first, y, table))
 
     if not rows.num_rows:
         raise DataError(f"A table needs rows, but {data.source} has only a header. Add rows.")
@@ -186,15 +188,23 @@ def raw_block(
     }
 
 
-def key_block(table: pa.Table, data: DataConfig) -> RawColumn | None:
-    """What the split of these rows goes by, where it goes by a column."""
-    if data.split_column is None:
+def key_block(table: pa.Table, data: DataConfig, kind: FeatureKind | None) -> RawColumn | None:
+    """What the split of these rows goes by, where it goes by a column.
+
+    Args:
+        table: The rows.
+        data: What the job says.
+        kind: What the column holds in all files: one that is carried into the predictions, too,
+            may stand here as text.
+
+    Raises:
+        DataError: If a value is none of that kind.
+    """
+    if data.split_column is None or kind is None:
         return None
-    name = data.split_column
-    wanted = data.columns[name].kind if name in data.columns else None
-    as_text = wanted in TEXT_KINDS
+    name, as_text = data.split_column, kind in TEXT_KINDS
     found = infer_arrow(name, table.column(name), missing=data.missing, as_text=as_text)
-    return read_keys(found if wanted is None else as_kind(found, wanted, source=data.source), data)
+    return read_keys(as_kind(found, kind, source=data.source), data)
 
 
 def _measure(data: DataConfig, block: Block, first: int, labels: Labels) -> _Measured:

@@ -13,6 +13,8 @@ from dnnjob.data.block import Texts
 from dnnjob.data.delimited import most_rows, outline_files, rewrite
 from dnnjob.data.pieces import open_pieces
 from dnnjob.data.sources import open_table, peek_job
+from dnnjob.data.split import TEST, TRAIN, VALIDATION
+from dnnjob.data.splitter import split_table
 from dnnjob.data.stream import StreamedTable
 from dnnjob.errors import DataError, JobError
 from dnnjob.tasks import Crew, StopFlag
@@ -86,12 +88,45 @@ def assert_as_in_memory(job: JobConfig, scratch: Path) -> None:
         np.testing.assert_array_equal(ours, theirs, err_msg=name)
     for name, column in table.ids.items():
         assert piece.ids[name].to_pylist() == column.to_pylist(), name
+    split = split_table(table, job)
+    for place, rows in ((TRAIN, split.train), (VALIDATION, split.validation), (TEST, split.test)):
+        np.testing.assert_array_equal(np.flatnonzero(piece.labels == place), rows)
 
 
 def test_chunks_are_read_as_the_whole_file_is(tmp_path: Path) -> None:
     make_frame().to_csv(tmp_path / "t.csv", index=False)
 
     assert_as_in_memory(make_job(tmp_path / "t.csv"), tmp_path / "scratch")
+
+
+@pytest.mark.parametrize(
+    "key", ["day", "late_word", "huge", "flag", "gaps", "starts_empty", "empty", "id"]
+)
+@pytest.mark.parametrize("is_id", [True, False], ids=["id", "no id"])
+def test_rows_are_split_as_in_memory_by_any_column(tmp_path: Path, key: str, is_id: bool) -> None:
+    make_frame().to_csv(tmp_path / "t.csv", index=False)
+    split = {"split": "group", "split_column": key, "validation_fraction": 0.3}
+    ids = [key] if is_id else []
+
+    job = make_job(tmp_path / "t.csv", features=["plain"], id_columns=ids, columns={}, **split)
+
+    assert_as_in_memory(job, tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("kind", ["text", "codes"])
+def test_ids_that_are_read_as_texts_keep_their_zeros(tmp_path: Path, kind: str) -> None:
+    make_frame().to_csv(tmp_path / "t.csv", index=False)
+    split = {"split": "group", "split_column": "starts_empty", "validation_fraction": 0.3}
+
+    job = make_job(
+        tmp_path / "t.csv",
+        features=["plain"],
+        id_columns=["starts_empty"],
+        columns={"starts_empty": kind},
+        **split,
+    )
+
+    assert_as_in_memory(job, tmp_path / "scratch")
 
 
 def test_several_compressed_files_are_one_table(tmp_path: Path) -> None:

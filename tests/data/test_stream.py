@@ -21,7 +21,7 @@ from dnnjob.data.split import (
     choose_split,
     split_rows,
 )
-from dnnjob.data.splitter import Labels, SplitFacts, make_splitter
+from dnnjob.data.splitter import Labels, SplitFacts, make_splitter, split_table
 from dnnjob.data.statistics import fit_encoding
 from dnnjob.data.stream import StreamedTable, goes_by_windows, open_stream, streams
 from dnnjob.errors import DataError, JobError, StoppedError
@@ -303,6 +303,29 @@ def test_ids_of_other_types_in_other_files_are_texts(tmp_path: Path) -> None:
 
     found = [key for piece in table.pieces(size=999) for key in piece.ids["name"].to_pylist()]
     assert found == [str(row) for row in frame.index] + frame["name"].tolist()
+
+
+def test_ids_of_other_types_in_other_files_split_the_rows_as_in_memory(tmp_path: Path) -> None:
+    frame = make_frame()
+    keys = {"numbers": frame.index % 90, "days": frame["day"]}
+    first = frame.assign(numbers=frame.index % 90).iloc[:2500].assign(days=keys["days"].dt.date)
+    second = frame.assign(numbers=frame.index % 90 * 1.0, days=keys["days"]).iloc[2500:]
+    for name in ("tables", "numbers", "days"):
+        (tmp_path / name).mkdir()
+    first.to_parquet(tmp_path / "tables" / "a.parquet")
+    second.to_parquet(tmp_path / "tables" / "b.parquet")
+
+    for key in keys:
+        split = {"split": "group", "split_column": key, "id_columns": (key,)}
+        job = make_job(make_data(tmp_path / "tables", features=["plain"], **split))
+        table = open_stream(
+            job, peek_job(job.data), block_rows=700, scratch=tmp_path / key, threads=1
+        )
+        (piece,) = table.pieces(size=10**6)
+
+        expected = split_table(open_table(job.data), job)
+        np.testing.assert_array_equal(np.flatnonzero(piece.labels == TEST), expected.test)
+        np.testing.assert_array_equal(np.flatnonzero(piece.labels == TRAIN), expected.train)
 
 
 @pytest.mark.parametrize(
