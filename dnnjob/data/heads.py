@@ -34,6 +34,8 @@ from dnnjob.data.splitter import PartRows, expected_train_rows
 _NUM_FILES = 32
 _NUM_ROWS = 2**15
 _NUM_VALUES = 2**22
+# Of one file; rows of long texts are fewer.
+_NUM_LETTERS = 2**24
 
 
 @dataclass(frozen=True)
@@ -106,21 +108,38 @@ def read_heads(files: Sequence[TableFile]) -> tuple[Head, ...]:
 
 
 def _read_head(file: TableFile, *, num_rows: int) -> Head:
+    with reading_file(file.path), open_text(file.path) as text:
+        rows = list(islice(_rows_of(text, file), num_rows + 1))
+        is_whole = next(text, None) is None
+    head = "".join(rows)
+    return Head(file, head, len(rows) - 1, _stored_bytes(file, head.encode()), is_whole)
+
+
+def _rows_of(text: Iterator[str], file: TableFile) -> Iterator[str]:
+    """Header and rows as they are written, each with its end of line, until they are many."""
     lines: list[str] = []
 
-    def taken(text: Iterator[str]) -> Iterator[str]:
+    def taken() -> Iterator[str]:
         for line in text:
             lines.append(line)
             yield line
 
     delimiter = " " if file.delimiter == r"\s+" else file.delimiter
-    with reading_file(file.path), open_text(file.path) as text:
-        # Not line by line: a quoted text may have several.
-        records = csv.reader(taken(text), delimiter=delimiter)
-        num_records = sum(1 for _ in islice(filter(None, records), num_rows + 1))
-        is_whole = next(text, None) is None
-    head = "".join(lines)
-    return Head(file, head, num_records - 1, _stored_bytes(file, head.encode()), is_whole)
+    # Not line by line: a quoted text may have several.
+    records, num_letters = csv.reader(taken(), delimiter=delimiter), 0
+    while num_letters < _NUM_LETTERS:
+        try:
+            record = next(records, None)
+        except csv.Error:
+            # A text longer than csv takes: a head may end anywhere.
+            return
+        if record is None:
+            return
+        row = "".join(lines)
+        lines.clear()
+        num_letters += len(row)
+        if record:
+            yield row
 
 
 def _stored_bytes(file: TableFile, content: bytes) -> int:

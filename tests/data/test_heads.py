@@ -70,6 +70,33 @@ def test_no_more_than_the_head_is_unpacked(tmp_path: Path) -> None:
     assert read_heads(files)[0].num_rows == 200
 
 
+def test_a_text_too_long_for_a_head_ends_it(tmp_path: Path) -> None:
+    rows = [
+        *("1,a\n" for _ in range(50)),
+        f'2,"{"long" * 50_000}"\n',
+        *("3,b\n" for _ in range(50)),
+    ]
+    (tmp_path / "t.csv").write_text("y,text\n" + "".join(rows))
+    files = peek_source(str(tmp_path / "t.csv"))
+    assert files is not None
+
+    (head,) = read_heads(files)
+
+    assert (head.num_rows, head.is_whole) == (50, False)
+
+
+def test_rows_of_long_texts_are_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads_module, "_NUM_LETTERS", 1000)
+    files = peek_source(write(tmp_path / "t.csv"))
+    assert files is not None
+
+    (head,) = read_heads(files)
+
+    assert 10 < head.num_rows < 30
+    assert not head.is_whole
+    assert estimate_rows(files, [head]) == [pytest.approx(5000, rel=0.1)]
+
+
 def test_a_table_is_planned_as_the_run_reads_it(tmp_path: Path) -> None:
     data = DataConfig(source=write(tmp_path / "t.csv"), target="y")
     short, long = (data.model_copy(update={"window_rows": rows}) for rows in (1000, 5000))
