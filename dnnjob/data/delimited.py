@@ -161,6 +161,7 @@ def rewrite(
     *,
     folder: Path,
     block_rows: int | None,
+    copies: int,
     check: Check,
 ) -> JobFiles:
     """The same table as Parquet files of small row groups.
@@ -172,13 +173,14 @@ def rewrite(
         folder: For the Parquet files.
         block_rows: Training rows that are read together, in any order; None where all are read
             in theirs.
+        copies: That there must be room for: those of other tasks, too.
         check: Called between chunks; raises where the run shall stop.
 
     Raises:
         DataError: If a file cannot be read.
         JobError: If there is no room.
     """
-    refuse_full_disk(folder, sum(_num_bytes(outline) for outline in outlines))
+    refuse_full_disk(folder, sum(_num_bytes(outline) for outline in outlines), copies=copies)
     rewritten: list[list[TableFile]] = []
     for number, (file, outline) in enumerate(zip(found.files, outlines, strict=True)):
         part = folder / f"text-{number:06d}"

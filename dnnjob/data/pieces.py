@@ -14,13 +14,12 @@ from dnnjob.data.encoding import FeatureKind, most_inputs
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.order import WindowPlan, default_window_rows, window_rows
 from dnnjob.data.parquet import ParquetRows
+from dnnjob.data.scratch import count_copies
 from dnnjob.data.sources import JobFiles, find_pieces
 from dnnjob.data.splitter import PartRows
 from dnnjob.data.stream import StreamedTable, goes_by_windows, open_stream, streams
 from dnnjob.data.unify import agree_on_kinds
 from dnnjob.tasks import Crew
-
-Check = Callable[[], object]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +94,7 @@ def open_pieces(
         return None
     open_as = partial(open_stream, job, threads=threads, crew=crew, kept=kept)
     if found.are_text:
-        return _open_text(job, found, open_as, make_scratch=make_scratch, check=crew.check)
+        return _open_text(job, found, open_as, make_scratch=make_scratch, crew=crew)
     plan = plan_pieces(job.data, found)
     if plan is None:
         return None
@@ -109,7 +108,7 @@ def _open_text(
     open_as: Callable[..., StreamedTable],
     *,
     make_scratch: Callable[[], Path],
-    check: Check,
+    crew: Crew,
 ) -> StreamedTable | None:
     """Files of text, rewritten where they have more rows than a window."""
     data = job.data
@@ -117,7 +116,7 @@ def _open_text(
     enough = min(default_window_rows(data, least), window_rows(data, least))
     if most_rows(found.files, enough=enough) <= enough:
         return None
-    outlines = outline_files(data, found, check=check)
+    outlines = outline_files(data, found, check=crew.check)
     part_rows = found.part_rows([outline.num_rows for outline in outlines])
     kinds = text_kinds(data, found, outlines)
     rows = window_rows(data, kinds)
@@ -125,7 +124,15 @@ def _open_text(
     if fits and not goes_by_windows(data, part_rows, window_rows=rows):
         return None
     block_rows, folder = _block_rows(job, part_rows, rows), make_scratch()
-    rewritten = rewrite(data, found, outlines, folder=folder, block_rows=block_rows, check=check)
+    rewritten = rewrite(
+        data,
+        found,
+        outlines,
+        folder=folder,
+        block_rows=block_rows,
+        copies=count_copies(crew),
+        check=crew.check,
+    )
     return open_as(
         rewritten,
         block_rows=block_rows,

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from dnnjob.config.job import DataConfig
 from dnnjob.errors import JobError
 from dnnjob.machine import process_space
+from dnnjob.tasks import Crew
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class Copy:
         num_rows: int,
         block_rows: int,
         widths: Mapping[str, float],
+        copies: int = 1,
     ) -> None:
         """A copy to be written.
 
@@ -111,6 +113,7 @@ class Copy:
             num_rows: Rows that will come.
             block_rows: Rows that are read together.
             widths: Bytes of a text of each column that has them.
+            copies: That there must be room for: those of other tasks, too.
 
         Raises:
             JobError: If there is no room.
@@ -120,7 +123,7 @@ class Copy:
         self._folder = folder
         self._writer: pq.ParquetWriter | None = None
         width = row_bytes(schema, widths)
-        refuse_full_disk(folder, width * num_rows)
+        refuse_full_disk(folder, width * num_rows, copies=copies)
         rows = int(min(_GROUP_BYTES // max(width, 1), block_rows // 4, _MOST_GROUP_ROWS))
         self._group_rows = max(LEAST_GROUP_ROWS, rows)
         self.starts = np.append(np.arange(0, num_rows, self._group_rows, dtype=np.int64), num_rows)
@@ -214,16 +217,26 @@ def row_bytes(schema: pa.Schema, widths: Mapping[str, float]) -> float:
     return sum(_width(field, widths) for field in schema)
 
 
-def refuse_full_disk(folder: Path, num_bytes: float) -> None:
-    """Refuses a copy of so many bytes that a folder has no room for.
+def count_copies(crew: Crew) -> int:
+    """Copies of the table that the tasks on this machine make, each its own.
+
+    Waits until all tasks have come to make theirs: none has taken room yet when the others look.
+    """
+    crew.gather(None)
+    return max(1, len(crew.local_peers))
+
+
+def refuse_full_disk(folder: Path, num_bytes: float, *, copies: int = 1) -> None:
+    """Refuses copies of so many bytes each that a folder has no room for.
 
     Raises:
         JobError: If it has not.
     """
-    needed, free = _ROOM * num_bytes, shutil.disk_usage(folder).free
+    needed, free = _ROOM * num_bytes * copies, shutil.disk_usage(folder).free
     if needed > free:
+        what = "copy of the table needs" if copies == 1 else f"{copies} tasks' copies need"
         raise JobError(
-            f"The copy of the table needs {needed / 2**30:.1f} GiB, but {folder} has "
+            f"The {what} {needed / 2**30:.1f} GiB, but {folder} has "
             f"{free / 2**30:.1f} GiB left. {_WAY_OUT}"
         )
 

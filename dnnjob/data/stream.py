@@ -25,7 +25,7 @@ from dnnjob.data.kinds import arrow_kind
 from dnnjob.data.order import default_window_rows
 from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.schema import Column
-from dnnjob.data.scratch import LEAST_GROUP_ROWS, Copy, copied_schema
+from dnnjob.data.scratch import LEAST_GROUP_ROWS, Copy, copied_schema, count_copies
 from dnnjob.data.sources import JobFiles
 from dnnjob.data.split import SPLITS, Labels
 from dnnjob.data.splitter import (
@@ -280,7 +280,7 @@ def open_stream(
         JobError: If there is no room for a copy.
         StoppedError: If a signal asked for it.
     """
-    data, features = job.data, found.features
+    data, features, crew = job.data, found.features, crew or Crew(StopFlag())
     files = ParquetRows.open(found.paths)
     agreed = agree_on_kinds(data, files, features)
     if data.split_column is not None and key_kind is not None:
@@ -291,7 +291,8 @@ def open_stream(
     fingerprint = fingerprint_files(originals or found.paths)
     copy = None
     if block_rows is not None and _has_large_groups(source, block_rows):
-        copy = _make_copy(source, data, kinds, scratch, block_rows=block_rows)
+        copies = count_copies(crew)
+        copy = _make_copy(source, data, kinds, scratch, block_rows=block_rows, copies=copies)
     key = key_of_pass(
         data,
         kinds,
@@ -310,7 +311,7 @@ def open_stream(
         key_kind=_key_kind(data, agreed),
         threads=threads,
     )
-    passed = made.find(PassKeeper(kept, key), crew or Crew(StopFlag()))
+    passed = made.find(PassKeeper(kept, key), crew)
     survey = passed.kept.survey
     columns = join_totals([dict(part) for part in survey.totals.values()])
     warnings = check_totals(data, kinds, columns, survey.differing)
@@ -461,6 +462,7 @@ def _make_copy(
     folder: Path,
     *,
     block_rows: int,
+    copies: int,
 ) -> Copy:
     numeric = {
         name
@@ -475,6 +477,7 @@ def _make_copy(
         num_rows=source.num_rows,
         block_rows=block_rows,
         widths=source.widths(),
+        copies=copies,
     )
 
 

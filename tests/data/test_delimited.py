@@ -18,6 +18,7 @@ from dnnjob.data.splitter import split_table
 from dnnjob.data.stream import StreamedTable
 from dnnjob.errors import DataError, JobError
 from dnnjob.tasks import Crew, StopFlag
+from dnnjob.tasks.rendezvous import Peer
 
 CHUNK = 50
 NUM_ROWS = 4 * CHUNK
@@ -218,6 +219,42 @@ def test_room_is_checked_before_anything_is_written(
             outlines,
             folder=tmp_path / "scratch",
             block_rows=10,
+            copies=1,
             check=lambda: None,
         )
     assert not list((tmp_path / "scratch").iterdir())
+
+
+class TwoHere(Crew):
+    """One of two tasks on this machine."""
+
+    local_peers = (
+        Peer(rank=0, launch="l", host="h", pid=1, network="n", address="a", port=1),
+        Peer(rank=1, launch="l", host="h", pid=2, network="n", address="a", port=2),
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_there_must_be_room_for_the_copies_of_all_tasks_of_a_machine(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnjob.data.scratch.LEAST_GROUP_ROWS", 1)
+    monkeypatch.setattr("dnnjob.data.stream.LEAST_GROUP_ROWS", 1)
+    frame = make_frame()[["plain", "y"]]
+    if suffix == "csv":
+        frame.to_csv(tmp_path / "t.csv", index=False)
+    else:
+        frame.to_parquet(tmp_path / "t.parquet", index=False)
+    job = make_job(tmp_path / f"t.{suffix}", features=["plain"], id_columns=[], columns={})
+    # A copy takes 16 bytes a row at most.
+    usage = type("Usage", (), {"free": 1.2 * 16 * NUM_ROWS if suffix == "csv" else 2800})
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+
+    def open_as(crew: Crew) -> StreamedTable | None:
+        scratch = tmp_path / type(crew).__name__
+        scratch.mkdir()
+        return open_pieces(job, make_scratch=lambda: scratch, threads=1, crew=crew, kept=None)
+
+    assert open_as(Crew(StopFlag())) is not None
+    with pytest.raises(JobError, match="2 tasks' copies need"):
+        open_as(TwoHere(StopFlag()))
