@@ -247,6 +247,10 @@ def git_state(
 
 def peak_rss_mb() -> float:
     """Largest resident memory of this process so far, in MiB."""
+    for line in _read(Path("/proc/self/status")).splitlines():
+        # Not ru_maxrss, which starts at the size of the process that started this one.
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 

@@ -274,3 +274,14 @@ def test_a_processor_without_avx_is_no_use_to_tensorflow(
     monkeypatch.setattr(machine, "cpu_flags", lambda: flags)
 
     assert machine.lacks_instructions() == lacking
+
+
+def test_the_peak_is_this_process_own_and_not_that_of_its_parent() -> None:
+    code = "import subprocess, sys; held = bytearray(500 * 2**20); " + (
+        "print(subprocess.check_output([sys.executable, '-c', "
+        "'from dnnjob import machine; print(machine.peak_rss_mb())'], text=True))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert float(done.stdout) < 300

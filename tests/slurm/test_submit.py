@@ -209,6 +209,8 @@ def test_a_submission_interrupted_once_it_is_answered_queues_nothing(
     closed: Cluster, tmp_path: Path
 ) -> None:
     profile = load_profile(write_profile(tmp_path))
+    # The tests themselves may run where it is ignored.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def interrupt(_: Sequence[str]) -> None:
         with raising_on_signals():
@@ -216,6 +218,7 @@ def test_a_submission_interrupted_once_it_is_answered_queues_nothing(
 
     with pytest.raises(SystemExit):
         queue([partial(print)], profile, folder=tmp_path / "s", name="x", write=interrupt)
+    signal.signal(signal.SIGHUP, before)
     wait_until(lambda: slurm.count_queued() == 0, seconds=20)
 
 
