@@ -163,7 +163,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """The tiny job, run once for all tests that only look; none may change it."""
     folder = tmp_path_factory.mktemp("finished")
     job_file = write_tiny_job(folder, output={"plots": True})
-    done = run_command("run", "job.toml", "--root", "runs", cwd=folder)
+    (folder / "tmp").mkdir()
+    done = run_command("run", "job.toml", "--root", "runs", cwd=folder, TMPDIR=str(folder / "tmp"))
     assert done.returncode == 0, done.stderr
     paths = RunPaths(Path(done.stdout.strip()))
     return FinishedRun(paths, job_file, make_frame(), done.stdout, done.stderr)

@@ -85,6 +85,10 @@ def test_a_run_folder_holds_exactly_these_files(finished: FinishedRun, golden: G
     assert not finished.paths.checkpoints.exists()
 
 
+def test_a_run_leaves_nothing_among_temporary_files(finished: FinishedRun) -> None:
+    assert [*(finished.job_file.parent / "tmp").iterdir()] == []
+
+
 def test_a_finished_run_says_so(finished: FinishedRun) -> None:
     status = read_status(finished.paths)
     assert (status.state, status.reason, status.error) == ("COMPLETED", None, None)

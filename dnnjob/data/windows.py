@@ -59,12 +59,21 @@ def make_windows(plan: StepPlan, *, seed: int, first_step: int = 0) -> Iterator[
     def make_indices(block: np.int64) -> np.ndarray:
         return _padded_indices(plan, int(block), seed=seed)
 
-    dataset = blocks.map(
-        lambda block: tf.numpy_function(make_indices, [block], tf.int32, stateful=False)
-    ).prefetch(_BLOCKS_AHEAD)
+    dataset = blocks.map(_as_is(make_indices, tf.int32)).prefetch(_BLOCKS_AHEAD)
     for block, indices in enumerate(dataset.with_options(_options()), start=first_block):
         num_steps = len(plan.block_epochs(block)) * plan.steps_per_epoch
         yield Window(block * block_steps, num_steps, indices)
+
+
+def _as_is(function: Callable[..., Any], types: Any) -> Callable[[tf.Tensor], Any]:
+    """The function of NumPy's values for a pipeline.
+
+    Autograph would convert what calls it, and leave a file in the temporary folder after every run.
+    """
+    call: Callable[[tf.Tensor], Any] = tf.autograph.experimental.do_not_convert(
+        lambda number: tf.numpy_function(function, [number], types, stateful=False)
+    )
+    return call
 
 
 def _padded_indices(plan: StepPlan, block: int, *, seed: int) -> np.ndarray:
@@ -209,9 +218,7 @@ def stream_windows(
             indices = plan.indices(epoch, window, seed=seed, replicas=source.replicas)
             return [indices, *source.fill(epoch, window, seed=seed, pool=pool)]
 
-        dataset = tf.data.Dataset.range(first, len(places)).map(
-            lambda number: tf.numpy_function(fill, [number], types, stateful=False)
-        )
+        dataset = tf.data.Dataset.range(first, len(places)).map(_as_is(fill, types))
         # The one that is filled is the only one ahead: memory holds two.
         iterator = iter(dataset.prefetch(1).with_options(_options()))
         for epoch, window in places[first:]:
