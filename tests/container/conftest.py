@@ -70,11 +70,13 @@ class Podman:
 
 
 @pytest.fixture(scope="session")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+def podman() -> Iterator[Podman]:
     """Podman and the cpu image."""
     _require("podman", "runc", "debootstrap")
     kept = os.environ.get(KEPT)
-    store = Path(kept) if kept else tmp_path_factory.mktemp("store")
+    # Not in one of pytest's folders: any user reads the settings there.
+    store = Path(kept or tempfile.mkdtemp(prefix="dnnjob-store-"))
+    store.chmod(0o755)
     made = Podman(_configure(store))
     try:
         if made("image", "exists", BASE).returncode:
