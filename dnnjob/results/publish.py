@@ -9,7 +9,6 @@ from collections.abc import Callable
 import numpy as np
 
 from dnnjob.results.assemble import Facts, assemble_report, make_history
-from dnnjob.results.page import render_page
 from dnnjob.results.report import Report, write_history, write_report
 from dnnjob.runs import write_text
 
@@ -22,6 +21,9 @@ def publish(facts: Facts, *, check: Callable[[], None]) -> Report:
         check: Called between files; raises where the run shall stop, which leaves the rest to the
             next attempt.
     """
+    # Its template engine is for the end of a run alone.
+    from dnnjob.results.page import render_page
+
     paths, output = facts.journal.paths, facts.job.output
     facts.journal.recheck()
     with facts.watch.time("report"):
