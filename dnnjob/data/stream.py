@@ -272,7 +272,6 @@ def open_stream(
             the others take what it found.
         kept: Folder of what passes found; None keeps nothing.
         originals: What these files were made from, in place of themselves for the fingerprint.
-
         key_kind: What the split column held in the originals; None where these files show it.
 
     Raises:

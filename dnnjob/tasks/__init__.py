@@ -9,8 +9,10 @@ steps = crew.agree(steps)                            # the chief's word, at the 
 from dnnjob.tasks.alive import refuse_live_run, sees_process
 from dnnjob.tasks.crew import ChiefEndedError, Crew, FollowerCrew
 from dnnjob.tasks.environment import (
+    LOGICAL_CPUS,
     configure_process,
     count_threads,
+    logical_cpus,
     lower_threads,
     refuse_without_gpu,
 )
@@ -20,6 +22,7 @@ from dnnjob.tasks.stop import StopFlag, stop_signals
 from dnnjob.tasks.task import Task, find_task
 
 __all__ = [
+    "LOGICAL_CPUS",
     "WAIT_S",
     "ChiefEndedError",
     "Crew",
@@ -33,6 +36,7 @@ __all__ = [
     "fresh_names",
     "introduced",
     "lead_crew",
+    "logical_cpus",
     "looks",
     "lower_threads",
     "refuse_live_run",

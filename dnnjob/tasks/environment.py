@@ -27,6 +27,9 @@ _SHARED_MEMORY = Path("/dev/shm")
 # A GPU's results repeat bit for bit where sums have one order, and where the kernels are not chosen
 # by which was the fastest this time (docs/decisions/determinism.md).
 _REPEATABLE = {"--xla_gpu_deterministic_ops": "true", "--xla_gpu_autotune_level": "0"}
+LOGICAL_CPUS = "DNNJOB_LOGICAL_CPUS"
+"""Environment variable with the number of devices that tests make of one CPU."""
+
 # gRPC would send the tasks' talk through them.
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 
@@ -53,7 +56,9 @@ def configure_process(devices: DevicesConfig, crew: Crew | None = None) -> int:
         refuse_without_gpu(devices)
     threads = devices.threads or count_threads(crew)
     settings = {
-        "TF_NUM_INTRAOP_THREADS": str(threads),
+        # Replicas of one CPU compute beside each other: its threads, shared, would only be in each
+        # other's way.
+        "TF_NUM_INTRAOP_THREADS": str(max(1, threads // logical_cpus())),
         "TF_NUM_INTEROP_THREADS": str(threads),
         "OMP_NUM_THREADS": str(threads),
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
@@ -109,6 +114,11 @@ def count_threads(crew: Crew, environ: Mapping[str, str] = os.environ) -> int:
         whole = int(node) if node.isdecimal() else min(grants.values())
         grants["Slurm"] = max(1, whole // task.local_tasks)
     return min(grants.values())
+
+
+def logical_cpus() -> int:
+    """Devices to make of the CPU: one, unless a test asks for replicas without GPUs."""
+    return int(os.environ.get(LOGICAL_CPUS, "1"))
 
 
 def lower_threads(threads: int, *, cores: int, before: int | None, is_alike: bool = True) -> int:

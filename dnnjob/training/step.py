@@ -21,8 +21,11 @@ from dnnjob.training.model import dropout_units, forward, kernels
 from dnnjob.training.strategy import Devices, Placed
 
 # Rows of one matrix product. A larger batch is added up from chunks, whose activations stay in
-# the cache: 20 % faster at 8192 rows than one product (docs/decisions/xla.md).
-_CHUNK_ROWS = 1024
+# the caches: 20 % faster at 8192 rows than one product (docs/decisions/xla.md).
+_LEAST_CHUNK_ROWS, _CHUNK_ROWS_A_THREAD = 512, 256
+_GPU_CHUNK_ROWS = 1024
+# Of validation, which keeps no activations.
+_VALIDATION_ROWS = 1024
 _MAX_LAYERS = 1024
 
 
@@ -114,6 +117,7 @@ class CompiledStep:
         self._job, self._plan, self._strategy = job, plan, devices.strategy
         self._devices = devices
         self._num_replicas = devices.num_replicas
+        self._chunk_rows = chunk_rows(devices, threads=job.devices.threads)
         self._variables = [variable.value for variable in dnn.trainable_variables]
         self._kernels = kernels(dnn)
         self.validates = data.num_validation_rows > 0
@@ -362,7 +366,7 @@ class CompiledStep:
         """One replica's share of the gradients, and of the sum of squared errors."""
         rows = int(indices.shape[0])
         masks = self._dropout_masks(stream, replica, rows=rows)
-        num_chunks = math.ceil(rows / _CHUNK_ROWS)
+        num_chunks = math.ceil(rows / self._chunk_rows)
         if num_chunks == 1:
             return self._chunk_gradients(weights, x, y, indices, num_rows, masks)
         places = _cut(indices, num_chunks, padding=-1)
@@ -545,11 +549,23 @@ class CompiledStep:
         return tf.no_op()
 
 
+def chunk_rows(devices: Devices, *, threads: int) -> int:
+    """The most rows of a batch that one product takes.
+
+    Args:
+        devices: What the run computes on.
+        threads: Of a task; 0 where the job leaves them open.
+    """
+    if devices.kind == "gpu":
+        return _GPU_CHUNK_ROWS
+    return max(_LEAST_CHUNK_ROWS, _CHUNK_ROWS_A_THREAD * (threads // len(devices.names)))
+
+
 def _validation_indices(num_rows: int, num_replicas: int) -> np.ndarray:
     """The validation rows in chunks, each cut among the replicas; -1 is padding."""
     if num_rows == 0:
         return np.zeros((0, num_replicas, 1), np.int32)
-    plan = StepPlan(num_rows, _CHUNK_ROWS, num_replicas, epochs=1)
+    plan = StepPlan(num_rows, _VALIDATION_ROWS, num_replicas, epochs=1)
     shape = (plan.steps_per_epoch, num_replicas, plan.rows_per_replica)
     places = np.full(np.prod(shape), -1, np.int32)
     places[:num_rows] = np.arange(num_rows)

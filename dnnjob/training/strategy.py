@@ -5,7 +5,6 @@ with devices.strategy.scope(): ...
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -17,12 +16,9 @@ from tensorflow.python.eager import context
 
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
-from dnnjob.tasks import Crew
+from dnnjob.tasks import Crew, logical_cpus
 
 logger = logging.getLogger(__name__)
-
-LOGICAL_CPUS = "DNNJOB_LOGICAL_CPUS"
-"""Environment variable with the number of devices that tests make of one CPU."""
 
 _DAY_MS = 24 * 60 * 60 * 1000
 
@@ -129,7 +125,7 @@ def make_devices(devices: DevicesConfig, crew: Crew) -> Devices:
         all_names = tuple(_names_everywhere(names, crew))
     else:
         local = tf.config.list_logical_devices(kind.upper())
-        names = tuple(device.name for device in (local if gpus else local[: _logical_cpus()]))
+        names = tuple(device.name for device in (local if gpus else local[: logical_cpus()]))
         strategy, all_names = _local_strategy(names), names
     models = tuple(map(_model, gpus))
     logger.info("Devices: asked for %s, got %s.", devices.kind, _describe(names, models))
@@ -213,12 +209,8 @@ def _leave_watching_to_crew(crew: Crew) -> None:
 
 def _split_cpu() -> None:
     """Makes the CPU several devices where a test asks for it, to have replicas without GPUs."""
-    wanted = _logical_cpus()
+    wanted = logical_cpus()
     (cpu,) = tf.config.list_physical_devices("CPU")
     if wanted > 1 and tf.config.get_logical_device_configuration(cpu) is None:
         logical = [tf.config.LogicalDeviceConfiguration() for _ in range(wanted)]
         tf.config.set_logical_device_configuration(cpu, logical)
-
-
-def _logical_cpus() -> int:
-    return int(os.environ.get(LOGICAL_CPUS, "1"))

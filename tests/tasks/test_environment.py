@@ -9,7 +9,7 @@ import pytest
 
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
-from dnnjob.tasks import Crew, StopFlag, Task, configure_process
+from dnnjob.tasks import LOGICAL_CPUS, Crew, StopFlag, Task, configure_process
 from dnnjob.tasks.environment import (
     count_threads,
     lower_threads,
@@ -144,6 +144,18 @@ def test_tensorflow_is_told_where_every_task_listens() -> None:
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
     assert "http_proxy" not in os.environ
     assert "HTTPS_PROXY" not in os.environ
+
+
+@pytest.mark.parametrize(("replicas", "each"), [("1", "6"), ("4", "1"), ("8", "1")])
+def test_replicas_of_one_cpu_share_its_threads(
+    monkeypatch: pytest.MonkeyPatch, replicas: str, each: str
+) -> None:
+    monkeypatch.setenv(LOGICAL_CPUS, replicas)
+
+    assert configure_process(DevicesConfig(kind="cpu", threads=6)) == 6
+
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == each
+    assert os.environ["TF_NUM_INTEROP_THREADS"] == "6"
 
 
 # Where nothing but a temporary folder can be written

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dnnjob.tasks import LOGICAL_CPUS
 from dnnjob.training.evaluate import predict_rows
-from dnnjob.training.strategy import LOGICAL_CPUS
 from tests.training.test_reference_job import TABLE, make_job
 
 SETTINGS: dict[str, dict[str, Any]] = {

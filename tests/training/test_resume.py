@@ -11,10 +11,9 @@ import pytest
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.errors import JobError, SupersededError
 from dnnjob.runs import Journal, Position, RunPaths, claim_attempt, create_run
-from dnnjob.tasks import Crew, StopFlag, Task
+from dnnjob.tasks import LOGICAL_CPUS, Crew, StopFlag, Task
 from dnnjob.training.checkpoint import CheckpointStore
 from dnnjob.training.resume import Identity, Keeper, identify, join_machines
-from dnnjob.training.strategy import LOGICAL_CPUS
 from dnnjob.training.train import TrainingLoop, TrainingState
 
 SECTIONS: dict[str, Any] = {

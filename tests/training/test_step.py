@@ -2,7 +2,7 @@
 
 import time
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.model import build_dnn
-from dnnjob.training.step import Stopping
+from dnnjob.training.step import Stopping, chunk_rows
+from dnnjob.training.strategy import Devices
 
 OPTIMIZERS = {
     "sgd": ({}, lambda: keras.optimizers.SGD(0.01)),
@@ -205,8 +206,8 @@ def test_a_batch_added_up_from_chunks_trains_as_one_product(
     make_training: Any, monkeypatch: pytest.MonkeyPatch, xla: str
 ) -> None:
     weights = []
-    for chunk_rows in (1024, 24):
-        monkeypatch.setattr("dnnjob.training.step._CHUNK_ROWS", chunk_rows)
+    for rows in (1024, 24):
+        monkeypatch.setattr("dnnjob.training.step._LEAST_CHUNK_ROWS", rows)
         training = make_training(
             model={"dropout_rate": 0.5}, train={"global_batch_size": 50}, devices={"xla": xla}
         )
@@ -215,6 +216,23 @@ def test_a_batch_added_up_from_chunks_trains_as_one_product(
 
     for whole, chunked in zip(*weights, strict=True):
         np.testing.assert_allclose(whole, chunked, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "threads", "rows"),
+    [
+        ("cpu", 1, 0, 512),
+        ("cpu", 1, 2, 512),
+        ("cpu", 1, 16, 4096),
+        ("cpu", 4, 16, 1024),
+        ("gpu", 1, 16, 1024),
+    ],
+)
+def test_a_chunk_grows_with_the_threads_that_share_it(
+    kind: Literal["cpu", "gpu"], names: int, threads: int, rows: int
+) -> None:
+    devices = Devices(kind, ("x",) * names, ("x",) * names, tf.distribute.get_strategy(), xla=True)
+    assert chunk_rows(devices, threads=threads) == rows
 
 
 @pytest.mark.parametrize("batch", [16, 2000])
