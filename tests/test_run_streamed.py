@@ -187,6 +187,20 @@ def test_two_tasks_read_half_each_and_come_to_the_same_losses(
         assert read <= 0.6 * 3 * make_plan(paths).num_rows
 
 
+def test_two_tasks_share_one_copy_of_a_text(
+    base: tuple[RunPaths, str], folder: Path, tmp_path: Path
+) -> None:
+    words = ("data.source=large.csv.gz", f"data.scratch='{tmp_path}'", "devices.tasks=2")
+    paths, _ = run(folder, *words)
+
+    np.testing.assert_allclose(losses(paths), losses(base[0]), rtol=1e-5)
+    chief, follower = (paths.log(attempt=1, rank=rank).read_text() for rank in (0, 1))
+    assert "Copying the table" in chief
+    assert "Copying the table" not in follower
+    assert "Reading the copy of the table that task 0 makes." in follower
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_killed_run_goes_on_within_its_epoch_to_the_same_bits(
     base: tuple[RunPaths, str], folder: Path
 ) -> None:

@@ -1,9 +1,10 @@
 """Tables of text larger than memory: looked over once, then rewritten as Parquet in scratch space.
 
-outlines = outline_files(job.data, found)                       # rows and kinds, chunk by chunk
-found = rewrite(job.data, found, outlines, folder=scratch)      # Parquet files of small row groups
+outlines = outline_files(job.data, found, crew=crew)            # rows and kinds, chunk by chunk
+found = rewrite(job.data, found, outlines, scratch=scratch)     # Parquet files of small row groups
 """
 
+import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,7 +27,7 @@ from dnnjob.data.kinds import (
 )
 from dnnjob.data.reading import reading_file
 from dnnjob.data.schema import Column, ColumnData, carried, common_kind
-from dnnjob.data.scratch import Copy, refuse_full_disk, row_bytes
+from dnnjob.data.scratch import Copy, CopyPlan, Scratch, refuse_full_disk
 from dnnjob.data.sources import (
     JobFiles,
     TableFile,
@@ -35,6 +36,7 @@ from dnnjob.data.sources import (
     open_text,
 )
 from dnnjob.data.unify import as_arrow, wanted_columns
+from dnnjob.tasks import Crew
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,6 +86,32 @@ class Outline:
         """The columns' types."""
         return pa.schema([(name, column.dtype) for name, column in self.columns.items()])
 
+    def dump(self) -> dict[str, Any]:
+        """A JSON value that tells another process all of it."""
+        types = [
+            pa.schema([(name, getattr(column, which)) for name, column in self.columns.items()])
+            for which in ("dtype", "holds")
+        ]
+        return {
+            "num_rows": self.num_rows,
+            "types": [base64.b64encode(each.serialize()).decode() for each in types],
+            "rest": [
+                (column.as_written, column.has_commas, column.width)
+                for column in self.columns.values()
+            ],
+        }
+
+    @classmethod
+    def parse(cls, dumped: Mapping[str, Any]) -> "Outline":
+        """What another process has dumped."""
+        buffers = [pa.py_buffer(base64.b64decode(each)) for each in dumped["types"]]
+        dtypes, holds = map(pa.ipc.read_schema, buffers)
+        columns = {
+            name: TextColumn(dtypes.field(name).type, holds.field(name).type, *rest)
+            for name, rest in zip(dtypes.names, dumped["rest"], strict=True)
+        }
+        return cls(dumped["num_rows"], columns)
+
 
 def most_rows(files: Sequence[TableFile], *, enough: int) -> int:
     """At most how many rows these files have; counting ends beyond `enough`.
@@ -108,24 +136,35 @@ def _count_lines(file: TableFile) -> Iterator[int]:
     yield 1
 
 
-def outline_files(data: DataConfig, found: JobFiles, *, check: Check) -> tuple[Outline, ...]:
-    """Rows and columns of each file.
+def outline_files(data: DataConfig, found: JobFiles, *, crew: Crew) -> tuple[Outline, ...]:
+    """Rows and columns of each file, as the chief of the tasks finds them.
 
     Args:
         data: What the job says.
         found: Its files.
-        check: Called between chunks; raises where the run shall stop.
+        crew: The tasks of the run.
 
     Raises:
         DataError: If a file cannot be read, or files differ in what a column holds.
     """
     names = wanted_columns(data, found.features)
-    outlines = tuple(outline_file(data, file, names, check=check) for file in found.files)
+    outlines = tuple(_share_outlines(data, found, names, crew))
     said = ReadAs.of(data).kinds
     for name in names:
         if said.get(name) is None and (name not in data.id_columns or name == data.split_column):
             _common_kind(data, found, outlines, name)
     return outlines
+
+
+def _share_outlines(
+    data: DataConfig, found: JobFiles, names: Sequence[str], crew: Crew
+) -> Iterator[Outline]:
+    if not crew.is_chief:
+        yield from map(Outline.parse, crew.share(None))
+        return
+    outlines = [outline_file(data, file, names, check=crew.check) for file in found.files]
+    crew.share([outline.dump() for outline in outlines])
+    yield from outlines
 
 
 def text_kinds(
@@ -159,35 +198,39 @@ def rewrite(
     found: JobFiles,
     outlines: Sequence[Outline],
     *,
-    folder: Path,
+    scratch: Scratch,
     block_rows: int | None,
-    copies: int,
-    check: Check,
+    crew: Crew,
 ) -> JobFiles:
-    """The same table as Parquet files of small row groups.
+    """The same table as Parquet files of small row groups, written by one of the tasks that share.
 
     Args:
         data: What the job says.
         found: Its files.
         outlines: Of each.
-        folder: For the Parquet files.
+        scratch: For the Parquet files.
         block_rows: Training rows that are read together, in any order; None where all are read
             in theirs.
-        copies: That there must be room for: those of other tasks, too.
-        check: Called between chunks; raises where the run shall stop.
+        crew: The tasks of the run, which wait for each other's copies.
 
     Raises:
         DataError: If a file cannot be read.
         JobError: If there is no room.
     """
-    refuse_full_disk(folder, sum(_num_bytes(outline) for outline in outlines), copies=copies)
-    rewritten: list[list[TableFile]] = []
-    for number, (file, outline) in enumerate(zip(found.files, outlines, strict=True)):
-        part = folder / f"text-{number:06d}"
-        part.mkdir()
-        paths = _rewrite_file(data, file, outline, part, block_rows=block_rows, check=check)
-        names = tuple(outline.columns)
-        rewritten.append([TableFile(path, "parquet", names) for path in paths])
+    plans = [
+        _plan_copy(outline, scratch.folder / f"text-{number:06d}", block_rows=block_rows)
+        for number, outline in enumerate(outlines)
+    ]
+    if scratch.is_mine:
+        num_bytes = sum(plan.num_bytes for plan in plans)
+        refuse_full_disk(scratch.folder, num_bytes, copies=scratch.copies)
+        for file, outline, plan in zip(found.files, outlines, plans, strict=True):
+            _rewrite_file(data, file, outline, plan, check=crew.check)
+    crew.gather(None)
+    rewritten = [
+        [TableFile(path, "parquet", tuple(outline.columns)) for path in plan.paths]
+        for outline, plan in zip(outlines, plans, strict=True)
+    ]
     ends = np.cumsum((0, *found.part_files))
     counts = [sum(map(len, rewritten[first:stop])) for first, stop in pairwise(ends)]
     files = tuple(file for files in rewritten for file in files)
@@ -228,32 +271,25 @@ def read_outlined(data: DataConfig, file: TableFile, outline: Outline) -> Iterat
         yield pa.Table.from_arrays(columns, schema=schema)
 
 
-def _rewrite_file(
-    data: DataConfig,
-    file: TableFile,
-    outline: Outline,
-    folder: Path,
-    *,
-    block_rows: int | None,
-    check: Check,
-) -> list[Path]:
-    copy = Copy(
+def _plan_copy(outline: Outline, folder: Path, *, block_rows: int | None) -> CopyPlan:
+    return CopyPlan.make(
         outline.schema,
         folder,
         num_rows=outline.num_rows,
         block_rows=block_rows or outline.num_rows,
         widths={name: column.width for name, column in outline.columns.items()},
     )
+
+
+def _rewrite_file(
+    data: DataConfig, file: TableFile, outline: Outline, plan: CopyPlan, *, check: Check
+) -> None:
+    plan.folder.mkdir()
+    copy = Copy(plan)
     for table in read_outlined(data, file, outline):
         check()
         copy.write(table)
     copy.close()
-    return copy.paths
-
-
-def _num_bytes(outline: Outline) -> float:
-    widths = {name: column.width for name, column in outline.columns.items()}
-    return outline.num_rows * row_bytes(outline.schema, widths)
 
 
 def _chunks(

@@ -5,7 +5,7 @@ table = open_pieces(job, scratch=partial(scratch_folder, ...), threads=2, crew=c
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from dnnjob.config.job import DataConfig, JobConfig
@@ -14,7 +14,7 @@ from dnnjob.data.encoding import FeatureKind, most_inputs
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.order import WindowPlan, default_window_rows, window_rows
 from dnnjob.data.parquet import ParquetRows
-from dnnjob.data.scratch import count_copies
+from dnnjob.data.scratch import Scratch
 from dnnjob.data.sources import JobFiles, find_pieces
 from dnnjob.data.splitter import PartRows
 from dnnjob.data.stream import StreamedTable, goes_by_windows, open_stream, streams
@@ -92,14 +92,17 @@ def open_pieces(
     found = find_pieces(job.data)
     if found is None:
         return None
-    open_as = partial(open_stream, job, threads=threads, crew=crew, kept=kept)
+    get_scratch = cache(lambda: Scratch.share(make_scratch(), crew))
+    open_as = partial(
+        open_stream, job, get_scratch=get_scratch, threads=threads, crew=crew, kept=kept
+    )
     if found.are_text:
-        return _open_text(job, found, open_as, make_scratch=make_scratch, crew=crew)
+        return _open_text(job, found, open_as, get_scratch=get_scratch, crew=crew)
     plan = plan_pieces(job.data, found)
     if plan is None:
         return None
     block_rows = _block_rows(job, plan.part_rows, plan.window_rows)
-    return open_as(found, block_rows=block_rows, scratch=make_scratch())
+    return open_as(found, block_rows=block_rows)
 
 
 def _open_text(
@@ -107,7 +110,7 @@ def _open_text(
     found: JobFiles,
     open_as: Callable[..., StreamedTable],
     *,
-    make_scratch: Callable[[], Path],
+    get_scratch: Callable[[], Scratch],
     crew: Crew,
 ) -> StreamedTable | None:
     """Files of text, rewritten where they have more rows than a window."""
@@ -116,27 +119,20 @@ def _open_text(
     enough = min(default_window_rows(data, least), window_rows(data, least))
     if most_rows(found.files, enough=enough) <= enough:
         return None
-    outlines = outline_files(data, found, check=crew.check)
+    outlines = outline_files(data, found, crew=crew)
     part_rows = found.part_rows([outline.num_rows for outline in outlines])
     kinds = text_kinds(data, found, outlines)
     rows = window_rows(data, kinds)
     fits = sum(part_rows) <= default_window_rows(data, kinds)
     if fits and not goes_by_windows(data, part_rows, window_rows=rows):
         return None
-    block_rows, folder = _block_rows(job, part_rows, rows), make_scratch()
+    block_rows = _block_rows(job, part_rows, rows)
     rewritten = rewrite(
-        data,
-        found,
-        outlines,
-        folder=folder,
-        block_rows=block_rows,
-        copies=count_copies(crew),
-        check=crew.check,
+        data, found, outlines, scratch=get_scratch(), block_rows=block_rows, crew=crew
     )
     return open_as(
         rewritten,
         block_rows=block_rows,
-        scratch=folder,
         originals=found.paths,
         key_kind=key_kind(data, found, outlines),
     )

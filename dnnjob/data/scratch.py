@@ -1,10 +1,12 @@
 """Scratch space of a run, and the copy of a table there whose files cannot be cut at will.
 
 with scratch_folder(data, run_id, attempt=1) as folder:
-    copy = Copy(schema, folder, num_rows=10_000_000, block_rows=50_000, widths={"name": 24.0})
-    copy.write(table)                  # rows, in order
+    scratch = Scratch.share(folder, crew)               # of several tasks, one makes the copy
+    plan = CopyPlan.make(schema, scratch.folder, num_rows=10_000_000, block_rows=50_000, widths={})
+    copy = Copy(plan)
+    copy.write(table)                                   # rows, in order
     copy.close()
-    copy.paths, copy.starts
+    plan.paths, plan.starts
 """
 
 import errno
@@ -17,9 +19,11 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -87,48 +91,112 @@ def _is_over(name: str, *, attempt: int, space: str) -> bool:
     return of_space == space and not Path(f"/proc/{pid}").exists()
 
 
-class Copy:
+@dataclass(frozen=True, eq=False)
+class Scratch:
+    """Where a task reads its copy of the table: one copy serves all tasks that see its folder.
+
+    Attributes:
+        folder: The copy's, the same for all that share it.
+        is_mine: Whether this task makes the copy.
+        copies: How many the tasks of this machine make.
+    """
+
+    folder: Path
+    is_mine: bool = True
+    copies: int = 1
+
+    @classmethod
+    def share(cls, folder: Path, crew: Crew) -> "Scratch":
+        """Finds the tasks that see each other's folders; all call it at the same point.
+
+        No task has taken room yet when the others look.
+
+        Args:
+            folder: This task's own, of a name that no other has on any machine.
+            crew: The tasks of the run.
+        """
+        folders = [Path(other) for other in crew.gather(str(folder))]
+        seen = next(rank for rank, other in enumerate(folders) if other.is_dir())
+        makers = set(crew.gather(seen))
+        rank = crew.task.rank
+        copies = sum(peer.rank in makers for peer in crew.local_peers)
+        if rank in makers:
+            return cls(folder, copies=max(1, copies))
+        logger.info("Reading the copy of the table that task %d makes.", seen)
+        return cls(folders[seen], is_mine=False, copies=max(1, copies))
+
+
+@dataclass(frozen=True, eq=False)
+class CopyPlan:
     """A copy of a table's columns in small row groups, over a few files.
 
     Attributes:
-        paths: Its files so far.
-        starts: First row of each row group, and the number of rows.
+        schema: Its columns; their rows are cast to these types.
+        folder: Of its files.
+        num_rows: Its rows.
+        group_rows: Rows of its row groups, the last may have fewer.
+        num_bytes: What it takes, at a guess.
     """
 
-    def __init__(
-        self,
+    schema: pa.Schema
+    folder: Path
+    num_rows: int
+    group_rows: int
+    num_bytes: float
+
+    @classmethod
+    def make(
+        cls,
         schema: pa.Schema,
         folder: Path,
         *,
         num_rows: int,
         block_rows: int,
         widths: Mapping[str, float],
-        copies: int = 1,
-    ) -> None:
-        """A copy to be written.
+    ) -> "CopyPlan":
+        """A plan from what is known of the table before it is read.
 
         Args:
-            schema: Its columns; their rows are cast to these types.
+            schema: Columns of the copy.
             folder: For its files.
             num_rows: Rows that will come.
             block_rows: Rows that are read together.
             widths: Bytes of a text of each column that has them.
+        """
+        width = row_bytes(schema, widths)
+        rows = int(min(_GROUP_BYTES // max(width, 1), block_rows // 4, _MOST_GROUP_ROWS))
+        return cls(schema, folder, num_rows, max(LEAST_GROUP_ROWS, rows), width * num_rows)
+
+    @property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """First row of each row group, and the number of rows."""
+        firsts = np.arange(0, self.num_rows, self.group_rows, dtype=np.int64)
+        return np.append(firsts, self.num_rows)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that are there, in order."""
+        return sorted(self.folder.glob("part-*.parquet"))
+
+
+class Copy:
+    """Writes a copy as planned."""
+
+    def __init__(self, plan: CopyPlan, *, copies: int = 1) -> None:
+        """A copy to be written.
+
+        Args:
+            plan: What becomes of it.
             copies: That there must be room for: those of other tasks, too.
 
         Raises:
             JobError: If there is no room.
         """
-        self.paths: list[Path] = []
-        self._schema = schema
-        self._folder = folder
+        refuse_full_disk(plan.folder, plan.num_bytes, copies=copies)
+        self._schema, self._folder, self._group_rows = plan.schema, plan.folder, plan.group_rows
         self._writer: pq.ParquetWriter | None = None
-        width = row_bytes(schema, widths)
-        refuse_full_disk(folder, width * num_rows, copies=copies)
-        rows = int(min(_GROUP_BYTES // max(width, 1), block_rows // 4, _MOST_GROUP_ROWS))
-        self._group_rows = max(LEAST_GROUP_ROWS, rows)
-        self.starts = np.append(np.arange(0, num_rows, self._group_rows, dtype=np.int64), num_rows)
         self._waiting: list[pa.Table] = []
-        self._num_groups = 0
+        self._num_groups = self._num_files = 0
         logger.info(
             "Copying the table in row groups of %d rows to %s.", self._group_rows, self._folder
         )
@@ -159,11 +227,12 @@ class Copy:
     def _write_group(self, table: pa.Table) -> None:
         if self._writer is None or self._num_groups % _GROUPS_A_FILE == 0:
             self._close_file()
-            self.paths.append(self._folder / f"part-{len(self.paths):06d}.parquet")
+            path = self._folder / f"part-{self._num_files:06d}.parquet"
+            self._num_files += 1
             texts = [one.name for one in self._schema if not _is_plain(one.type)]
             with self._explaining():
                 self._writer = pq.ParquetWriter(
-                    self.paths[-1],
+                    path,
                     self._schema,
                     compression="none",
                     use_dictionary=texts or False,
@@ -215,15 +284,6 @@ _WAY_OUT = (
 def row_bytes(schema: pa.Schema, widths: Mapping[str, float]) -> float:
     """Bytes of a row of a copy; `widths` are those of a text of each column that has them."""
     return sum(_width(field, widths) for field in schema)
-
-
-def count_copies(crew: Crew) -> int:
-    """Copies of the table that the tasks on this machine make, each its own.
-
-    Waits until all tasks have come to make theirs: none has taken room yet when the others look.
-    """
-    crew.gather(None)
-    return max(1, len(crew.local_peers))
 
 
 def refuse_full_disk(folder: Path, num_bytes: float, *, copies: int = 1) -> None:

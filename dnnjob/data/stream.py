@@ -1,8 +1,8 @@
 """Tables larger than memory: passed over once, then read in pieces.
 
-with open_stream(job, found, block_rows=50_000, scratch=scratch, threads=2) as table:
-    table.num_split_rows, table.statistics("train"), table.columns
-    rows = table.read_split(TRAIN, 50_000, 100_000)     # training rows by their number
+table = open_stream(job, found, block_rows=50_000, get_scratch=get_scratch, threads=2)
+table.num_split_rows, table.statistics("train"), table.columns
+rows = table.read_split(TRAIN, 50_000, 100_000)     # training rows by their number
 """
 
 import logging
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dnnjob.config.job import DataConfig, JobConfig
@@ -25,7 +26,7 @@ from dnnjob.data.kinds import arrow_kind
 from dnnjob.data.order import default_window_rows
 from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.schema import Column
-from dnnjob.data.scratch import LEAST_GROUP_ROWS, Copy, copied_schema, count_copies
+from dnnjob.data.scratch import LEAST_GROUP_ROWS, Copy, CopyPlan, Scratch, copied_schema
 from dnnjob.data.sources import JobFiles
 from dnnjob.data.split import SPLITS, Labels
 from dnnjob.data.splitter import (
@@ -252,7 +253,7 @@ def open_stream(
     found: JobFiles,
     *,
     block_rows: int | None,
-    scratch: Path,
+    get_scratch: Callable[[], Scratch],
     threads: int,
     crew: Crew | None = None,
     kept: Path | None = None,
@@ -266,9 +267,9 @@ def open_stream(
         found: Its files and features.
         block_rows: Training rows that are read together, in any order; None where all are read
             once, in theirs.
-        scratch: A folder of this run, for a copy where the files cannot be read in small pieces.
+        get_scratch: Gives the place of a copy, where the files cannot be read in small pieces.
         threads: Threads to measure with.
-        crew: The tasks of the run: where no copy is needed, the chief passes over the table and
+        crew: The tasks of the run: the chief passes over the table, and those that make a copy;
             the others take what it found.
         kept: Folder of what passes found; None keeps nothing.
         originals: What these files were made from, in place of themselves for the fingerprint.
@@ -288,14 +289,15 @@ def open_stream(
     source = files.wanting(_columns_of(data, files, wanted_columns(data, features), agreed))
     part_rows = found.part_rows(source.file_rows(found.paths))
     fingerprint = fingerprint_files(originals or found.paths)
-    copy = None
+    scratch = plan = None
     if block_rows is not None and _has_large_groups(source, block_rows):
-        copies = count_copies(crew)
-        copy = _make_copy(source, data, kinds, scratch, block_rows=block_rows, copies=copies)
+        scratch = get_scratch()
+        plan = _plan_copy(source, data, kinds, scratch.folder, block_rows=block_rows)
+    starts = source.starts if plan is None else plan.starts
     key = key_of_pass(
         data,
         kinds,
-        np.diff(source.starts if copy is None else copy.starts),
+        np.diff(starts),
         fingerprint,
         part_rows=part_rows,
         seed=job.split_seed,
@@ -306,7 +308,9 @@ def open_stream(
         kinds,
         part_rows,
         partial(_scan, data, files, agreed),
-        copy,
+        starts,
+        copy=_make_copy(plan, scratch),
+        awaits_copy=scratch is not None and not scratch.is_mine,
         key_kind=_key_kind(data, agreed),
         threads=threads,
     )
@@ -327,7 +331,7 @@ def open_stream(
         ),
         fingerprint=fingerprint,
         warnings=warnings,
-        rows=source if copy is None else _open_copy(copy, source.columns),
+        rows=source if plan is None else _open_copy(plan, source.columns),
         splitter=passed.splitter,
         totals=survey.totals,
         group_counts=survey.group_counts,
@@ -354,7 +358,9 @@ class _Pass:
         kinds: What the features hold.
         part_rows: Rows of the sources of each split.
         scan: Looks for what the split must know; calls in between what it is given.
+        starts: First rows of the row groups that are counted, and the number of rows.
         copy: What takes the rows, too.
+        awaits_copy: Whether another task makes the copy that this one will read.
         key_kind: What the split column holds, where the split goes by one.
         threads: Threads to measure with.
     """
@@ -364,18 +370,21 @@ class _Pass:
     kinds: Mapping[str, FeatureKind]
     part_rows: PartRows
     scan: Callable[[Callable[[], object]], SplitFacts]
+    starts: npt.NDArray[np.int64]
     copy: Copy | None
+    awaits_copy: bool
     key_kind: FeatureKind | None
     threads: int
 
     def find(self, keeper: PassKeeper, crew: Crew) -> _Passed:
         """What a pass finds, and the copy, if one is needed.
 
-        Without a copy the chief goes first, and the other tasks need not read the table.
+        The chief goes first, and whoever makes a copy: the other tasks need not read the table.
         """
-        waits = self.copy is None and keeper.folder is not None
-        if waits and not crew.is_chief:
-            crew.share(None)
+        leads = crew.is_chief or self.copy is not None
+        waits = self.awaits_copy or (not leads and keeper.folder is not None)
+        if waits:
+            crew.gather(None)
         kept = keeper.load()
         if kept is None:
             found = self._make(crew.check)
@@ -385,8 +394,8 @@ class _Pass:
             found = _Passed(kept, self._make_splitter(kept.facts))
             if self.copy is not None:
                 copy_rows(self.source, self.copy, check=crew.check)
-        if waits and crew.is_chief:
-            crew.share(None)
+        if not waits:
+            crew.gather(None)
         return found
 
     def _make_splitter(self, facts: SplitFacts) -> RowSplitter:
@@ -406,6 +415,7 @@ class _Pass:
             self.job.data,
             self.kinds,
             splitter,
+            starts=self.starts,
             copy=self.copy,
             threads=self.threads,
             check=check,
@@ -454,15 +464,14 @@ def _has_large_groups(source: ParquetRows, block_rows: int) -> bool:
     return most > max(block_rows // 2, LEAST_GROUP_ROWS)
 
 
-def _make_copy(
+def _plan_copy(
     source: ParquetRows,
     data: DataConfig,
     kinds: Mapping[str, FeatureKind],
     folder: Path,
     *,
     block_rows: int,
-    copies: int,
-) -> Copy:
+) -> CopyPlan:
     numeric = {
         name
         for name, kind in kinds.items()
@@ -470,17 +479,22 @@ def _make_copy(
         if kind == arrow_kind(source.schema.field(name).type) == "numeric"
         and name != data.split_column
     }
-    return Copy(
+    return CopyPlan.make(
         copied_schema(source.schema, frozenset(numeric)),
         folder,
         num_rows=source.num_rows,
         block_rows=block_rows,
         widths=source.widths(),
-        copies=copies,
     )
 
 
-def _open_copy(copy: Copy, columns: CommonColumns) -> ParquetRows:
-    rows = ParquetRows.open(copy.paths)
+def _make_copy(plan: CopyPlan | None, scratch: Scratch | None) -> Copy | None:
+    if plan is None or scratch is None or not scratch.is_mine:
+        return None
+    return Copy(plan, copies=scratch.copies)
+
+
+def _open_copy(plan: CopyPlan, columns: CommonColumns) -> ParquetRows:
+    rows = ParquetRows.open(plan.paths)
     schema = next(iter(rows.schemas.values()))
     return rows.wanting(CommonColumns(schema, columns.kinds, columns.missing))

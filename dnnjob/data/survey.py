@@ -1,6 +1,6 @@
 """One pass over a table: what its columns hold in each split, and the rows of each row group.
 
-survey = survey_rows(rows, data, kinds, splitter, copy=None, threads=2)
+survey = survey_rows(rows, data, kinds, splitter, starts=rows.starts, copy=None, threads=2)
 survey.totals["train"]["x"], survey.group_counts
 """
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from dnnjob.config.job import DataConfig
@@ -101,6 +102,7 @@ def survey_rows(
     kinds: Mapping[str, FeatureKind],
     splitter: RowSplitter,
     *,
+    starts: npt.NDArray[np.int64],
     copy: Copy | None,
     threads: int,
     check: Callable[[], object],
@@ -112,7 +114,8 @@ def survey_rows(
         data: What the job says.
         kinds: What its features hold.
         splitter: The split of each row.
-        copy: What takes the rows, too; its row groups are those counted.
+        starts: First rows of the row groups that are counted, and the number of rows.
+        copy: What takes the rows, too.
         threads: Threads to measure with.
         check: Called between blocks; raises where the run shall stop.
 
@@ -122,7 +125,7 @@ def survey_rows(
     """
     reads = raw_kinds(data, kinds)
     waiting: list[tuple[int, Future[_Measured]]] = []
-    sums = _Sums(rows.starts if copy is None else copy.starts)
+    sums = _Sums(starts)
 
     def measure(first: int, table: pa.Table) -> _Measured:
         block = raw_block(table, reads, data, source=data.source)

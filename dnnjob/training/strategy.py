@@ -5,7 +5,9 @@ with devices.strategy.scope(): ...
 """
 
 import logging
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Literal
@@ -20,6 +22,8 @@ from dnnjob.tasks import Crew, logical_cpus
 
 logger = logging.getLogger(__name__)
 
+# All tasks are there by then, and need but start their servers.
+_CONNECT_S = 60.0
 _DAY_MS = 24 * 60 * 60 * 1000
 
 Placed = Any
@@ -185,9 +189,26 @@ def _join_strategy(kind: Literal["cpu", "gpu"], crew: Crew) -> tf.distribute.Str
         implementation=implementation.NCCL if kind == "gpu" else implementation.RING
     )
     crew.assemble()
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    with ending_within(_CONNECT_S):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     crew.connected()
     return strategy
+
+
+@contextmanager
+def ending_within(seconds: float) -> Iterator[None]:
+    """Ends this process by SIGALRM if what is inside takes longer.
+
+    TensorFlow waits for the servers of the other tasks with Python at a standstill, for an hour: of
+    a task that is killed in this moment nothing else could free the others.
+    """
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _leave_watching_to_crew(crew: Crew) -> None:

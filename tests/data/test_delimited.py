@@ -1,6 +1,8 @@
 """Files of text that are rewritten chunk by chunk, against the same files in memory."""
 
 import gzip
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,13 @@ from dnnjob.data import delimited
 from dnnjob.data.block import Texts
 from dnnjob.data.delimited import most_rows, outline_files, rewrite
 from dnnjob.data.pieces import open_pieces
+from dnnjob.data.scratch import Scratch
 from dnnjob.data.sources import open_table, peek_job
 from dnnjob.data.split import TEST, TRAIN, VALIDATION
 from dnnjob.data.splitter import split_table
 from dnnjob.data.stream import StreamedTable
 from dnnjob.errors import DataError, JobError
-from dnnjob.tasks import Crew, StopFlag
+from dnnjob.tasks import Crew, StopFlag, Task
 from dnnjob.tasks.rendezvous import Peer
 
 CHUNK = 50
@@ -207,7 +210,7 @@ def test_room_is_checked_before_anything_is_written(
     make_frame().to_csv(tmp_path / "t.csv", index=False)
     job = make_job(tmp_path / "t.csv")
     found = peek_job(job.data)
-    outlines = outline_files(job.data, found, check=lambda: None)
+    outlines = outline_files(job.data, found, crew=Crew(StopFlag()))
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     (tmp_path / "scratch").mkdir()
@@ -217,21 +220,23 @@ def test_room_is_checked_before_anything_is_written(
             job.data,
             found,
             outlines,
-            folder=tmp_path / "scratch",
+            scratch=Scratch(tmp_path / "scratch"),
             block_rows=10,
-            copies=1,
-            check=lambda: None,
+            crew=Crew(StopFlag()),
         )
     assert not list((tmp_path / "scratch").iterdir())
 
 
-class TwoHere(Crew):
-    """One of two tasks on this machine."""
+class TwoApart(Crew):
+    """One of two tasks on this machine whose temporary folders the other does not see."""
 
     local_peers = (
         Peer(rank=0, launch="l", host="h", pid=1, network="n", address="a", port=1),
         Peer(rank=1, launch="l", host="h", pid=2, network="n", address="a", port=2),
     )
+
+    def gather(self, value: object) -> list[object]:
+        return [value, "/no/such/folder" if isinstance(value, str) else 1]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -257,4 +262,76 @@ def test_there_must_be_room_for_the_copies_of_all_tasks_of_a_machine(
 
     assert open_as(Crew(StopFlag())) is not None
     with pytest.raises(JobError, match="2 tasks' copies need"):
-        open_as(TwoHere(StopFlag()))
+        open_as(TwoApart(StopFlag()))
+
+
+class Pair:
+    """Two tasks of a run, each in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._barrier = threading.Barrier(2, timeout=60)
+        self._given: list[object] = [None, None]
+
+    def exchange(self, rank: int, value: object) -> list[object]:
+        self._given[rank] = value
+        self._barrier.wait()
+        given = list(self._given)
+        self._barrier.wait()
+        return given
+
+
+class Paired(Crew):
+    """One of them."""
+
+    local_peers = TwoApart.local_peers
+
+    def __init__(self, pair: Pair, rank: int) -> None:
+        super().__init__(StopFlag())
+        self.task = Task(rank, 2, "x", local_tasks=2)
+        self._pair = pair
+
+    def share(self, value: object) -> object:
+        return self._pair.exchange(self.task.rank, value)[0]
+
+    def gather(self, value: object) -> list[object]:
+        return self._pair.exchange(self.task.rank, value)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "not kept"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_tasks_that_see_one_folder_share_one_copy(
+    tmp_path: Path, suffix: str, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnjob.data.scratch.LEAST_GROUP_ROWS", 1)
+    monkeypatch.setattr("dnnjob.data.stream.LEAST_GROUP_ROWS", 1)
+    if suffix == "csv":
+        make_frame().to_csv(tmp_path / "t.csv", index=False)
+    else:
+        make_frame().to_parquet(tmp_path / "t.parquet", index=False)
+    job, pair = make_job(tmp_path / f"t.{suffix}"), Pair()
+
+    def open_as(rank: int) -> StreamedTable | None:
+        def make_scratch() -> Path:
+            (tmp_path / f"scratch-{rank}").mkdir()
+            return tmp_path / f"scratch-{rank}"
+
+        return open_pieces(
+            job,
+            make_scratch=make_scratch,
+            threads=1,
+            crew=Paired(pair, rank),
+            kept=tmp_path / "kept" if kept else None,
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        chief, follower = pool.map(open_as, range(2))
+
+    assert chief is not None
+    assert follower is not None
+    assert list((tmp_path / "scratch-0").rglob("*.parquet"))
+    assert not list((tmp_path / "scratch-1").iterdir())
+    assert follower.rows.groups == chief.rows.groups
+    assert follower.fit_encoding() == chief.fit_encoding()
+    for one, two in zip(chief.pieces(size=999), follower.pieces(size=999), strict=True):
+        np.testing.assert_array_equal(one.labels, two.labels)
+        np.testing.assert_array_equal(one.y, two.y)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from dnnjob.data.parquet import ParquetRows
-from dnnjob.data.scratch import Copy
+from dnnjob.data.scratch import Copy, CopyPlan
 from dnnjob.errors import JobError
 
 NUM_ROWS = 1000
@@ -18,37 +18,39 @@ def make_table() -> pa.Table:
     return pa.table({"x": np.arange(NUM_ROWS) * 0.5, "t": texts})
 
 
-def make_copy(folder: Path, *, width: float = 20.0, num_rows: int = NUM_ROWS) -> Copy:
-    return Copy(make_table().schema, folder, num_rows=num_rows, block_rows=400, widths={"t": width})
+def make_plan(folder: Path, *, width: float = 20.0, num_rows: int = NUM_ROWS) -> CopyPlan:
+    schema = make_table().schema
+    return CopyPlan.make(schema, folder, num_rows=num_rows, block_rows=400, widths={"t": width})
 
 
 def test_row_groups_are_where_the_copy_said_they_would_be(tmp_path: Path) -> None:
-    copy = make_copy(tmp_path)
+    plan = make_plan(tmp_path)
+    copy = Copy(plan)
     for first in range(0, NUM_ROWS, 130):
         copy.write(make_table().slice(first, 130))
     copy.close()
 
-    rows = ParquetRows.open(copy.paths)
+    rows = ParquetRows.open(plan.paths)
 
-    np.testing.assert_array_equal(rows.starts, copy.starts)
+    np.testing.assert_array_equal(rows.starts, plan.starts)
     assert rows.num_rows == NUM_ROWS
 
 
 def test_long_texts_make_small_row_groups_and_need_their_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert len(make_copy(tmp_path, width=20_000.0).starts) > len(make_copy(tmp_path).starts)
+    assert len(make_plan(tmp_path, width=20_000.0).starts) > len(make_plan(tmp_path).starts)
 
     usage = type("Usage", (), {"free": 2**30})
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    make_copy(tmp_path, num_rows=10**7)
+    Copy(make_plan(tmp_path, num_rows=10**7))
     with pytest.raises(JobError, match=r"needs .* GiB, but .* has 1\.0 GiB left"):
-        make_copy(tmp_path, num_rows=10**7, width=2000.0)
+        Copy(make_plan(tmp_path, num_rows=10**7, width=2000.0))
 
 
 def test_a_disk_that_fills_up_is_told_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "part-000000.parquet").symlink_to("/dev/full")
-    copy = make_copy(tmp_path)
+    copy = Copy(make_plan(tmp_path))
 
     table = pa.concat_tables([make_table()] * 200)
     with pytest.raises(JobError, match=rf"{tmp_path} is full\. Set data\.scratch to a folder"):

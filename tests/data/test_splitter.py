@@ -11,6 +11,7 @@ from sklearn.model_selection import train_test_split
 from dnnjob.config import JobConfig
 from dnnjob.data import splitter as module
 from dnnjob.data.block import Texts
+from dnnjob.data.scratch import Scratch
 from dnnjob.data.sources import open_table, peek_job
 from dnnjob.data.splitter import SplitFacts, make_splitter, split_table
 from dnnjob.data.stream import open_stream
@@ -49,7 +50,9 @@ def in_memory(folder: Path, job: JobConfig) -> Labels:
 def streamed(folder: Path, job: JobConfig) -> Labels:
     scratch = folder.parent / "scratch"
     scratch.mkdir(exist_ok=True)
-    table = open_stream(job, peek_job(job.data), block_rows=200, scratch=scratch, threads=1)
+    table = open_stream(
+        job, peek_job(job.data), block_rows=200, get_scratch=lambda: Scratch(scratch), threads=1
+    )
     pieces = list(table.pieces(size=700))
     return NAMES[np.concatenate([piece.labels for piece in pieces])]
 

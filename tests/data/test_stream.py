@@ -10,7 +10,7 @@ import pytest
 
 from dnnjob.config import DataConfig, JobConfig
 from dnnjob.data import stream
-from dnnjob.data.scratch import scratch_folder
+from dnnjob.data.scratch import Scratch, scratch_folder
 from dnnjob.data.sources import open_table, peek_job
 from dnnjob.data.split import (
     MAX_SHUFFLED_ROWS,
@@ -87,7 +87,7 @@ def open_frame(
         make_job(data),
         peek_job(data),
         block_rows=700,
-        scratch=scratch,
+        get_scratch=lambda: Scratch(scratch),
         threads=2,
     )
 
@@ -230,7 +230,7 @@ def test_a_pass_that_was_kept_is_not_made_again(
             make_job(data),
             peek_job(data),
             block_rows=700,
-            scratch=scratch,
+            get_scratch=lambda: Scratch(scratch),
             threads=1,
             kept=tmp_path / "kept",
         )
@@ -265,7 +265,7 @@ def test_looking_for_what_the_split_must_know_can_be_stopped(
             make_job(data),
             peek_job(data),
             block_rows=700,
-            scratch=tmp_path / "scratch",
+            get_scratch=lambda: Scratch(tmp_path / "scratch"),
             threads=1,
             crew=Crew(stop),
         )
@@ -284,7 +284,7 @@ def test_files_whose_columns_are_of_other_kinds_are_refused(tmp_path: Path) -> N
             make_job(data),
             peek_job(data),
             block_rows=700,
-            scratch=tmp_path / "scratch",
+            get_scratch=lambda: Scratch(tmp_path / "scratch"),
             threads=1,
         )
 
@@ -298,7 +298,11 @@ def test_ids_of_other_types_in_other_files_are_texts(tmp_path: Path) -> None:
     data = make_data(tmp_path / "tables", features=["plain"])
 
     table = open_stream(
-        make_job(data), peek_job(data), block_rows=700, scratch=tmp_path / "scratch", threads=1
+        make_job(data),
+        peek_job(data),
+        block_rows=700,
+        get_scratch=lambda: Scratch(tmp_path / "scratch"),
+        threads=1,
     )
 
     found = [key for piece in table.pieces(size=999) for key in piece.ids["name"].to_pylist()]

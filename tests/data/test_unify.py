@@ -11,6 +11,7 @@ import pytest
 
 from dnnjob.config import DataConfig, JobConfig
 from dnnjob.data.block import Texts
+from dnnjob.data.scratch import Scratch
 from dnnjob.data.sources import Table, open_table, peek_job
 from dnnjob.data.split import TRAIN
 from dnnjob.data.stream import Piece, StreamedTable, open_stream
@@ -35,7 +36,9 @@ def stream(data: DataConfig, folder: Path, *, block_rows: int = 1000) -> Streame
     scratch = folder.parent / f"scratch-{block_rows}"
     scratch.mkdir()
     job = JobConfig(name="t", data=data)
-    return open_stream(job, peek_job(data), block_rows=block_rows, scratch=scratch, threads=2)
+    return open_stream(
+        job, peek_job(data), block_rows=block_rows, get_scratch=lambda: Scratch(scratch), threads=2
+    )
 
 
 def whole(table: StreamedTable) -> Piece:

@@ -8,6 +8,7 @@ import pytest
 
 from dnnjob.config import DevicesConfig, JobConfig
 from dnnjob.data.order import StepPlan
+from dnnjob.data.scratch import Scratch
 from dnnjob.data.sources import open_table, peek_job
 from dnnjob.data.split import Split, split_labelled
 from dnnjob.data.statistics import fit_encoding
@@ -53,7 +54,11 @@ def test_a_table_without_windows_trains_on_the_rows_of_one_in_memory(
     split = split_of(job, table.y)
     expected = encode_rows(table, split, fit_encoding(table, split, job.data))
     streamed = open_stream(
-        job, peek_job(job.data), block_rows=None, scratch=tmp_path / "unused", threads=1
+        job,
+        peek_job(job.data),
+        block_rows=None,
+        get_scratch=lambda: Scratch(tmp_path / "unused"),
+        threads=1,
     )
     rows = WindowedRows.of(streamed, streamed.fit_encoding(), budget_bytes=0, threads=1)
 
