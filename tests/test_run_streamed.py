@@ -190,7 +190,8 @@ def test_two_tasks_read_half_each_and_come_to_the_same_losses(
 def test_two_tasks_share_one_copy_of_a_text(
     base: tuple[RunPaths, str], folder: Path, tmp_path: Path
 ) -> None:
-    words = ("data.source=large.csv.gz", f"data.scratch='{tmp_path}'", "devices.tasks=2")
+    pd.read_parquet(folder / "small.parquet").to_csv(folder / "shared.csv", index=False)
+    words = ("data.source=shared.csv", f"data.scratch='{tmp_path}'", "devices.tasks=2")
     paths, _ = run(folder, *words)
 
     np.testing.assert_allclose(losses(paths), losses(base[0]), rtol=1e-5)
