@@ -9,6 +9,8 @@ from contenders import FOLDER, make_run, ratio
 from measure import Bar, Round, Work, talk
 from stream_table import write_table
 
+from dnnjob.config import DataConfig
+from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.order import default_window_rows
 
 _NUM_FEATURES = 20
@@ -21,7 +23,9 @@ def make_stream_work(*, num_rows: int) -> Work:
     """One epoch from the disk within half a gigabyte, and as many rows of a table in memory."""
     whole, tenth = _write(num_rows), _write(num_rows // _PARTS)
     # A smaller trial has as many windows.
-    window_rows = min(default_window_rows(_NUM_FEATURES), num_rows // 6)
+    data = DataConfig(source=str(whole), target="y")
+    kinds: dict[str, FeatureKind] = {f"x{number}": "numeric" for number in range(_NUM_FEATURES)}
+    window_rows = min(default_window_rows(data, kinds), num_rows // 6)
 
     def make_bars(rounds: list[Round]) -> list[Bar]:
         return [
