@@ -91,7 +91,7 @@ class NumberColumn:
 
     def numbers(self, column: RawColumn) -> list[FloatMatrix]:
         """The raw numbers as float32, NaN where missing."""
-        return [_floats(self.name, column).astype(np.float32)]
+        return [_floats(self.name, column).astype(np.float32, copy=False)]
 
 
 @dataclass(frozen=True)

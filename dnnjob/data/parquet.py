@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ _MAX_OPEN_FILES = 16
 _BUFFER_BYTES, _LEAST_BUFFER_BYTES = 2**20, 2**14
 _ALL_BUFFERS_BYTES = 2**26
 _BATCH_ROWS = 2**16
+# What a broken file makes pyarrow raise.
+_BROKEN = (OSError, ValueError, RuntimeError, pa.ArrowException)
 
 
 @dataclass(frozen=True)
@@ -165,17 +168,28 @@ class ParquetRows:
         Raises:
             DataError: If one cannot be read; the file and the place in it are named.
         """
-        tables = []
-        for group in (self.groups[number] for number in groups):
-            with reading(group.path, group.place):
-                file = self._file(group.path)
-                table = file.read_row_group(
-                    group.number, columns=self.schema.names, use_threads=False
-                )
-            tables.append(self._convert(table, group.path))
-            with self._counting:
-                self.num_read_bytes += group.num_bytes
+        wanted = self.groups[groups.start : groups.stop]
+        runs = [(path, list(run)) for path, run in groupby(wanted, key=lambda one: one.path)]
+        tables = [self._convert(self._read_run(path, run), path) for path, run in runs]
+        with self._counting:
+            self.num_read_bytes += sum(group.num_bytes for group in wanted)
         return pa.concat_tables(tables)
+
+    def _read_run(self, path: Path, run: Sequence[RowGroup]) -> pa.Table:
+        """Row groups of one file at once: half the time of one by one, and columns of one piece."""
+        try:
+            return self._file(path).read_row_groups(
+                [group.number for group in run], columns=self.schema.names, use_threads=False
+            )
+        except _BROKEN:
+            # One by one, to name the one that cannot be read.
+            return pa.concat_tables([self._read_group(group) for group in run])
+
+    def _read_group(self, group: RowGroup) -> pa.Table:
+        with reading(group.path, group.place):
+            return self._file(group.path).read_row_group(
+                group.number, columns=self.schema.names, use_threads=False
+            )
 
     def batches(self, *, size: int, first: int = 0) -> Iterator[tuple[int, pa.Table]]:
         """First row and rows of consecutive pieces of `size` rows, the last one shorter.
@@ -293,7 +307,7 @@ def reading(path: Path, place: str) -> Iterator[None]:
     """Turns what a broken file makes pyarrow raise into one error that names it and the place."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+    except _BROKEN as error:
         told = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
             f"A Parquet file must be readable throughout, but of {path} {place} is not: "

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
+# Rows that are encoded together: what comes of them stays in the cache from one op to the next.
+_ENCODED_ROWS = 8192
 # Validation rows of one matrix product.
 _CHUNK_ROWS = 1024
 
@@ -285,4 +287,12 @@ def trace_encoder(encoder: keras.Model) -> Callable[[Floats], Floats]:
         input_signature=[tf.TensorSpec((None, encoder.input_shape[-1]), tf.float32)],
         autograph=False,
     )
-    return lambda numbers: np.asarray(traced(numbers))
+
+    def encode(numbers: Floats) -> Floats:
+        inputs = np.empty((len(numbers), encoder.output_shape[-1]), np.float32)
+        for first in range(0, len(numbers), _ENCODED_ROWS):
+            rows = slice(first, first + _ENCODED_ROWS)
+            inputs[rows] = traced(numbers[rows])
+        return inputs
+
+    return encode
