@@ -1,6 +1,6 @@
 """The whole story of a run: load, build, train, predict, report.
 
-report = run_job(Journal(paths), crew=Crew(StopFlag()), watch=Stopwatch())
+report = run_job(Journal(paths), crew=Crew(StopFlag()), watch=Stopwatch(), stack=stack)
 """
 
 import logging
@@ -31,7 +31,12 @@ logger = logging.getLogger(__name__)
 
 
 def run_job(
-    journal: Journal, *, crew: Crew, watch: Stopwatch, words: Sequence[str] = ()
+    journal: Journal,
+    *,
+    crew: Crew,
+    watch: Stopwatch,
+    stack: ExitStack,
+    words: Sequence[str] = (),
 ) -> Report | None:
     """Trains, predicts and reports the job of a run folder into that folder.
 
@@ -42,6 +47,7 @@ def run_job(
         journal: The claimed attempt.
         crew: The tasks of the run.
         watch: Started when the run was.
+        stack: Clears away what others may read until they have heard of the end.
         words: `KEY=VALUE` for other devices than the run's job has; the resolved job keeps them.
 
     Raises:
@@ -52,10 +58,9 @@ def run_job(
     job = _load_fitting(journal, crew, words)
     threads = configure_process(job.devices, crew)
     check = partial(_check, crew, journal)
-    with ExitStack() as stack:
+    with ThreadPoolExecutor(max_workers=1) as background:
         with watch.time("load"):
             table = open_run_table(job, journal, stack=stack, crew=crew, threads=threads)
-        background = stack.enter_context(ThreadPoolExecutor(max_workers=1))
         crew.check()
         with watch.time("import"), importing_tensorflow():
             from dnnjob.training.fit import fit_dnn

@@ -80,6 +80,14 @@ def scratch_folder(data: DataConfig, run_id: str, *, attempt: int) -> Iterator[P
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _is_seen(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError:
+        # One of another machine, whose like here is closed to this user or broken.
+        return False
+
+
 def _is_over(name: str, *, attempt: int, space: str) -> bool:
     """Whether nobody uses a folder: it is of an earlier attempt, or its process here has ended."""
     found = re.fullmatch(r"(\d+)-([0-9a-f]{12})-(\d+)-[^-]*", name)
@@ -116,7 +124,7 @@ class Scratch:
             crew: The tasks of the run.
         """
         folders = [Path(other) for other in crew.gather(str(folder))]
-        seen = next(rank for rank, other in enumerate(folders) if other.is_dir())
+        seen = next(rank for rank, other in enumerate(folders) if _is_seen(other))
         makers = set(crew.gather(seen))
         rank = crew.task.rank
         copies = sum(peer.rank in makers for peer in crew.local_peers)
@@ -175,8 +183,9 @@ class CopyPlan:
 
     @property
     def paths(self) -> list[Path]:
-        """The files that are there, in order."""
-        return sorted(self.folder.glob("part-*.parquet"))
+        """Its files, in order."""
+        num_files = -(-(len(self.starts) - 1) // _GROUPS_A_FILE)
+        return [self.folder / f"part-{number:06d}.parquet" for number in range(num_files)]
 
 
 class Copy:
@@ -194,9 +203,10 @@ class Copy:
         """
         refuse_full_disk(plan.folder, plan.num_bytes, copies=copies)
         self._schema, self._folder, self._group_rows = plan.schema, plan.folder, plan.group_rows
+        self._paths = iter(plan.paths)
         self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.Table] = []
-        self._num_groups = self._num_files = 0
+        self._num_groups = 0
         logger.info(
             "Copying the table in row groups of %d rows to %s.", self._group_rows, self._folder
         )
@@ -227,12 +237,10 @@ class Copy:
     def _write_group(self, table: pa.Table) -> None:
         if self._writer is None or self._num_groups % _GROUPS_A_FILE == 0:
             self._close_file()
-            path = self._folder / f"part-{self._num_files:06d}.parquet"
-            self._num_files += 1
             texts = [one.name for one in self._schema if not _is_plain(one.type)]
             with self._explaining():
                 self._writer = pq.ParquetWriter(
-                    path,
+                    next(self._paths),
                     self._schema,
                     compression="none",
                     use_dictionary=texts or False,

@@ -182,6 +182,9 @@ dnnjob_end() {
         dnnjob_go_on "$(dnnjob_fate)"
     elif [ "$dnnjob_rc" -ge 128 ] && dnnjob_any RUNNING && dnnjob_is_ended; then
         dnnjob_killed "$(dnnjob_fate)"
+    elif [ "$dnnjob_rc" -eq 142 ] && dnnjob_any RUNNING; then
+        # SIGALRM: the task waited in vain for TensorFlow of another one.
+        dnnjob_killed peer_lost
     elif [ "$dnnjob_rc" -ne 0 ]; then
         dnnjob_told="The task ended with exit code $dnnjob_rc. See $dnnjob_errors."
         dnnjob_mark RUNNING FAILED error "$dnnjob_told"

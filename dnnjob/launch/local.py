@@ -223,13 +223,19 @@ def _close(
             )
         logger.error("%s", stopped)
         return stopped.exit_code
-    lost = sorted(missed) or [rank for rank, code in codes.items() if code < 0]
+    lost = sorted(missed) or _lost_first(codes)
     names = ", ".join(f"task {rank} {_ending(codes[rank])}" for rank in lost)
     error = f"A run needs all its tasks, but some ended too early: {names}."
     logger.error("%s `dnnjob resume %s` goes on.", error, paths.root)
     with suppress(OSError, ValueError):
         close_for_chief(paths, latest_attempt(paths), reason="peer_lost", error=error)
     return max((_exit_code(code) for code in codes.values() if code > 0), default=ExitCode.FAILED)
+
+
+def _lost_first(codes: Mapping[int, int]) -> list[int]:
+    """The tasks that ended early, less those that ended themselves for want of them."""
+    waited = [rank for rank, code in codes.items() if code == -signal.SIGALRM]
+    return [rank for rank, code in codes.items() if code and rank not in waited] or waited
 
 
 def _ending(code: int) -> str:

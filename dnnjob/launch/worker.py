@@ -7,6 +7,7 @@ code = run_attempt(paths, task=task, watch=Stopwatch())       # one of several
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from signal import Signals
 
 from dnnjob.alike import ALIKE
@@ -107,11 +108,15 @@ def _lead(
         logger.error("%s", explain_os_error(error, paths))
         return ExitCode.FAILED
     log = paths.log(attempt=journal.number, rank=0)
-    with logging_to(log, rank=0, keeps_stderr=True), journal.living(lambda: _look(journal, stop)):
+    with (
+        logging_to(log, rank=0, keeps_stderr=True),
+        journal.living(lambda: _look(journal, stop)),
+        ExitStack() as stack,
+    ):
         crew = Crew(stop)
         try:
             crew = _gather(task, journal, crew, words)
-            report = run_job(journal, crew=crew, watch=watch, words=words)
+            report = run_job(journal, crew=crew, watch=watch, stack=stack, words=words)
             journal.finish("COMPLETED")
         except SupersededError as error:
             logger.error("%s", error)
@@ -218,9 +223,11 @@ def _follow(
         return ending.exit_code
     crew.on_loss = lambda error: leave(_desert(error, crew, paths, attempt))
     log = paths.log(attempt=attempt, rank=task.rank)
-    with logging_to(log, rank=task.rank, keeps_stderr=task.launcher != "local"):
+    talks = task.launcher != "local"
+    with logging_to(log, rank=task.rank, keeps_stderr=talks), ExitStack() as stack:
+        journal = FollowerJournal(paths, attempt)
         try:
-            run_job(FollowerJournal(paths, attempt), crew=crew, watch=watch, words=words)
+            run_job(journal, crew=crew, watch=watch, stack=stack, words=words)
             return crew.await_end()
         except (StoppedError, NonFiniteError):
             # The chief knows as well, and still has a checkpoint to write.

@@ -26,7 +26,7 @@ from dnnjob.runs import Journal
 from dnnjob.tasks import Crew
 from dnnjob.training.checkpoint import Checkpoint, CheckpointStore
 from dnnjob.training.history import EpochLog
-from dnnjob.training.step import CompiledStep, Stopping
+from dnnjob.training.step import CompiledStep, Stopping, chunk_rows
 from dnnjob.training.strategy import Devices
 from dnnjob.training.train import TrainingState
 
@@ -86,6 +86,7 @@ def _describe_machine(devices: Devices, table: Fingerprint, *, threads: int) -> 
     machine = {
         "device": devices.kind,
         "threads": threads,
+        "chunk_rows": chunk_rows(devices, threads=threads),
         "cpu": hashlib.sha256(cpu_flags().encode()).hexdigest()[:16],
         "tensorflow": tensorflow_version(),
         "keras": package_version("keras"),

@@ -22,8 +22,8 @@ from dnnjob.tasks import Crew, logical_cpus
 
 logger = logging.getLogger(__name__)
 
-# All tasks are there by then, and need but start their servers.
-_CONNECT_S = 60.0
+# All tasks are there by then, and need but start their servers, and on GPUs their contexts.
+_CONNECT_S = {"cpu": 60.0, "gpu": 300.0}
 _DAY_MS = 24 * 60 * 60 * 1000
 
 Placed = Any
@@ -189,7 +189,8 @@ def _join_strategy(kind: Literal["cpu", "gpu"], crew: Crew) -> tf.distribute.Str
         implementation=implementation.NCCL if kind == "gpu" else implementation.RING
     )
     crew.assemble()
-    with ending_within(_CONNECT_S):
+    logger.info("Waiting for TensorFlow of all tasks, at most %d s.", _CONNECT_S[kind])
+    with ending_within(_CONNECT_S[kind]):
         strategy = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     crew.connected()
     return strategy
@@ -200,15 +201,17 @@ def ending_within(seconds: float) -> Iterator[None]:
     """Ends this process by SIGALRM if what is inside takes longer.
 
     TensorFlow waits for the servers of the other tasks with Python at a standstill, for an hour: of
-    a task that is killed in this moment nothing else could free the others.
+    a task that is killed in this moment nothing else could free the others. Time in which this
+    process is suspended counts. The first process of a container is not ended: the kernel gives it
+    only the signals that it has taken.
     """
     before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    outer, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, outer)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
 
 
 def _leave_watching_to_crew(crew: Crew) -> None:

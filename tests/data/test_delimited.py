@@ -265,12 +265,13 @@ def test_there_must_be_room_for_the_copies_of_all_tasks_of_a_machine(
         open_as(TwoApart(StopFlag()))
 
 
-class Pair:
-    """Two tasks of a run, each in a thread of its own."""
+class Ring:
+    """Tasks of a run, each in a thread of its own."""
 
-    def __init__(self) -> None:
-        self._barrier = threading.Barrier(2, timeout=60)
-        self._given: list[object] = [None, None]
+    def __init__(self, num_tasks: int) -> None:
+        self.num_tasks = num_tasks
+        self._barrier = threading.Barrier(num_tasks, timeout=60)
+        self._given: list[object] = [None] * num_tasks
 
     def exchange(self, rank: int, value: object) -> list[object]:
         self._given[rank] = value
@@ -280,21 +281,21 @@ class Pair:
         return given
 
 
-class Paired(Crew):
+class OfRing(Crew):
     """One of them."""
 
     local_peers = TwoApart.local_peers
 
-    def __init__(self, pair: Pair, rank: int) -> None:
+    def __init__(self, ring: Ring, rank: int) -> None:
         super().__init__(StopFlag())
-        self.task = Task(rank, 2, "x", local_tasks=2)
-        self._pair = pair
+        self.task = Task(rank, ring.num_tasks, "x", local_tasks=ring.num_tasks)
+        self._ring = ring
 
     def share(self, value: object) -> object:
-        return self._pair.exchange(self.task.rank, value)[0]
+        return self._ring.exchange(self.task.rank, value)[0]
 
     def gather(self, value: object) -> list[object]:
-        return self._pair.exchange(self.task.rank, value)
+        return self._ring.exchange(self.task.rank, value)
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "not kept"])
@@ -308,7 +309,7 @@ def test_tasks_that_see_one_folder_share_one_copy(
         make_frame().to_csv(tmp_path / "t.csv", index=False)
     else:
         make_frame().to_parquet(tmp_path / "t.parquet", index=False)
-    job, pair = make_job(tmp_path / f"t.{suffix}"), Pair()
+    job, ring = make_job(tmp_path / f"t.{suffix}"), Ring(2)
 
     def open_as(rank: int) -> StreamedTable | None:
         def make_scratch() -> Path:
@@ -319,7 +320,7 @@ def test_tasks_that_see_one_folder_share_one_copy(
             job,
             make_scratch=make_scratch,
             threads=1,
-            crew=Paired(pair, rank),
+            crew=OfRing(ring, rank),
             kept=tmp_path / "kept" if kept else None,
         )
 
@@ -335,3 +336,28 @@ def test_tasks_that_see_one_folder_share_one_copy(
     for one, two in zip(chief.pieces(size=999), follower.pieces(size=999), strict=True):
         np.testing.assert_array_equal(one.labels, two.labels)
         np.testing.assert_array_equal(one.y, two.y)
+
+
+def test_a_task_makes_the_copy_that_another_reads_though_it_sees_one_itself(tmp_path: Path) -> None:
+    """Task 2 sees the folder of task 1 alone, which sees that of the chief, too."""
+    folders = [tmp_path / name for name in ("chief", "maker", "reader")]
+    for folder in folders:
+        folder.mkdir()
+    hidden, ring = threading.local(), Ring(3)
+
+    def share(rank: int) -> Scratch:
+        hidden.folder = folders[0] if rank == 2 else None
+        return Scratch.share(folders[rank], OfRing(ring, rank))
+
+    def is_dir(path: Path) -> bool:
+        if path == hidden.folder:
+            raise PermissionError(13, "Permission denied")
+        return path in folders
+
+    with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor(3) as pool:
+        patched.setattr(Path, "is_dir", is_dir)
+        found = list(pool.map(share, range(3)))
+
+    assert [one.folder.name for one in found] == ["chief", "maker", "maker"]
+    assert [one.is_mine for one in found] == [True, True, False]
+    assert found[0].copies == 2

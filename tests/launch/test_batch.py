@@ -547,6 +547,17 @@ def test_a_warning_that_comes_before_the_task_can_listen_loses_nothing(
     assert read_status(paths).state == "CREATED"
 
 
+def test_a_task_that_waited_in_vain_for_another_is_queued_anew(
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
+) -> None:
+    make_runs(folder, "RUNNING")
+
+    finish("kill -ALRM $$")
+
+    assert requeued() == ["7"]
+    assert last_word(folder) == "asked"
+
+
 def test_a_killed_task_without_a_reason_is_an_error(folder: Path, finish: Finish) -> None:
     (paths,) = make_runs(folder, "RUNNING")
 

@@ -283,6 +283,49 @@ def test_a_task_that_falls_silent_ends_the_run_and_is_named(
     assert not any(map(lives, ended.pids))
 
 
+def test_a_chief_that_waited_in_vain_names_the_task_it_waited_for(
+    job: Path, tmp_path: Path
+) -> None:
+    command = Command("run", job, "devices.tasks=2", "--root", tmp_path)
+    chief, follower = children_of(command.process.pid, count=2)
+    _await_word(command.paths.log(attempt=1, rank=1), "Waiting for TensorFlow")
+    os.kill(chief, signal.SIGSTOP)
+    os.kill(follower, signal.SIGKILL)
+    os.kill(chief, signal.SIGALRM)
+    os.kill(chief, signal.SIGCONT)
+
+    code = command.process.wait(60)
+
+    status = read_status(command.paths)
+    assert code == ExitCode.FAILED
+    assert (status.state, status.reason) == ("FAILED", "peer_lost")
+    assert str(status.error).endswith("some ended too early: task 1 by signal 9.")
+
+
+@pytest.mark.slow
+def test_a_task_killed_while_tensorflow_connects_ends_the_run_all_the_same(
+    job: Path, tmp_path: Path
+) -> None:
+    command = Command("run", job, "devices.tasks=2", "--root", tmp_path)
+    _, follower = children_of(command.process.pid, count=2)
+    _await_word(command.paths.log(attempt=1, rank=1), "Waiting for TensorFlow")
+    os.kill(follower, signal.SIGKILL)
+
+    code = command.process.wait(100)
+
+    status = read_status(command.paths)
+    assert code == ExitCode.FAILED
+    assert (status.state, status.reason) == ("FAILED", "peer_lost")
+    assert "task 1" in str(status.error)
+
+
+def _await_word(log: Path, word: str) -> None:
+    limit = time.monotonic() + 60
+    while not (log.exists() and word in log.read_text()):
+        assert time.monotonic() < limit
+        time.sleep(0.001)
+
+
 @dataclass(frozen=True)
 class Story:
     """One run to which everything happened in turn, and that was resumed each time."""
