@@ -219,7 +219,7 @@ def test_a_run_of_a_minute_preempted_three_times_in_a_row_ends_in_the_same_bits(
 def test_a_run_of_a_minute_meets_its_time_limit_again_and_again(
     cluster: Cluster, minute: Reference, tmp_path: Path
 ) -> None:
-    paths = submit(cluster, minute.job, tmp_path, time_limit_min=1, warning_lead_s=15)
+    paths = submit(cluster, minute.job, tmp_path, time_limit_min=1, warning_lead_s=16)
 
     wait_for_end(cluster, paths, seconds=900)
 
