@@ -185,9 +185,6 @@ def fit_dnn(
         if not network.is_compiled:
             step.trace()
         meanwhile()
-        if not network.is_compiled:
-            step.compile()
-        feed = prepared.make_feed(step)
     keeper = Keeper(
         store=CheckpointStore(journal.paths.checkpoints),
         journal=journal,
@@ -199,6 +196,14 @@ def fit_dnn(
         crew=crew,
     )
     state = keeper.restore(plan) or TrainingState.begin(plan)
+    feed = prepared.make_feed(step)
+    # The first window is filled while the network compiles.
+    windows = None if state.stop_reason else feed.begin(state.log.num_steps)
+    with watch.time("compile"):
+        if not network.is_compiled:
+            step.compile()
+    if windows is not None:
+        step.forget_rows()
     _announce(plan, devices)
     with open_progress(epochs=plan.epochs) as show:
         shows = (journal.show_progress, show)
@@ -209,7 +214,7 @@ def fit_dnn(
             keep=keeper.keep,
             crew=crew,
             shows=shows,
-            windows=feed.windows,
+            windows=windows,
             validate=feed.validate,
         )
         pace = _train(loop, keeper, state, watch)

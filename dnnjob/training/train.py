@@ -86,7 +86,7 @@ class TrainingLoop:
         keep: Called after every call to write a checkpoint where one is due.
         crew: The tasks of the run: agrees on the length of each call, or to stop.
         shows: Told after every call.
-        windows: The windows from that of a step on; those of a resident table, if None.
+        windows: The windows from that of the state on; those of a resident table, if None.
         validate: Validation loss of the present weights, where calls do not validate; tells what it
             is given that it gets on.
     """
@@ -97,7 +97,7 @@ class TrainingLoop:
     keep: Callable[[TrainingState], None]
     crew: Crew
     shows: tuple[Show, ...] = ()
-    windows: Callable[[int], Iterator[Window]] | None = None
+    windows: Iterator[Window] | None = None
     validate: Callable[[Callable[[], None]], float] | None = None
 
     def train(self, state: TrainingState) -> Pace:
@@ -133,12 +133,11 @@ class TrainingLoop:
         return pace
 
     def _windows(self, state: TrainingState) -> Iterator[Window]:
-        first_step = state.log.num_steps
         if self.windows is not None:
-            return self.windows(first_step)
+            return self.windows
         if not isinstance(self.plan, StepPlan):
             raise TypeError("A table of several windows needs a source of windows.")
-        return make_windows(self.plan, seed=self.job.seed, first_step=first_step)
+        return make_windows(self.plan, seed=self.job.seed, first_step=state.log.num_steps)
 
     def _call(
         self,

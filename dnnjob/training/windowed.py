@@ -8,7 +8,7 @@ feed = prepared.make_feed(step)
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -55,6 +55,10 @@ class Feed:
 
     windows: Callable[[int], Iterator[Window]] | None = None
     validate: Callable[[Callable[[], None]], float] | None = None
+
+    def begin(self, first_step: int) -> Iterator[Window] | None:
+        """The windows from that of a step on, the first of which is being filled already."""
+        return None if self.windows is None else _with_first_ahead(self.windows(first_step))
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,6 @@ class WindowedRows:
 
     def _make_feed(self, source: WindowSource, seed: int, step: CompiledStep) -> Feed:
         plan = source.plan
-        step.forget_rows()
         logger.info(
             "%d windows an epoch of up to %d training rows, %d of %d blocks stay in memory.",
             plan.windows_per_epoch,
@@ -278,6 +281,23 @@ class WindowedRows:
         if count := max(0, min(size, num_rows - first)):
             x[:count], y[:count] = self.read(VALIDATION, first, first + count)
         return x, y
+
+
+def _with_first_ahead(windows: Iterator[Window]) -> Iterator[Window]:
+    pool = ThreadPoolExecutor(1)
+    first = pool.submit(next, windows, None)
+    pool.shutdown(wait=False)
+    return _chain(first, windows)
+
+
+def _chain(first: "Future[Window | None]", windows: Iterator[Window]) -> Iterator[Window]:
+    window = first.result()
+    # The future would keep it in memory.
+    del first
+    if window is not None:
+        yield window
+        del window
+        yield from windows
 
 
 def trace_encoder(encoder: keras.Model) -> Callable[[Floats], Floats]:
