@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,7 @@ class WindowSource:
     """Training rows read so far."""
     _resident: "dict[int, _Block]" = field(default_factory=dict)
     _counting: threading.Lock = field(default_factory=threading.Lock)
+    _rooms: "_Rooms" = field(default_factory=lambda: _Rooms())
 
     @property
     def shapes(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -131,7 +133,7 @@ class WindowSource:
         """Inputs and targets of each replica's part of a window, one after the other."""
         filled: list[Floats] = []
         for replica in self.replicas:
-            x, y = (_aligned(shape) for shape in self._shapes(replica))
+            x, y = map(self._rooms.take, self._shapes(replica))
             pieces = self.plan.pieces(epoch, window, replica=replica, seed=seed)
             ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
 
@@ -239,12 +241,30 @@ def _flatten(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
     return [one for pair in pairs for one in pair]
 
 
-def _aligned(shape: tuple[int, ...]) -> Floats:
-    """Zeros at an address that TensorFlow takes as it is."""
-    size = 4 * int(np.prod(shape))
-    room = np.zeros(size + _ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % _ALIGNMENT
-    return room[start : start + size].view(np.float32).reshape(shape)
+class _Rooms:
+    """Memory for windows, used again: clearing fresh pages costs as much as reading the rows."""
+
+    def __init__(self) -> None:
+        self._rooms: list[npt.NDArray[np.uint8]] = []
+
+    def take(self, shape: tuple[int, ...]) -> Floats:
+        """An array at an address that TensorFlow takes as it is, with any numbers in it.
+
+        Its memory is free again once neither it nor a tensor made of it is left.
+        """
+        size = 4 * int(np.prod(shape))
+        room = self._free(size + _ALIGNMENT)
+        start = -room.ctypes.data % _ALIGNMENT
+        return room[start : start + size].view(np.float32).reshape(shape)
+
+    def _free(self, num_bytes: int) -> npt.NDArray[np.uint8]:
+        for number in range(len(self._rooms)):
+            # Two refer to one that is free: the list, and the argument of this call.
+            if len(self._rooms[number]) == num_bytes and getrefcount(self._rooms[number]) == 2:
+                return self._rooms[number]
+        room = np.zeros(num_bytes, np.uint8)
+        self._rooms.append(room)
+        return room
 
 
 def _options() -> tf.data.Options:

@@ -1,13 +1,15 @@
 """The input pipeline hands over what the order says."""
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from dnnjob.data import order
 from dnnjob.data.order import StepPlan, WindowPlan
-from dnnjob.data.windows import WindowSource, make_windows
+from dnnjob.data.windows import WindowSource, _Rooms, make_windows
 
 PLAN = StepPlan(num_rows=30, global_batch_size=8, num_replicas=2, epochs=5)
 
@@ -82,3 +84,27 @@ def test_a_task_reads_no_row_of_anothers_part_and_none_twice() -> None:
             assert set().union(*read) == seen
             assert source.num_read_rows == len(seen) > before
             assert len(own) <= 0.55 * plan.num_rows
+
+
+def test_memory_of_a_window_is_used_again_once_no_tensor_is_left() -> None:
+    rooms = _Rooms()
+    x = rooms.take((300, 7))
+    x[:] = 5.0
+    place, tensor = x.ctypes.data, tf.data.Dataset.from_tensors(0).map(_give(x))
+    (kept,) = tensor
+    del tensor, x
+
+    other = rooms.take((300, 7))
+    other[:] = 6.0
+
+    assert other.ctypes.data % 64 == 0
+    assert other.ctypes.data != place
+    assert kept.numpy().min() == 5.0
+    other_place = other.ctypes.data
+    del other
+    assert rooms.take((300, 7)).ctypes.data == other_place
+    assert rooms.take((200, 7)).ctypes.data not in (place, other_place)
+
+
+def _give(x: np.ndarray) -> Any:
+    return lambda _: tf.numpy_function(lambda: x, [], tf.float32, stateful=False)
