@@ -202,7 +202,7 @@ def fit_dnn(
     with watch.time("compile"):
         if not network.is_compiled:
             step.compile()
-    if windows is not None:
+    if feed.windows is not None:
         step.forget_rows()
     _announce(plan, devices)
     with open_progress(epochs=plan.epochs) as show:
