@@ -129,6 +129,8 @@ class TrainingLoop:
                     state.stop_reason = PATIENCE_ENDED
                     return pace
                 self.keep(state)
+            # Its memory is wanted for the one after the next, which is filled from here on.
+            del window, rows
         state.stop_reason = EPOCHS_DONE
         return pace
 
