@@ -124,9 +124,9 @@ class Scratch:
             crew: The tasks of the run.
         """
         folders = [Path(other) for other in crew.gather(str(folder))]
-        seen = next(rank for rank, other in enumerate(folders) if _is_seen(other))
-        makers = set(crew.gather(seen))
         rank = crew.task.rank
+        seen = next((other for other, path in enumerate(folders) if _is_seen(path)), rank)
+        makers = set(crew.gather(seen))
         copies = sum(peer.rank in makers for peer in crew.local_peers)
         if rank in makers:
             return cls(folder, copies=max(1, copies))

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from sys import getrefcount
 from typing import Any
@@ -145,6 +146,11 @@ class WindowSource:
             filled += [x, y]
         return filled
 
+    def forget(self) -> None:
+        """Lets go of all memory: TensorFlow keeps what fills windows in a circle of references."""
+        self._rooms = _Rooms()
+        self._resident = {}
+
     def _rows_of(self, piece: range) -> tuple[Floats, Floats]:
         number = piece.start // self.plan.block_rows
         if number >= self.num_resident_blocks:
@@ -213,7 +219,7 @@ def stream_windows(
     )
     types = [tf.int32, *[tf.float32, tf.float32] * len(source.replicas)]
     # One thread is left to the steps where there are several.
-    with ThreadPoolExecutor(source.threads) as pool:
+    with _forgetting(source), ThreadPoolExecutor(source.threads) as pool:
 
         def fill(number: np.int64) -> list[np.ndarray]:
             epoch, window = places[int(number)]
@@ -234,7 +240,15 @@ def stream_windows(
                 indices=indices,
                 rows=tuple(zip(parts[::2], parts[1::2], strict=True)),
             )
-            del indices, parts
+            del indices, parts, tensor
+
+
+@contextmanager
+def _forgetting(source: WindowSource) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        source.forget()
 
 
 def _flatten(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:

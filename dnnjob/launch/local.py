@@ -233,12 +233,15 @@ def _close(
 
 
 def _lost_first(codes: Mapping[int, int]) -> list[int]:
-    """The tasks that ended early, less those that ended themselves for want of them."""
-    waited = [rank for rank, code in codes.items() if code == -signal.SIGALRM]
-    return [rank for rank, code in codes.items() if code and rank not in waited] or waited
+    """The tasks for want of which others ended: those killed, else those that failed."""
+    killed = [rank for rank, code in codes.items() if code < 0 and code != -signal.SIGALRM]
+    failed = [rank for rank, code in codes.items() if code > 0]
+    return killed or failed or [rank for rank, code in codes.items() if code]
 
 
 def _ending(code: int) -> str:
+    if code == -signal.SIGALRM:
+        return "after it had waited in vain for TensorFlow of another"
     return f"by signal {-code}" if code < 0 else f"with exit code {code}"
 
 

@@ -174,6 +174,7 @@ class _Talking(Crew):
         """Standing still inside for `devices.hang_timeout_s` ends the run."""
         for other in self._others:
             other.silent_s = 0.0
+        self._still_s = 0.0
         self._counts = True
         try:
             yield

@@ -197,13 +197,17 @@ def fit_dnn(
     )
     state = keeper.restore(plan) or TrainingState.begin(plan)
     feed = prepared.make_feed(step)
+    if network.is_compiled and feed.windows is not None:
+        step.forget_rows()
     # The first window is filled while the network compiles.
     windows = None if state.stop_reason else feed.begin(state.log.num_steps)
     with watch.time("compile"):
         if not network.is_compiled:
             step.compile()
-    if feed.windows is not None:
-        step.forget_rows()
+        if feed.windows is not None:
+            step.forget_rows()
+        # From here on standing still counts: for all from the same moment.
+        crew.gather(None)
     _announce(plan, devices)
     with open_progress(epochs=plan.epochs) as show:
         shows = (journal.show_progress, show)

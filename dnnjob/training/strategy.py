@@ -211,6 +211,7 @@ def ending_within(seconds: float) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, outer)
+        # None is a handler that was not set from Python.
         signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
 
 

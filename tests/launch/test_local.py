@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnnjob.errors import ExitCode
+from dnnjob.launch.local import _lost_first
 from dnnjob.results.report import Report, read_report
 from dnnjob.runs import RunPaths, Status, read_status
 from dnnjob.tasks import introduced
@@ -300,6 +301,19 @@ def test_a_chief_that_waited_in_vain_names_the_task_it_waited_for(
     assert code == ExitCode.FAILED
     assert (status.state, status.reason) == ("FAILED", "peer_lost")
     assert str(status.error).endswith("some ended too early: task 1 by signal 9.")
+
+
+@pytest.mark.parametrize(
+    ("codes", "lost"),
+    [
+        ({0: -9, 1: 1}, [0]),
+        ({0: -14, 1: 4}, [1]),
+        ({0: -14, 1: 1, 2: -9}, [2]),
+        ({0: -14, 1: 0}, [0]),
+    ],
+)
+def test_the_task_is_named_that_the_others_lost(codes: dict[int, int], lost: list[int]) -> None:
+    assert _lost_first(codes) == lost
 
 
 @pytest.mark.slow

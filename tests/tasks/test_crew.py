@@ -237,6 +237,15 @@ def test_standing_still_counts_in_training_alone(make_pair: Any) -> None:
     assert "stood still for" in str(pair.chief.lost)
 
 
+def test_what_came_before_training_does_not_count_in_it(make_pair: Any) -> None:
+    pair = make_pair(hang_timeout_s=0.6)
+    time.sleep(2.0)
+    with pair.chief.training():
+        time.sleep(0.3)
+
+    assert pair.chief.lost is None
+
+
 def test_a_task_that_waits_goes_on_waiting_while_the_chief_gets_on(
     make_pair: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
