@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -323,7 +324,11 @@ def test_ids_of_other_types_in_other_files_split_the_rows_as_in_memory(tmp_path:
         split = {"split": "group", "split_column": key, "id_columns": (key,)}
         job = make_job(make_data(tmp_path / "tables", features=["plain"], **split))
         table = open_stream(
-            job, peek_job(job.data), block_rows=700, scratch=tmp_path / key, threads=1
+            job,
+            peek_job(job.data),
+            block_rows=700,
+            get_scratch=partial(Scratch, tmp_path / key),
+            threads=1,
         )
         (piece,) = table.pieces(size=10**6)
 
