@@ -197,8 +197,6 @@ def fit_dnn(
     )
     state = keeper.restore(plan) or TrainingState.begin(plan)
     feed = prepared.make_feed(step)
-    if network.is_compiled and feed.windows is not None:
-        step.forget_rows()
     # The first window is filled while the network compiles.
     windows = None if state.stop_reason else feed.begin(state.log.num_steps)
     with watch.time("compile"):

@@ -210,13 +210,17 @@ def test_a_task_killed_while_the_chief_waits_for_its_imports_ends_the_run(
     wait_until_it_rests(chief)
     os.kill(follower, signal.SIGKILL)
 
-    code = command.process.wait(60)
+    assert "task 1 on " in end_as_lost(command, seconds=60)
+    assert not any(map(lives, (chief, follower)))
 
+
+def end_as_lost(command: Command, *, seconds: float) -> str:
+    """The error of a command that ends, as FAILED, for want of a task."""
+    code = command.process.wait(seconds)
     status = read_status(command.paths)
     assert code == ExitCode.FAILED
     assert (status.state, status.reason) == ("FAILED", "peer_lost")
-    assert "task 1 on " in str(status.error)
-    assert not any(map(lives, (chief, follower)))
+    return str(status.error)
 
 
 def wait_until_it_rests(pid: int) -> None:
@@ -295,12 +299,7 @@ def test_a_chief_that_waited_in_vain_names_the_task_it_waited_for(
     os.kill(chief, signal.SIGALRM)
     os.kill(chief, signal.SIGCONT)
 
-    code = command.process.wait(60)
-
-    status = read_status(command.paths)
-    assert code == ExitCode.FAILED
-    assert (status.state, status.reason) == ("FAILED", "peer_lost")
-    assert str(status.error).endswith("some ended too early: task 1 by signal 9.")
+    assert end_as_lost(command, seconds=60).endswith("ended too early: task 1 by signal 9.")
 
 
 @pytest.mark.parametrize(
@@ -325,12 +324,7 @@ def test_a_task_killed_while_tensorflow_connects_ends_the_run_all_the_same(
     _await_word(command.paths.log(attempt=1, rank=1), "Waiting for TensorFlow")
     os.kill(follower, signal.SIGKILL)
 
-    code = command.process.wait(100)
-
-    status = read_status(command.paths)
-    assert code == ExitCode.FAILED
-    assert (status.state, status.reason) == ("FAILED", "peer_lost")
-    assert "task 1" in str(status.error)
+    assert "task 1" in end_as_lost(command, seconds=100)
 
 
 def _await_word(log: Path, word: str) -> None:
