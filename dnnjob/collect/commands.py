@@ -16,12 +16,12 @@ from pathlib import Path
 import pyarrow as pa
 from rich.console import Console
 
+from dnnjob.collect.collected_runs import printable_path, read_runs
+from dnnjob.collect.collected_table import filter_lines, make_table, pick_columns, sort_lines
 from dnnjob.collect.compare import compare_runs
 from dnnjob.collect.predictions import join_predictions
-from dnnjob.collect.read import printable_path, read_runs
 from dnnjob.collect.record import Run
 from dnnjob.collect.seeds import make_settings, setting_keys
-from dnnjob.collect.table import filter_lines, make_table, pick_columns, sort_lines
 from dnnjob.collect.terminal import Column, render_table
 from dnnjob.collect.views import (
     describe_comparison,
@@ -167,7 +167,7 @@ def _draw(shown: pa.Table, lines: pa.Table, by: str | None, columns: str | None)
 def _publish_page(
     out: Path, runs: Sequence[Run], lines: pa.Table, *, root: Path, sort: str, by: str | None
 ) -> None:
-    from dnnjob.collect.page import render_page
+    from dnnjob.collect.collected_page import render_page
 
     lines = sort_lines(lines, sort)
     page = render_page(runs, lines, place=out, root=root, sort=sort, by=by or "")

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dnnjob.collect.collected_runs import printable_path
 from dnnjob.collect.paired import Array, PairedDifference, measure_difference
-from dnnjob.collect.read import printable_path
 from dnnjob.errors import DataError
 from dnnjob.results.report import SPLITS, Report, read_predictions, read_report
 from dnnjob.runs import RunPaths, open_run

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dnnjob.collect.read import printable_path
+from dnnjob.collect.collected_runs import printable_path
 from dnnjob.errors import DataError
 from dnnjob.results.report import read_predictions, read_report
 from dnnjob.runs import RunPaths

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dnnjob.collect.collected_table import resolve_column, varying_keys
 from dnnjob.collect.paired import PairedDifference, measure_difference
-from dnnjob.collect.table import resolve_column, varying_keys
 from dnnjob.errors import JobError
 
 Values = tuple[Any, ...]

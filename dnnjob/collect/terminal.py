@@ -12,7 +12,7 @@ from typing import Literal
 
 from rich.cells import cell_len, set_cell_size
 
-from dnnjob.results.page import format_number
+from dnnjob.results.notation import format_number
 
 GAP = "  "
 # Text beyond this gives way before a column does.

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from dnnjob.collect.collected_table import varying_keys
 from dnnjob.collect.compare import Comparison, MetricPair
-from dnnjob.collect.table import varying_keys
 from dnnjob.collect.terminal import DASH, Column, escape, render_table, to_cell
-from dnnjob.results.page import format_change, format_number, format_seconds
+from dnnjob.results.notation import format_change, format_number, format_seconds
 
 Cell = Callable[[dict[str, Any]], str]
 VIEWED = (

@@ -22,7 +22,7 @@ def publish(facts: Facts, *, check: Callable[[], None]) -> Report:
             next attempt.
     """
     # Its template engine is for the end of a run alone.
-    from dnnjob.results.page import render_page
+    from dnnjob.results.report_page import render_page
 
     paths, output = facts.journal.paths, facts.job.output
     facts.journal.recheck()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from dnnjob.collect.collected_runs import read_runs
 from dnnjob.collect.commands import collect_command, compare_command, describe_count
-from dnnjob.collect.read import read_runs
 from dnnjob.errors import DataError, ExitCode, JobError, MissingError
 from tests.collect.make_runs import Wish, make_root, write_run
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from dnnjob.collect.read import read_runs
+from dnnjob.collect.collected_runs import read_runs
+from dnnjob.collect.collected_table import make_table
 from dnnjob.collect.seeds import make_settings, setting_keys
-from dnnjob.collect.table import make_table
 from dnnjob.errors import JobError
 from tests.collect.make_runs import Wish, make_root, write_run
 

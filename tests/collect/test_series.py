@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from dnnjob.collect.read import read_runs
+from dnnjob.collect.collected_runs import read_runs
 from dnnjob.config import resolve_job
 from dnnjob.results.report import Report, write_report
 from dnnjob.runs import Journal, create_run

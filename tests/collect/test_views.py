@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from dnnjob.collect.collected_runs import read_runs
+from dnnjob.collect.collected_table import make_table, sort_lines
 from dnnjob.collect.compare import compare_runs
-from dnnjob.collect.read import read_runs
 from dnnjob.collect.seeds import make_settings, setting_keys
-from dnnjob.collect.table import make_table, sort_lines
 from dnnjob.collect.terminal import DASH, render_table
 from dnnjob.collect.views import describe_comparison, make_settings_view, make_view
 from tests.collect.make_runs import Wish, write_run

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dnnjob.collect.read import read_runs
-from dnnjob.collect.table import make_table
+from dnnjob.collect.collected_runs import read_runs
+from dnnjob.collect.collected_table import make_table
 from dnnjob.collect.write import check_suffix, publish, to_json, write_table
 from dnnjob.errors import JobError, MissingError
 from tests.collect.make_runs import Wish, write_run

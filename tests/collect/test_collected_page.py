@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dnnjob.collect.page import MAX_POINTS, render_page
-from dnnjob.collect.read import read_runs
-from dnnjob.collect.table import make_table, sort_lines
+from dnnjob.collect.collected_page import MAX_POINTS, render_page
+from dnnjob.collect.collected_runs import read_runs
+from dnnjob.collect.collected_table import make_table, sort_lines
 from tests.collect.make_runs import Wish, make_root, write_predictions, write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

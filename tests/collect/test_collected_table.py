@@ -7,15 +7,15 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from dnnjob.collect.read import read_runs
-from dnnjob.collect.record import Line, Run
-from dnnjob.collect.table import (
+from dnnjob.collect.collected_runs import read_runs
+from dnnjob.collect.collected_table import (
     filter_lines,
     make_table,
     pick_columns,
     sort_lines,
     varying_keys,
 )
+from dnnjob.collect.record import Line, Run
 from dnnjob.errors import JobError
 from tests.collect.make_runs import Wish, make_root, write_run
 

@@ -21,12 +21,12 @@ import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from dnnjob.collect.collected_table import JOB, LINE_SCHEMA, resolve_column, varying_keys
 from dnnjob.collect.record import Run
 from dnnjob.collect.seeds import make_settings, setting_keys
-from dnnjob.collect.table import JOB, LINE_SCHEMA, resolve_column, varying_keys
 from dnnjob.collect.terminal import to_cell
 from dnnjob.errors import DnnJobError
-from dnnjob.results.page import format_change, format_number
+from dnnjob.results.notation import format_change, format_number
 from dnnjob.results.report import read_predictions
 from dnnjob.runs import RunPaths
 

@@ -14,8 +14,8 @@ from typing import Any, cast
 import pytest
 
 import dnnjob.collect
-from dnnjob.collect import read
-from dnnjob.collect.read import read_runs, read_side_by_side
+from dnnjob.collect import collected_runs
+from dnnjob.collect.collected_runs import read_runs, read_side_by_side
 from dnnjob.collect.record import Run
 from dnnjob.config import resolve_job
 from dnnjob.errors import JobError
@@ -223,7 +223,7 @@ def test_a_folder_that_vanishes_while_it_is_read_is_a_line(
 ) -> None:
     folder = write_run(root)
     found = SimpleNamespace(runs=(folder,), sweeps=(), oddities=())
-    monkeypatch.setattr(read, "find_runs", lambda root, pool: found)
+    monkeypatch.setattr(collected_runs, "find_runs", lambda root, pool: found)
     shutil.rmtree(folder)
     assert read_one(root).fault == "unreadable: No such file or directory"
 
@@ -289,7 +289,7 @@ def test_the_second_reading_parses_no_report_and_reads_the_same(
     now = datetime.now(UTC)
     first = read_runs(root, now=now)
     for name in ("parse_report", "parse_status", "parse_job"):
-        monkeypatch.setattr(read, name, None)
+        monkeypatch.setattr(collected_runs, name, None)
     assert read_runs(root, now=now) == first
 
 
