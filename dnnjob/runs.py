@@ -201,11 +201,15 @@ class Position(Record):
 
 
 class Progress(Record):
-    """How far training has come; `loss` is that of the last whole epoch."""
+    """How far training has come; the losses are those of the last whole epoch."""
 
     epoch: int = 0
     epochs: int = 0
     loss: float | None = None
+    val_loss: float | None = None
+    """None without validation rows."""
+    end: str | None = None
+    """Where training ended and which epoch's weights are kept, if these are not the last."""
 
 
 class Attempt(Record):

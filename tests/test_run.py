@@ -276,6 +276,10 @@ def test_early_stopping_keeps_the_best_weights(run: Run) -> None:
     assert report.training.stop_reason == "patience"
     best = history["val_loss"].idxmin()
     assert report.training.best_epoch == best + 1
+    assert report.training.final_loss == history["loss"][best]
+    assert read_status(paths).progress.end == (
+        f"stopped at epoch {best + 3} of 200 (patience 2), epoch {best + 1} kept"
+    )
     assert len(history) == best + 3
     assert report.metrics.validation is not None
     standardized = report.metrics.validation.mse_standardized

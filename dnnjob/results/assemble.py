@@ -88,7 +88,7 @@ def _training(facts: Facts) -> parts.Training:
     return parts.Training(
         epochs=fitted.log.num_epochs,
         steps=fitted.log.num_steps,
-        final_loss=fitted.log.losses[-1],
+        final_loss=fitted.log.losses[fitted.kept_epoch - 1],
         best_epoch=fitted.best_epoch,
         stop_reason=fitted.stop_reason,
     )

@@ -73,7 +73,7 @@ class Training(Record):
     steps: int
     """Optimizer steps."""
     final_loss: Finite
-    """Mean squared error of the last epoch, on the trained scale."""
+    """Mean squared error of the epoch whose weights are kept, on the trained scale."""
     best_epoch: int | None
     """Epoch, counted from 1, with the least validation loss; None without validation rows."""
     stop_reason: str

@@ -90,6 +90,8 @@ class Fitted:
     stop_reason: str
     best_epoch: int | None
     """Epoch with the least validation loss, from 1; None without validation rows."""
+    kept_epoch: int
+    """Epoch whose weights the network has, from 1."""
     inexact: str | None
     """Why the weights may differ in bits from a run never interrupted."""
     kept: PredictionKeeper
@@ -220,6 +222,8 @@ def fit_dnn(
             validate=feed.validate,
         )
         pace = _train(loop, keeper, state, watch)
+    if (end := state.describe_end(job.train)) is not None:
+        logger.info("%s.", end[0].upper() + end[1:])
     if job.train.patience and state.stopping.best_epoch >= 0:
         step.restore_best()
     return Fitted(
@@ -228,7 +232,8 @@ def fit_dnn(
         log=state.log,
         pace=pace,
         stop_reason=str(state.stop_reason),
-        best_epoch=_best_epoch(state),
+        best_epoch=state.best_epoch,
+        kept_epoch=state.kept_epoch(job.train),
         inexact=keeper.inexact,
         kept=PredictionKeeper(
             path=journal.paths.predicted,
@@ -272,8 +277,3 @@ def _announce(plan: Plan, devices: Devices) -> None:
         plan.rows_per_replica,
         plan.steps_per_epoch,
     )
-
-
-def _best_epoch(state: TrainingState) -> int | None:
-    best = int(state.stopping.best_epoch)
-    return best + 1 if best >= 0 else None

@@ -40,16 +40,16 @@ def open_progress(*, epochs: int) -> Iterator[Show]:
         TextColumn("Epoch"),
         MofNCompleteColumn(),
         BarColumn(),
-        TextColumn("loss {task.fields[loss]}  {task.fields[speed]}  {task.fields[left]} left"),
+        TextColumn("{task.fields[losses]}  {task.fields[speed]}  {task.fields[left]} left"),
     )
     with Bar(*columns, console=Console(stderr=True)) as bar:
-        row = bar.add_task("train", total=epochs, loss="-", speed="-", left="-")
+        row = bar.add_task("train", total=epochs, losses="loss -", speed="-", left="-")
 
         def show(progress: Progress, steps_per_s: float, seconds_left: float) -> None:
             bar.update(
                 row,
                 completed=progress.epoch,
-                loss=_number(progress.loss),
+                losses=_losses(progress),
                 speed=f"{steps_per_s:,.0f} steps/s",
                 left=_duration(seconds_left),
             )
@@ -76,13 +76,18 @@ class _LineShow:
         progress, steps_per_s, seconds_left = self._due
         self._shown_at, self._due = time.monotonic(), None
         logger.info(
-            "Epoch %d/%d: loss %s, %.0f steps/s, %s left.",
+            "Epoch %d/%d: %s, %.0f steps/s, %s left.",
             progress.epoch,
             progress.epochs,
-            _number(progress.loss),
+            _losses(progress),
             steps_per_s,
             _duration(seconds_left),
         )
+
+
+def _losses(progress: Progress) -> str:
+    validation = "" if progress.val_loss is None else f", validation {_number(progress.val_loss)}"
+    return f"loss {_number(progress.loss)}{validation}"
 
 
 def _number(loss: float | None) -> str:

@@ -5,12 +5,12 @@ pace = loop.train(state)
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dnnjob.config import JobConfig
+from dnnjob.config import JobConfig, TrainConfig
 from dnnjob.data.order import Plan, StepPlan, WindowPlan
 from dnnjob.data.windows import Window, make_windows
 from dnnjob.errors import NonFiniteError
@@ -54,12 +54,34 @@ class TrainingState:
         return Position(epoch=self.log.num_epochs, window=window, batch=batch)
 
     @property
-    def progress(self) -> Progress:
+    def best_epoch(self) -> int | None:
+        """Epoch with the least validation loss, from 1; None without validation rows."""
+        best = int(self.stopping.best_epoch)
+        return best + 1 if best >= 0 else None
+
+    def kept_epoch(self, train: TrainConfig) -> int:
+        """Epoch whose weights training leaves, from 1: with patience the best, else the last."""
+        return (train.patience and self.best_epoch) or self.log.num_epochs
+
+    def describe_end(self, train: TrainConfig) -> str | None:
+        """Where training ended and which epoch is kept; None where it is the last of the job."""
+        epoch, epochs, kept = self.log.num_epochs, self.log.plan.epochs, self.kept_epoch(train)
+        if self.stop_reason == PATIENCE_ENDED:
+            where = f"stopped at epoch {epoch} of {epochs}"
+            return f"{where} (patience {train.patience}), epoch {kept} kept"
+        if self.stop_reason == EPOCHS_DONE and kept < epoch:
+            return f"epoch {kept} of {epochs} kept, whose validation loss is least"
+        return None
+
+    def progress(self, train: TrainConfig) -> Progress:
         """What `status.json` shows."""
-        loss = self.log.losses[-1] if self.log.losses else None
-        # A loss can overflow in the sum over an epoch's finite batches.
-        shown = loss if loss is not None and np.isfinite(loss) else None
-        return Progress(epoch=self.log.num_epochs, epochs=self.log.plan.epochs, loss=shown)
+        return Progress(
+            epoch=self.log.num_epochs,
+            epochs=self.log.plan.epochs,
+            loss=_last_finite(self.log.losses),
+            val_loss=_last_finite(self.log.validation_losses),
+            end=self.describe_end(train),
+        )
 
 
 @dataclass(frozen=True)
@@ -110,6 +132,7 @@ class TrainingLoop:
         """
         pace = Pace()
         if state.stop_reason is not None:
+            self._show(state, pace)
             return pace
         size = 1
         for window in self._windows(state):
@@ -120,19 +143,23 @@ class TrainingLoop:
                 outcome = self._call(window, state, rows=rows, start=start, size=size)
                 seconds = time.perf_counter() - began
                 self._record(window, state, outcome, start=start, seconds=seconds)
-                patience_ended = self._validate(state) or outcome.patience_ended
+                if self._validate(state) or outcome.patience_ended:
+                    state.stop_reason = PATIENCE_ENDED
+                elif state.log.num_steps == self.plan.num_steps:
+                    state.stop_reason = EPOCHS_DONE
                 pace = Pace(pace.steps + outcome.stop - start, pace.seconds + seconds)
                 size = _next_size(size, seconds)
-                for show in self.shows:
-                    show(state.progress, pace.steps_per_s, self._seconds_left(state, pace))
-                if patience_ended:
-                    state.stop_reason = PATIENCE_ENDED
+                self._show(state, pace)
+                if state.stop_reason == PATIENCE_ENDED:
                     return pace
                 self.keep(state)
             # Its memory is wanted for the one after the next, which is filled from here on.
             del window, rows
-        state.stop_reason = EPOCHS_DONE
         return pace
+
+    def _show(self, state: TrainingState, pace: Pace) -> None:
+        for show in self.shows:
+            show(state.progress(self.job.train), pace.steps_per_s, self._seconds_left(state, pace))
 
     def _windows(self, state: TrainingState) -> Iterator[Window]:
         if self.windows is not None:
@@ -197,7 +224,13 @@ class TrainingLoop:
         return patience is not None and epoch - int(state.stopping.best_epoch) >= patience
 
     def _seconds_left(self, state: TrainingState, pace: Pace) -> float:
-        return (self.plan.num_steps - state.log.num_steps) / (pace.steps_per_s or 1.0)
+        steps = 0 if state.stop_reason else self.plan.num_steps - state.log.num_steps
+        return steps / (pace.steps_per_s or 1.0)
+
+
+def _last_finite(losses: Sequence[float]) -> float | None:
+    # A loss can overflow in the sum over an epoch's finite batches.
+    return losses[-1] if losses and np.isfinite(losses[-1]) else None
 
 
 def _next_size(size: int, seconds: float) -> int:

@@ -21,6 +21,15 @@ def test_the_last_epoch_is_shown_wherever_training_ends(caplog: pytest.LogCaptur
     ]
 
 
+def test_a_validation_loss_stands_beside_the_loss(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="dnnjob")
+
+    with open_progress(epochs=9) as show:
+        show(Progress(epoch=2, epochs=9, loss=0.5, val_loss=0.75), 100.0, 1.0)
+
+    assert caplog.messages == ["Epoch 2/9: loss 0.5, validation 0.75, 100 steps/s, 0:01 left."]
+
+
 def test_no_epoch_is_shown_twice(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="dnnjob")
 

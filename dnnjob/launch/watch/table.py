@@ -63,7 +63,7 @@ def _cells(view: RunView) -> tuple[str, ...]:
 
 
 def _why(view: RunView) -> str:
-    parts = [view.reason, view.error, view.note]
+    parts = [view.reason, view.error, view.note, view.progress.end]
     if view.left_s is not None and (view.limit_left_s or view.left_s) < view.left_s:
         limit = describe_time(timedelta(seconds=view.limit_left_s or 0))
         parts.append(f"its time limit comes first, in {limit}")
