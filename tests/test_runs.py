@@ -62,9 +62,9 @@ def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path) -> None:
 def test_a_taken_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = ["aaaaaa", "tmp", "tmp"]
     monkeypatch.setattr(
-        "dnnjob.runs.secrets.token_hex", lambda _: drawn.pop(0) if drawn else "bbbbbb"
+        "dnnjob.runs.run_files.secrets.token_hex", lambda _: drawn.pop(0) if drawn else "bbbbbb"
     )
-    monkeypatch.setattr("dnnjob.runs.datetime", _Noon)
+    monkeypatch.setattr("dnnjob.runs.run_files.datetime", _Noon)
     first = create_run(tmp_path, JOB)
     drawn[:] = ["aaaaaa"]
     assert [first.run_id, create_run(tmp_path, JOB).run_id] == [
@@ -102,7 +102,7 @@ def test_a_run_that_cannot_be_written_leaves_no_folder(
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dnnjob.runs.write_status", refuse)
+    monkeypatch.setattr("dnnjob.runs.run_files.write_status", refuse)
     with pytest.raises(MissingError, match="No space left on device"):
         create_run(tmp_path, JOB)
     assert not list((tmp_path / "tiny").iterdir())
@@ -263,7 +263,7 @@ def test_progress_is_written_at_most_every_ten_seconds(
     journal = Journal(paths)
     journal.show_progress(Progress(epoch=1, epochs=9, loss=0.5), 100.0, 1.0)
     assert read_status(paths).progress.epoch == 0
-    monkeypatch.setattr("dnnjob.runs.SECONDS_BETWEEN_SIGNS", 0.0)
+    monkeypatch.setattr("dnnjob.runs.journal.SECONDS_BETWEEN_SIGNS", 0.0)
     journal.show_progress(Progress(epoch=2, epochs=9, loss=0.25), 100.0, 1.0)
     assert read_status(paths).progress == Progress(epoch=2, epochs=9, loss=0.25)
 
@@ -273,13 +273,13 @@ def test_storage_that_refuses_a_sign_of_life_ends_no_run(
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fault: int
 ) -> None:
     journal = Journal(paths)
-    monkeypatch.setattr("dnnjob.runs.SECONDS_BETWEEN_SIGNS", 0.0)
+    monkeypatch.setattr("dnnjob.runs.journal.SECONDS_BETWEEN_SIGNS", 0.0)
 
     def refuse(*_: object) -> None:
         raise OSError(fault, os.strerror(fault))
 
     with monkeypatch.context() as storage:
-        storage.setattr("dnnjob.runs.write_file", refuse)
+        storage.setattr("dnnjob.runs.atomic_files.write_file", refuse)
         journal.show_progress(Progress(epoch=1, epochs=9, loss=0.5))
         journal.mark_resumed(Position(epoch=1))
     journal.show_progress(Progress(epoch=2, epochs=9, loss=0.25))
@@ -298,7 +298,7 @@ def test_a_full_disk_does_not_keep_a_run_from_telling_its_end(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dnnjob.runs.write_file", refuse)
+    monkeypatch.setattr("dnnjob.runs.atomic_files.write_file", refuse)
     journal.finish("FAILED", reason="error", error="the disk is full")
     assert read_status(paths).error == "the disk is full"
 

@@ -20,8 +20,8 @@ from dnnjob.collect.parse import (
     parse_sweep,
 )
 from dnnjob.collect.record import Line, Run
-from dnnjob.find import SWEEP_FILE, Oddity, find_runs
 from dnnjob.runs import RunPaths
+from dnnjob.runs.run_discovery import SWEEP_FILE, Oddity, find_runs
 
 MAX_READERS = 16
 RUNS_PER_TURN = 32

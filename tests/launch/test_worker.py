@@ -115,7 +115,7 @@ def test_resuming_a_complete_run_that_was_killed_while_it_cleared_up_does_the_re
 def test_the_journal_gives_signs_of_life_by_itself(
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnnjob.runs.SECONDS_BETWEEN_SIGNS", 0.05)
+    monkeypatch.setattr("dnnjob.runs.journal.SECONDS_BETWEEN_SIGNS", 0.05)
     journal = Journal(paths)
     before = read_status(paths).updated_at
 

@@ -226,7 +226,7 @@ def test_a_checkpoint_whose_attempt_cannot_be_looked_up_warns(
         raise OSError(116, "Stale file handle")
 
     with monkeypatch.context() as storage:
-        storage.setattr("dnnjob.runs.latest_attempt", refuse)
+        storage.setattr("dnnjob.runs.journal.latest_attempt", refuse)
         keeper.write(TrainingState.begin(training.plan))
 
     assert "Stale file handle" in caplog.text

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dnnjob.errors import JobError
-from dnnjob.find import find_runs
 from dnnjob.runs import RunPaths, SweepPaths, open_run, read_sweep
+from dnnjob.runs.run_discovery import find_runs
 
 MAX_READERS = 16
 

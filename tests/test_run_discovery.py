@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dnnjob.errors import JobError
-from dnnjob.find import Found, find_runs
+from dnnjob.runs.run_discovery import Found, find_runs
 from tests.collect.make_runs import Wish, write_json, write_run
 
 

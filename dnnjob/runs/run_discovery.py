@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dnnjob.errors import JobError
-from dnnjob.runs import RUN_ID, RunPaths
+from dnnjob.runs.run_paths import RUN_ID, RunPaths
 
 SWEEPS = "sweeps"
 SWEEP_FILE = "sweep.json"

@@ -1,0 +1,52 @@
+"""Files that are replaced in one step: readers see the old one or the new one.
+
+write_text(paths.job, text)
+write_file(paths.model, lambda file: file.write(content))
+"""
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces `path` by `text` in one step, as UTF-8."""
+    write_file(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces `path` by `value` as JSON in one step; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_file(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
+    """Replaces `path` in one step by what `fill` writes, or leaves it as it was.
+
+    The new content is written beside its place, flushed to the disk and renamed; its permissions
+    follow the umask, as shared storage needs.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
+    try:
+        with beside.open("xb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def clear_folder(folder: Path) -> None:
+    """Removes a folder of plain files; nothing happens where there is none."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.unlink(missing_ok=True)
+        folder.rmdir()

@@ -1,0 +1,212 @@
+"""The chief's writer of `status.json`, which nobody else writes.
+
+journal = Journal(paths)             # claims an attempt
+journal.finish("COMPLETED")
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from dnnjob.errors import SupersededError
+from dnnjob.runs.attempts import claim_attempt, count_restarts, latest_attempt, own_job_id
+from dnnjob.runs.records import Attempt, Position, Progress, Reason, State, Status
+from dnnjob.runs.run_files import read_status, write_status
+from dnnjob.runs.run_paths import RunPaths
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_SIGNS = 10.0
+
+
+class Journal:
+    """The chief's writer of `status.json`, from the claim of an attempt to its end.
+
+    Several threads may use it.
+
+    Every write is rechecked against the highest attempt claimed: one that finds itself superseded
+    raises, and so stops writing.
+    """
+
+    def __init__(
+        self,
+        paths: RunPaths,
+        *,
+        after: int | None = None,
+        process: str | None = None,
+        lost: Reason = "vanished",
+    ) -> None:
+        """Claims the next attempt of the run and marks it RUNNING.
+
+        Args:
+            paths: The run.
+            after: As in `claim_attempt`.
+            process: What tells this process from a later one with its pid.
+            lost: Why the attempt before ended, if it left no word.
+
+        Raises:
+            JobError: If there is a later attempt than `after`.
+        """
+        self.paths = paths
+        self.number = claim_attempt(paths, after=after)
+        self.status = self._continue_status(process, lost)
+        self._written_at = 0.0
+        self._lock = threading.RLock()
+        self._write()
+
+    @contextmanager
+    def living(self, look: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Writes a sign of life, and looks around, every ten seconds inside."""
+        over = threading.Event()
+
+        def live() -> None:
+            while not over.wait(SECONDS_BETWEEN_SIGNS):
+                look()
+                # What goes wrong meets the main thread in its next writing.
+                with suppress(OSError, SupersededError), self._lock:
+                    if not over.is_set():
+                        self._write()
+
+        threading.Thread(target=live, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+
+    def recheck(self) -> None:
+        """Makes sure that this is still the run's newest attempt.
+
+        Raises:
+            SupersededError: If a later one has been claimed.
+        """
+        if (latest := latest_attempt(self.paths)) != self.number:
+            raise SupersededError(
+                f"Only the newest attempt of a run writes: this is attempt {self.number} of "
+                f"{self.paths.root}, and attempt {latest} has begun. This one ends here."
+            )
+
+    def show_progress(self, progress: Progress, *_: float) -> None:
+        """Notes how far training has come; on disk at most every ten seconds."""
+        with self._lock:
+            self.status = self.status.model_copy(update={"progress": progress})
+            if time.monotonic() - self._written_at >= SECONDS_BETWEEN_SIGNS:
+                self._try_to_write()
+
+    def mark_resumed(self, position: Position) -> None:
+        """Notes where this attempt goes on from."""
+        with self._lock:
+            self._change_attempt(resumed_from=position)
+            self._try_to_write()
+
+    def mark_reached(self, position: Position) -> None:
+        """Notes where the newest checkpoint goes on from; on disk with the next sign of life."""
+        with self._lock:
+            self._change_attempt(reached=position)
+
+    @property
+    def cores_before(self) -> int | None:
+        """Cores that the chief was given in the newest earlier attempt that knew."""
+        earlier = reversed(self.status.attempts[:-1])
+        return next((attempt.cores for attempt in earlier if attempt.cores is not None), None)
+
+    def mark_cores(self, cores: int) -> None:
+        """Notes what this attempt was given; on disk with the next sign of life."""
+        with self._lock:
+            self._change_attempt(cores=cores)
+
+    def mark_memory(self, peak_rss_mb: float) -> None:
+        """Notes the largest memory so far; on disk with the next sign of life."""
+        with self._lock:
+            self._change_attempt(peak_rss_mb=round(peak_rss_mb, 1))
+
+    def finish(
+        self, state: State, *, reason: Reason | None = None, error: str | None = None
+    ) -> None:
+        """Ends the attempt and leaves the run in `state`."""
+        update = {"state": state, "reason": reason, "error": error}
+        with self._lock:
+            self._change_attempt(ended_at=datetime.now(UTC), reason=reason)
+            self.status = self.status.model_copy(update=update)
+            self._write()
+
+    def _continue_status(self, process: str | None, lost: Reason) -> Status:
+        try:
+            before = read_status(self.paths)
+        except (OSError, ValueError):
+            before = Status()
+        attempts = before.attempts
+        if attempts and attempts[-1].ended_at is None:
+            # Killed without a word: its last sign of life is what is known of its end.
+            ended = {"ended_at": before.updated_at, "reason": lost}
+            attempts = (*attempts[:-1], attempts[-1].model_copy(update=ended))
+        attempt = Attempt(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            process=process,
+            place=str(self.paths.root),
+            slurm_cluster=os.environ.get("SLURM_CLUSTER_NAME"),
+            slurm_job_id=own_job_id(os.environ),
+            slurm_restarts=count_restarts(os.environ),
+            started_at=datetime.now(UTC),
+        )
+        return Status(state="RUNNING", progress=before.progress, attempts=(*attempts, attempt))
+
+    def _change_attempt(self, **update: Any) -> None:
+        *earlier, last = self.status.attempts
+        attempts = (*earlier, last.model_copy(update=update))
+        self.status = self.status.model_copy(update={"attempts": attempts})
+
+    def _try_to_write(self) -> None:
+        """Writes a sign of life; storage that refuses it for once ends no training."""
+        try:
+            self._write()
+        except OSError as error:
+            logger.warning("The run's status could not be written, it goes on: %s.", error)
+            self._written_at = time.monotonic()
+
+    def _write(self) -> None:
+        self.recheck()
+        write_status(self.paths, self.status)
+        self._written_at = time.monotonic()
+
+
+class FollowerJournal(Journal):
+    """What another task than the chief has in the journal's place: it writes nothing."""
+
+    def __init__(self, paths: RunPaths, number: int) -> None:
+        self.paths, self.number = paths, number
+        self.status = read_status(paths)
+        self._written_at = 0.0
+        self._lock = threading.RLock()
+
+    def recheck(self) -> None:
+        """Leaves it to the chief."""
+
+    def _write(self) -> None:
+        pass
+
+
+def close_for_chief(
+    paths: RunPaths, attempt: int, *, state: State = "FAILED", reason: Reason, error: str
+) -> None:
+    """Ends a run whose chief has ended without a word, unless another attempt has begun.
+
+    Several tasks may do so at once, in the same words.
+    """
+    status = read_status(paths)
+    if status.state not in ("CREATED", "RUNNING") or latest_attempt(paths) != attempt:
+        return
+    ended = {"ended_at": datetime.now(UTC), "reason": reason}
+    # None yet, where a task was lost before the chief began one.
+    attempts = (
+        *status.attempts[:-1],
+        *(one.model_copy(update=ended) for one in status.attempts[-1:]),
+    )
+    update = {"state": state, "reason": reason, "error": error, "attempts": attempts}
+    write_status(paths, status.model_copy(update=update))

@@ -1,0 +1,172 @@
+"""What the JSON files of run and sweep folders hold.
+
+status = Status(state="RUNNING", attempts=(attempt,))
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+State = Literal["CREATED", "RUNNING", "REQUEUED", "COMPLETED", "FAILED", "CANCELLED"]
+Reason = Literal[
+    "nan",
+    "error",
+    "out_of_memory",
+    "time_limit",
+    "preempted",
+    "node_failure",
+    "peer_lost",
+    "cancelled",
+    "vanished",
+]
+
+
+class Record(BaseModel):
+    """A JSON record; unknown keys of later versions are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Position(Record):
+    """A place in the order of training: the next batch to train is `batch` of `window`."""
+
+    epoch: int = 0
+    window: int = 0
+    batch: int = 0
+    predicted: int = 0
+    """Rows that are predicted, once training has ended."""
+
+
+class Progress(Record):
+    """How far training has come; the losses are those of the last whole epoch."""
+
+    epoch: int = 0
+    epochs: int = 0
+    loss: float | None = None
+    val_loss: float | None = None
+    """None without validation rows."""
+    end: str | None = None
+    """Where training ended and which epoch's weights are kept, if these are not the last."""
+
+
+class Attempt(Record):
+    """One start of a run."""
+
+    host: str
+    pid: int
+    process: str | None = None
+    """Boot, container and start of the process: what tells it from a later one with its pid."""
+    place: str | None = None
+    """The run folder, as an absolute path; elsewhere, it is a copy."""
+    slurm_cluster: str | None = None
+    slurm_job_id: str | None = None
+    """As in `submission.json`: `123`, or `123_4` for an array element."""
+    slurm_restarts: int | None = None
+    """How often Slurm had requeued that job."""
+    started_at: datetime
+    ended_at: datetime | None = None
+    reason: Reason | None = None
+    resumed_from: Position | None = None
+    reached: Position | None = None
+    """Where the last checkpoint that this attempt wrote goes on from."""
+    cores: int | None = None
+    """Cores that the chief was given."""
+    peak_rss_mb: float | None = None
+    """Largest resident memory of the chief at its last sign of life."""
+
+
+class Status(Record):
+    """What `status.json` says."""
+
+    state: State = "CREATED"
+    reason: Reason | None = None
+    error: str | None = None
+    progress: Progress = Progress()
+    attempts: tuple[Attempt, ...] = ()
+    updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class SweepPoint(Record):
+    """A run of a sweep."""
+
+    number: int
+    """Its place, from 1."""
+    values: dict[str, Any]
+    """What sets it apart from the others."""
+    run: str
+    """Its run folder, relative to the root."""
+
+
+class Sweep(Record):
+    """What `sweep.json` says."""
+
+    format_version: int = 1
+    sweep_id: str
+    name: str
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    points: tuple[SweepPoint, ...]
+
+
+class Requested(Record):
+    """What one submitted run asked for."""
+
+    cpus_per_task: int | None = None
+    memory_gb: float | None = None
+    """Of each node; None is the cluster's default."""
+    gpus_per_node: int = 0
+    time_limit_min: float | None = None
+    nodes: int = 1
+    tasks: int = 1
+
+
+class BatchEnd(Record):
+    """What the batch script of a Slurm job or array element leaves at its end, each time."""
+
+    exit_code: int
+    """Of srun; 128 and the signal's number where a task was killed."""
+    requeue: Literal["none", "asked", "slurm", "refused", "cancelled"]
+    """Whether the job goes on: not; on the script's request; by Slurm itself. Refused or cancelled,
+    it should have gone on and does not."""
+    reason: Reason | None = None
+    """Why Slurm ended it, where the task was killed before it could say so."""
+    restarts: int = 0
+    """How often Slurm had requeued the job."""
+    ended_at: datetime
+
+
+class Submission(Record):
+    """What `submission.json` says: where a run was sent, by whom, with what."""
+
+    format_version: int = 1
+    executor: Literal["slurm", "local"]
+    cluster: str | None = None
+    """Slurm's name of the cluster, on which `job_id` is unique."""
+    job_id: str
+    """Slurm's job, `123`, or array element, `123_4`; locally the process that runs the points."""
+    process: str | None = None
+    """Locally, what tells that process from a later one with its number."""
+    host: str
+    """Machine on which it was submitted."""
+    user: str
+    submitted_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    command: str
+    """What the user typed."""
+    sweep_id: str | None = None
+    folder: str
+    """Batch script and submitit's files, relative to the run folder."""
+    place: str | None = None
+    """The run folder, as an absolute path; elsewhere, it is a copy."""
+    requested: Requested = Requested()
+    max_requeues: int = 0
+
+
+class Cancel(Record):
+    """What `cancel.json` says: somebody wants the run to end.
+
+    Its presence is the wish, whatever it holds; whoever resumes the run takes it away.
+    """
+
+    requested_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    host: str = ""
+    user: str = ""

@@ -1,0 +1,150 @@
+"""Every file name of run and sweep folders, once.
+
+paths = RunPaths(Path("runs/housing/20261123-101500-3f9a1c"))
+paths.status, paths.log(attempt=1, rank=0)
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnnjob.runs.records import SweepPoint
+
+RUN_ID = re.compile(r"^\d{8}-\d{6}-[0-9a-f]{6}$")
+
+
+def statistics_folder(root: Path) -> Path:
+    """Where a root keeps what passes over large tables found, out of the way of its runs."""
+    return root / ".dnnjob" / "statistics"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run folder, `ROOT/<name>/<run id>/`."""
+
+    root: Path
+
+    @property
+    def run_id(self) -> str:
+        """The folder's own name, `YYYYMMDD-HHMMSS-<6 hex>`."""
+        return self.root.name
+
+    @property
+    def job(self) -> Path:
+        """The resolved job."""
+        return self.root / "job.toml"
+
+    @property
+    def profile(self) -> Path:
+        """The resolved profile, where the run was submitted."""
+        return self.root / "profile.toml"
+
+    @property
+    def status(self) -> Path:
+        """State, progress and attempts."""
+        return self.root / "status.json"
+
+    @property
+    def submission(self) -> Path:
+        """What `submit` left: executor, job id, command."""
+        return self.root / "submission.json"
+
+    @property
+    def cancel(self) -> Path:
+        """The wish to stop, written by `cancel` alone."""
+        return self.root / "cancel.json"
+
+    @property
+    def history(self) -> Path:
+        """One row an epoch."""
+        return self.root / "history.parquet"
+
+    @property
+    def predictions(self) -> Path:
+        """One row a source row."""
+        return self.root / "predictions.parquet"
+
+    @property
+    def report(self) -> Path:
+        """The report for programs, written last."""
+        return self.root / "report.json"
+
+    @property
+    def page(self) -> Path:
+        """The report for people."""
+        return self.root / "report.html"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the plots."""
+        return self.root / "plots"
+
+    @property
+    def model(self) -> Path:
+        """The exported model."""
+        return self.root / "model" / "model.keras"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints; gone once complete."""
+        return self.root / "checkpoints"
+
+    @property
+    def predicted(self) -> Path:
+        """Predictions on their way, among the checkpoints."""
+        return self.checkpoints / "predicted.part"
+
+    @property
+    def attempts(self) -> Path:
+        """Folder with one folder an attempt."""
+        return self.root / "attempts"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the logs of all tasks and attempts."""
+        return self.root / "logs"
+
+    def log(self, *, attempt: int, rank: int) -> Path:
+        """What one task said in one attempt."""
+        return self.logs / f"attempt-{attempt}-task-{rank}.log"
+
+    @property
+    def statistics(self) -> Path:
+        """What passes over large tables found, for all runs of the root."""
+        return statistics_folder(self.root.parents[1])
+
+    @property
+    def submission_folder(self) -> Path:
+        """Batch script and submitit's files of a run that was submitted alone."""
+        return self.root / "submission"
+
+
+@dataclass(frozen=True)
+class SweepPaths:
+    """The files of one sweep, `ROOT/<name>/sweeps/<sweep id>/`."""
+
+    root: Path
+
+    @property
+    def sweep_id(self) -> str:
+        """The folder's own name, like that of a run."""
+        return self.root.name
+
+    @property
+    def sweep(self) -> Path:
+        """Its points and their run folders."""
+        return self.root / "sweep.json"
+
+    @property
+    def profile(self) -> Path:
+        """The resolved profile, where it was submitted."""
+        return self.root / "profile.toml"
+
+    @property
+    def submission_folder(self) -> Path:
+        """Batch script and submitit's files of all its points."""
+        return self.root / "submission"
+
+    def run(self, point: "SweepPoint") -> RunPaths:
+        """The run folder of a point, also under a root that was moved."""
+        return RunPaths(self.root.parents[2] / point.run)
