@@ -1,5 +1,5 @@
-# make run: the main job · make test: the tests · make check: format, lint, types, imports · make bench
-# make image: the container image
+# make run: the main job · make test: the tests in minutes · make test-all: the long ones, too
+# make check: format, lint, types, imports · make bench · make image: the container image
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
@@ -9,6 +9,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 # Bytecode is written at installation: without it every start of TensorFlow takes seconds longer.
 PIP := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
+# Two share the work of a machine of two cores; 0: the tests run in one process, where -s and --pdb work.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 # dnnjob's peers, which the benchmark compares it with, have an environment of their own.
 PEERS := .venv-peers
 BENCH_ARGS ?=
@@ -21,13 +24,16 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 COPIED := dnnjob docker requirements pyproject.toml README.md LICENSE
 COMMIT = $(shell git rev-parse HEAD 2>/dev/null)$(if $(shell git status --porcelain -- $(COPIED) 2>/dev/null),-dirty)
 
-.PHONY: run test check format bench image clean
+.PHONY: run test test-all check format bench image clean
 
 run: $(VENV)/.runtime-$(EXTRA)
 	$(BIN)/dnnjob run jobs/diabetes.toml
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-all: test
+	$(PYTEST) -m "long and not slow" $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -32,6 +32,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What one worker runs in one go: a module, all on the clusters, all series; the last first."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    # Whoever begins with the longest is not left waiting for it.
+    items.sort(key=lambda item: _GROUPS.get(_group(item), len(_GROUPS)))
+
+
+_GROUPS = {"series": 0, "clusters": 1}
+
+
+def _group(item: pytest.Item) -> str:
+    if item.get_closest_marker("slow") or item.get_closest_marker("container"):
+        return "series"
+    if item.get_closest_marker("slurm"):
+        return "clusters"
+    return str(item.path.relative_to(CHECKOUT))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: "pytest.CallInfo[None]"
