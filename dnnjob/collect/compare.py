@@ -169,8 +169,9 @@ def _measures(report: Report) -> dict[str, float | None]:
         for name, value in metrics.model_dump().items()
     }
     return found | {
-        "baseline_mean_mse": getattr(baselines.mean, "mse", None),
-        "baseline_linear_mse": getattr(baselines.linear, "mse", None),
+        "baseline_mean_mse": baselines.mean.mse if baselines else None,
+        "baseline_linear_mse": baselines.linear.mse if baselines else None,
+        "baseline_trees_mse": baselines.trees.mse if baselines and baselines.trees else None,
         "training_final_loss": report.training.final_loss,
         "train_s": report.timing_s.train,
         "total_s": report.timing_s.total,

@@ -21,6 +21,7 @@ from dnnjob.results.report import FORMAT_VERSION, Report
 from dnnjob.runs import Attempt, Record, Status, Submission
 
 MAX_INT = 2**63 - 1
+TEST_METRICS = ("mse", "rmse", "mae", "r2", "mse_standardized", "median_absolute_error", "mape")
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
@@ -102,15 +103,13 @@ def parse_sweep(content: bytes) -> Facts:
 
 def _error_columns(report: Report) -> Facts:
     test, baselines = report.metrics.test, report.baselines.test
-    facts: Facts = {
-        f"test_{name}": getattr(test, name, None)
-        for name in ("mse", "rmse", "mae", "r2", "mse_standardized")
-    }
+    facts: Facts = {f"test_{name}": getattr(test, name, None) for name in TEST_METRICS}
     return facts | {
         "validation_mse": getattr(report.metrics.validation, "mse", None),
         "train_mse": getattr(report.metrics.train, "mse", None),
-        "baseline_mean_mse": getattr(baselines.mean, "mse", None),
-        "baseline_linear_mse": getattr(baselines.linear, "mse", None),
+        "baseline_mean_mse": baselines.mean.mse if baselines else None,
+        "baseline_linear_mse": baselines.linear.mse if baselines else None,
+        "baseline_trees_mse": baselines.trees.mse if baselines and baselines.trees else None,
     }
 
 

@@ -53,6 +53,10 @@ class Line:
     data_fingerprint: str | None = None
     """`<method>:<value>`."""
     path: str
+    test_median_absolute_error: float | None = None
+    test_mape: float | None = None
+    """A share of the target's size, over the test rows whose target is not zero."""
+    baseline_trees_mse: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from dnnjob.launch.process import leave, logging_to
 from dnnjob.launch.requeue import refuse_requeue
 from dnnjob.machine import peak_rss_mb, process_key
 from dnnjob.results.report import Report
+from dnnjob.results.verdict import NO_TEST_ROWS, say_verdict
 from dnnjob.run import run_job
 from dnnjob.runs import (
     Attempt,
@@ -271,11 +272,7 @@ def _read_attempts(paths: RunPaths) -> tuple[Attempt, ...]:
 
 
 def _log_results(report: Report, paths: RunPaths) -> None:
-    test = report.metrics.test
-    if test is None:
-        return
-    scaled = "" if test.mse_standardized is None else f", {test.mse_standardized:.4f} in z-units"
-    timing = report.timing_s
+    test, timing = report.metrics.test, report.timing_s
     logger.info(
         "Trained %d epochs in %.2f s (after %.2f s of compilation), final loss %.4f.",
         report.training.epochs,
@@ -283,13 +280,20 @@ def _log_results(report: Report, paths: RunPaths) -> None:
         timing.compile,
         report.training.final_loss,
     )
-    logger.info(
-        "Test MSE %.4g%s (RMSE %.4g, R2 %s) on %d rows; a linear model has %.4g.",
-        test.mse,
-        scaled,
-        test.rmse,
-        "-" if test.r2 is None else f"{test.r2:.3f}",
-        test.num_rows,
-        report.baselines.test.linear.mse,
-    )
+    if test is None:
+        logger.info(NO_TEST_ROWS)
+    else:
+        scaled = (
+            "" if test.mse_standardized is None else f", {test.mse_standardized:.4f} in z-units"
+        )
+        verdict = say_verdict(report)
+        logger.info(
+            "Test MSE %.4g%s (RMSE %.4g, R2 %s) on %d rows%s.",
+            test.mse,
+            scaled,
+            test.rmse,
+            "-" if test.r2 is None else f"{test.r2:.3f}",
+            test.num_rows,
+            verdict and f": {verdict}",
+        )
     logger.info("Report: %s (%.1f s in all)", paths.page, timing.total)

@@ -26,13 +26,22 @@ class Baseline(Record):
     """Mean squared error, target units squared."""
 
 
+class TreesBaseline(Baseline):
+    """How well gradient-boosted trees do."""
+
+    num_rows: int
+    """Training rows that they were fitted to: all, or a sample of so many."""
+
+
 class Baselines(Record):
-    """The simple models of one split."""
+    """The other models of one split."""
 
     mean: Baseline
     """The mean of the training targets, for every row."""
     linear: Baseline
     """Least squares with an intercept on the training rows."""
+    trees: TreesBaseline | None = None
+    """scikit-learn's `HistGradientBoostingRegressor` on the same columns; None where left out."""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class SplitMetrics(Record):
 class SplitBaselines(Record):
     """Baselines of the splits that have them."""
 
-    test: Baselines
+    test: Baselines | None = None
 
 
 class Training(Record):

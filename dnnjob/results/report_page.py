@@ -5,14 +5,16 @@ write_text(paths.page, render_page(report, paths.plots))
 
 import base64
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dnnjob.config import JobConfig, to_toml
-from dnnjob.results.notation import format_change, format_gain, format_number, format_seconds
+from dnnjob.results.notation import format_gain, format_number, format_seconds, format_share
 from dnnjob.results.report import PlotName, Report
+from dnnjob.results.verdict import NO_TEST_ROWS, find_rivals
 
 CAPTIONS: dict[PlotName, str] = {
     "regplot": "Actual against predicted values of the test rows, with the fitted line and its "
@@ -51,9 +53,19 @@ def render_page(report: Report, plots: Path | None = None) -> str:
         report=report,
         job=job,
         job_toml=to_toml(job),
+        rivals=find_rivals(report),
+        no_test_rows=NO_TEST_ROWS,
+        num_zero=sum(_count_zero_targets(report)),
         worth={one.column: one.mse_increase for one in report.importance},
         figures=[] if plots is None else _load_figures(plots),
     )
+
+
+def _count_zero_targets(report: Report) -> Iterator[int]:
+    """Rows of each split whose target is zero."""
+    for metrics in (report.metrics.train, report.metrics.validation, report.metrics.test):
+        if metrics is not None and metrics.mape_num_rows is not None:
+            yield metrics.num_rows - metrics.mape_num_rows
 
 
 def _load_figures(folder: Path) -> list[Figure]:
@@ -78,7 +90,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "change": format_change,
+        "share": format_share,
         "gain": format_gain,
         "number": format_number,
         "seconds": format_seconds,

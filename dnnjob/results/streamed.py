@@ -25,7 +25,7 @@ from dnnjob.data.stream import Piece, StreamedTable, piece_rows, take_piece
 from dnnjob.results.baselines import Baseline, Baselines
 from dnnjob.results.evaluated import Drawn, Evaluated, count_params
 from dnnjob.results.importance import measure_importance
-from dnnjob.results.metrics import Totals, add_up
+from dnnjob.results.metrics import Totals, add_up, pack_totals, unpack_totals
 from dnnjob.results.report import (
     SplitBaselines,
     SplitMetrics,
@@ -48,7 +48,7 @@ class _Part:
     """What a part of the table leaves, beside its predictions.
 
     Attributes:
-        totals: Errors of train, validation and test rows, `(3, 5)`.
+        totals: Errors of train, validation and test rows, packed.
         moments: Of the training and of the test rows: sums of products of the linear model's
             inputs, a one, and the target, `(2, num, num)`.
         inputs: The network's inputs of a sample of its rows, of few test rows all.
@@ -123,10 +123,8 @@ def evaluate_stream(
         parts.append(replace(part, moments=np.zeros(0)))
         paths.append(path)
     sample = _join_samples(parts)
-    totals = [
-        sum((Totals(int(one.totals[at][0]), *one.totals[at][1:]) for one in parts), Totals())
-        for at in range(3)
-    ]
+    by_part = [unpack_totals(one.totals) for one in parts]
+    totals = [sum((of_part[at] for of_part in by_part), Totals()) for at in range(3)]
     target_std = encoding.target.raw_std
     named = zip(SPLITS, totals, strict=False)
     is_test = sample.labels == TEST
@@ -190,18 +188,7 @@ def _predict_part(
         )
         _add_piece(sums, piece, x, y_pred, encoding, drawn=drawn)
     part = _Part(
-        totals=np.array(
-            [
-                [
-                    one.num_rows,
-                    one.squared_error,
-                    one.absolute_error,
-                    one.mean,
-                    one.squared_deviation,
-                ]
-                for one in sums.totals
-            ]
-        ),
+        totals=pack_totals(sums.totals),
         moments=sums.moments,
         **{
             name: np.concatenate(each)

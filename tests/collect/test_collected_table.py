@@ -23,7 +23,8 @@ COLUMNS = """run_id, name, state, reason, test_mse, test_rmse, test_mae, test_r2
 test_mse_standardized, validation_mse, train_mse, baseline_mean_mse, baseline_linear_mse,
 num_rows, num_features, num_trainable_params, seed, train_s, total_s, rows_per_s, devices,
 num_replicas, num_tasks, host, slurm_job_id, sweep_id, num_attempts, started_at, ended_at,
-dnnjob_version, data_fingerprint, path""".replace("\n", " ").split(", ")
+dnnjob_version, data_fingerprint, path, test_median_absolute_error, test_mape,
+baseline_trees_mse""".replace("\n", " ").split(", ")
 
 
 def load(root: Path) -> pa.Table:

@@ -4,11 +4,17 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
+from sklearn.metrics import (
+    mean_absolute_error,
+    mean_absolute_percentage_error,
+    mean_squared_error,
+    median_absolute_error,
+    r2_score,
+)
 
 from dnnjob.errors import DataError, NonFiniteError
 from dnnjob.results import metrics
-from dnnjob.results.metrics import Totals, add_up, measure
+from dnnjob.results.metrics import Totals, add_up, measure, pack_totals, unpack_totals
 
 
 def test_four_rows_give_the_errors_computed_by_hand() -> None:
@@ -38,6 +44,43 @@ def test_metrics_agree_with_scikit_learn_far_from_zero() -> None:
     assert found.mae == pytest.approx(mean_absolute_error(y_true, y_pred), rel=1e-9)
     assert found.r2 == pytest.approx(r2_score(y_true, y_pred), rel=1e-6)
     assert found.mse_standardized is None
+    assert found.median_absolute_error == median_absolute_error(y_true, y_pred)
+    assert found.mape == pytest.approx(mean_absolute_percentage_error(y_true, y_pred), rel=1e-9)
+    assert found.mape_num_rows == 1000
+
+
+def test_rows_with_a_target_of_zero_have_no_share_in_the_mape() -> None:
+    found = measure(np.array([0.0, 2.0, -4.0]), np.array([5.0, 3.0, -3.0]), target_std=None)
+    none = measure(np.zeros(3), np.ones(3), target_std=None)
+
+    assert found is not None
+    assert none is not None
+    assert (found.mape, found.mape_num_rows) == (pytest.approx((1 / 2 + 1 / 4) / 2), 2)
+    assert (none.mape, none.mape_num_rows) == (None, 0)
+
+
+def test_a_mape_beyond_all_bounds_is_none() -> None:
+    found = measure(np.array([1e-300, 1.0]), np.array([1e10, 1.0]), target_std=None)
+    assert found is not None
+    assert found.mape is None
+
+
+def test_the_median_of_many_rows_is_close_to_the_exact_one() -> None:
+    y_pred = np.random.default_rng(3).normal(size=100_000)
+    found = measure(np.zeros(100_000), y_pred, target_std=None)
+    assert found is not None
+    assert found.median_absolute_error == pytest.approx(float(np.median(np.abs(y_pred))), rel=2e-3)
+
+
+def test_packed_totals_come_back_as_they_were() -> None:
+    y_true, y_pred = np.random.default_rng(4).normal(size=(2, 20_000))
+    totals = [add_up(y_true, y_pred), Totals(), add_up(y_true[:3], y_pred[:3])]
+
+    found = unpack_totals(pack_totals(totals))
+
+    assert [one.metrics(target_std=2.0) for one in found] == [
+        one.metrics(target_std=2.0) for one in totals
+    ]
 
 
 def test_totals_of_parts_add_up_to_those_of_all_rows() -> None:

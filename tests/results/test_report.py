@@ -28,9 +28,10 @@ KEYS = {
     "": "format_version run_id name state job metrics baselines importance training model data "
     "strategy timing_s throughput resources provenance",
     "metrics": "train validation test",
-    "metrics.test": "num_rows mse rmse mae r2 mse_standardized",
+    "metrics.test": "num_rows mse rmse mae r2 mse_standardized median_absolute_error "
+    "mape mape_num_rows",
     "baselines": "test",
-    "baselines.test": "mean linear",
+    "baselines.test": "mean linear trees",
     "baselines.test.linear": "mse",
     "training": "epochs steps final_loss best_epoch stop_reason",
     "model": "num_trainable_params summary inputs num_inputs",

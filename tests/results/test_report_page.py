@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from dnnjob.results.baselines import TreesBaseline
 from dnnjob.results.importance import Importance
-from dnnjob.results.report import Report, SplitMetrics
+from dnnjob.results.report import Report, SplitBaselines, SplitMetrics
 from dnnjob.results.report_page import CAPTIONS, render_page
 
 PNG = b"\x89PNG\r\n\x1a\n made up"
@@ -76,7 +77,7 @@ def test_the_headline_says_how_good_the_model_is(report: Report) -> None:
     assert "0.1512 test MSE, z-units" in said
     assert "3.500 test RMSE, MEDV" in said
     assert "0.860 test R²" in said
-    assert "\N{MINUS SIGN}50 % MSE against linear regression" in said
+    assert "50 % better than linear regression, by MSE" in said
 
 
 def test_columns_are_listed_with_their_inputs_and_worth(report: Report) -> None:
@@ -152,7 +153,43 @@ def test_an_unscaled_target_has_no_z_units(report: Report) -> None:
 def test_a_run_without_labelled_test_rows_says_so(report: Report) -> None:
     html = render_page(report.model_copy(update={"metrics": SplitMetrics()}))
 
-    assert "no labelled test rows" in _say(html)
+    assert "No test rows: nothing judges this run." in _say(html)
+    assert "Against the baselines" not in _say(html)
+
+
+def test_validation_rows_head_a_page_without_test_rows(report: Report) -> None:
+    metrics = SplitMetrics(validation=report.metrics.test)
+    training = report.training.model_copy(update={"best_epoch": 7})
+    update = {"metrics": metrics, "baselines": SplitBaselines(), "training": training}
+
+    said = _say(render_page(report.model_copy(update=update)))
+
+    assert "12.25 validation MSE, MEDV squared" in said
+    assert "nothing judges this run. The validation rows have chosen its epoch." in said
+
+
+def test_the_page_says_plainly_whether_trees_are_better(report: Report) -> None:
+    assert report.baselines.test is not None
+    trees = TreesBaseline(mse=9.8, num_rows=100)
+    baselines = SplitBaselines(test=report.baselines.test.model_copy(update={"trees": trees}))
+
+    said = _say(render_page(report.model_copy(update={"baselines": baselines})))
+
+    assert "25 % worse than gradient-boosted trees, by MSE" in said
+    assert "50 % better than linear regression, 25 % worse than gradient-boosted trees." in said
+    assert "fitted to 100 of the training rows, drawn at random" in said
+
+
+def test_rows_left_out_of_the_mape_are_counted(report: Report) -> None:
+    test = report.metrics.test
+    assert test is not None
+    update = {"mape": 0.0342, "mape_num_rows": 150, "median_absolute_error": 1.125}
+    metrics = SplitMetrics(test=test.model_copy(update=update))
+
+    said = _say(render_page(report.model_copy(update={"metrics": metrics})))
+
+    assert "1.125 3.42 %" in said
+    assert "2 rows whose target is zero have no part in it" in said
 
 
 def test_a_continued_run_that_is_not_exact_says_so(report: Report) -> None:
