@@ -1,5 +1,6 @@
 """The `dnnjob` command: verbs, exit codes, and nothing that they do."""
 
+import errno
 import json
 import logging
 import os
@@ -12,7 +13,8 @@ from typing import Annotated
 import typer
 
 import dnnjob
-from dnnjob.errors import DnnJobError, ExitCode
+from dnnjob.errors import DnnJobError, ExitCode, explain_os_error
+from dnnjob.streams import UnfailingFile, excuse_stdout, guarded_streams
 
 app = typer.Typer(
     name="dnnjob",
@@ -84,7 +86,9 @@ def run(job: JobFile, overrides: Overrides = None, root: Root = Path("runs")) ->
     """
     from dnnjob.launch.foreground import run_foreground
 
-    _exit(run_foreground(job, overrides or [], root=root))
+    code = run_foreground(job, overrides or [], root=root)
+    excuse_stdout()
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -116,7 +120,7 @@ def submit(
     """
     from dnnjob.launch.submit import submit_job
 
-    _exit(
+    raise typer.Exit(
         submit_job(job, overrides or [], profile=profile, root=root, dry_run=dry_run, force=force)
     )
 
@@ -150,7 +154,9 @@ def resume(
     """
     from dnnjob.launch.watch.resume import resume_command
 
-    _exit(resume_command(run, overrides or [], here=here))
+    code = resume_command(run, overrides or [], here=here)
+    excuse_stdout()
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -174,7 +180,7 @@ def status(
     """
     from dnnjob.launch.watch.status import status_command
 
-    _exit(status_command(places or [Path("runs")], as_json=as_json))
+    raise typer.Exit(status_command(places or [Path("runs")], as_json=as_json))
 
 
 @app.command()
@@ -195,7 +201,7 @@ def logs(
     """
     from dnnjob.launch.watch.logs import logs_command
 
-    _exit(logs_command(run, task=task, follow=follow))
+    raise typer.Exit(logs_command(run, task=task, follow=follow))
 
 
 @app.command()
@@ -209,7 +215,7 @@ def cancel(place: RunOrSweep) -> None:
     """
     from dnnjob.launch.watch.cancel import cancel_command
 
-    _exit(cancel_command(place))
+    raise typer.Exit(cancel_command(place))
 
 
 @app.command()
@@ -223,7 +229,7 @@ def wait(place: RunOrSweep) -> None:
     """
     from dnnjob.launch.watch.wait import wait_command
 
-    _exit(wait_command(place))
+    raise typer.Exit(wait_command(place))
 
 
 @app.command()
@@ -243,7 +249,7 @@ def clean(
     """
     from dnnjob.launch.watch.clean import clean_command
 
-    _exit(clean_command(root, older=older, dry_run=dry_run))
+    raise typer.Exit(clean_command(root, older=older, dry_run=dry_run))
 
 
 @app.command()
@@ -266,7 +272,7 @@ def predict(
 
     predict_table(run, data, out=out)
     typer.echo(out)
-    _exit(ExitCode.DONE)
+    excuse_stdout()
 
 
 @app.command()
@@ -304,13 +310,13 @@ def doctor(
     if profile is not None:
         from dnnjob.launch.doctor import doctor_command
 
-        _exit(doctor_command(profile, root=root, as_json=as_json))
+        raise typer.Exit(doctor_command(profile, root=root, as_json=as_json))
     findings = examine(root)
     if as_json:
         typer.echo(json.dumps([finding.model_dump() for finding in findings], indent=1))
     else:
         typer.echo(render_findings(findings))
-    _exit(ExitCode.DONE if is_fit(findings) else ExitCode.ENVIRONMENT)
+    raise typer.Exit(ExitCode.DONE if is_fit(findings) else ExitCode.ENVIRONMENT)
 
 
 @app.command()
@@ -361,7 +367,9 @@ def collect(
         predictions=predictions,
         as_json=as_json,
     )
-    _exit(code)
+    if out is not None:
+        excuse_stdout()
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -375,7 +383,7 @@ def compare(run: RunFolder, other: RunFolder, as_json: AsJson = False) -> None:
     """
     from dnnjob.collect.commands import compare_command
 
-    _exit(compare_command(run, other, as_json=as_json))
+    raise typer.Exit(compare_command(run, other, as_json=as_json))
 
 
 @app.command()
@@ -398,21 +406,48 @@ def init(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit code."""
-    logging.basicConfig(stream=sys.stderr, format="%(message)s")
-    logging.getLogger("dnnjob").setLevel(logging.INFO)
-    if os.getpid() == 1:
-        # The kernel gives the first process of a container only the signals that it has taken.
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(ExitCode.TERMINATED))
+    with guarded_streams() as stdout:
+        logging.basicConfig(stream=sys.stderr, format="%(message)s")
+        logging.getLogger("dnnjob").setLevel(logging.INFO)
+        if os.getpid() == 1:
+            # The kernel gives the first process of a container only the signals that it has taken.
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(ExitCode.TERMINATED))
+        try:
+            code = _run_verb(arguments)
+        except DnnJobError as error:
+            typer.echo(f"dnnjob: {error}", err=True)
+            code = error.exit_code
+        except KeyboardInterrupt:
+            code = ExitCode.INTERRUPTED
+        except OSError as error:
+            typer.echo(f"dnnjob: {explain_os_error(error)}", err=True)
+            code = ExitCode.ENVIRONMENT
+        sys.stdout.flush()
+        _exit(_judge_product(code, stdout))
+
+
+def _run_verb(arguments: Sequence[str] | None) -> int:
     try:
         app(arguments, prog_name="dnnjob")
-    except DnnJobError as error:
-        typer.echo(f"dnnjob: {error}", err=True)
-        _exit(error.exit_code)
-    except KeyboardInterrupt:
-        _exit(ExitCode.INTERRUPTED)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return ExitCode.DONE
 
 
-def _exit(code: ExitCode) -> None:
+def _judge_product(code: int, file: UnfailingFile) -> int:
+    """The exit code of a command, given what has become of its stdout."""
+    fault = file.fault
+    # A reader that has had enough is no fault.
+    if fault is None or fault.errno == errno.EPIPE:
+        return code
+    typer.echo(
+        f"dnnjob: What this command prints could not be written to stdout ({fault.strerror}).",
+        err=True,
+    )
+    return code if code or file.is_excused else ExitCode.ENVIRONMENT
+
+
+def _exit(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     logging.shutdown()

@@ -5,8 +5,12 @@ A message gives the rule, what was received, and the way out:
     raise DataError(f"{source} has no column {target!r}. It has: {columns}. Set data.target.")
 """
 
+import errno
 from enum import IntEnum
 from signal import Signals
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the operating system says where nothing more fits on a disk, or into a quota."""
 
 
 class ExitCode(IntEnum):
@@ -72,3 +76,11 @@ class PeerLostError(DnnJobError):
 
 class SupersededError(DnnJobError):
     """A later attempt has taken the run over."""
+
+
+def explain_os_error(error: OSError) -> str:
+    """An error of the operating system in the user's words; its exit code is `ENVIRONMENT`."""
+    where = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
+    if error.errno in DISK_FULL:
+        return f"Files need room, but the disk is full ({where}). Make room, and try again."
+    return f"A file could not be read or written ({where}). Make it accessible, and try again."

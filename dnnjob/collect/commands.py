@@ -6,7 +6,6 @@ code = compare_command(Path("runs/housing/..."), Path("runs/housing/..."))
 
 import json
 import logging
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -86,10 +85,10 @@ def collect_command(
         _publish_page(out, runs, lines, root=root, sort=sort or DEFAULT_SORT, by=by)
     elif out is not None:
         write_table(out, _shape(lines, sort=sort, by=by, columns=columns))
-        _print(str(out))
+        print(str(out))
     elif predictions is None:
         shown = _shape(lines, sort=sort, by=by, columns=columns)
-        _print(to_json(shown).rstrip("\n") if as_json else _draw(shown, lines, by, columns))
+        print(to_json(shown).rstrip("\n") if as_json else _draw(shown, lines, by, columns))
     _talk(runs, lines, root)
     is_unread = bool(runs) and all(run.line.state is None for run in runs)
     return ExitCode.DATA if is_unread else ExitCode.DONE
@@ -104,9 +103,9 @@ def compare_command(first: Path, second: Path, *, as_json: bool = False) -> Exit
     """
     comparison = compare_runs(first, second)
     if as_json:
-        _print(json.dumps(asdict(comparison), ensure_ascii=False, indent=1))
+        print(json.dumps(asdict(comparison), ensure_ascii=False, indent=1))
     else:
-        _print(describe_comparison(comparison, width=_screen_width()))
+        print(describe_comparison(comparison, width=_screen_width()))
     return ExitCode.DONE
 
 
@@ -172,7 +171,7 @@ def _publish_page(
     lines = sort_lines(lines, sort)
     page = render_page(runs, lines, place=out, root=root, sort=sort, by=by or "")
     publish(out, page.encode())
-    _print(str(out))
+    print(str(out))
 
 
 def _publish_predictions(runs: Sequence[Run], lines: pa.Table, out: Path, *, as_json: bool) -> None:
@@ -185,7 +184,7 @@ def _publish_predictions(runs: Sequence[Run], lines: pa.Table, out: Path, *, as_
         "num_rows": joined.num_rows,
         "mse": joined.mse,
     }
-    _print(json.dumps(facts, ensure_ascii=False) if as_json else str(out))
+    print(json.dumps(facts, ensure_ascii=False) if as_json else str(out))
     mse = "unknown, without test rows" if joined.mse is None else f"{joined.mse:.6g}"
     logger.info(
         "Mean prediction of %d runs: test MSE %s over %d rows; %d lines without predictions.",
@@ -226,13 +225,3 @@ def _screen_width() -> int | None:
     """Cells of the terminal; None where stdout is a file or a pipe, which any width suits."""
     console = Console(file=sys.stdout)
     return console.width if console.is_terminal else None
-
-
-def _print(text: str) -> None:
-    """Prints to stdout whatever its encoding holds; a reader that has had enough is no error."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except BrokenPipeError:
-        # What is still buffered would raise again when the interpreter flushes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

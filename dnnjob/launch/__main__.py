@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from dnnjob.clock import Stopwatch
 from dnnjob.errors import DnnJobError
@@ -17,11 +18,17 @@ from dnnjob.launch.process import die_with, leave
 from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_age_s
 from dnnjob.runs import RunPaths
+from dnnjob.streams import guarded_streams
 from dnnjob.tasks import find_task
 
 
 def main() -> None:
     """Runs this process's task of the run folder named on the command line."""
+    with guarded_streams():
+        _run_task()
+
+
+def _run_task() -> NoReturn:
     parser = argparse.ArgumentParser(description="One task of a run.")
     parser.add_argument("run", type=Path)
     parser.add_argument("words", nargs="*")

@@ -26,6 +26,7 @@ from dnnjob.runs import (
     read_submission,
     write_status,
 )
+from dnnjob.streams import guarded_streams
 from dnnjob.tasks import StopFlag, Task, find_task
 
 logger = logging.getLogger(__name__)
@@ -64,12 +65,13 @@ def run_element(
     # submitit has taken the signals for checkpoints of its own, and asks for requeues at them.
     stop = StopFlag()
     stop.listen()
-    logging.basicConfig(stream=sys.stderr, format="%(message)s")
-    logging.getLogger("dnnjob").setLevel(logging.INFO)
     sys.argv[:] = shlex.split(command)
     if gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-    leave(work_through([RunPaths(Path(run)) for run in runs], stop=stop, words=words))
+    with guarded_streams():
+        logging.basicConfig(stream=sys.stderr, format="%(message)s")
+        logging.getLogger("dnnjob").setLevel(logging.INFO)
+        leave(work_through([RunPaths(Path(run)) for run in runs], stop=stop, words=words))
 
 
 def work_through(

@@ -12,6 +12,7 @@ from queue import Empty, SimpleQueue
 from signal import Signals
 
 from dnnjob.errors import (
+    DISK_FULL,
     DnnJobError,
     ExitCode,
     NonFiniteError,
@@ -21,7 +22,6 @@ from dnnjob.errors import (
 )
 from dnnjob.launch.requeue import guess_fate, read_fate, refuse_requeue
 from dnnjob.runs import (
-    DISK_FULL,
     Attempt,
     Reason,
     RunPaths,
@@ -83,7 +83,8 @@ def judge(error: BaseException, paths: RunPaths, *, attempts: Sequence[Attempt] 
             message = "The run needs more memory than there is. Lower train.global_batch_size."
             return _run_out_of_memory(message, paths)
         case OSError():
-            return Ending("FAILED", "error", explain_os_error(error, paths), ExitCode.FAILED)
+            message = explain_os_error(error, paths)
+            return Ending("FAILED", "error", message, ExitCode.ENVIRONMENT)
         # TensorFlow's, by name: this module must not import TensorFlow.
         case _ if type(error).__name__ == "ResourceExhaustedError":
             return _run_out_of_memory(f"ResourceExhaustedError: {error}", paths)

@@ -18,12 +18,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 from dnnjob.config import JobConfig, ProfileConfig, resolve_job
 from dnnjob.errors import ExitCode
 from dnnjob.machine import count_cores, memory_limit_bytes, visible_gpus
 from dnnjob.runs import Record, RunPaths, read_status, write_status, write_text
+from dnnjob.streams import guarded_streams
 
 logger = logging.getLogger(__name__)
 
@@ -246,6 +247,11 @@ def _cancel(runs: Sequence[str]) -> None:
 
 def main() -> None:
     """Waits for the word to begin, then works."""
+    with guarded_streams():
+        _work()
+
+
+def _work() -> NoReturn:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.INFO)
     if sys.stdin.readline() != "go\n":
         sys.exit(ExitCode.FAILED)

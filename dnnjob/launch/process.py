@@ -19,6 +19,7 @@ from typing import NoReturn, TextIO
 
 from dnnjob.alike import is_alike
 from dnnjob.errors import ExitCode
+from dnnjob.streams import open_talk, talk_to
 
 _PR_SET_PDEATHSIG = 1
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
@@ -74,7 +75,7 @@ def logging_to(path: Path, *, rank: int, keeps_stderr: bool) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file: TextIO = path.open("a", encoding="utf-8")
+        file = open_talk(path)
     except OSError as error:
         logging.getLogger(__name__).warning("No log can be kept in %s: %s.", path, error)
         yield
@@ -102,7 +103,7 @@ def _make_trouble_handler(rank: int) -> "logging.StreamHandler[TextIO]":
     for other in logging.getLogger().handlers:
         other.setLevel(logging.CRITICAL)
     # One of its own, since stderr may become the log.
-    stderr: TextIO = os.fdopen(os.dup(2), "w")
+    stderr = talk_to(os.dup(2))
     handler = logging.StreamHandler(stderr)
     handler.setLevel(logging.WARNING)
     handler.addFilter(lambda record: not is_alike(record))

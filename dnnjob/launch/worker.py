@@ -107,7 +107,7 @@ def _lead(
         journal = Journal(paths, after=after, process=process, lost=lost)
     except OSError as error:
         logger.error("%s", explain_os_error(error, paths))
-        return ExitCode.FAILED
+        return ExitCode.ENVIRONMENT
     log = paths.log(attempt=journal.number, rank=0)
     with (
         logging_to(log, rank=0, keeps_stderr=True),

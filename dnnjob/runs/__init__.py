@@ -6,7 +6,6 @@ journal.finish("COMPLETED")
 """
 
 from dnnjob.runs.atomic_files import (
-    DISK_FULL,
     clear_folder,
     write_file,
     write_json,
@@ -69,7 +68,6 @@ from dnnjob.runs.run_paths import (
 )
 
 __all__ = [
-    "DISK_FULL",
     "RUN_ID",
     "SECONDS_BETWEEN_SIGNS",
     "SWEEP_FILE",

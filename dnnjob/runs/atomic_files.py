@@ -4,15 +4,12 @@ write_text(paths.job, text)
 write_file(paths.model, lambda file: file.write(content))
 """
 
-import errno
 import json
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_text(path: Path, text: str) -> None:

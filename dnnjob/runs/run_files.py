@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dnnjob.config import JobConfig, to_toml
-from dnnjob.errors import JobError, MissingError
+from dnnjob.errors import DISK_FULL, JobError, MissingError
 from dnnjob.image import is_lost, mount_hint
-from dnnjob.runs.atomic_files import DISK_FULL, write_text
+from dnnjob.runs.atomic_files import write_text
 from dnnjob.runs.records import BatchEnd, Cancel, Status, Submission, Sweep
 from dnnjob.runs.run_paths import RunPaths, SweepPaths
 

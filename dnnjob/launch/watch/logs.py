@@ -17,6 +17,7 @@ from dnnjob.launch.watch.state import RunView
 from dnnjob.launch.watch.table import describe_view, shorten
 from dnnjob.launch.watch.wait import watch
 from dnnjob.runs import RunPaths, open_run, read_submission
+from dnnjob.streams import is_unread
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,8 @@ def _follow(paths: RunPaths, tail: Tail) -> None:
     for views in watch([paths]):
         ended = any(view.is_over and _is_odd(view) for view in views)
         tail.show(with_job=ended)
+        if is_unread():
+            return
         for view in views:
             now = describe_view(view)
             # What a run at work does, its log tells.
