@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +13,7 @@ from dnnjob.collect.collected_runs import read_runs
 from dnnjob.collect.commands import collect_command, compare_command, describe_count
 from dnnjob.errors import DataError, ExitCode, JobError, MissingError
 from tests.collect.make_runs import Wish, make_root, write_run
+from tests.conftest import command_line
 
 
 @pytest.fixture(autouse=True)
@@ -156,15 +156,13 @@ def test_a_narrow_screen_names_what_it_leaves_out(
 
 
 def test_a_reader_that_has_had_enough_is_no_error(sweep_root: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from dnnjob.collect.commands import collect_command;"
-        f"sys.exit(collect_command(Path({str(sweep_root)!r}), as_json=True))"
-    )
     pipe_out, pipe_in = os.pipe()
     os.close(pipe_out)
-    done = subprocess.run([sys.executable, "-c", script], stdout=pipe_in, stderr=subprocess.PIPE)
+    command = command_line("collect", sweep_root, "--json")
+    done = subprocess.run(command, stdout=pipe_in, stderr=subprocess.PIPE)
     os.close(pipe_in)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.returncode == 0
+    assert done.stderr.decode().startswith("7 folders")
 
 
 def test_two_runs_are_compared_on_stdout(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
