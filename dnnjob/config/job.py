@@ -9,14 +9,16 @@ from itertools import combinations, pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
-    ValidationInfo,
+    Tag,
     field_validator,
     model_validator,
 )
+
+from dnnjob.config.search import Range, SearchConfig
+from dnnjob.config.section import Section
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -41,24 +43,6 @@ _SPLIT_KEYS = {
 MISSING_MARKERS = tuple("? NA N/A n/a #N/A NaN nan null NULL None - .".split())
 # Far beyond any machine: a slip of the hand would start that many threads.
 MAX_THREADS = 4096
-
-
-class Section(BaseModel):
-    """A table of the job file: frozen, and closed to keys it does not know."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _booleans_are_no_numbers(cls, value: object, info: ValidationInfo) -> object:
-        # To pydantic, as to Python, true is 1.
-        kind = cls.model_fields[str(info.field_name)].annotation
-        values = value if isinstance(value, list | tuple) else (value,)
-        if kind is not bool and any(isinstance(one, bool) for one in values):
-            raise ValueError("must not be a boolean")
-        return value
 
 
 class ColumnConfig(Section):
@@ -389,6 +373,16 @@ class OutputConfig(Section):
     """Draw plots/."""
 
 
+def _swept_as(values: object) -> Literal["list", "range"]:
+    return "range" if isinstance(values, Mapping | Range) else "list"
+
+
+SweptValues = Annotated[
+    Annotated[tuple[Any, ...], Tag("list")] | Annotated[Range, Tag("range")],
+    Discriminator(_swept_as),
+]
+
+
 class JobConfig(Section):
     """A whole job file."""
 
@@ -401,8 +395,10 @@ class JobConfig(Section):
     train: TrainConfig = TrainConfig()
     devices: DevicesConfig = DevicesConfig()
     output: OutputConfig = OutputConfig()
-    sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
-    """Dotted keys and the values each takes; the runs are their product."""
+    sweep: dict[str, SweptValues] = Field(default_factory=dict)
+    """Dotted keys and the values each takes; the runs are their product. A search draws from ranges
+    `{ low, high }`, too, with `log = true` or a `step`."""
+    search: SearchConfig = SearchConfig()
 
     @field_validator("sweep", mode="before")
     @classmethod
@@ -437,9 +433,14 @@ class JobConfig(Section):
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested tables."""
+    """Dotted keys and values of nested tables; a range of a sweep is a value."""
     for name, value in table.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and not _is_range(value):
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def _is_range(table: Mapping[str, Any]) -> bool:
+    # No section has keys of these names.
+    return bool({"low", "high"} & set(table))

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from dnnjob.config.job import Section
 from dnnjob.config.overrides import describe_faults, parse_override, read_toml, set_key
+from dnnjob.config.section import Section
 from dnnjob.errors import JobError
 
 PREFIX = "profile."

@@ -1,4 +1,4 @@
-"""The points of a sweep: the product of the lists in a job's `[sweep]`.
+"""The points of a sweep: the product of the lists in a job's `[sweep]`, or what a search draws.
 
 for point in make_points(job): print(point.values, point.job.train.learning_rate)
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 from dnnjob.config.job import JobConfig
 from dnnjob.config.overrides import resolve_job, set_key
+from dnnjob.config.search import Range, draw_settings
 from dnnjob.errors import JobError
 
 
@@ -23,23 +24,43 @@ class Point:
 def make_points(job: JobConfig) -> tuple[Point, ...]:
     """One point for each combination of the swept values, the last key fastest; else one.
 
+    A job with `search.points` has those of the search instead.
+
     Raises:
         JobError: If a swept key or value is invalid, or a list is empty.
     """
     for key, values in job.sweep.items():
-        if not values:
+        if not isinstance(values, Range) and not values:
             raise JobError(
                 f"A sweep's key needs values, but sweep.{key} is an empty list. "
                 "Give it at least one value, or leave it out."
             )
+        if key.partition(".")[0] in ("name", "sweep", "search"):
+            raise JobError(
+                f"A sweep gives the keys of one job other values, but sweep.{key} is none of "
+                "those. Leave it out."
+            )
+    if job.search.points is not None:
+        settings = draw_settings(job.sweep, num_points=job.search.points, seed=job.seed)
+        return tuple(_make_point(job, setting) for setting in settings)
     return tuple(
         _make_point(job, dict(zip(job.sweep, values, strict=True)))
-        for values in itertools.product(*job.sweep.values())
+        for values in itertools.product(*map(_listed, job.sweep.items()))
     )
 
 
+def _listed(item: tuple[str, tuple[Any, ...] | Range]) -> tuple[Any, ...]:
+    key, values = item
+    if isinstance(values, Range):
+        raise JobError(
+            f"A sweep is the product of lists, but sweep.{key} is a range. Set "
+            "search.points, which draws from it, or give it a list."
+        )
+    return values
+
+
 def _make_point(job: JobConfig, values: dict[str, Any]) -> Point:
-    nested = job.model_dump(exclude={"sweep"}, exclude_none=True)
+    nested = job.model_dump(exclude={"sweep", "search"}, exclude_none=True)
     for key, value in values.items():
         set_key(nested, key, value)
     setting = ", ".join(f"{key}={value!r}" for key, value in values.items())

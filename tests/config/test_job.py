@@ -67,6 +67,7 @@ DEFAULTS = {
     },
     "output": {"predictions": "all", "model": True, "plots": True},
     "sweep": {},
+    "search": {"points": None},
 }
 
 
