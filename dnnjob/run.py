@@ -161,7 +161,7 @@ def _complete(
         "window_rows": table.window_rows,
         "columns": resolve_columns(job.data, table.content.kinds),
     }
-    values["train"] |= {"weight_decay": job.train.decay}
+    values["train"] |= {"weight_decay": job.train.decay, "huber_delta": job.train.delta}
     values["devices"] |= {
         "tasks": crew.task.num_tasks,
         "threads": threads,

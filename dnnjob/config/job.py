@@ -74,8 +74,9 @@ class DataConfig(Section):
     """The column to predict."""
     features: tuple[str, ...] | None = None
     """The columns to predict from. Default: every other column."""
-    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
-    """Share of all rows held out for the test split."""
+    test_fraction: Fraction = 0.3
+    """Share of all rows held out for the test split; 0 trains on all rows, and nothing then tells
+    how good the network is on rows it has not seen."""
     validation_fraction: Fraction = 0.0
     """Share of the training rows held out for the validation split."""
     split_seed: Seed | None = None
@@ -170,8 +171,11 @@ class DataConfig(Section):
                 f'data.split_column is for data.split = "group", "time" or "column", but it is '
                 f'"{self.split}". Set data.split, or leave data.split_column out.'
             )
-        if self.split == "files" and self.test_source is None:
-            raise ValueError(f"{kind} needs test rows. Name their files in data.test_source.")
+        if self.split == "files" and self.test_source is None and self.needs_test_rows:
+            raise ValueError(
+                f"{kind} needs test rows. Name their files in data.test_source, or set "
+                "data.test_fraction = 0 to do without."
+            )
         if self.split != "files" and (self.test_source or self.validation_source):
             raise ValueError(
                 'data.validation_source and data.test_source are for data.split = "files", but '
@@ -196,6 +200,11 @@ class DataConfig(Section):
                 "The validation rows are those of data.validation_source. Leave "
                 "data.validation_fraction out, or data.validation_source."
             )
+
+    @property
+    def needs_test_rows(self) -> bool:
+        """Whether a table without test rows is refused."""
+        return self.folds is not None or self.test_fraction > 0
 
     @property
     def may_validate(self) -> bool:
@@ -265,6 +274,13 @@ class TrainConfig(Section):
     """Passes over the training rows."""
     global_batch_size: Annotated[int, Field(ge=1)] = 64
     """Rows per optimizer step, over all replicas."""
+    loss: Literal["mse", "mae", "huber"] = "mse"
+    """What a step minimises: the mean of squared errors, of absolute ones, or Huber's loss, squared
+    up to huber_delta and absolute beyond. Histories, early stopping and reports go by the mean
+    squared error whichever it is."""
+    huber_delta: Rate | None = None
+    """Where Huber's loss turns, in standard deviations of the target, or target units without
+    z-scores. Default: 1."""
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "sgd"
     """Update rule, as Keras defines it."""
     learning_rate: LearningRate = 0.01
@@ -285,6 +301,8 @@ class TrainConfig(Section):
     patience: Annotated[int, Field(ge=1)] | None = None
     """Epochs without a better validation loss after which training stops and the best weights are
     restored. Needs validation rows. Default: no early stopping."""
+    min_delta: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    """By how much the validation loss must fall for an epoch to count as better, for patience."""
     checkpoint_every_s: Rate = 30.0
     """Seconds between checkpoints."""
 
@@ -306,6 +324,25 @@ class TrainConfig(Section):
                 'Set train.optimizer = "adamw", or use model.l2.'
             )
         return self
+
+    @model_validator(mode="after")
+    def _options_belong_to_their_loss_and_patience(self) -> Self:
+        if self.huber_delta is not None and self.loss != "huber":
+            raise ValueError(
+                f"train.huber_delta is for huber, the loss is {self.loss!r}. Set train.loss = "
+                '"huber", or leave huber_delta out.'
+            )
+        if self.min_delta and self.patience is None:
+            raise ValueError(
+                f"train.min_delta = {self.min_delta} is for early stopping, but train.patience is "
+                "not set. Set train.patience, or leave min_delta out."
+            )
+        return self
+
+    @property
+    def delta(self) -> float | None:
+        """Huber's delta in force: None for other losses."""
+        return 1.0 if self.loss == "huber" and self.huber_delta is None else self.huber_delta
 
     @property
     def decay(self) -> float | None:

@@ -106,7 +106,7 @@ def split_rows(
 
     Args:
         num_rows: Rows of the table.
-        test_fraction: Share of all rows held out for test, in (0, 1).
+        test_fraction: Share of all rows held out for test, in [0, 1).
         validation_fraction: Share of the training rows held out for validation, in [0, 1).
         seed: Seed of both splits, in [0, 2**32).
         folds: Parts of the rows, one of which is the test split; None for a share.
@@ -116,11 +116,13 @@ def split_rows(
         DataError: If a split would be empty.
     """
     rows = np.arange(num_rows, dtype=np.int64)
-    if folds is None:
+    if folds is not None:
+        train, test = _hold_out_fold(rows, folds, fold, seed=seed)
+    elif test_fraction > 0:
         train, test = _hold_out(rows, test_fraction, seed=seed)
     else:
-        train, test = _hold_out_fold(rows, folds, fold, seed=seed)
-    if not (len(train) and len(test)):
+        train, test = rows, rows[:0]
+    if not len(train) or (test_fraction > 0 and not len(test)):
         raise DataError(
             f"Training and test need at least one row each, but data.test_fraction = "
             f"{test_fraction} of {num_rows} rows leaves {len(train)} and {len(test)}. "

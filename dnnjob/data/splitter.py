@@ -180,12 +180,12 @@ def refuse_empty_splits(job: "JobConfig", counts: Sequence[int] | IndexArray) ->
         counts: Rows of each of `SPLITS`.
 
     Raises:
-        DataError: If there are no training or no test rows, or no validation rows where the job
-            asks for some.
+        DataError: If there are no training rows, or no test or validation rows where the job asks
+            for some.
     """
     data = job.data
     validates = data.validation_fraction > 0 or data.validation_source is not None
-    wanted = [TRAIN, TEST]
+    wanted = [TRAIN, TEST] if data.needs_test_rows else [TRAIN]
     wanted += [VALIDATION] if validates or job.train.patience is not None else []
     if all(counts[place] for place in wanted):
         return
@@ -332,7 +332,7 @@ def _find_cuts(data: "DataConfig", num_rows: int, blocks: Blocks) -> tuple[float
 
 def _newest(values: FloatArray, weights: IndexArray, share: float) -> float:
     """The oldest time of the newest share of rows; all that are as new belong to them."""
-    if not len(values):
+    if not len(values) or share == 0:
         return math.inf
     order = np.argsort(values, kind="stable")[::-1]
     ends = np.cumsum(weights[order])

@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from pydantic import ValidationError
 
 from dnnjob.alike import ALIKE
 from dnnjob.config import JobConfig
@@ -31,6 +32,8 @@ from dnnjob.training.strategy import Devices
 from dnnjob.training.train import TrainingState
 
 logger = logging.getLogger(__name__)
+
+_PLACES = ("source", "validation_source", "test_source", "memory_budget_gb", "scratch")
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,7 @@ def identify(
         crew: The tasks of the run.
         threads: Threads of this task.
     """
-    # What only says where and how often things are written does not change a number.
-    values = job.model_dump(mode="json", exclude={"name", "output", "devices"})
-    del values["train"]["checkpoint_every_s"]
-    for key in ("source", "validation_source", "test_source", "memory_budget_gb", "scratch"):
-        del values["data"][key]
-    origin = {"job": values, "precision": job.devices.precision, "table": table.value}
+    origin = {"job": _describe_job(job), "precision": job.devices.precision, "table": table.value}
     fingerprint = {
         "replicas": devices.num_replicas,
         "tasks": crew.task.num_tasks,
@@ -199,7 +197,31 @@ class Keeper:
             )
 
 
+def _describe_job(job: JobConfig) -> dict[str, Any]:
+    """What a job says of its numbers, not of where and how often things are written."""
+    values = job.model_dump(mode="json", exclude={"name", "output", "devices"})
+    del values["train"]["checkpoint_every_s"]
+    for key in _PLACES:
+        del values["data"][key]
+    return values
+
+
+def _fill_in(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """An origin with the defaults of keys that its version of dnnjob did not have."""
+    job = origin["job"]
+    try:
+        places = {
+            "source": "-",
+            **({"test_source": "-"} if job["data"]["split"] == "files" else {}),
+        }
+        whole = {**job, "name": "x", "data": {**job["data"], **places}}
+        return {**origin, "job": _describe_job(JobConfig.model_validate(whole))}
+    except (KeyError, ValidationError):
+        return dict(origin)
+
+
 def _refuse_other_origin(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    before = _fill_in(before)
     was, is_now = dict(_flatten(before)), dict(_flatten(json.loads(json.dumps(now))))
     differences = [
         f"{key}: {was.get(key)!r} then, {is_now.get(key)!r} now"

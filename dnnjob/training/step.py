@@ -397,28 +397,31 @@ class CompiledStep:
         num_rows: tf.Tensor,
         masks: Sequence[tf.Tensor],
     ) -> list[tf.Tensor]:
+        train = self._job.train
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             with keras.StatelessScope(
                 state_mapping=list(zip(self._dnn.trainable_variables, weights, strict=True))
             ):
-                error = self._squared_error(x, y, indices, masks)
-            loss = error / num_rows
+                residuals, roots = self._residuals(x, y, indices, masks)
+            error = _squared(residuals, roots)
+            # The mean squared error is what is shown, whatever is minimised.
+            total = error if train.loss == "mse" else _robust(residuals, roots, train.delta)
+            loss = total / num_rows
         # An embedding's gradient comes as the rows it touches.
         return [*map(tf.convert_to_tensor, tape.gradient(loss, weights)), error]
 
-    def _squared_error(
+    def _residuals(
         self, x: tf.Tensor, y: tf.Tensor, indices: tf.Tensor, masks: Sequence[tf.Tensor] = ()
-    ) -> tf.Tensor:
+    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """What is predicted less what is observed, 0 for padding, and the roots of the weights."""
         rows = tf.maximum(indices, 0)
         predicted = forward(self._dnn, tf.gather(x, rows), masks=masks)
         observed = tf.gather(y, rows)
-        if observed.shape.rank == 2:
-            residual = (predicted - observed[:, 0]) * observed[:, 1]
-        else:
-            residual = predicted - observed
-        residual = tf.where(indices >= 0, residual, 0.0)
-        return tf.reduce_sum(tf.square(residual))
+        observed, roots = (
+            tf.unstack(observed, axis=1) if observed.shape.rank == 2 else (observed, None)
+        )
+        return tf.where(indices >= 0, predicted - observed, 0.0), roots
 
     def _dropout_masks(
         self, stream: tf.Tensor, replica: tf.Tensor, *, rows: int
@@ -503,7 +506,7 @@ class CompiledStep:
         place = tf.maximum(place, 0)
         kept = tf.where(ended, loss, tf.gather(carry.validation_losses, place))
         carry = carry._replace(validation_losses=_put(carry.validation_losses, place, kept))
-        better = ended & (loss < carry.best_loss)
+        better = ended & (loss < carry.best_loss - self._job.train.min_delta)
         epoch = first_epoch + place
         if self.best_weights:
             tf.cond(better, self._keep_best, tf.no_op)
@@ -528,7 +531,7 @@ class CompiledStep:
 
             def add_chunk(chunk: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
                 indices = tf.gather(tf.gather(places, chunk), replica)
-                return chunk + 1, total + self._squared_error(x, y, indices)
+                return chunk + 1, total + _squared(*self._residuals(x, y, indices))
 
             _, total = tf.while_loop(
                 lambda chunk, _: chunk < num_chunks,
@@ -579,6 +582,20 @@ def _cut(rows: tf.Tensor, num_chunks: int, *, padding: float) -> tf.Tensor:
     widths = [(0, missing)] + [(0, 0)] * (rows.shape.rank - 1)
     padded = tf.pad(rows, widths, constant_values=padding)
     return tf.reshape(padded, (num_chunks, size, *rows.shape[1:]))
+
+
+def _squared(residuals: tf.Tensor, roots: tf.Tensor | None) -> tf.Tensor:
+    """Sum of squared errors, of weights by their roots."""
+    return tf.reduce_sum(tf.square(residuals if roots is None else residuals * roots))
+
+
+def _robust(residuals: tf.Tensor, roots: tf.Tensor | None, delta: float | None) -> tf.Tensor:
+    """Sum of absolute errors; with a delta, of half their squares up to there (Huber's loss)."""
+    losses = tf.abs(residuals)
+    if delta is not None:
+        squares = 0.5 * tf.square(residuals)
+        losses = tf.where(losses <= delta, squares, delta * losses - 0.5 * delta**2)
+    return tf.reduce_sum(losses if roots is None else losses * tf.square(roots))
 
 
 def _jit(function: Callable[..., list[tf.Tensor]]) -> Callable[..., list[tf.Tensor]]:

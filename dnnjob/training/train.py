@@ -217,7 +217,7 @@ class TrainingLoop:
             return False
         loss, epoch = self.validate(self.crew.advance), state.log.num_epochs - 1
         state.log.validation_losses.append(loss)
-        if np.float32(loss) < state.stopping.best_loss:
+        if np.float32(loss) < state.stopping.best_loss - np.float32(self.job.train.min_delta):
             state.stopping = Stopping(np.float32(loss), np.int32(epoch))
             self.step.keep_best()
         patience = self.job.train.patience

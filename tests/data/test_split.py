@@ -67,6 +67,15 @@ def test_making_a_split_leaves_the_global_random_state_alone() -> None:
     assert np.random.rand() == expected
 
 
+def test_without_a_test_fraction_all_rows_train_and_validate() -> None:
+    split = split_rows(100, test_fraction=0.0, validation_fraction=0.25, seed=3)
+    train, validation = train_test_split(np.arange(100), test_size=0.25, random_state=3)
+
+    assert len(split.test) == 0
+    np.testing.assert_array_equal(split.train, np.sort(train))
+    np.testing.assert_array_equal(split.validation, np.sort(validation))
+
+
 @pytest.mark.parametrize(("num_rows", "fraction"), [(1, 0.3), (3, 0.9), (2, 0.6)])
 def test_a_fraction_that_leaves_no_training_row_is_refused(num_rows: int, fraction: float) -> None:
     with pytest.raises(DataError, match=rf"test_fraction = {fraction} of {num_rows} rows leaves 0"):

@@ -75,6 +75,23 @@ def split(request: pytest.FixtureRequest, tmp_path: Path) -> Split:
 # Groups
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"split": "shuffle"},
+        {"split": "hash"},
+        {"split": "group", "split_column": "house"},
+        {"split": "time", "split_column": "second"},
+    ],
+)
+def test_without_a_test_fraction_every_kind_of_split_trains_on_all_rows(
+    split: Split, tmp_path: Path, keys: dict[str, str]
+) -> None:
+    job = make_job(tmp_path / "tables", test_fraction=0.0, **keys)
+
+    assert set(split(make_frame(), job)) == {"train"}
+
+
 @pytest.mark.parametrize("column", ["group", "house", "day"])
 def test_no_group_is_on_both_sides(split: Split, tmp_path: Path, column: str) -> None:
     frame = make_frame()

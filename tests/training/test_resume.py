@@ -142,6 +142,25 @@ def test_the_checkpoint_of_another_job_or_table_is_refused_with_the_difference(
         keeper.restore(training.plan)
 
 
+def test_a_checkpoint_from_before_a_key_existed_counts_as_its_default(
+    make_training: Any, paths: RunPaths
+) -> None:
+    training = make_training(**SECTIONS)
+    table = Fingerprint("sha256", "abc", "")
+    now = identify(training.job, table, training.devices, crew=Crew(StopFlag()), threads=1)
+    before = copy.deepcopy(dict(now.origin))
+    del before["job"]["train"]["loss"], before["job"]["train"]["min_delta"]
+    older = make_keeper(training, paths, Identity(before, now.fingerprint))
+    with pytest.raises(Interrupted):
+        train(training, older, interrupted_after=1)
+    training = make_training(**SECTIONS)
+
+    state = make_keeper(training, paths, now).restore(training.plan)
+
+    assert state is not None
+    assert state.log.num_steps == 1
+
+
 def test_going_on_elsewhere_is_allowed_warned_about_and_remembered(
     make_training: Any, paths: RunPaths, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -53,7 +53,9 @@ def same_batches(training: Any) -> tf.data.Dataset:
     return tf.data.Dataset.from_generator(generate, output_signature=signature)
 
 
-def fit_with_keras(training: Any, optimizer: keras.Optimizer, *, l2: float = 0.0) -> Any:
+def fit_with_keras(
+    training: Any, optimizer: keras.Optimizer, *, l2: float = 0.0, loss: Any = "mse"
+) -> Any:
     """History of Keras's `fit` from the same weights; the model is in `history.model`."""
     layers: list[Any] = [keras.Input((training.x.shape[1],))]
     for layer in training.dnn.layers:
@@ -66,7 +68,7 @@ def fit_with_keras(training: Any, optimizer: keras.Optimizer, *, l2: float = 0.0
         )
     model = keras.Sequential(layers)
     model.set_weights(training.dnn.get_weights())
-    model.compile(optimizer=optimizer, loss="mse")
+    model.compile(optimizer=optimizer, loss=loss, metrics=["mse"])
     plan = training.plan
     return model.fit(
         same_batches(training), epochs=plan.epochs, steps_per_epoch=plan.steps_per_epoch, verbose=0
@@ -100,6 +102,27 @@ def test_l2_trains_as_keras_regularizers_do_and_stays_out_of_the_loss(make_train
     assert state.log.losses[0] < history.history["loss"][0]
 
 
+@pytest.mark.parametrize(
+    ("settings", "loss"),
+    [
+        ({"loss": "mae"}, keras.losses.MeanAbsoluteError()),
+        ({"loss": "huber"}, keras.losses.Huber(1.0)),
+        ({"loss": "huber", "huber_delta": 0.25}, keras.losses.Huber(0.25)),
+    ],
+)
+def test_robust_losses_train_as_they_do_in_keras_and_histories_show_squared_errors(
+    make_training: Any, settings: dict[str, Any], loss: keras.Loss
+) -> None:
+    training = make_training(train=settings)
+    history = fit_with_keras(training, keras.optimizers.SGD(0.01), loss=loss)
+
+    state = training.train()
+
+    np.testing.assert_allclose(state.log.losses, history.history["mse"], rtol=2e-6)
+    for ours, theirs in zip(training.dnn.get_weights(), history.model.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(("xla", "batch"), [("on", 16), ("off", 16), ("on", 2000)])
 def test_embeddings_train_as_they_do_in_keras(make_training: Any, xla: str, batch: int) -> None:
     random = np.random.default_rng(5)
@@ -131,12 +154,13 @@ def test_embeddings_train_as_they_do_in_keras(make_training: Any, xla: str, batc
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-def test_a_weight_counts_as_that_many_rows(make_training: Any) -> None:
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+def test_a_weight_counts_as_that_many_rows(make_training: Any, loss: str) -> None:
     random = np.random.default_rng(2)
     x, y = random.normal(size=(30, 5)), random.normal(size=30)
     weights = random.integers(0, 4, size=30)
     weighted = np.stack([y, np.sqrt(weights / weights.mean())], axis=1)
-    whole = {"global_batch_size": 1000, "epochs": 20}
+    whole = {"global_batch_size": 1000, "epochs": 20, "loss": loss}
     training = make_training(table=(x, weighted), train=whole)
     repeated = make_training(table=(x.repeat(weights, axis=0), y.repeat(weights)), train=whole)
 
@@ -315,6 +339,21 @@ def test_patience_stops_and_gives_back_the_best_weights(make_training: Any, xla:
     assert np.mean((predicted - training.y_validation) ** 2) == pytest.approx(
         losses[best], rel=1e-5
     )
+
+
+def test_an_epoch_that_is_hardly_better_does_not_count(make_training: Any) -> None:
+    settings = {"epochs": 200, "patience": 3, "min_delta": 0.02, "learning_rate": 0.02}
+    training = make_training(num_rows=50, num_validation_rows=40, train=settings)
+
+    state = training.train()
+
+    losses, best = state.log.validation_losses, 0
+    for epoch, loss in enumerate(losses):
+        if loss < losses[best] - 0.02:
+            best = epoch
+    assert state.stop_reason == "patience"
+    assert (state.best_epoch, len(losses)) == (best + 1, best + 1 + 3)
+    assert best < int(np.argmin(losses))
 
 
 @pytest.mark.parametrize("xla", ["on", "off"])
