@@ -268,6 +268,17 @@ def test_two_rows_are_enough(run: Run) -> None:
     assert (metrics.train.num_rows, metrics.validation) == (1, None)
 
 
+def test_without_a_test_fraction_all_rows_train_and_no_test_figures_are_made(run: Run) -> None:
+    code, paths = run(None, "data.test_fraction=0", "train.epochs=2", "output.plots=true")
+    report = read_report(paths.report)
+    assert code == ExitCode.DONE
+    assert (report.metrics.test, report.baselines.test, report.importance) == (None, None, ())
+    assert report.metrics.train is not None
+    assert report.metrics.validation is not None
+    assert report.metrics.train.num_rows + report.metrics.validation.num_rows == 120
+    assert set(pd.read_parquet(paths.predictions)["split"]) == {"train", "validation"}
+
+
 def test_early_stopping_keeps_the_best_weights(run: Run) -> None:
     overrides = ["train.epochs=200", "train.patience=2", "train.learning_rate=0.3"]
     code, paths = run(None, *overrides)

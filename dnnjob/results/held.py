@@ -87,6 +87,8 @@ def _measure_baselines(
     The linear one takes plain numbers as they are, else the network's inputs.
     """
     train, test = split.train, split.test
+    if not len(test):
+        return SplitBaselines()
     x = _linear_inputs(table, encoding, inputs, np.concatenate([train, test]))
     x_train, x_test = np.split(x, [len(train)])
     return SplitBaselines(test=baseline_mse(x_train, table.y[train], x_test, table.y[test]))

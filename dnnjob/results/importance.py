@@ -42,7 +42,7 @@ def measure_importance(
     num_params: int,
     seed: int,
 ) -> tuple[Importance, ...]:
-    """Permutation importance of every column, the most important first.
+    """Permutation importance of every column, the most important first; none without test rows.
 
     Breiman, "Random forests", doi:10.1023/A:1010933404324. Inputs of one column are shuffled
     together; columns that say the same share what they are worth.
@@ -55,6 +55,8 @@ def measure_importance(
         num_params: Parameters of the network, which say what predicting costs.
         seed: Of the shuffles, and of the rows drawn of many.
     """
+    if not len(y):
+        return ()
     random = np.random.default_rng(seed)
     num_rows = max(MIN_ROWS, int(MAX_PRODUCTS / (num_params * REPEATS * len(places))))
     if num_rows < len(y):

@@ -184,7 +184,7 @@ def _predict_part(
         drawn = sums.draw(
             piece,
             every=-(-table.num_rows // _SAMPLE_ROWS),
-            every_test=-(-table.num_split_rows(TEST) // _SAMPLE_ROWS),
+            every_test=max(1, -(-table.num_split_rows(TEST) // _SAMPLE_ROWS)),
         )
         _add_piece(sums, piece, x, y_pred, encoding, drawn=drawn)
     part = _Part(
@@ -266,10 +266,15 @@ def _raw_numbers(piece: Piece, encoding: Encoding) -> Doubles:
     return np.stack(numbers, axis=1) if numbers else np.zeros((len(piece.y), 0))
 
 
-def _solve(moments: Doubles) -> Baselines:
-    """Least squares on the training rows and its error on the test rows, from sums of products."""
+def _solve(moments: Doubles) -> Baselines | None:
+    """Least squares on the training rows and its error on the test rows, from sums of products.
+
+    None without test rows.
+    """
     train, test = moments
     num_train, num_test = train[-2, -2], test[-2, -2]
+    if not num_test:
+        return None
     # Around the training means, so that the intercept is the mean of the target.
     means = train[-2] / num_train
     around = [_centred(one, means) for one in (train, test)]
