@@ -27,6 +27,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return facts
 
 
+@pytest.mark.long
 def test_a_fit_machine_is_told_in_json(dnnjob: Command, tmp_path: Path) -> None:
     done = dnnjob("doctor", "--root", tmp_path / "runs", "--json")
     findings = {item["topic"]: item for item in json.loads(done.stdout)}

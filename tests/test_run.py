@@ -211,6 +211,7 @@ def test_the_resolved_job_is_complete_and_absolute(finished: FinishedRun) -> Non
     assert to_toml(job) == finished.paths.job.read_text()
 
 
+@pytest.mark.long
 def test_the_resolved_job_repeats_the_run_bit_for_bit(
     finished: FinishedRun, dnnjob: Command, tmp_path: Path
 ) -> None:
@@ -452,6 +453,7 @@ def long_run(write_job: WriteJob, tmp_path: Path) -> Iterator[Process]:
     run.process.communicate()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_in_training_cancels_the_run_with_a_checkpoint(
     long_run: Process, number: signal.Signals, code: int
@@ -471,6 +473,7 @@ def test_a_signal_in_training_cancels_the_run_with_a_checkpoint(
     ]
 
 
+@pytest.mark.long
 def test_a_signal_before_training_cancels_the_run(long_run: Process) -> None:
     # While TensorFlow is imported.
     time.sleep(1)
@@ -569,6 +572,7 @@ def _test_mse(folder: Path) -> str:
     return f"{test.mse:.6g}"
 
 
+@pytest.mark.long
 def test_points_of_other_devices_run_in_processes_of_their_own(
     write_job: WriteJob, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -582,6 +586,7 @@ def test_points_of_other_devices_run_in_processes_of_their_own(
     assert pids[0] == os.getpid() != pids[1]
 
 
+@pytest.mark.long
 def test_a_point_gives_what_a_run_alone_gives(
     finished: FinishedRun, write_job: WriteJob, tmp_path: Path, dnnjob: Command
 ) -> None:

@@ -16,8 +16,10 @@ import tomli_w
 
 from dnnjob.config import load_job
 from dnnjob.data.order import WindowPlan
+from dnnjob.errors import ExitCode
+from dnnjob.launch.foreground import resume_foreground, run_foreground
 from dnnjob.runs import RunPaths, read_status
-from tests.conftest import command_line, run_command
+from tests.conftest import command_line
 
 NUM_ROWS, NUM_FEATURES = 20_000, 4
 JOB: dict[str, Any] = {
@@ -61,15 +63,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, *overrides: str) -> tuple[RunPaths, str]:
-    done = run_command("run", "job.toml", *overrides, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return RunPaths(Path(done.stdout.strip())), done.stderr
+def run(folder: Path, *overrides: str, job: str = "job.toml") -> RunPaths:
+    """Runs the job inside this process."""
+    root = folder / "runs" / str(len([*folder.glob("runs/*")]))
+    assert run_foreground(folder / job, overrides, root=root) == ExitCode.DONE
+    (paths,) = map(RunPaths, root.glob("streamed/2*"))
+    return paths
 
 
 @pytest.fixture(scope="module")
-def base(folder: Path) -> tuple[RunPaths, str]:
+def base(folder: Path) -> RunPaths:
     return run(folder)
+
+
+@pytest.fixture(autouse=True)
+def _in_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(folder)
+    caplog.set_level("INFO", "dnnjob")
 
 
 def predictions(paths: RunPaths) -> pd.DataFrame:
@@ -89,10 +101,9 @@ def make_plan(paths: RunPaths) -> WindowPlan:
     return WindowPlan(num_rows, 32, 1, epochs=3, window_rows=3200)
 
 
-def test_the_report_is_that_of_its_predictions(base: tuple[RunPaths, str], folder: Path) -> None:
-    paths, _ = base
-    report = json.loads(paths.report.read_bytes())
-    found, source = predictions(paths), pd.read_parquet(folder / "small.parquet")
+def test_the_report_is_that_of_its_predictions(base: RunPaths, folder: Path) -> None:
+    report = json.loads(base.report.read_bytes())
+    found, source = predictions(base), pd.read_parquet(folder / "small.parquet")
 
     assert found["row_id"].tolist() == list(range(NUM_ROWS))
     np.testing.assert_array_equal(found["y_true"], source["y"])
@@ -105,17 +116,16 @@ def test_the_report_is_that_of_its_predictions(base: tuple[RunPaths, str], folde
     assert report["job"]["data"]["split"] == "shuffle"
     assert report["metrics"]["test"]["mse"] < 0.5 * report["baselines"]["test"]["linear"]["mse"]
     assert report["metrics"]["validation"]["mse_standardized"] == pytest.approx(
-        losses(paths)[-1, 1], rel=1e-4
+        losses(base)[-1, 1], rel=1e-4
     )
-    assert not paths.checkpoints.exists()
+    assert not base.checkpoints.exists()
 
 
-def test_the_linear_baseline_is_least_squares(base: tuple[RunPaths, str], folder: Path) -> None:
-    paths, _ = base
-    report = json.loads(paths.report.read_bytes())
+def test_the_linear_baseline_is_least_squares(base: RunPaths, folder: Path) -> None:
+    report = json.loads(base.report.read_bytes())
     source = pd.read_parquet(folder / "small.parquet")
     x = np.c_[source.filter(like="x").to_numpy(np.float64), np.ones(NUM_ROWS)]
-    y, split = source["y"].to_numpy(), predictions(paths)["split"].to_numpy()
+    y, split = source["y"].to_numpy(), predictions(base)["split"].to_numpy()
     train, test = split == "train", split == "test"
 
     weights = np.linalg.lstsq(x[train], y[train])[0]
@@ -132,31 +142,34 @@ def test_the_linear_baseline_is_least_squares(base: tuple[RunPaths, str], folder
     ids=["resident, many files", "copied"],
 )
 def test_neither_memory_nor_files_change_a_bit(
-    base: tuple[RunPaths, str], folder: Path, overrides: list[str]
+    base: RunPaths, folder: Path, overrides: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    paths, said = run(folder, *overrides)
+    paths, said = run(folder, *overrides), caplog.text
 
-    pd.testing.assert_frame_equal(predictions(paths), predictions(base[0]))
-    np.testing.assert_array_equal(losses(paths), losses(base[0]))
+    pd.testing.assert_frame_equal(predictions(paths), predictions(base))
+    np.testing.assert_array_equal(losses(paths), losses(base))
     num_rows, resident = make_plan(paths).num_rows, "budget" in overrides[0]
     assert rows_read(said) == [num_rows if resident else 3 * num_rows]
 
 
 def test_text_larger_than_a_window_is_rewritten_and_trains_alike(
-    base: tuple[RunPaths, str], folder: Path, tmp_path: Path
+    base: RunPaths, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pd.read_parquet(folder / "small.parquet").to_csv(folder / "large.csv.gz", index=False)
 
-    paths, said = run(folder, "data.source=large.csv.gz", f"data.scratch='{tmp_path}'")
+    paths = run(folder, "data.source=large.csv.gz", f"data.scratch='{tmp_path}'")
 
-    found, expected = predictions(paths), predictions(base[0])
+    said = caplog.text
+
+    found, expected = predictions(paths), predictions(base)
     for name in ("row_id", "split", "name"):
         assert found[name].tolist() == expected[name].tolist()
-    np.testing.assert_allclose(losses(paths), losses(base[0]), rtol=1e-3)
+    np.testing.assert_allclose(losses(paths), losses(base), rtol=1e-3)
     assert rows_read(said) == [3 * make_plan(paths).num_rows]
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_table_of_one_window_read_in_pieces_trains_as_in_memory(folder: Path) -> None:
     overrides = [
         "data.window_rows=1000000",
@@ -164,9 +177,9 @@ def test_a_table_of_one_window_read_in_pieces_trains_as_in_memory(folder: Path) 
         "data.id_columns=[]",
         "train.epochs=2",
     ]
-    whole, _ = run(folder, *overrides)
+    whole = run(folder, *overrides)
     # So many inputs may come of a text that a quarter of a window has fewer rows than the table.
-    pieces, _ = run(folder, *overrides, "data.max_one_hot=10000")
+    pieces = run(folder, *overrides, "data.max_one_hot=10000")
 
     np.testing.assert_allclose(losses(pieces), losses(whole), rtol=1e-5)
     found, expected = predictions(pieces), predictions(whole)
@@ -175,26 +188,24 @@ def test_a_table_of_one_window_read_in_pieces_trains_as_in_memory(folder: Path) 
     assert load_job(pieces.job).data.window_rows == 1_000_000
 
 
-def test_two_tasks_read_half_each_and_come_to_the_same_losses(
-    base: tuple[RunPaths, str], folder: Path
-) -> None:
-    paths, _ = run(folder, "devices.tasks=2")
+@pytest.mark.long
+def test_two_tasks_read_half_each_and_come_to_the_same_losses(base: RunPaths, folder: Path) -> None:
+    paths = run(folder, "devices.tasks=2")
 
-    np.testing.assert_allclose(losses(paths), losses(base[0]), rtol=1e-5)
+    np.testing.assert_allclose(losses(paths), losses(base), rtol=1e-5)
     assert "Statistics of the table are those kept in" in paths.log(attempt=1, rank=1).read_text()
     for log in (paths.log(attempt=1, rank=rank) for rank in (0, 1)):
         (read,) = rows_read(log.read_text())
         assert read <= 0.6 * 3 * make_plan(paths).num_rows
 
 
-def test_two_tasks_share_one_copy_of_a_text(
-    base: tuple[RunPaths, str], folder: Path, tmp_path: Path
-) -> None:
+@pytest.mark.long
+def test_two_tasks_share_one_copy_of_a_text(base: RunPaths, folder: Path, tmp_path: Path) -> None:
     pd.read_parquet(folder / "small.parquet").to_csv(folder / "shared.csv", index=False)
     words = ("data.source=shared.csv", f"data.scratch='{tmp_path}'", "devices.tasks=2")
-    paths, _ = run(folder, *words)
+    paths = run(folder, *words)
 
-    np.testing.assert_allclose(losses(paths), losses(base[0]), rtol=1e-5)
+    np.testing.assert_allclose(losses(paths), losses(base), rtol=1e-5)
     chief, follower = (paths.log(attempt=1, rank=rank).read_text() for rank in (0, 1))
     assert "Copying the table" in chief
     assert "Copying the table" not in follower
@@ -203,7 +214,7 @@ def test_two_tasks_share_one_copy_of_a_text(
 
 
 def test_a_killed_run_goes_on_within_its_epoch_to_the_same_bits(
-    base: tuple[RunPaths, str], folder: Path
+    base: RunPaths, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     command = command_line("run", "job.toml", "train.checkpoint_every_s=0.001")
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
@@ -214,12 +225,12 @@ def test_a_killed_run_goes_on_within_its_epoch_to_the_same_bits(
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
 
-    done = run_command("resume", paths.root, cwd=folder)
+    assert resume_foreground(paths.root) == ExitCode.DONE
 
-    assert done.returncode == 0, done.stderr
-    pd.testing.assert_frame_equal(predictions(paths), predictions(base[0]))
-    np.testing.assert_array_equal(losses(paths), losses(base[0]))
-    assert "Statistics of the table are those kept in" in done.stderr
+    said = caplog.text
+    pd.testing.assert_frame_equal(predictions(paths), predictions(base))
+    np.testing.assert_array_equal(losses(paths), losses(base))
+    assert "Statistics of the table are those kept in" in said
     position = read_status(paths).attempts[-1].resumed_from
     assert position is not None
     assert position.window > 0 or position.epoch > 0
@@ -230,21 +241,21 @@ def test_a_killed_run_goes_on_within_its_epoch_to_the_same_bits(
         for window in range(plan.windows_per_epoch)
         if (epoch, window) >= (position.epoch, position.window)
     )
-    assert rows_read(done.stderr) == [expected]
+    assert rows_read(said) == [expected]
 
 
-def test_validation_rows_need_no_patience(base: tuple[RunPaths, str], folder: Path) -> None:
+@pytest.mark.long
+def test_validation_rows_need_no_patience(base: RunPaths, folder: Path) -> None:
     train = {key: value for key, value in JOB["train"].items() if key != "patience"}
     (folder / "patient.toml").write_text(tomli_w.dumps(JOB | {"train": train}))
 
-    done = run_command("run", "patient.toml", cwd=folder)
+    paths = run(folder, job="patient.toml")
 
-    assert done.returncode == 0, done.stderr
-    np.testing.assert_array_equal(losses(RunPaths(Path(done.stdout.strip()))), losses(base[0]))
+    np.testing.assert_array_equal(losses(paths), losses(base))
 
 
 def test_few_test_rows_tell_what_columns_are_worth(folder: Path) -> None:
-    paths, _ = run(folder, "data.test_fraction=0.0002", "train.epochs=1", "output.plots=true")
+    paths = run(folder, "data.test_fraction=0.0002", "train.epochs=1", "output.plots=true")
 
     report = json.loads(paths.report.read_bytes())
     assert report["metrics"]["test"]["num_rows"] == 4

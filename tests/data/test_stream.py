@@ -198,6 +198,7 @@ def test_what_texts_and_headers_lack_is_told_as_in_memory(tmp_path: Path) -> Non
     assert "columns without a name: Unnamed: 0" in told
 
 
+@pytest.mark.long
 def test_wide_tables_are_passed_over_in_blocks_of_fewer_rows(tmp_path: Path) -> None:
     wide = pd.DataFrame(np.random.default_rng(0).normal(size=(9000, 1000)))
     wide.columns = [f"x{number}" for number in range(1000)]

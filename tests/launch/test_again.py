@@ -62,6 +62,7 @@ def story(job: Path, undisturbed: Done, tmp_path_factory: pytest.TempPathFactory
     return Story(undisturbed, together, Done(paths, read_report(paths.report), last.stderr))
 
 
+@pytest.mark.long
 def test_the_run_takes_the_tasks_it_is_given_and_its_job_says_so(story: Story) -> None:
     assert (story.together["tasks"], story.together["threads"]) == (2, 1)
     devices = devices_of(story.done.paths)
@@ -70,6 +71,7 @@ def test_the_run_takes_the_tasks_it_is_given_and_its_job_says_so(story: Story) -
     assert (strategy.num_tasks, strategy.threads) == (1, 2)
 
 
+@pytest.mark.long
 def test_it_goes_on_to_the_same_losses_and_says_that_bits_may_differ(story: Story) -> None:
     assert len(story.done.losses) == len(story.undisturbed.losses)
     np.testing.assert_allclose(story.done.losses[:20], story.undisturbed.losses[:20], rtol=1e-5)
@@ -80,6 +82,7 @@ def test_it_goes_on_to_the_same_losses_and_says_that_bits_may_differ(story: Stor
     assert all(attempt.resumed_from is not None for attempt in attempts[1:])
 
 
+@pytest.mark.long
 def test_a_submitted_run_takes_the_tasks_and_threads_of_another_profile(
     job: Path, tmp_path: Path
 ) -> None:
@@ -126,6 +129,7 @@ def one_core() -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
+@pytest.mark.long
 def test_threads_that_fitted_another_machine_are_lowered_to_the_cores_of_this_one(
     interrupted: RunPaths, request: pytest.FixtureRequest
 ) -> None:
@@ -142,6 +146,7 @@ def test_threads_that_fitted_another_machine_are_lowered_to_the_cores_of_this_on
     assert report.provenance.bit_exact == (cores == 1)
 
 
+@pytest.mark.long
 def test_threads_that_are_asked_for_are_not_lowered(interrupted: RunPaths, one_core: None) -> None:
     done = run_command("resume", interrupted.root, "devices.threads=2")
 
@@ -149,6 +154,7 @@ def test_threads_that_are_asked_for_are_not_lowered(interrupted: RunPaths, one_c
     assert read_report(interrupted.report).strategy.threads == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_of_two_resumes_at_once_one_wins_and_the_other_says_so(
     job: Path, tmp_path: Path, undisturbed: Done, tasks: int

@@ -109,6 +109,7 @@ def test_windows_shorter_than_a_table_that_must_be_in_memory_are_refused(tmp_pat
         check_job(job_file)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -7,6 +7,7 @@ import pytest
 from tests.launch.killing import ALL, HANDFUL, count_epochs, kill_series
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_run_killed_in_every_phase_ends_in_the_same_bits(tmp_path: Path) -> None:
     kills = kill_series(tmp_path, epochs=2500, tasks=1, kills=HANDFUL, seed=1)

@@ -111,6 +111,7 @@ def test_the_chief_alone_talks_and_every_task_keeps_a_log(together: Done) -> Non
         assert "Training on 2 CPU replica(s)" in (together.paths.logs / name).read_text()
 
 
+@pytest.mark.long
 def test_what_all_tasks_warn_of_appears_once(tmp_path: Path) -> None:
     frame = make_frame(200)
     frame["again"] = frame["y"]
@@ -182,6 +183,7 @@ def lives(pid: int) -> bool:
         return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_task_killed_before_it_meets_the_others_ends_the_run_at_once_and_is_named(
     job: Path, tmp_path: Path, rank: int
@@ -199,6 +201,7 @@ def test_a_task_killed_before_it_meets_the_others_ends_the_run_at_once_and_is_na
     assert not any(map(lives, pids))
 
 
+@pytest.mark.long
 def test_a_task_killed_while_the_chief_waits_for_its_imports_ends_the_run(
     job: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +243,7 @@ def launch_of(pid: int) -> str:
     return str(json.loads(told.partition("=")[2])["launch"])
 
 
+@pytest.mark.long
 def test_an_interrupt_while_the_tasks_start_ends_the_run_as_any_other(
     job: Path, tmp_path: Path
 ) -> None:
@@ -254,6 +258,7 @@ def test_an_interrupt_while_the_tasks_start_ends_the_run_as_any_other(
     assert (status.state, status.reason) == ("CANCELLED", "cancelled")
 
 
+@pytest.mark.long
 def test_a_second_interrupt_ends_at_once_tasks_that_do_not_listen(
     job: Path, tmp_path: Path
 ) -> None:
@@ -272,6 +277,7 @@ def test_a_second_interrupt_ends_at_once_tasks_that_do_not_listen(
     assert not any(map(lives, pids))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_task_that_falls_silent_ends_the_run_and_is_named(
     job: Path, tmp_path: Path, rank: int
@@ -288,6 +294,7 @@ def test_a_task_that_falls_silent_ends_the_run_and_is_named(
     assert not any(map(lives, ended.pids))
 
 
+@pytest.mark.long
 def test_a_chief_that_waited_in_vain_names_the_task_it_waited_for(
     job: Path, tmp_path: Path
 ) -> None:
@@ -363,6 +370,7 @@ def story(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story
     return Story(ends, Done(paths, read_report(paths.report), last.stderr))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "rank"), [("follower killed", 1), ("chief killed", 0)])
 def test_a_killed_task_ends_the_run_within_a_minute_and_is_named(
     story: Story, name: str, rank: int
@@ -376,6 +384,7 @@ def test_a_killed_task_ends_the_run_within_a_minute_and_is_named(
     assert f"(process {ended.pids[rank]})" in str(ended.status.error)
 
 
+@pytest.mark.long
 def test_what_another_task_than_the_chief_has_to_say_appears_once_under_its_name(
     job: Path, tmp_path: Path
 ) -> None:
@@ -388,6 +397,7 @@ def test_what_another_task_than_the_chief_has_to_say_appears_once_under_its_name
     assert "Task 1: A run needs all its tasks, but task 0 on " in said
 
 
+@pytest.mark.long
 def test_tasks_end_with_the_command_that_started_them(story: Story) -> None:
     ended = story.ends["command killed"]
 
@@ -395,6 +405,7 @@ def test_tasks_end_with_the_command_that_started_them(story: Story) -> None:
     assert not any(map(lives, ended.pids))
 
 
+@pytest.mark.long
 def test_an_interrupt_ends_all_tasks_with_a_checkpoint(story: Story) -> None:
     ended = story.ends["interrupted"]
 
@@ -403,6 +414,7 @@ def test_an_interrupt_ends_all_tasks_with_a_checkpoint(story: Story) -> None:
     assert not any(map(lives, ended.pids))
 
 
+@pytest.mark.long
 def test_a_signal_to_one_task_ends_all(story: Story) -> None:
     ended = story.ends["terminated"]
 
@@ -410,6 +422,7 @@ def test_a_signal_to_one_task_ends_all(story: Story) -> None:
     assert ended.status.state == "CANCELLED"
 
 
+@pytest.mark.long
 def test_a_run_killed_in_every_way_ends_as_one_that_was_not(story: Story, together: Done) -> None:
     np.testing.assert_array_equal(story.done.predictions, together.predictions)
     np.testing.assert_array_equal(story.done.losses, together.losses)
@@ -419,6 +432,7 @@ def test_a_run_killed_in_every_way_ends_as_one_that_was_not(story: Story, togeth
     assert story.done.report.provenance.bit_exact
 
 
+@pytest.mark.long
 def test_the_processes_of_a_slurm_step_make_one_run(
     job: Path, tmp_path: Path, together: Done
 ) -> None:

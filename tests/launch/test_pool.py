@@ -165,6 +165,7 @@ def test_a_run_goes_on_behind_the_commands_end(
     wait_for_pool(paths)
 
 
+@pytest.mark.long
 def test_a_shell_that_reads_the_folder_does_not_wait_for_the_run(
     write_job: WriteJob, tmp_path: Path
 ) -> None:
@@ -187,6 +188,7 @@ def test_a_shell_that_reads_the_folder_does_not_wait_for_the_run(
     wait_for(RunPaths(folder), "COMPLETED")
 
 
+@pytest.mark.long
 def test_a_sweep_shares_imports_and_loses_no_point_to_one_that_fails(
     write_job: WriteJob, dnnjob: Command, tmp_path: Path
 ) -> None:
@@ -209,6 +211,7 @@ def test_a_sweep_shares_imports_and_loses_no_point_to_one_that_fails(
     wait_for_pool(runs[0])
 
 
+@pytest.mark.long
 def test_a_wish_to_cancel_ends_one_point_and_the_others_go_on(
     write_job: WriteJob, dnnjob: Command, tmp_path: Path
 ) -> None:
@@ -227,6 +230,7 @@ def test_a_wish_to_cancel_ends_one_point_and_the_others_go_on(
     wait_for_pool(long)
 
 
+@pytest.mark.long
 def test_the_background_process_passes_a_signal_on_and_starts_nothing_more(
     write_job: WriteJob, dnnjob: Command, tmp_path: Path
 ) -> None:
@@ -248,6 +252,7 @@ def test_the_background_process_passes_a_signal_on_and_starts_nothing_more(
     wait_for_pool(runs[0])
 
 
+@pytest.mark.long
 def test_setup_lines_come_first_and_one_that_fails_ends_the_run(
     write_job: WriteJob, dnnjob: Command, tmp_path: Path
 ) -> None:
@@ -260,6 +265,7 @@ def test_setup_lines_come_first_and_one_that_fails_ends_the_run(
     assert log.read_text() == "here\n"
 
 
+@pytest.mark.long
 def test_a_killed_process_leaves_no_run_that_looks_alive(
     write_job: WriteJob, dnnjob: Command, tmp_path: Path
 ) -> None:

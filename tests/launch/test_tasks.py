@@ -43,6 +43,7 @@ def run_on_tasks(job: Path, folder: Path) -> list[Done]:
     return done
 
 
+@pytest.mark.long
 def test_three_tasks_train_as_one_and_two_do(tmp_path: Path) -> None:
     # Of 134 training rows, batches of 63 leave one of 8: tasks with 3, 3 and 2 rows of it.
     job = write_tiny_job(tmp_path, make_frame(240), train={"epochs": 20, "global_batch_size": 63})

@@ -16,7 +16,7 @@ from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths
 from tests.conftest import WriteJob, command_line
 from tests.slurm.clusters import Cluster, wait_until
-from tests.slurm.submitted import read_attempts, submit, write_profile
+from tests.slurm.submitted import hold, read_attempts, submit, write_profile
 
 pytestmark = pytest.mark.slurm
 
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.slurm
 def test_a_run_is_followed_cancelled_and_resumed_to_its_end(
     unbooked: Cluster, write_job: WriteJob, tmp_path: Path
 ) -> None:
-    job = write_job(train={"epochs": 60_000, "checkpoint_every_s": 1})
+    job = write_job(train={"epochs": 20_000, "checkpoint_every_s": 1})
     paths = submit(unbooked, job, tmp_path)
     follower = subprocess.Popen(
         command_line("logs", paths.root, "--follow"), stdout=subprocess.PIPE, text=True
     )
-    wait_until(lambda: list(paths.checkpoints.glob("*.ckpt")), seconds=240)
+    hold(paths)
 
     refused = unbooked.dnnjob("resume", paths.root)
     cancelled = unbooked.dnnjob("cancel", paths.root)
@@ -58,6 +58,7 @@ def test_a_run_is_followed_cancelled_and_resumed_to_its_end(
     assert len(read_attempts(paths)) == 2
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_run_is_resumed_on_as_many_nodes_as_another_profile_says(
     unbooked: Cluster, write_job: WriteJob, tmp_path: Path
@@ -77,6 +78,7 @@ def test_a_run_is_resumed_on_as_many_nodes_as_another_profile_says(
     assert (profile.nodes, profile.sbatch_options) == (2, {})
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_resume_here_takes_the_run_from_slurm_into_the_foreground(
     unbooked: Cluster, write_job: WriteJob, tmp_path: Path
@@ -94,6 +96,7 @@ def test_resume_here_takes_the_run_from_slurm_into_the_foreground(
     assert (see(paths).state, see(paths).job_id) == ("COMPLETED", None)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_run_can_be_watched_from_a_copy(
     unbooked: Cluster, write_job: WriteJob, tmp_path: Path
@@ -118,6 +121,7 @@ def see(paths: RunPaths) -> Any:
 # The doctor as a job
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_doctor_looks_at_every_node_of_a_profile_and_leaves_nothing(
     unbooked: Cluster, tmp_path: Path
@@ -135,6 +139,7 @@ def test_the_doctor_looks_at_every_node_of_a_profile_and_leaves_nothing(
     assert not root.parent.exists()
 
 
+@pytest.mark.long
 def test_a_doctor_that_cannot_start_tells_what_its_job_said(
     unbooked: Cluster, tmp_path: Path
 ) -> None:
@@ -147,6 +152,7 @@ def test_a_doctor_that_cannot_start_tells_what_its_job_said(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.long
 def test_a_doctor_that_is_interrupted_takes_its_job_back(unbooked: Cluster, tmp_path: Path) -> None:
     profile = write_profile(tmp_path, sbatch_options={"begin": "now+1hour"})
     command = command_line("doctor", "--profile", profile, "--root", tmp_path / "runs")

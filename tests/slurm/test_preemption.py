@@ -28,7 +28,7 @@ from tests.slurm.submitted import (
     wait_for_end,
 )
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 
 @pytest.fixture(scope="session")

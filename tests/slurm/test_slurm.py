@@ -94,6 +94,7 @@ def test_without_slurm_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_a_job_is_followed_from_the_queue_to_its_end(any_cluster: Cluster, tmp_path: Path) -> None:
     script = _script(tmp_path, "sleep 2", "--hold", "--time=7")
 
@@ -117,6 +118,7 @@ def test_a_job_is_followed_from_the_queue_to_its_end(any_cluster: Cluster, tmp_p
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_elements_of_an_array_are_told_apart_in_one_call(any_cluster: Cluster) -> None:
     job_id = any_cluster.submit("sleep 60", "--array=1-6%1", "--cpus-per-task=2")
     other = any_cluster.submit("sleep 60", "--hold")
@@ -136,6 +138,7 @@ def test_elements_of_an_array_are_told_apart_in_one_call(any_cluster: Cluster) -
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_jobs_that_slurm_does_not_know_are_left_out(any_cluster: Cluster) -> None:
     assert slurm.list_queue(["999999"]) == {}
     assert slurm.list_queue(["999999", "999998_3"]) == {}
@@ -146,6 +149,7 @@ def test_jobs_that_slurm_does_not_know_are_left_out(any_cluster: Cluster) -> Non
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_every_start_of_a_job_is_in_the_books(cluster: Cluster) -> None:
     job_id = cluster.submit("sleep 600", "--partition=graceful", "--mem=700", "--time=9")
     cluster.wait_for(job_id, "RUNNING")
@@ -167,6 +171,7 @@ def test_every_start_of_a_job_is_in_the_books(cluster: Cluster) -> None:
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_the_books_know_exit_codes_signals_memory_and_waiting_elements(cluster: Cluster) -> None:
     failed = cluster.submit("exit 3", "--cpus-per-task=2")
     killed = cluster.submit("kill -KILL $$")
@@ -189,12 +194,14 @@ def test_the_books_know_exit_codes_signals_memory_and_waiting_elements(cluster: 
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_a_cluster_without_books_says_so(unbooked: Cluster) -> None:
     assert slurm.list_accounted(["1"]) is None
     assert slurm.find_room("root", account=None, qos=None, partitions={"main": ""}) is None
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_a_limit_leaves_room_for_what_is_not_queued_under_it(cluster: Cluster) -> None:
     user = cluster.ask("id", "-un")
     cluster.submit("true", "--hold", "--array=0-2", "--partition=few")
@@ -207,6 +214,7 @@ def test_a_limit_leaves_room_for_what_is_not_queued_under_it(cluster: Cluster) -
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_a_hidden_partition_and_its_jobs_are_seen(unbooked: Cluster) -> None:
     unbooked.ask("scontrol", "update", "partition=short", "hidden=yes")
     try:
@@ -220,6 +228,7 @@ def test_a_hidden_partition_and_its_jobs_are_seen(unbooked: Cluster) -> None:
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_partitions_nodes_and_settings_are_read(any_cluster: Cluster) -> None:
     partitions = slurm.list_partitions()
     nodes = slurm.list_nodes()
@@ -238,6 +247,7 @@ def test_partitions_nodes_and_settings_are_read(any_cluster: Cluster) -> None:
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("option", "cure"),
     [
@@ -264,6 +274,7 @@ def test_a_refused_job_names_the_key_to_change(
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_a_limit_on_queued_jobs_is_told_as_such(cluster: Cluster, tmp_path: Path) -> None:
     script = _script(tmp_path, "true", "--partition=few", "--array=0-50")
 
@@ -272,6 +283,7 @@ def test_a_limit_on_queued_jobs_is_told_as_such(cluster: Cluster, tmp_path: Path
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 @pytest.mark.parametrize(
     "after",
     [
@@ -295,6 +307,7 @@ def test_a_submission_whose_answer_is_lost_is_looked_up_and_not_repeated(
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_a_submission_that_was_lost_before_it_was_queued_is_told(
     unbooked: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +320,7 @@ def test_a_submission_that_was_lost_before_it_was_queued_is_told(
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_a_submission_that_a_slow_controller_takes_late_is_found(
     unbooked: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +334,7 @@ def test_a_submission_that_a_slow_controller_takes_late_is_found(
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_a_controller_that_is_down_is_told_by_every_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare_cluster: Cluster
 ) -> None:
@@ -337,6 +352,7 @@ def test_a_controller_that_is_down_is_told_by_every_command(
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_a_users_own_formats_and_times_change_nothing(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,6 +369,7 @@ def test_a_users_own_formats_and_times_change_nothing(
 
 
 @pytest.mark.slurm
+@pytest.mark.long
 def test_what_slurm_refuses_to_do_to_a_job_is_told_with_the_way_out(unbooked: Cluster) -> None:
     job_id = unbooked.submit("true", "--no-requeue", "--hold")
 

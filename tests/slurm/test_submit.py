@@ -35,7 +35,7 @@ from tests.conftest import WriteJob, command_line
 from tests.slurm.clusters import Cluster, wait_until
 from tests.slurm.submitted import write_profile
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 FAILS = {"setup": ["false"], "memory_gb": None}
 

@@ -20,7 +20,7 @@ from tests.slurm.submitted import (
     write_profile,
 )
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 
 @pytest.fixture(scope="session")

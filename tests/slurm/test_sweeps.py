@@ -11,7 +11,7 @@ from tests.conftest import WriteJob
 from tests.slurm.clusters import Cluster, wait_until
 from tests.slurm.submitted import write_profile
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 NAN, CANCELLED = 4, 19
 

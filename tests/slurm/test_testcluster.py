@@ -10,7 +10,7 @@ import pytest
 
 from tests.slurm.clusters import SCRIPT, Cluster, started_cluster, wait_until
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 
 def test_jobs_run_on_every_node(any_cluster: Cluster) -> None:

@@ -12,7 +12,7 @@ from tests.conftest import WriteJob
 from tests.slurm.clusters import Cluster
 from tests.slurm.submitted import job_id, submit, write_profile
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 LATER = {"sbatch_options": {"begin": "now+1hour"}}
 
 

@@ -22,7 +22,7 @@ from tests.conftest import command_line
 from tests.launch.watch.made import attempt, make_run, make_sweep, send, status
 from tests.slurm.clusters import Cluster, wait_until
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 COMMANDS = ("squeue", "sacct", "scontrol", "sinfo", "scancel", "sacctmgr")
 
