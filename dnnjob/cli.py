@@ -348,7 +348,9 @@ def collect(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show every run under a folder in one table, best test MSE first.
+    """Show every run under a folder in one table, least validation MSE first.
+
+    Where no run has validation rows, the least test MSE is first.
 
     \b
       dnnjob collect runs
@@ -370,6 +372,33 @@ def collect(
     if out is not None:
         excuse_stdout()
     raise typer.Exit(code)
+
+
+@app.command()
+def best(
+    place: Annotated[
+        Path, typer.Argument(metavar="ROOT|SWEEP", help="Folder that holds the runs, or a sweep.")
+    ],
+    metric: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Least of this column; --metric=-COLUMN: largest.")
+    ] = "validation_mse",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Keep these runs; repeatable; < and > too."),
+    ] = None,
+) -> None:
+    """Print the folder of the run with the least validation MSE.
+
+    Columns are those of `dnnjob collect`. Test rows that choose a run cannot judge it any more:
+    they are asked by name alone, with --metric test_mse.
+
+    \b
+      dnnjob best runs/houses/sweeps/20261123-101500-3f9a1c
+      dnnjob predict $(dnnjob best runs --where name=houses) new.parquet --out predictions.parquet
+    """
+    from dnnjob.collect.best import best_command
+
+    _exit(best_command(place, metric=metric, where=where or []))
 
 
 @app.command()

@@ -21,33 +21,50 @@ import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from dnnjob.collect.collected_table import JOB, LINE_SCHEMA, resolve_column, varying_keys
+from dnnjob.collect.collected_table import (
+    GAINS,
+    JOB,
+    LINE_SCHEMA,
+    add_gains,
+    resolve_column,
+    varying_keys,
+)
+from dnnjob.collect.ranking import (
+    RANKINGS,
+    choose_ranking,
+    describe_unequal_rows,
+    describe_unjudged,
+)
 from dnnjob.collect.record import Run
 from dnnjob.collect.seeds import make_settings, setting_keys
 from dnnjob.collect.terminal import to_cell
+from dnnjob.collect.views import describe_next
 from dnnjob.errors import DnnJobError
-from dnnjob.results.notation import format_change, format_number
+from dnnjob.results.notation import format_number, split_against
 from dnnjob.results.report import read_predictions
+from dnnjob.results.verdict import BASELINE_NAMES
 from dnnjob.runs import RunPaths
 
 MAX_POINTS = 2000
 MAX_TROUBLED = 200
 MAX_SETTINGS = 200
-GAIN = "vs_linear"
 # What needs a person stands first.
 TROUBLES = ("FAILED", None, "COMPLETED", "RUNNING", "REQUEUED", "CREATED", "CANCELLED")
 # What a page shows before all columns are asked for; the keys that vary stand after the state.
-SHORT = ("name", "run_id", "state", "test_mse", GAIN, "test_r2", "seed", "train_s", "host")
+SHORT = ("name", "run_id", "state", *RANKINGS, *GAINS, "test_r2", "seed", "train_s", "host")
 
 
 @dataclass(frozen=True)
 class Winner:
-    """The run with the least test MSE, and its test rows."""
+    """The run that ranks first, and its test rows."""
 
     run_id: str
     name: str
-    mse: float
-    linear_mse: float | None
+    validation_mse: float | None
+    """None where runs are ranked by test MSE."""
+    test_mse: float | None
+    against: tuple[str, str, str] | None
+    """How its test MSE compares with the strongest baseline's: `30 %`, `better than`, a name."""
     target: str | None
     href: str | None
     points: tuple[tuple[float, float], ...]
@@ -83,7 +100,8 @@ def render_page(
     by_path = {run.line.path: run for run in runs}
     shown = [by_path[path] for path in table["path"].to_pylist()]
     links = [_link(run, place) for run in shown]
-    winner = _find_winner(shown, links)
+    ranking = choose_ranking(table)
+    winner = _find_winner(shown, links, ranking)
     troubles = sorted(
         (_describe_trouble(run) for run in shown if run.line.state != "COMPLETED" or run.fault),
         key=lambda trouble: TROUBLES.index(trouble.state),
@@ -91,6 +109,7 @@ def render_page(
     island = {
         **_make_island(table, links),
         "sort": _column_sorted_by(table, sort),
+        "ranking": ranking,
         "winner": winner and asdict(winner),
     }
     return (
@@ -104,6 +123,10 @@ def render_page(
             names=sorted({run.line.name for run in shown if run.line.name}),
             num_tables=len({run.line.data_fingerprint for run in shown} - {None}),
             winner=winner,
+            ranking=ranking,
+            notes=[*filter(None, [describe_unequal_rows(table)])],
+            unjudged=describe_unjudged(table),
+            num_scored=table.num_rows - table["test_mse"].null_count,
             troubles=troubles[:MAX_TROUBLED],
             num_hidden_troubles=max(len(troubles) - MAX_TROUBLED, 0),
             settings=_describe_settings(table, by),
@@ -116,14 +139,14 @@ def render_page(
 
 def _column_sorted_by(table: pa.Table, sort: str) -> str:
     sign = "-" if sort.startswith("-") else ""
-    return sign + resolve_column(table, sort.removeprefix("-"))
+    return sign + resolve_column(add_gains(table), sort.removeprefix("-"))
 
 
 def _make_island(table: pa.Table, links: Sequence[str | None]) -> dict[str, Any]:
     """The data of the page's script: columns, rows, links, and the keys that vary."""
     keys = varying_keys(table)
-    table = _add_gain(table)
-    names = [name for name in (*LINE_SCHEMA.names, GAIN) if table[name].null_count < len(table)]
+    table = add_gains(table)
+    names = [name for name in (*LINE_SCHEMA.names, *GAINS) if table[name].null_count < len(table)]
     short = [name for name in SHORT if name in names]
     after = short.index("state") + 1 if "state" in short else len(short)
     order = [*short[:after], *keys, *short[after:]]
@@ -134,6 +157,8 @@ def _make_island(table: pa.Table, links: Sequence[str | None]) -> dict[str, Any]
                 "name": name,
                 "label": name.removeprefix(JOB),
                 "kind": _kind(table.schema.field(name).type),
+                "whole": pa.types.is_integer(table.schema.field(name).type),
+                "gain": name in GAINS,
                 "short": name in short or name in keys or name == "reason",
             }
             for name in order
@@ -142,15 +167,6 @@ def _make_island(table: pa.Table, links: Sequence[str | None]) -> dict[str, Any]
         "links": list(links),
         "keys": keys,
     }
-
-
-def _add_gain(table: pa.Table) -> pa.Table:
-    """The table with the change of the test MSE against the linear baseline, as a share."""
-    pairs = zip(
-        table["test_mse"].to_pylist(), table["baseline_linear_mse"].to_pylist(), strict=True
-    )
-    gains = [mse / linear - 1 if mse is not None and linear else None for mse, linear in pairs]
-    return table.append_column(GAIN, pa.array(gains, pa.float64()))
 
 
 def _kind(kind: pa.DataType) -> str:
@@ -167,11 +183,15 @@ def _link(run: Run, place: Path) -> str | None:
     return quote(os.fsencode(way), safe="/")
 
 
-def _find_winner(runs: Sequence[Run], links: Sequence[str | None]) -> Winner | None:
-    scored = [(run, link) for run, link in zip(runs, links, strict=True) if _is_scored(run)]
+def _find_winner(runs: Sequence[Run], links: Sequence[str | None], ranking: str) -> Winner | None:
+    scored = [
+        (getattr(run.line, ranking), run, link)
+        for run, link in zip(runs, links, strict=True)
+        if getattr(run.line, ranking) is not None
+    ]
     if not scored:
         return None
-    run, link = min(scored, key=lambda pair: pair[0].line.test_mse or 0.0)
+    error, run, link = min(scored, key=lambda one: one[0])
     points = _load_points(RunPaths(run.folder))
     # Ceiling, so that an even stride never yields more than the page is meant to hold.
     stride = max(math.ceil(len(points) / MAX_POINTS), 1)
@@ -179,8 +199,9 @@ def _find_winner(runs: Sequence[Run], links: Sequence[str | None]) -> Winner | N
     return Winner(
         run_id=run.line.run_id,
         name=run.line.name or "",
-        mse=run.line.test_mse or 0.0,
-        linear_mse=run.line.baseline_linear_mse,
+        validation_mse=error if ranking == "validation_mse" else None,
+        test_mse=run.line.test_mse,
+        against=_compare_with_baseline(run),
         target=target if isinstance(target, str) else None,
         href=link,
         points=tuple((float(y), float(p)) for y, p in points[::stride]),
@@ -188,8 +209,15 @@ def _find_winner(runs: Sequence[Run], links: Sequence[str | None]) -> Winner | N
     )
 
 
-def _is_scored(run: Run) -> bool:
-    return run.line.test_mse is not None
+def _compare_with_baseline(run: Run) -> tuple[str, str, str] | None:
+    error = run.line.test_mse
+    for name, baseline in (
+        (BASELINE_NAMES["trees"], run.line.baseline_trees_mse),
+        (BASELINE_NAMES["linear"], run.line.baseline_linear_mse),
+    ):
+        if error is not None and baseline:
+            return (*split_against(error, baseline), name)
+    return None
 
 
 def _load_points(paths: RunPaths) -> "np.ndarray[Any, np.dtype[np.float64]]":
@@ -220,6 +248,7 @@ def _describe_settings(table: pa.Table, by: str) -> Mapping[str, Any] | None:
         return None
     return {
         "keys": keys,
+        "by_validation": choose_ranking(table) == "validation_mse",
         "lines": lines[:MAX_SETTINGS],
         "num_hidden": max(len(lines) - MAX_SETTINGS, 0),
     }
@@ -248,5 +277,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": format_number, "change": format_change, "cell": to_cell}
+    environment.filters |= {"number": format_number, "cell": to_cell, "next": describe_next}
     return environment

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -42,11 +43,14 @@ def read_runs(root: Path, *, now: datetime | None = None) -> tuple[Run, ...]:
     cache = load_cache(root)
     with ThreadPoolExecutor(MAX_READERS) as pool:
         found = find_runs(root, pool=pool)
-    sweep_of, odd_sweeps = _read_sweeps(found.sweeps, cache)
+    sweep_of, swept, odd_sweeps = _read_sweeps(found.sweeps, cache)
     only_a_sweep = bool(found.sweeps) and found.sweeps[0] == root.absolute()
     folders = sorted(sweep_of) if only_a_sweep else found.runs
     read = partial(_read_run, cache=cache, sweep_of=sweep_of, now=now or datetime.now(UTC))
-    runs = read_side_by_side(read, folders)
+    runs = [
+        replace(run, chosen=run.chosen | swept.get(run.folder, frozenset()))
+        for run in read_side_by_side(read, folders)
+    ]
     cache.save()
     odd = [_describe_oddity(oddity) for oddity in (*found.oddities, *odd_sweeps)]
     return tuple(sorted([*runs, *odd], key=lambda run: run.folder))
@@ -132,7 +136,7 @@ def _judge(facts: Facts, *, names: set[str], paths: RunPaths, now: datetime) -> 
 
 
 def _assemble(folder: Path, facts: Facts) -> Run:
-    beside = {"job", "error", "progress", "fault", "updated_at"}
+    beside = {"job", "chosen", "error", "progress", "fault", "updated_at"}
     columns = {key: value for key, value in facts.items() if key not in beside}
     for key in ("started_at", "ended_at"):
         if columns.get(key) is not None:
@@ -145,15 +149,19 @@ def _assemble(folder: Path, facts: Facts) -> Run:
         folder=folder,
         line=line,
         job=facts.get("job", {}),
+        chosen=frozenset(facts.get("chosen", ())),
         error=facts.get("error"),
         progress=facts.get("progress"),
         fault=fault,
     )
 
 
-def _read_sweeps(folders: Iterable[Path], cache: Cache) -> tuple[dict[Path, str], list[Oddity]]:
-    """The sweep of each run folder that one names, and the sweeps that cannot be read."""
+def _read_sweeps(
+    folders: Iterable[Path], cache: Cache
+) -> tuple[dict[Path, str], dict[Path, frozenset[str]], list[Oddity]]:
+    """The sweep and the swept keys of each run folder that one names; unreadable sweeps."""
     sweep_of: dict[Path, str] = {}
+    swept: dict[Path, frozenset[str]] = {}
     odd = []
     for folder in folders:
         facts = cache.read(folder / SWEEP_FILE, parse_sweep) or {"fault": "gone"}
@@ -162,7 +170,8 @@ def _read_sweeps(folders: Iterable[Path], cache: Cache) -> tuple[dict[Path, str]
             continue
         for run in facts["runs"]:
             sweep_of[_place_run(folder, run)] = printable_path(folder.name)
-    return sweep_of, odd
+            swept[_place_run(folder, run)] = frozenset(facts["keys"])
+    return sweep_of, swept, odd
 
 
 def _place_run(sweep: Path, run: str) -> Path:

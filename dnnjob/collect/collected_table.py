@@ -39,8 +39,19 @@ LINE_SCHEMA = pa.schema(
         for name, kind in get_type_hints(Line).items()
     ]
 )
-# What a run fills in by itself, and how it reads before that: no value anyone chose.
-UNRESOLVED: dict[str, Scalar] = {"job.devices.threads": 0, "job.devices.xla": "auto"}
+# What a run fills in by itself: varied only where someone named it in a command or a sweep.
+DERIVED = frozenset(
+    f"job.{key}"
+    for key in (
+        "data.window_rows", "data.split", "data.decimal", "data.thousands", "data.date_format",
+        "data.encoding", "train.weight_decay", "devices.threads", "devices.xla", "devices.stack",
+    )
+)  # fmt: skip
+# What comes from the table where nobody chose it: varied only between runs on one table.
+FROM_TABLE = re.compile(r"job\.data\.(features|columns\..*)", re.DOTALL)
+# Test MSE against a baseline's, as a share: columns that are computed where they are asked for.
+GAINS = {"vs_linear": "baseline_linear_mse", "vs_trees": "baseline_trees_mse"}
+CHOSEN = b"dnnjob.chosen"
 SEEDS = ("job.seed", "job.data.split_seed", "job.data.fold")
 
 
@@ -52,9 +63,21 @@ def make_table(runs: Sequence[Run]) -> pa.Table:
     ]
     keys = _job_keys(runs)
     jobs = [_make_array([run.job.get(key) for run in runs], kind) for key, kind in keys.items()]
-    return pa.Table.from_arrays(
+    table = pa.Table.from_arrays(
         [*fixed, *jobs], names=[*LINE_SCHEMA.names, *(JOB + key for key in keys)]
     )
+    chosen = sorted({JOB + key for run in runs for key in run.chosen})
+    return table.replace_schema_metadata({CHOSEN: json.dumps(chosen)})
+
+
+def add_gains(table: pa.Table) -> pa.Table:
+    """The table with `vs_linear` and `vs_trees`: test MSE over the baseline's, less one."""
+    errors = table["test_mse"].to_pylist()
+    for name, baseline in GAINS.items():
+        pairs = zip(errors, table[baseline].to_pylist(), strict=True)
+        gains = [mse / other - 1 if mse is not None and other else None for mse, other in pairs]
+        table = table.append_column(name, pa.array(gains, pa.float64()))
+    return table
 
 
 def filter_lines(table: pa.Table, where: Iterable[str]) -> pa.Table:
@@ -99,7 +122,7 @@ def pick_columns(table: pa.Table, columns: str) -> pa.Table:
 
 
 def resolve_column(table: pa.Table, name: str) -> str:
-    """The full name of a column; the `job.` before a job's key may be left out.
+    """The full name of a column; of a job's key its end does, where no other ends so.
 
     Raises:
         JobError: If there is no such column.
@@ -107,9 +130,15 @@ def resolve_column(table: pa.Table, name: str) -> str:
     for candidate in (name, JOB + name):
         if candidate in table.column_names:
             return candidate
-    near = difflib.get_close_matches(name, table.column_names, n=1, cutoff=0.5) or [
-        known for known in table.column_names if known.rpartition(".")[2] == name
-    ]
+    ends = [known for known in table.column_names if known.endswith(f".{name}")]
+    if len(ends) == 1:
+        return str(ends[0])
+    if ends:
+        raise JobError(
+            f"A column is named by its name or the end of one, but {name!r} ends "
+            f"{' and '.join(ends)}. Name one of them."
+        )
+    near = difflib.get_close_matches(name, table.column_names, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]}? " if near else ""
     raise JobError(
         f"The table has no column {name!r}. {hint}It has: {', '.join(table.column_names)}."
@@ -117,16 +146,22 @@ def resolve_column(table: pa.Table, name: str) -> str:
 
 
 def varying_keys(table: pa.Table) -> list[str]:
-    """The `job.` columns with more than one value, seeds apart; what a run fills in is no value."""
+    """The `job.` columns with more than one value; seeds and what runs fill in are apart."""
+    chosen = json.loads((table.schema.metadata or {}).get(CHOSEN, b"[]"))
     names = [name for name in table.column_names if name.startswith(JOB) and name not in SEEDS]
-    return [name for name in names if name != "job.name" and _varies(table, name)]
+    derived = DERIVED.difference(chosen)
+    names = [name for name in names if name != "job.name" and name not in derived]
+    return [name for name in names if _varies(table, name)]
 
 
 def _varies(table: pa.Table, name: str) -> bool:
-    values = pc.drop_null(table[name].combine_chunks())
-    if (unresolved := UNRESOLVED.get(name)) is not None:
-        values = values.filter(pc.not_equal(values, unresolved))
-    return len(pc.unique(values)) > 1
+    if len(pc.unique(pc.drop_null(table[name]))) < 2:
+        return False
+    if not FROM_TABLE.fullmatch(name):
+        return True
+    known = table.filter(pc.is_valid(table[name])).group_by("data_fingerprint")
+    counts = known.aggregate([(name, "count_distinct")])
+    return (pc.max(counts[f"{name}_count_distinct"]).as_py() or 0) > 1
 
 
 def _job_keys(runs: Sequence[Run]) -> dict[str, pa.DataType | None]:

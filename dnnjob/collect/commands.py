@@ -16,9 +16,22 @@ import pyarrow as pa
 from rich.console import Console
 
 from dnnjob.collect.collected_runs import printable_path, read_runs
-from dnnjob.collect.collected_table import filter_lines, make_table, pick_columns, sort_lines
+from dnnjob.collect.collected_table import (
+    add_gains,
+    filter_lines,
+    make_table,
+    pick_columns,
+    sort_lines,
+)
 from dnnjob.collect.compare import compare_runs
 from dnnjob.collect.predictions import join_predictions
+from dnnjob.collect.ranking import (
+    choose_ranking,
+    describe_ranking,
+    describe_unequal_rows,
+    describe_unjudged,
+    rank_lines,
+)
 from dnnjob.collect.record import Run
 from dnnjob.collect.seeds import make_settings, setting_keys
 from dnnjob.collect.terminal import Column, render_table
@@ -41,8 +54,6 @@ from dnnjob.runs import RunPaths
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_SORT = "test_mse"
-
 
 def collect_command(
     root: Path,
@@ -60,7 +71,8 @@ def collect_command(
     Args:
         root: A root, a job's folder, one run, or one sweep.
         out: File for the table instead of stdout: .parquet, .csv, .json or .html.
-        sort: Column to sort by, largest first with a leading `-`. Default: the test MSE.
+        sort: Column to sort by, largest first with a leading `-`. Default: by validation MSE
+            where runs have it, else by test MSE.
         where: Conditions `COLUMN=VALUE`, `COLUMN<VALUE`, `COLUMN>VALUE` that every line meets.
         by: Columns, comma-separated, whose values make a setting: a line for each setting
             instead of each run. Empty for all that vary but the seeds; None for a line a run.
@@ -78,18 +90,18 @@ def collect_command(
     """
     _check_options(out, columns)
     runs = read_runs(root)
-    lines = filter_lines(make_table(runs), where)
+    lines = _choose_lines(runs, where)
     if predictions is not None:
         _publish_predictions(runs, lines, predictions, as_json=as_json)
     if out is not None and out.suffix.lower() == ".html":
-        _publish_page(out, runs, lines, root=root, sort=sort or DEFAULT_SORT, by=by)
+        _publish_page(out, runs, lines, root=root, sort=sort, by=by)
     elif out is not None:
         write_table(out, _shape(lines, sort=sort, by=by, columns=columns))
         print(str(out))
     elif predictions is None:
         shown = _shape(lines, sort=sort, by=by, columns=columns)
         print(to_json(shown).rstrip("\n") if as_json else _draw(shown, lines, by, columns))
-    _talk(runs, lines, root)
+    _talk(runs, lines, root, sort=sort)
     is_unread = bool(runs) and all(run.line.state is None for run in runs)
     return ExitCode.DATA if is_unread else ExitCode.DONE
 
@@ -138,11 +150,25 @@ def _check_options(out: Path | None, columns: str | None) -> None:
 def _shape(lines: pa.Table, *, sort: str | None, by: str | None, columns: str | None) -> pa.Table:
     """The table as asked for: a line for each run or setting, its order and its columns."""
     if by is None:
-        table = sort_lines(lines, sort or DEFAULT_SORT)
+        table = _order(lines, sort)
     else:
         table = make_settings(lines, setting_keys(lines, by))
         table = table if sort is None else sort_lines(table, sort)
-    return table if columns is None else pick_columns(table, columns)
+    if columns is None:
+        return table
+    return pick_columns(add_gains(table) if by is None else table, columns)
+
+
+def _order(lines: pa.Table, sort: str | None) -> pa.Table:
+    if sort is None:
+        return rank_lines(lines)
+    names = lines.column_names
+    return sort_lines(add_gains(lines), sort).select(names)
+
+
+def _choose_lines(runs: Sequence[Run], where: Sequence[str]) -> pa.Table:
+    table = make_table(runs)
+    return filter_lines(add_gains(table), where).select(table.column_names)
 
 
 def _draw(shown: pa.Table, lines: pa.Table, by: str | None, columns: str | None) -> str:
@@ -164,12 +190,14 @@ def _draw(shown: pa.Table, lines: pa.Table, by: str | None, columns: str | None)
 
 
 def _publish_page(
-    out: Path, runs: Sequence[Run], lines: pa.Table, *, root: Path, sort: str, by: str | None
+    out: Path, runs: Sequence[Run], lines: pa.Table, *, root: Path, sort: str | None, by: str | None
 ) -> None:
     from dnnjob.collect.collected_page import render_page
 
-    lines = sort_lines(lines, sort)
-    page = render_page(runs, lines, place=out, root=root, sort=sort, by=by or "")
+    lines = _order(lines, sort)
+    page = render_page(
+        runs, lines, place=out, root=root, sort=sort or choose_ranking(lines), by=by or ""
+    )
     publish(out, page.encode())
     print(str(out))
 
@@ -204,7 +232,7 @@ def _folders_with_predictions(runs: Sequence[Run], lines: pa.Table) -> list[Path
     ]
 
 
-def _talk(runs: Sequence[Run], lines: pa.Table, root: Path) -> None:
+def _talk(runs: Sequence[Run], lines: pa.Table, root: Path, *, sort: str | None) -> None:
     num_tables = len(lines["data_fingerprint"].combine_chunks().drop_null().unique())
     if num_tables > 1:
         logger.info(
@@ -212,6 +240,10 @@ def _talk(runs: Sequence[Run], lines: pa.Table, root: Path) -> None:
             "(--where data_fingerprint=...).",
             num_tables,
         )
+    ranking = None if sort else describe_ranking(lines)
+    for sentence in (ranking, describe_unequal_rows(lines), describe_unjudged(lines)):
+        if sentence is not None:
+            logger.info("%s", sentence)
     if lines.num_rows < len(runs):
         logger.info("%s of %s lines shown.", f"{lines.num_rows:,}", f"{len(runs):,}")
     logger.info("%s", describe_count(runs, root))

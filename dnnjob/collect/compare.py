@@ -118,7 +118,9 @@ def _pair_errors(
     # The target is the last of the columns.
     if mine.data.columns[-1:] != other.data.columns[-1:]:
         return None, "the targets differ"
-    for paths in (ours, theirs):
+    for paths, report in ((ours, mine), (theirs, other)):
+        if report.metrics.test is None:
+            return None, f"{printable_path(paths.root)} has no test rows, and nothing judges it"
         if not paths.predictions.is_file():
             return None, f"{printable_path(paths.root)} has no {paths.predictions.name}"
     tables = (read_predictions(ours.predictions), read_predictions(theirs.predictions))

@@ -6,6 +6,7 @@ facts["test_mse"], facts["job"]["train.learning_rate"]
 
 import json
 import math
+import re
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ from dnnjob.collect.record import Scalar
 from dnnjob.results.report import FORMAT_VERSION, Report
 from dnnjob.runs import Attempt, Record, Status, Submission
 
+# The key of a word KEY=VALUE of a command, which may stand in quotes.
+ASSIGNED = re.compile(r"(?:^|\s)'?([a-z_]+(?:\.\w+)+)=")
 MAX_INT = 2**63 - 1
 TEST_METRICS = ("mse", "rmse", "mae", "r2", "mse_standardized", "median_absolute_error", "mape")
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -38,7 +41,8 @@ def parse_report(content: bytes) -> Facts:
         )
     facts = {"state": report.state, **_error_columns(report), **_size_columns(report)}
     facts |= {**_work_columns(report), **_origin_columns(report)}
-    return {**_drop_unfit(facts), "job": dict(_flatten(report.job))}
+    chosen = ASSIGNED.findall(report.provenance.command)
+    return {**_drop_unfit(facts), "job": dict(_flatten(report.job)), "chosen": chosen}
 
 
 def parse_status(content: bytes) -> Facts:
@@ -89,7 +93,7 @@ def parse_submission(content: bytes) -> Facts:
 
 
 def parse_sweep(content: bytes) -> Facts:
-    """The run folders that the points of `sweep.json` name.
+    """The run folders that the points of `sweep.json` name, and the keys that they vary.
 
     Raises:
         ValueError: If it is no JSON object with a list of points.
@@ -98,7 +102,9 @@ def parse_sweep(content: bytes) -> Facts:
     if not isinstance(points, list):
         raise ValueError("it has no list of points")
     named = [point.get("run") for point in points if isinstance(point, dict)]
-    return {"runs": [run for run in named if isinstance(run, str)]}
+    values = [point.get("values") for point in points if isinstance(point, dict)]
+    keys = {key for one in values if isinstance(one, dict) for key in one}
+    return {"runs": [run for run in named if isinstance(run, str)], "keys": sorted(keys)}
 
 
 def _error_columns(report: Report) -> Facts:

@@ -4,7 +4,8 @@ joined = join_predictions(folders)
 joined.table, joined.mse, joined.num_rows
 """
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,18 @@ from dnnjob.results.report import read_predictions, read_report
 from dnnjob.runs import RunPaths
 
 MAX_SHOWN = 5
+# Columns that tell runs on other rows apart, in the order in which a person would choose.
+_TELLING = (
+    "name",
+    "data.source",
+    "data.target",
+    "data.split",
+    "data.split_seed",
+    "data.test_fraction",
+    "data.validation_fraction",
+    "data.folds",
+    "data.fold",
+)
 Array = npt.NDArray[Any]
 
 
@@ -51,6 +64,8 @@ class _Member:
     """Parts that its rows were cut into; None for a share held out."""
     fold: int = 0
     """Which of them is its test split."""
+    traits: Mapping[str, Any] = field(default_factory=dict)
+    """Values of the columns in `_TELLING`."""
 
     @property
     def label(self) -> str:
@@ -116,7 +131,7 @@ def _join_folds(members: Sequence[_Member]) -> Joined:
             raise DataError(
                 "--predictions joins the folds of one split, but row "
                 f"{member.row_id[twice[0]]} is a test row of fold {folds[at][twice[0]]} and of "
-                f"fold {member.fold}. Choose one split with --where, as in data.split_seed=0."
+                f"fold {member.fold}. {_propose_filter(members[0], member, but='data.fold')}"
             )
         folds[at], y_true[at] = member.fold, member.y_true
         totals[at] += member.y_pred
@@ -150,6 +165,7 @@ def _read_member(folder: Path) -> _Member:
             f"{paths.predictions} must list every row once, in order, but does not. "
             "Restore the file, or run the job again."
         )
+    data = report.job.get("data", {})
     return _Member(
         folder=folder,
         # The target is the last of the columns.
@@ -159,8 +175,9 @@ def _read_member(folder: Path) -> _Member:
         split=table["split"].cast(pa.string()).to_numpy(zero_copy_only=False),
         y_true=table["y_true"].to_numpy(),
         y_pred=table["y_pred"].to_numpy(),
-        folds=report.job.get("data", {}).get("folds"),
-        fold=report.job.get("data", {}).get("fold", 0),
+        folds=data.get("folds"),
+        fold=data.get("fold", 0),
+        traits={"name": report.name, **{f"data.{key}": value for key, value in data.items()}},
     )
 
 
@@ -185,7 +202,7 @@ def _refuse_other_table(first: _Member, other: _Member) -> None:
         if mine != theirs:
             raise DataError(
                 f"--predictions joins runs on one {what}, but {first.label} has {mine} and "
-                f"{other.label} has {theirs}. Choose with --where."
+                f"{other.label} has {theirs}. {_propose_filter(first, other)}"
             )
 
 
@@ -200,9 +217,17 @@ def _refuse_other_test_rows(first: _Member, other: _Member) -> None:
     )
     raise DataError(
         f"--predictions joins runs with equal splits, but {len(alone)} rows are test rows of "
-        f"{first.label} or {other.label} alone: {shown}. Choose one split with --where, as in "
-        "data.split_seed=0."
+        f"{first.label} or {other.label} alone: {shown}. {_propose_filter(first, other)}"
     )
+
+
+def _propose_filter(first: _Member, other: _Member, *, but: str = "") -> str:
+    """The condition that keeps the first run and leaves the other out, on no column `but` one."""
+    for column in _TELLING:
+        value = first.traits.get(column)
+        if column != but and value is not None and value != other.traits.get(column):
+            return f"Choose with --where {shlex.quote(f'{column}={value}')}."
+    return "--where run_id=... chooses single runs."
 
 
 def _refuse_other_rows(first: _Member, other: _Member) -> None:
@@ -213,7 +238,7 @@ def _refuse_other_rows(first: _Member, other: _Member) -> None:
         raise DataError(
             f"--predictions joins runs with equal splits, but {len(moved)} rows differ: row "
             f"{first.row_id[row]} is {first.split[row]} in {first.label} and {other.split[row]} "
-            f"in {other.label}. Choose one split with --where, as in data.split_seed=0."
+            f"in {other.label}. {_propose_filter(first, other)}"
         )
     changed = ~((first.y_true == other.y_true) | (np.isnan(first.y_true) & np.isnan(other.y_true)))
     if changed.any():
@@ -221,7 +246,7 @@ def _refuse_other_rows(first: _Member, other: _Member) -> None:
         raise DataError(
             f"--predictions joins runs on one table, but {int(changed.sum())} observed values "
             f"differ: row {first.row_id[row]} is {first.y_true[row]} in {first.label} and "
-            f"{other.y_true[row]} in {other.label}. Choose with --where."
+            f"{other.y_true[row]} in {other.label}. {_propose_filter(first, other)}"
         )
 
 

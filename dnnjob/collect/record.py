@@ -67,6 +67,8 @@ class Run:
     line: Line
     job: Mapping[str, Scalar] = field(default_factory=dict)
     """The resolved job by dotted keys; lists as JSON text."""
+    chosen: frozenset[str] = frozenset()
+    """Keys that a command or a sweep named."""
     error: str | None = None
     """What a failed run says about its failure."""
     progress: str | None = None

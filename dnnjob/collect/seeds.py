@@ -6,6 +6,7 @@ settings = make_settings(table, keys=["job.train.learning_rate"])
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -15,19 +16,10 @@ import pyarrow.compute as pc
 
 from dnnjob.collect.collected_table import resolve_column, varying_keys
 from dnnjob.collect.paired import PairedDifference, measure_difference
+from dnnjob.collect.ranking import HELD_OUT, RANKINGS, choose_ranking
 from dnnjob.errors import JobError
 
 Values = tuple[Any, ...]
-# Two runs are a pair where these agree: the same rows were held out of the same table.
-SPLIT = (
-    "data_fingerprint",
-    "job.data.target",
-    "job.data.split_seed",
-    "job.data.test_fraction",
-    "job.data.validation_fraction",
-    "job.data.folds",
-    "job.data.fold",
-)
 UNFINISHED = ("CREATED", "RUNNING", "REQUEUED")
 MEASURES = pa.schema(
     [
@@ -43,6 +35,8 @@ MEASURES = pa.schema(
         pa.field("next_difference_low", pa.float64()),
         pa.field("next_difference_high", pa.float64()),
         pa.field("next_num_pairs", pa.int64()),
+        pa.field("validation_mse_mean", pa.float64()),
+        pa.field("validation_mse_std", pa.float64()),
     ]
 )
 
@@ -54,22 +48,26 @@ class Setting:
     values: Values
     lines: tuple[dict[str, Any], ...]
 
-    @property
-    def errors(self) -> list[float]:
-        """Test MSE of the runs that have one."""
-        return [line["test_mse"] for line in self.lines if line["test_mse"] is not None]
+    def errors(self, metric: str) -> list[float]:
+        """The metric of the runs that have it."""
+        return [line[metric] for line in self.lines if line[metric] is not None]
 
-    @property
-    def mean(self) -> float | None:
-        """Mean test MSE, None if no run has any."""
-        return float(np.mean(self.errors)) if self.errors else None
+    def mean(self, metric: str) -> float | None:
+        """Mean of the metric, None if no run has it."""
+        errors = self.errors(metric)
+        return float(np.mean(errors)) if errors else None
 
-    def errors_by_split(self) -> dict[Values, float]:
-        """Mean test MSE on each split."""
+    def std(self, metric: str) -> float | None:
+        """Standard deviation of the metric over the runs, None of fewer than two."""
+        errors = self.errors(metric)
+        return float(np.std(errors, ddof=1)) if len(errors) > 1 else None
+
+    def errors_by_split(self, metric: str) -> dict[Values, float]:
+        """Mean of the metric on each split."""
         groups = defaultdict(list)
         for line in self.lines:
-            if line["test_mse"] is not None:
-                groups[tuple(line.get(name) for name in SPLIT)].append(line["test_mse"])
+            if line[metric] is not None:
+                groups[tuple(line.get(name) for name in HELD_OUT)].append(line[metric])
         return {split: float(np.mean(errors)) for split, errors in groups.items()}
 
 
@@ -87,9 +85,10 @@ def setting_keys(table: pa.Table, by: str = "") -> list[str]:
 
 
 def make_settings(table: pa.Table, keys: Sequence[str]) -> pa.Table:
-    """A line for each setting, least mean test MSE first, each set against the next.
+    """A line for each setting, least mean error first, each set against the next.
 
-    `next_difference` is the mean of its test MSE minus the next one's over the splits that both
+    The error is the validation MSE where runs have it, else the test MSE, as for runs.
+    `next_difference` is the mean of it minus the next one's over the splits that both
     have runs on, negative where it is better, with the interval of 95 % confidence that
     independent splits would give; random splits of one table overlap, which makes it optimistic.
 
@@ -98,9 +97,10 @@ def make_settings(table: pa.Table, keys: Sequence[str]) -> pa.Table:
     """
     if taken := set(keys) & set(MEASURES.names):
         raise JobError(f"--by takes columns that tell runs apart, but got {', '.join(taken)}.")
-    settings = sorted(_group(table, keys), key=_rank)
-    measures = [_measure(*pair) for pair in zip_longest(settings, settings[1:])]
-    if measures and measures[0]["test_mse_mean"] is not None:
+    metric = choose_ranking(table)
+    settings = sorted(_group(table, keys), key=partial(_rank, metric))
+    measures = [_measure(*pair, metric=metric) for pair in zip_longest(settings, settings[1:])]
+    if measures and measures[0][f"{metric}_mean"] is not None:
         measures[0]["best"] = True
     columns = [
         pa.array([setting.values[i] for setting in settings], table.schema.field(key).type)
@@ -113,7 +113,7 @@ def make_settings(table: pa.Table, keys: Sequence[str]) -> pa.Table:
 
 
 def _group(table: pa.Table, keys: Sequence[str]) -> list[Setting]:
-    needed = dict.fromkeys([*keys, "test_mse", "state", "path", *SPLIT])
+    needed = dict.fromkeys([*keys, *RANKINGS, "state", "path", *HELD_OUT])
     groups: dict[Values, list[dict[str, Any]]] = defaultdict(list)
     # Of a folder without a state no setting is known.
     known = table.filter(pc.is_valid(table["state"]))
@@ -122,18 +122,18 @@ def _group(table: pa.Table, keys: Sequence[str]) -> list[Setting]:
     return [Setting(values, tuple(lines)) for values, lines in groups.items()]
 
 
-def _rank(setting: Setting) -> tuple[bool, float, str]:
-    mean = setting.mean
+def _rank(metric: str, setting: Setting) -> tuple[bool, float, str]:
+    mean = setting.mean(metric)
     return mean is None, mean or 0.0, str(setting.values)
 
 
-def _measure(mine: Setting, rival: Setting | None) -> dict[str, Any]:
-    errors, states = mine.errors, [line["state"] for line in mine.lines]
-    paired = None if rival is None else _compare(mine, rival)
+def _measure(mine: Setting, rival: Setting | None, *, metric: str) -> dict[str, Any]:
+    errors, states = mine.errors("test_mse"), [line["state"] for line in mine.lines]
+    paired = None if rival is None else _compare(mine, rival, metric)
     return {
         "best": False,
-        "test_mse_mean": mine.mean,
-        "test_mse_std": float(np.std(errors, ddof=1)) if len(errors) > 1 else None,
+        "test_mse_mean": mine.mean("test_mse"),
+        "test_mse_std": mine.std("test_mse"),
         "test_mse_min": min(errors, default=None),
         "num_runs": len(mine.lines),
         "num_scored": len(errors),
@@ -143,10 +143,12 @@ def _measure(mine: Setting, rival: Setting | None) -> dict[str, Any]:
         "next_difference_low": paired and paired.low,
         "next_difference_high": paired and paired.high,
         "next_num_pairs": paired and paired.num_pairs,
+        "validation_mse_mean": mine.mean("validation_mse"),
+        "validation_mse_std": mine.std("validation_mse"),
     }
 
 
-def _compare(mine: Setting, rival: Setting) -> PairedDifference | None:
-    ours, theirs = mine.errors_by_split(), rival.errors_by_split()
+def _compare(mine: Setting, rival: Setting, metric: str) -> PairedDifference | None:
+    ours, theirs = mine.errors_by_split(metric), rival.errors_by_split(metric)
     common = sorted(ours.keys() & theirs.keys(), key=str)
     return measure_difference(np.array([ours[split] - theirs[split] for split in common]))

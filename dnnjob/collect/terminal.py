@@ -18,6 +18,8 @@ GAP = "  "
 # Text beyond this gives way before a column does.
 LEAST_WIDTH = 12
 MAX_WIDTH = 60
+# What no text exceeds where the width is free, in a pipe: a name of a megabyte is no name.
+MAX_FREE_WIDTH = 500
 DASH = format_number(None)
 
 
@@ -70,7 +72,10 @@ def fit_columns(columns: Sequence[Column], width: int | None) -> tuple[list[Colu
     """The columns that fit a width, and theirs: long texts give way first, then whole columns."""
     shown = list(columns)
     if width is None:
-        return shown, [column.width for column in shown]
+        return shown, [
+            min(column.width, MAX_FREE_WIDTH) if column.flexible else column.width
+            for column in shown
+        ]
     widths = {id(column): min(column.width, MAX_WIDTH) for column in columns}
     while (excess := _total(shown, widths) - width) > 0:
         cuttable = [

@@ -5,17 +5,17 @@ print(describe_comparison(comparison, width=120))
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from dnnjob.collect.collected_table import varying_keys
+from dnnjob.collect.collected_table import GAINS, add_gains, varying_keys
 from dnnjob.collect.compare import Comparison, MetricPair
+from dnnjob.collect.ranking import RANKINGS, choose_ranking
 from dnnjob.collect.terminal import DASH, Column, escape, render_table, to_cell
-from dnnjob.results.notation import format_change, format_number, format_seconds
+from dnnjob.results.notation import format_change, format_number, format_seconds, say_against
 
 Cell = Callable[[dict[str, Any]], str]
 VIEWED = (
@@ -23,18 +23,20 @@ VIEWED = (
     "name",
     "state",
     "reason",
+    "validation_mse",
     "test_mse",
-    "baseline_linear_mse",
     "seed",
     "train_s",
     "host",
+    *GAINS,
 )
+MAX_LIST_LETTERS = 40
 
 
 def make_view(table: pa.Table) -> list[Column]:
     """What tells runs apart: name, state, the keys that vary, errors, seed, time and host."""
     keys = varying_keys(table)
-    lines = table.select([*VIEWED, *keys]).to_pylist()
+    lines = add_gains(table).select([*VIEWED, *keys]).to_pylist()
     # A name that all share tells nothing apart.
     name_rank = 2 if len({line["name"] for line in lines} - {None}) > 1 else 9
     column = partial(_make_column, lines)
@@ -44,12 +46,20 @@ def make_view(table: pa.Table) -> list[Column]:
         column("state", lambda line: to_cell(line["state"]), rank=0),
         *(
             column(title, partial(_show_value, key), rank=2, side="right", flexible=True)
-            for key, title in _short_titles(keys).items()
+            for key, title in _short_titles(table, keys).items()
         ),
-        column("test_mse", lambda line: format_number(line["test_mse"]), rank=0, side="right"),
-        column("vs linear", _show_gain, rank=4, side="right"),
+        *(
+            column(name, partial(_show_number, name), rank=0, side="right")
+            for name in RANKINGS
+            if name == "test_mse" or choose_ranking(table) == name
+        ),
+        *(
+            column(name, partial(_show_gain, name), rank=4, side="right")
+            for name in GAINS
+            if name == "vs_linear" or any(line[name] is not None for line in lines)
+        ),
         column("seed", lambda line: to_cell(line["seed"]), rank=5, side="right"),
-        column("train", _show_time, rank=6, side="right"),
+        column("train_s", _show_time, rank=6, side="right"),
         column("host", lambda line: to_cell(line["host"]), rank=7, flexible=True),
         column("reason", lambda line: to_cell(line["reason"], none=""), rank=3, flexible=True),
     ]
@@ -60,21 +70,45 @@ def make_settings_view(settings: pa.Table, keys: Sequence[str]) -> list[Column]:
     """Seeds together: the keys, mean and spread, counts, and the difference to the next."""
     lines = settings.to_pylist()
     column = partial(_make_column, lines, side="right")
+    judged_by_validation = any(line["validation_mse_mean"] is not None for line in lines)
 
     return [
-        column("", lambda line: "*" if line["best"] else "", rank=0),
+        column("best", lambda line: "*" if line["best"] else "", rank=6),
         *(
-            column(title, partial(_show_value, key), rank=0, flexible=True)
-            for key, title in _short_titles(keys).items()
+            column(title, partial(_show_value, key), rank=1, flexible=True)
+            for key, title in _short_titles(settings, keys).items()
         ),
-        column("mean test_mse", lambda line: format_number(line["test_mse_mean"]), rank=0),
-        column("std", lambda line: format_number(line["test_mse_std"]), rank=1),
-        column("min", lambda line: format_number(line["test_mse_min"]), rank=4),
-        column("runs", partial(_show_value, "num_runs"), rank=2),
-        column("failed", partial(_show_value, "num_failed"), rank=2),
-        column("unfinished", partial(_show_value, "num_unfinished"), rank=5),
-        column("to the next", _show_difference, rank=3),
+        *(
+            column(f"{metric}_{measure}", partial(_show_number, f"{metric}_{measure}"), rank=rank)
+            for metric in RANKINGS
+            if metric == "test_mse" or judged_by_validation
+            for measure, rank in (("mean", 0), ("std", 3))
+        ),
+        column("test_mse_min", partial(_show_number, "test_mse_min"), rank=7),
+        column("num_runs", partial(_show_value, "num_runs"), rank=4),
+        *(
+            column(name, partial(_show_value, name), rank=5)
+            for name in ("num_failed", "num_unfinished")
+            if any(line[name] for line in lines)
+        ),
+        column("next_difference", describe_next, rank=2),
     ]
+
+
+def describe_next(line: dict[str, Any]) -> str:
+    """How a setting compares with the next one, in words: by how much, or that it is open."""
+    if not (num_pairs := line["next_num_pairs"]):
+        return DASH
+    low, high = line["next_difference_low"], line["next_difference_high"]
+    difference = format_number(abs(line["next_difference"]))
+    splits = "1 split" if num_pairs == 1 else f"{num_pairs:,} splits"
+    if low is None or high is None:
+        return f"{difference} less on {splits}"
+    if low < 0 < high:
+        return f"open: {format_number(low)} to {format_number(high)} on {splits}"
+    word = "less" if high <= 0 else "more"
+    ends = sorted(map(abs, (low, high)))
+    return f"{difference} {word} ({' to '.join(map(format_number, ends))}) on {splits}"
 
 
 def describe_comparison(comparison: Comparison, *, width: int | None) -> str:
@@ -115,11 +149,18 @@ def _make_column(
     return Column(title, cells, side=side, rank=rank, flexible=flexible)
 
 
-def _short_titles(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each key, or all of it where two would read alike."""
-    last = {key: key.rpartition(".")[2] for key in keys}
-    times = Counter(last.values())
-    return {key: escape(last[key] if times[last[key]] == 1 else key) for key in keys}
+def _short_titles(table: pa.Table, keys: Sequence[str]) -> dict[str, str]:
+    """The shortest end of each key that names it, so that a heading can be typed back."""
+    return {key: escape(_shortest_name(table.column_names, key)) for key in keys}
+
+
+def _shortest_name(names: Sequence[str], key: str) -> str:
+    parts = key.split(".")
+    for start in range(len(parts) - 1, 0, -1):
+        end = ".".join(parts[start:])
+        if end not in names and sum(name.endswith(f".{end}") for name in names) == 1:
+            return end
+    return key
 
 
 def _describe_differences(comparison: Comparison, *, width: int | None) -> str:
@@ -174,25 +215,33 @@ def _show_fact(value: object) -> str:
     return to_cell(value) if is_plain else escape(json.dumps(value, ensure_ascii=False))
 
 
-def _show_difference(line: dict[str, Any]) -> str:
-    if not line["next_num_pairs"]:
-        return DASH
-    low, high = line["next_difference_low"], line["next_difference_high"]
-    interval = "" if low is None else f" ({format_number(low)} to {format_number(high)})"
-    return f"{format_number(line['next_difference'])}{interval} on {line['next_num_pairs']}"
-
-
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _show_value(key: str, line: dict[str, Any]) -> str:
-    return to_cell(line[key])
+    value = line[key]
+    if isinstance(value, str) and value.startswith("[") and len(value) > MAX_LIST_LETTERS:
+        return _abridge_list(value)
+    return to_cell(value)
 
 
-def _show_gain(line: dict[str, Any]) -> str:
-    mse, linear = line["test_mse"], line["baseline_linear_mse"]
-    return format_change(mse, linear) if mse is not None and linear else DASH
+def _abridge_list(text: str) -> str:
+    """A long list, such as the features, by its ends and its length."""
+    try:
+        entries = [str(entry) for entry in json.loads(text)]
+    except ValueError:
+        return escape(text)
+    first, last = (escape(entry)[:12] for entry in (entries[0], entries[-1]))
+    return f"[{first}, …, {last}] of {len(entries):,}"
+
+
+def _show_number(name: str, line: dict[str, Any]) -> str:
+    return format_number(line[name])
+
+
+def _show_gain(name: str, line: dict[str, Any]) -> str:
+    return DASH if line[name] is None else say_against(1 + line[name], 1)
 
 
 def _show_time(line: dict[str, Any]) -> str:

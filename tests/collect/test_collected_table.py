@@ -12,12 +12,13 @@ from dnnjob.collect.collected_table import (
     filter_lines,
     make_table,
     pick_columns,
+    resolve_column,
     sort_lines,
     varying_keys,
 )
 from dnnjob.collect.record import Line, Run
 from dnnjob.errors import JobError
-from tests.collect.make_runs import Wish, make_root, write_run
+from tests.collect.make_runs import Wish, make_root, write_json, write_run
 
 COLUMNS = """run_id, name, state, reason, test_mse, test_rmse, test_mae, test_r2,
 test_mse_standardized, validation_mse, train_mse, baseline_mean_mse, baseline_linear_mse,
@@ -139,7 +140,7 @@ def test_a_line_without_a_value_meets_no_condition_on_it(root: Path) -> None:
         ("seed", r"--where reads COLUMN=VALUE.*but got 'seed'"),
         ("=3", r"--where reads COLUMN=VALUE"),
         ("seeds=3", r"no column 'seeds'. Did you mean seed\?"),
-        ("learning_rate=3", r"Did you mean job.train.learning_rate\?"),
+        ("learning_rat=3", r"no column 'learning_rat'"),
         ("zzzzzz=3", r"no column 'zzzzzz'. It has: run_id, name"),
         ("seed=many", r"compares seed with a value of type int64, but got 'many'"),
         ("train.nesterov=maybe", r"of type bool, but got 'maybe'"),
@@ -191,6 +192,49 @@ def test_what_varies_is_neither_a_seed_nor_what_a_run_fills_in() -> None:
         ]
     )
     assert varying_keys(table) == ["job.model.l2"]
+
+
+def test_what_a_run_fills_in_varies_where_a_command_or_a_sweep_named_it(root: Path) -> None:
+    for number, threads in enumerate((1, 2)):
+        folder = write_run(root, Wish(number=number))
+        report = json.loads((folder / "report.json").read_text())
+        report["job"]["devices"]["threads"] = threads
+        report["job"]["data"]["window_rows"] = 1000 * threads
+        write_json(folder / "report.json", report)
+    assert varying_keys(load(root)) == []
+    report["provenance"]["command"] += " devices.threads=2"
+    write_json(folder / "report.json", report)
+    assert varying_keys(load(root)) == ["job.devices.threads"]
+    runs = [f"housing/{Wish(number=number).run_id}" for number in range(2)]
+    sweep = root / "housing" / "sweeps" / "20260101-000000-aaaaaa"
+    sweep.mkdir(parents=True)
+    points = [{"run": run, "values": {"data.window_rows": 1}} for run in runs]
+    write_json(sweep / "sweep.json", {"points": points})
+    assert varying_keys(load(root)) == ["job.data.window_rows", "job.devices.threads"]
+
+
+def test_the_end_of_a_key_names_it_only_where_no_other_ends_so() -> None:
+    table = make_table([make_run(0, **{"data.columns.zip.fill": "mean", "data.columns.x.fill": 1})])
+    assert resolve_column(table, "zip.fill") == "job.data.columns.zip.fill"
+    with pytest.raises(JobError, match=r"'fill' ends .*x.fill and .*zip.fill\. Name one of them"):
+        resolve_column(table, "fill")
+
+
+def test_features_vary_between_runs_on_one_table_alone() -> None:
+    features = ('["a", "b"]', '["c"]')
+    other_tables, one_table = (
+        [
+            Run(
+                folder=Path(f"/runs/{number}"),
+                line=Line(run_id=str(number), path=str(number), data_fingerprint=table),
+                job={"data.features": features[number]},
+            )
+            for number, table in enumerate(tables)
+        ]
+        for tables in (("one", "two"), ("one", "one"))
+    )
+    assert varying_keys(make_table(other_tables)) == []
+    assert varying_keys(make_table(one_table)) == ["job.data.features"]
 
 
 def test_pandas_reads_the_types(root: Path) -> None:

@@ -28,7 +28,50 @@ def test_the_table_goes_to_stdout_and_the_count_to_the_talk(
 ) -> None:
     assert collect_command(sweep_root) is ExitCode.DONE
     assert len(capsys.readouterr().out.splitlines()) == 1 + 7
-    assert talk.messages == [f"7 folders under {sweep_root}: 6 COMPLETED, 1 FAILED."]
+    assert talk.messages[-1] == f"7 folders under {sweep_root}: 6 COMPLETED, 1 FAILED."
+
+
+def test_the_ranking_and_unequal_test_rows_are_told(
+    sweep_root: Path, talk: pytest.LogCaptureFixture
+) -> None:
+    collect_command(sweep_root)
+    assert talk.messages[0].startswith("Ranked by test_mse, since no run has validation rows")
+    assert talk.messages[1].startswith("These runs hold out 3 different sets of rows")
+    talk.clear()
+    collect_command(sweep_root, sort="-test_mse", where=["data.split_seed=0"])
+    assert talk.messages[0] == "3 of 7 lines shown."
+
+
+def test_runs_are_ranked_by_validation_rows_where_they_have_them(
+    root: Path, capsys: pytest.CaptureFixture[str], talk: pytest.LogCaptureFixture
+) -> None:
+    errors = [(30.0, 9.0), (10.0, 20.0), (None, 5.0), (20.0, 1.0), (None, 4.0)]
+    for number, (validation, test) in enumerate(errors):
+        wish = Wish(number=number, split_seed=0, validation_mse=validation, test_mse=test)
+        write_run(root, wish)
+    collect_command(root, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert [line["test_mse"] for line in found] == [20.0, 1.0, 9.0, 4.0, 5.0]
+    assert talk.messages[0] == (
+        "Ranked by validation_mse; 2 runs without validation rows follow, by test_mse."
+    )
+
+
+def test_runs_without_test_rows_are_counted(root: Path, talk: pytest.LogCaptureFixture) -> None:
+    write_run(root, Wish(test_mse=None))
+    collect_command(root)
+    assert talk.messages[0] == "One complete run has no test rows: nothing judges it."
+
+
+def test_a_gain_is_a_column_to_filter_sort_and_show(
+    sweep_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collect_command(
+        sweep_root, where=["vs_linear<-0.5"], sort="-vs_linear", columns="vs_linear,test_mse"
+    )
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        "14", "13", "12", "11", "10",
+    ]  # fmt: skip
 
 
 def test_where_sort_and_columns_shape_the_table(

@@ -79,6 +79,22 @@ def test_other_splits_are_refused_with_the_rows_that_differ(root: Path) -> None:
         join_predictions([write(root, 0), write(root, 1, split_seed=1)])
 
 
+def test_a_filter_is_proposed_that_keeps_some_and_leaves_others_out(root: Path) -> None:
+    houses = write_run(root, Wish(number=1, name="houses", split_seed=0, predictions=True))
+    others = {
+        "name=housing": write_run(
+            root, Wish(number=2, split_seed=0, predictions=True, fingerprint="other")
+        ),
+        "data.split_seed=0": write_run(
+            root, Wish(number=3, name="houses", split_seed=1, predictions=True)
+        ),
+    }
+    for proposed, other in others.items():
+        kept, left = (other, houses) if proposed == "name=housing" else (houses, other)
+        with pytest.raises(DataError, match=f"Choose with --where {proposed}\\.$"):
+            join_predictions([kept, left])
+
+
 def test_other_splits_are_refused_where_only_test_rows_were_kept(root: Path) -> None:
     folders = [write(root, 0), write(root, 1, split_seed=1)]
     for folder in folders:
@@ -172,9 +188,7 @@ def test_runs_of_one_fold_are_joined_as_any_others(root: Path) -> None:
 
 def test_folds_of_other_splits_are_refused(root: Path) -> None:
     folders = [write_fold(root, 0, fold=0), write_fold(root, 1, fold=1, split_by=2)]
-    with pytest.raises(
-        DataError, match=r"row 3 is a test row of fold 0 and of fold 1\. Choose one"
-    ):
+    with pytest.raises(DataError, match=r"row 3 is a test row of fold 0 and of fold 1\. "):
         join_predictions(folders)
 
 

@@ -79,7 +79,23 @@ def test_the_keys_may_be_named(sweep_root: Path) -> None:
 
 def test_a_key_that_is_no_column_is_refused(sweep_root: Path) -> None:
     with pytest.raises(JobError, match=r"Did you mean job.train.learning_rate"):
-        setting_keys(load(sweep_root), "learning_rate")
+        setting_keys(load(sweep_root), "train.learnin_rate")
+
+
+def test_the_end_of_a_key_names_it(sweep_root: Path) -> None:
+    assert setting_keys(load(sweep_root), "learning_rate") == ["job.train.learning_rate"]
+
+
+def test_settings_are_ranked_by_validation_rows_where_runs_have_them(root: Path) -> None:
+    for number, (rate, validation, test) in enumerate([(0.1, 2.0, 9.0), (0.2, 4.0, 1.0)]):
+        write_run(
+            root,
+            Wish(number=number, learning_rate=rate, validation_mse=validation, test_mse=test),
+        )
+    first, second = make_settings(load(root), ["job.train.learning_rate"]).to_pylist()
+    assert (first["job.train.learning_rate"], first["best"], second["best"]) == (0.1, True, False)
+    assert (first["validation_mse_mean"], first["test_mse_mean"]) == (2.0, 9.0)
+    assert first["next_difference"] == -2.0
 
 
 def test_a_setting_is_not_made_of_its_own_measure(sweep_root: Path) -> None:

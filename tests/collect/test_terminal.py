@@ -40,9 +40,10 @@ def test_the_column_of_the_highest_rank_goes_first() -> None:
     assert screen.dropped == ("2",)
 
 
-def test_a_pipe_gets_everything_uncut() -> None:
-    shown, widths = fit_columns([Column("a", ("x" * 500,), flexible=True)], None)
-    assert (len(shown), widths) == (1, [500])
+def test_a_pipe_gets_every_column_and_texts_of_500_letters() -> None:
+    columns = [Column("a", ("x" * 500,), flexible=True), Column("b", ("y" * 10**6,), flexible=True)]
+    shown, widths = fit_columns(columns, None)
+    assert (len(shown), widths) == (2, [500, 500])
 
 
 def test_the_head_is_bold_on_a_terminal() -> None:

@@ -8,27 +8,34 @@
   const texts = data.rows.map((row) => row.map((value) => value ?? "").join("\n").toLowerCase());
   const state = { sort: "", find: "", wide: false, shown: PAGE_ROWS };
 
-  // Four significant digits, as the report has them.
-  function formatNumber(value) {
-    if (Number.isInteger(value)) return String(value);
-    const size = Math.abs(value);
-    if (size !== 0 && (size < 1e-4 || size >= 1e7)) return value.toExponential(3);
-    const decimals = Math.max(0, 3 - Math.floor(Math.log10(size)));
-    return value.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals, useGrouping: size >= 1e4 });
+  // Four significant digits, as dnnjob.results.notation has them.
+  function formatNumber(value, digits = 4) {
+    if (value === 0) return "0";
+    const [mantissa, exponent] = value.toExponential(digits - 1).split("e");
+    const size = Math.abs(Number(`${mantissa}e${exponent}`));
+    if (size < 1e-4 || size >= 1e6) return `${mantissa}e${Number(exponent)}`;
+    const decimals = Math.max(0, digits - 1 - Number(exponent));
+    return value.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
   }
 
-  function formatShare(value) {
-    if (value >= 9) return `${(value + 1).toPrecision(3)} times`;
-    return `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.round(Math.abs(value) * 100)} %`;
+  function formatGain(value) {
+    const ratio = 1 + value;
+    const word = ratio > 1 ? "worse" : "better";
+    if (ratio >= 10 || (ratio > 0 && ratio <= 0.1)) {
+      const times = Math.max(ratio, 1 / ratio);
+      return `${times < 999.5 ? Number(times.toPrecision(3)) : formatNumber(times, 3)} times ${word}`;
+    }
+    const percent = Math.round(Math.abs(value) * 100);
+    return percent === 0 ? "equal" : `${percent} % ${word}`;
   }
 
   function formatCell(value, column) {
     if (value === null) return "–";
-    if (column.name === "vs_linear") return formatShare(value);
+    if (column.gain) return formatGain(value);
     if (typeof value === "boolean") return value ? "yes" : "no";
     if (column.kind !== "number") return String(value);
     // What a person chose is shown as chosen.
-    return column.name.startsWith("job.") ? String(value) : formatNumber(value);
+    return column.whole || column.name.startsWith("job.") ? String(value) : formatNumber(value);
   }
 
   function findColumn(name) {
@@ -88,7 +95,7 @@
       }
       const button = document.createElement("button");
       button.type = "button";
-      button.textContent = column.name === "vs_linear" ? "vs linear" : column.label;
+      button.textContent = column.label;
       button.addEventListener("click", () => {
         change({ sort: state.sort === column.name ? `-${column.name}` : column.name });
         byId("runs").tHead.rows[0].cells[columns.indexOf(at)].firstChild.focus();
@@ -221,7 +228,7 @@
   }
 
   function drawChart(key, rows) {
-    const [at, error] = [place.get(key), place.get("test_mse")];
+    const [at, error] = [place.get(key), place.get(data.ranking)];
     const points = rows
       .map((i) => [data.rows[i][at], data.rows[i][error], spread(i)])
       .filter(([value, mse]) => value !== null && mse !== null);
@@ -233,7 +240,8 @@
     const x = isNumber ? makeScale(classes, left, width - right) : placeClasses(classes.map(String));
     const y = makeScale(points.map(([, mse]) => mse), height - bottom, top);
     const name = (value) => (isNumber ? value : String(value));
-    const svg = frame(`Test MSE against ${column.label}`, x, y, column.label, "test MSE");
+    const measure = data.ranking.replace("_mse", " MSE");
+    const svg = frame(`${measure} against ${column.label}`, x, y, column.label, measure);
     svg.append(dots(points.map(([value, mse, aside]) => [x.at(name(value)) + aside, y.at(mse)])));
     drawMeans(svg, classes, points, (value) => x.at(name(value)), y, isNumber);
     const best = points.reduce((a, b) => (b[1] < a[1] ? b : a));
