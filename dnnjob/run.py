@@ -15,6 +15,7 @@ from dnnjob.clock import Stopwatch
 from dnnjob.config import DataConfig, JobConfig, list_keys, load_job, resolve_job, to_toml
 from dnnjob.data.encoding import Encoding, FeatureKind
 from dnnjob.data.split import choose_split
+from dnnjob.data.text_format import TextFormat
 from dnnjob.imports import importing_tensorflow
 from dnnjob.machine import memory_share_bytes
 from dnnjob.results.assemble import Facts
@@ -154,12 +155,15 @@ def _complete(
 ) -> JobConfig:
     """The job with every default filled in."""
     values = job.model_dump()
+    text_format = table.content.text_format
     values["data"] |= {
+        **({} if text_format is None else text_format.keys),
         "features": table.content.features,
+        "exclude": (),
         "split_seed": job.split_seed,
         "split": choose_split(job.data.split, table.content.num_rows),
         "window_rows": table.window_rows,
-        "columns": resolve_columns(job.data, table.content.kinds),
+        "columns": resolve_columns(job.data, table.content.kinds, text_format),
     }
     values["train"] |= {"weight_decay": job.train.decay, "huber_delta": job.train.delta}
     values["devices"] |= {
@@ -177,9 +181,14 @@ def _tell(job: JobConfig, encoding: Encoding, journal: Journal) -> None:
         logger.info("%s", encoding.description)
 
 
-def resolve_columns(data: DataConfig, kinds: Mapping[str, FeatureKind]) -> dict[str, Any]:
+def resolve_columns(
+    data: DataConfig, kinds: Mapping[str, FeatureKind], text_format: TextFormat | None = None
+) -> dict[str, Any]:
     """What the job says of its columns, with the kind of each feature that is no number."""
     columns = {name: column.model_dump() for name, column in data.columns.items()}
+    for name, unit in (text_format.units if text_format else {}).items():
+        if name in kinds or name == data.target:
+            columns.setdefault(name, {})["unit"] = unit
     for name, kind in kinds.items():
         if kind != "numeric" or name in columns:
             columns.setdefault(name, {})["kind"] = kind

@@ -4,6 +4,7 @@ job = JobConfig.model_validate(tomllib.loads(text))
 job.train.global_batch_size
 """
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import Annotated, Any, Literal, Self
@@ -57,6 +58,8 @@ class ColumnConfig(Section):
     """How categories enter: one input each, as a learned embedding, or by data.max_one_hot."""
     cycles: tuple[Cycle, ...] = ()
     """Cycles of a date whose place enters beside its days: a sine and a cosine each."""
+    unit: Annotated[str, Field(min_length=1)] | None = None
+    """What every number of the column carries in text, before or after it, such as "€" or "%"."""
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +77,8 @@ class DataConfig(Section):
     """The column to predict."""
     features: tuple[str, ...] | None = None
     """The columns to predict from. Default: every other column."""
+    exclude: tuple[str, ...] = ()
+    """Columns that are no features, where data.features names none."""
     test_fraction: Fraction = 0.3
     """Share of all rows held out for the test split; 0 trains on all rows, and nothing then tells
     how good the network is on rows it has not seen."""
@@ -122,6 +127,15 @@ class DataConfig(Section):
     are in target units all the same."""
     missing: tuple[str, ...] = MISSING_MARKERS
     """What stands for a missing value in text, beside nothing."""
+    decimal: Literal[".", ","] | None = None
+    """What stands before the fraction of a number in text. Default: what the table shows."""
+    thousands: Literal["", ",", ".", " ", "'"] | None = None
+    """What stands between the thousands of a number in text. Default: what the table shows."""
+    date_format: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    """How dates are written in text, such as "%d.%m.%Y" (Python's strptime), beside 2026-01-31 and
+    a time behind it; one format or a list. Default: what the table shows."""
+    encoding: str | None = None
+    """Of files of text, such as "latin-1", "cp1252" or "utf-16". Default: UTF-8."""
     min_category_rows: Annotated[int, Field(ge=1)] = 5
     """Categories of fewer training rows share one input, with those that training never saw."""
     max_categories: Annotated[int, Field(ge=1)] = 10_000
@@ -130,6 +144,44 @@ class DataConfig(Section):
     """Columns of more categories enter as learned embeddings."""
     columns: dict[str, ColumnConfig] = Field(default_factory=dict)
     """What single columns hold, where the file does not show it, and how they enter."""
+
+    @field_validator("date_format", mode="before")
+    @classmethod
+    def _a_text_is_a_date_format(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("encoding")
+    @classmethod
+    def _the_encoding_is_known(cls, value: str | None) -> str | None:
+        try:
+            return value if value is None else codecs.lookup(value).name
+        except LookupError as error:
+            raise ValueError(
+                f"data.encoding must be one that Python knows, but it is {value!r}. Write it as "
+                '"utf-8", "latin-1", "cp1252" or "utf-16".'
+            ) from error
+
+    @model_validator(mode="after")
+    def _marks_differ(self) -> Self:
+        if self.decimal is not None and self.decimal == self.thousands:
+            raise ValueError(
+                f"data.decimal and data.thousands must differ, but both are {self.decimal!r}. "
+                "Set one of them to another mark."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _excluded_columns_have_no_other_part(self) -> Self:
+        if self.exclude and self.features is not None:
+            raise ValueError(
+                "data.exclude is for jobs that take every other column, but data.features names "
+                "them. Leave one of them out."
+            )
+        if self.target in self.exclude:
+            raise ValueError(
+                f"data.exclude names the target {self.target!r}. Leave it out, or set data.target."
+            )
+        return self
 
     @model_validator(mode="after")
     def _target_is_no_feature(self) -> Self:

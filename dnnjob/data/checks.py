@@ -38,6 +38,7 @@ def check_values(
     target: ColumnData,
     *,
     is_sample: bool = False,
+    doubts: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """Checks that a job can train on these columns; its warnings, also logged.
 
@@ -46,13 +47,15 @@ def check_values(
         features: The columns to predict from.
         target: The column to predict.
         is_sample: Whether the table has further rows: what these may cure is warned about.
+        doubts: Warnings of how the columns were read.
 
     Raises:
         DataError: If there are too few rows, or the target or features cannot be used.
     """
+    doubts = list(doubts)
     _check_columns(data, features, target, is_sample=is_sample)
     lack = lack_of_target(target) if is_sample else None
-    doubts = [] if lack is None else [_doubt(data, target.num_rows, lack)]
+    doubts += [] if lack is None else [_doubt(data, target.num_rows, lack)]
     facts = [facts_of_values(feature, target.numbers) for feature in features]
     weaknesses = find_weaknesses(data, facts, facts_of_values(target, target.numbers))
     return _warn(data, [*doubts, *weaknesses])
@@ -63,6 +66,7 @@ def check_totals(
     kinds: Mapping[str, FeatureKind],
     totals: Mapping[str, Totals],
     differing: frozenset[str],
+    doubts: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """The same from the totals of the columns.
 
@@ -71,6 +75,7 @@ def check_totals(
         kinds: What the features hold.
         totals: Of all rows of each column.
         differing: Features that differ from the target somewhere.
+        doubts: Warnings of how the columns were read.
 
     Raises:
         DataError: If there are too few rows, or target, features or weights cannot be used.
@@ -88,7 +93,8 @@ def check_totals(
         name: facts_of_totals(columns[name].column, found, is_target=name not in differing)
         for name, found in totals.items()
     }
-    return _warn(data, find_weaknesses(data, [facts[name] for name in kinds], facts[data.target]))
+    weaknesses = find_weaknesses(data, [facts[name] for name in kinds], facts[data.target])
+    return _warn(data, [*doubts, *weaknesses])
 
 
 def describe_totals(name: str, kind: FeatureKind, found: Totals) -> Column:

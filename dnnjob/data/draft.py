@@ -17,13 +17,13 @@ from pydantic import BaseModel
 
 from dnnjob.config.job import JobConfig
 from dnnjob.data.builtin import is_builtin
+from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.heads import estimate_rows, head_columns, read_heads
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.schema import ColumnData, listed, problem_of, problem_of_target, show_date
 from dnnjob.data.sources import (
     COMPRESSED_SUFFIXES,
     TABLE_SUFFIXES,
-    TableFile,
     peek_source,
     read_all,
 )

@@ -15,20 +15,15 @@ from itertools import islice
 import numpy as np
 
 from dnnjob.config.job import DataConfig
+from dnnjob.data.csv_reader import TableFile, open_bytes, open_text
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.order import default_window_rows, window_rows
 from dnnjob.data.reading import reading_file
 from dnnjob.data.schema import ColumnData, join_columns
-from dnnjob.data.sources import (
-    JobFiles,
-    TableFile,
-    feature_kind,
-    open_bytes,
-    open_text,
-    parse_text,
-)
+from dnnjob.data.sources import JobFiles, feature_kind, text_columns
 from dnnjob.data.splitter import PartRows, expected_train_rows
+from dnnjob.data.text_format import TextFormat
 
 # Files, spread over the table, rows of all their heads, and values: of a wide table fewer rows.
 _NUM_FILES = 32
@@ -108,7 +103,7 @@ def read_heads(files: Sequence[TableFile]) -> tuple[Head, ...]:
 
 
 def _read_head(file: TableFile, *, num_rows: int) -> Head:
-    with reading_file(file.path), open_text(file.path) as text:
+    with reading_file(file.path), open_text(file.path, file.encoding) as text:
         rows = list(islice(_rows_of(text, file), num_rows + 1))
         is_whole = next(text, None) is None
     head = "".join(rows)
@@ -128,11 +123,7 @@ def _rows_of(text: Iterator[str], file: TableFile) -> Iterator[str]:
     # Not line by line: a quoted text may have several.
     records, num_letters = csv.reader(taken(), delimiter=delimiter), 0
     while num_letters < _NUM_LETTERS:
-        try:
-            record = next(records, None)
-        except csv.Error:
-            # A text longer than csv takes: a head may end anywhere.
-            return
+        record = next(records, None)
         if record is None:
             return
         row = "".join(lines)
@@ -180,15 +171,27 @@ def head_columns(heads: Sequence[Head], wanted: ReadAs, *, source: str) -> dict[
     Raises:
         DataError: If a file cannot be read, or files differ in what a column holds.
     """
-    parts = [_columns_of(head, wanted) for head in heads]
-    paths = [str(head.file.path) for head in heads]
-    return {
+    return read_head_columns(heads, wanted, source=source)[0]
+
+
+def read_head_columns(
+    heads: Sequence[Head], wanted: ReadAs, *, source: str
+) -> tuple[dict[str, ColumnData], TextFormat]:
+    """The columns of these rows, and how they write numbers and dates.
+
+    Args, errors: as for `head_columns`.
+    """
+    from dnnjob.data.csv_files import read_texts
+
+    files, paths = [head.file for head in heads], [str(head.file.path) for head in heads]
+    contents = [io.BytesIO(head.text.encode()) for head in heads]
+    typed, found = read_texts(files, wanted, contents=contents)
+    parts = []
+    for path, one in zip(paths, typed, strict=True):
+        columns = text_columns(one, wanted, source=path)
+        parts.append({data.column.name: data for data in columns})
+    joined = {
         name: join_columns([part[name] for part in parts], source=source, files=paths)
         for name in heads[0].file.names
     }
-
-
-def _columns_of(head: Head, wanted: ReadAs) -> dict[str, ColumnData]:
-    with reading_file(head.file.path):
-        columns = parse_text(io.StringIO(head.text), head.file, wanted)
-        return {data.column.name: data for data in columns}
+    return joined, found

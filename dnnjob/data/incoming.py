@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from dnnjob.config.job import ColumnConfig, DataConfig
+from dnnjob.config.job import DataConfig
 from dnnjob.data.block import Block, FloatArray, Texts
+from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.kinds import ReadAs
 from dnnjob.data.schema import check_features, check_present, make_column
-from dnnjob.data.sources import TableFile, peek_source, read_columns
+from dnnjob.data.sources import peek_source, read_columns
+from dnnjob.data.text_format import TextFormat
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:
@@ -63,7 +66,7 @@ def read_rows(
     Raises:
         DataError: If the files cannot be read, or a column is missing or holds other values.
     """
-    files = peek_source(source)
+    files = peek_source(source, encoding=data.encoding)
     if files is None or _are_read_whole(files):
         return iter([_read_whole(source, kinds, data)])
     names = files[0].names
@@ -77,14 +80,19 @@ def _are_read_whole(files: Sequence[TableFile]) -> bool:
     """Whether files are text of one piece, or text beside Parquet."""
     if any(file.kind == "parquet" for file in files):
         return any(file.kind != "parquet" for file in files)
-    from dnnjob.data.delimited import most_rows
+    from dnnjob.data.csv_files import most_rows
 
     return most_rows(files, enough=PIECE_ROWS) <= PIECE_ROWS
 
 
 def _read_whole(source: str, kinds: Mapping[str, FeatureKind], data: DataConfig) -> IncomingRows:
     rows, ids = read_columns(
-        source, kinds, optional=[data.target], ids=data.id_columns, missing=data.missing
+        source,
+        kinds,
+        optional=[data.target],
+        ids=data.id_columns,
+        missing=data.missing,
+        text_format=TextFormat.of(data),
     )
     y_true = rows.pop(data.target, None)
     return IncomingRows(rows, None if isinstance(y_true, Texts) else y_true, ids)
@@ -129,28 +137,30 @@ class _TextFiles:
     def __init__(
         self, files: Sequence[TableFile], kinds: Mapping[str, FeatureKind], data: DataConfig
     ) -> None:
-        from dnnjob.data.delimited import outline_file
+        from dnnjob.data.csv_files import look_over
 
-        wanted = {name: ColumnConfig(kind=kind) for name, kind in kinds.items()}
-        self._files = files
-        self._data = data.model_copy(update={"columns": wanted})
         there = [name for name in (data.target, *data.id_columns) if name in files[0].names]
-        names = list(dict.fromkeys([*kinds, *there]))
-        self._outlines = [
-            outline_file(self._data, file, names, check=lambda: None) for file in files
-        ]
-        self.num_rows = sum(outline.num_rows for outline in self._outlines)
-        self.schemas = [outline.schema for outline in self._outlines]
+        wanted = ReadAs(
+            kinds=dict(kinds),
+            missing=data.missing,
+            ids=tuple(name for name in there if name != data.target),
+            format=TextFormat.of(data),
+        )
+        self._files, self._missing = files, data.missing
+        self._names = list(dict.fromkeys([*kinds, *there]))
+        self._look = look_over(files, wanted, check=lambda: None)
+        self.num_rows = sum(self._look.file_rows)
+        self.schemas = [outline.schema(self._names) for outline in self._look.outlines]
 
     def batches(self, columns: "CommonColumns") -> Iterator[tuple[int, "pa.Table"]]:
         """As `_Files` has it."""
-        from dnnjob.data.delimited import read_outlined
+        from dnnjob.data.csv_files import read_typed
         from dnnjob.data.parquet import cut_pieces
 
         tables = (
             columns.convert(table, file.path)
-            for file, outline in zip(self._files, self._outlines, strict=True)
-            for table in read_outlined(self._data, file, outline)
+            for file, outline in zip(self._files, self._look.outlines, strict=True)
+            for table in read_typed(file, outline, self._look.format, self._names, self._missing)
         )
         return cut_pieces(tables, size=PIECE_ROWS)
 

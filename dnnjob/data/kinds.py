@@ -1,6 +1,6 @@
 """Kinds of columns: what a file's values are, and the same values as the kind that a job names.
 
-data = infer_series("age", series)                  # of a CSV file; infer_arrow of a Parquet file
+data = infer_arrow("age", table.column("age"))
 data = as_kind(data, "codes", source="t.csv")
 """
 
@@ -13,24 +13,24 @@ import numpy as np
 
 from dnnjob.config.job import MISSING_MARKERS, DataConfig
 from dnnjob.data.block import FloatArray, Texts
+from dnnjob.data.dates import parse_date
 from dnnjob.data.encoding import MISSING, FeatureKind
-from dnnjob.data.schema import Column, ColumnData, Kind, make_column, make_text_column
+from dnnjob.data.schema import (
+    Column,
+    ColumnData,
+    Kind,
+    make_column,
+    make_text_column,
+    parse_number,
+)
+from dnnjob.data.text_format import NO_FORMAT, TextFormat
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
-# What follows the seconds, fractions and a zone, is left out: a date counts as it is written.
-ISO_DATE = re.compile(
-    r"(\d{4}-\d{2}-\d{2})(?:[ T](\d{2}:\d{2})(?:(:\d{2})(?:\.\d*)?)?(?:Z|[+-]\d{2}:?\d{2})?)?"
-)
 # pandas writes integers beside gaps as 2.0.
-WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+(?:\.0*)?\s*")
-# 1,5 and 1.234,5 where commas do not part the columns.
-DECIMAL_COMMA = re.compile(
-    r"\s*[+-]?(?:\d+|\d{1,3}(?:\.\d{3})+)?(?:,\d+)?(?:[eE][+-]?\d+)?\s*", re.ASCII
-)
+WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+(?:\.0*)?\s*", re.ASCII)
 TRUE_WORDS = ("true", "t", "yes", "y", "1", "1.0")
 FALSE_WORDS = ("false", "f", "no", "n", "0", "0.0")
 # Whoever needs these as texts reads them so: numbers lose leading zeros.
@@ -46,66 +46,30 @@ class ReadAs:
         missing: Texts that stand for a missing value, beside the empty one.
         ids: Columns that are kept as the files have them, too.
         also: Further columns whose values are wanted.
+        format: How text writes numbers and dates.
     """
 
     kinds: Mapping[str, FeatureKind] = field(default_factory=dict)
     missing: tuple[str, ...] = MISSING_MARKERS
     ids: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    format: TextFormat = NO_FORMAT
 
     @classmethod
     def of(cls, data: DataConfig) -> "ReadAs":
         """What a job says."""
         kinds = {name: column.kind for name, column in data.columns.items() if column.kind}
         also = tuple(name for name in (data.weight_column, data.split_column) if name is not None)
-        return cls(kinds, data.missing, data.id_columns, also)
+        return cls(kinds, data.missing, data.id_columns, also, TextFormat.of(data))
+
+    def kind_of(self, name: str) -> FeatureKind | None:
+        """What a column shall hold; None where its values say so."""
+        kind = self.kinds.get(name)
+        return "numeric" if kind is None and name in self.format.units else kind
 
     def as_text(self, name: str) -> bool:
-        """Whether a CSV file's column is read as it is written."""
+        """Whether a column is read as it is written."""
         return self.kinds.get(name, "numeric") in TEXT_KINDS
-
-
-def infer_series(
-    name: str,
-    series: "pd.Series[Any]",
-    *,
-    missing: Collection[str] = (),
-    as_text: bool = False,
-    decimal_comma: bool = False,
-) -> ColumnData:
-    """The column that pandas read from a CSV file.
-
-    Args:
-        name: Of the column.
-        series: Its values, NaN where missing.
-        missing: Texts that stand for a missing value.
-        as_text: Take texts for texts, whatever they look like.
-        decimal_comma: Take texts such as 1,5 for numbers, where all of them are such.
-    """
-    import pandas as pd
-
-    if as_text:
-        return make_text_column(name, "text", _factorize(series).without(missing))
-    if pd.api.types.is_bool_dtype(series.dtype) or _holds_booleans(series):
-        return make_column(name, "boolean", _float64(series))
-    if pd.api.types.is_numeric_dtype(series.dtype):
-        return make_column(name, "numeric", _float64(series))
-    texts = _factorize(series).without(missing)
-    if decimal_comma and any("," in text for text in texts.values):
-        numbers = parse_texts(texts, parse_decimal_comma)
-        if numbers is not None:
-            return make_column(name, "numeric", numbers)
-    return infer_texts(name, texts)
-
-
-def infer_texts(name: str, texts: Texts) -> ColumnData:
-    """A column of texts as what all of them are: numbers, dates, or texts."""
-    if (numbers := parse_texts(texts, float)) is not None:
-        # Integers beyond 64 bits, which pandas leaves as text.
-        return make_column(name, "numeric", numbers)
-    if (seconds := parse_texts(texts, parse_date)) is not None:
-        return make_column(name, "datetime", seconds, example=texts.first_of(texts.values))
-    return make_text_column(name, "text", texts)
 
 
 def infer_arrow(
@@ -115,9 +79,13 @@ def infer_arrow(
     missing: Collection[str] = (),
     as_text: bool = False,
 ) -> ColumnData:
-    """The column that pyarrow read from a Parquet file; arguments as `infer_series` has them.
+    """A column of Arrow as what its type says.
 
-    Integers are taken for texts where these are wanted: float64 has not all beyond 2**53.
+    Args:
+        name: Of the column.
+        array: Its values.
+        missing: Texts that stand for a missing value.
+        as_text: Take integers for texts: float64 has not all beyond 2**53.
     """
     import pyarrow as pa
 
@@ -135,7 +103,7 @@ def infer_arrow(
             return make_text_column(name, kind, _texts_of_arrow(array).without(missing))
         case "datetime":
             present = array.drop_null()
-            example = str(present[0].as_py()) if len(present) else None
+            example = str(present[0].as_py()).removesuffix(" 00:00:00") if len(present) else None
             return make_column(name, kind, _seconds_of_arrow(array), example=example)
         case "codes" | "other":
             present = array.drop_null()
@@ -228,6 +196,26 @@ def _texts_as(data: ColumnData, texts: Texts, kind: FeatureKind, *, source: str)
 
 
 def _refusal(data: ColumnData, kind: FeatureKind, *, source: str, example: str | None) -> DataError:
+    return refuse_value(data.column.name, kind, source=source, example=example)
+
+
+def refuse_value(
+    name: str,
+    kind: FeatureKind,
+    *,
+    source: str,
+    example: str | None,
+    found: TextFormat | None = None,
+) -> DataError:
+    """The error of a column that holds a value of another kind.
+
+    Args:
+        name: Of the column.
+        kind: What it shall hold.
+        source: Of the table, for messages.
+        example: The value.
+        found: How text is read, where it is text.
+    """
     rules: dict[FeatureKind, str] = {
         "numeric": "numbers",
         "boolean": f"{', '.join(TRUE_WORDS[:5])} or {', '.join(FALSE_WORDS[:5])}",
@@ -235,12 +223,19 @@ def _refusal(data: ColumnData, kind: FeatureKind, *, source: str, example: str |
         "text": "texts, numbers or booleans",
         "datetime": "dates as in 2026-01-31 or 2026-01-31 12:30:00",
     }
-    name = data.column.name
+    rule, keys = rules[kind], ""
+    if found is not None and kind == "numeric":
+        unit = found.units.get(name)
+        rule += f" with {found.marks}" + (f" and the unit {unit!r}" if unit else "")
+        keys = f", data.decimal, data.thousands or data.columns.{name}.unit"
+    if found is not None and kind == "datetime":
+        rule += "".join(f" or as {one}" for one in found.dates or ())
+        keys = " or data.date_format"
     held = "other values" if example is None else repr(example[:40])
     return DataError(
-        f"{name!r} must be {kind}, that is {rules[kind]}, but in {source} it holds {held}. "
-        f"Change data.columns.{name}.kind, name in data.missing what stands for a gap, or repair "
-        "the rows."
+        f"{name!r} must be {kind}, that is {rule}, but in {source} it holds {held}. "
+        f"Change data.columns.{name}.kind{keys}, name in data.missing what stands for a gap, or "
+        "repair the rows."
     )
 
 
@@ -258,32 +253,8 @@ def parse_boolean(text: str) -> float:
     raise ValueError(text)
 
 
-def parse_decimal_comma(text: str) -> float:
-    """The number that a text with a comma before its fraction writes.
-
-    Raises:
-        ValueError: If it writes none.
-    """
-    if DECIMAL_COMMA.fullmatch(text) is None:
-        raise ValueError(text)
-    return float(text.replace(".", "").replace(",", "."))
-
-
-def parse_date(text: str) -> float:
-    """Seconds since 1970 of an ISO 8601 date, as its clock shows it, without its zone.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    found = ISO_DATE.fullmatch(text)
-    if found is None:
-        raise ValueError(text)
-    day, minutes, seconds = found.groups()
-    return float(np.datetime64(f"{day}T{minutes or '00:00'}{seconds or ':00'}", "s").astype(int))
-
-
 _PARSERS: dict[FeatureKind, Callable[[str], float]] = {
-    "numeric": float,
+    "numeric": parse_number,
     "boolean": parse_boolean,
     "datetime": parse_date,
 }
@@ -358,21 +329,3 @@ def _seconds_of_arrow(array: "pa.ChunkedArray[Any]") -> FloatArray:
     # Integers: a float64 of nanoseconds may lie below its second.
     whole = ticks // {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[array.type.unit]
     return np.where(gaps, np.nan, whole.astype(np.float64))
-
-
-def _factorize(series: "pd.Series[Any]") -> Texts:
-    import pandas as pd
-
-    codes, values = pd.factorize(series)
-    return Texts(codes.astype(np.int32), tuple(map(str, values)))
-
-
-def _float64(series: "pd.Series[Any]") -> FloatArray:
-    return np.asarray(series.astype("float64"), dtype=np.float64)
-
-
-def _holds_booleans(series: "pd.Series[Any]") -> bool:
-    """Whether these are booleans with gaps, which pandas keeps as objects."""
-    import pandas as pd
-
-    return series.dtype == object and pd.api.types.infer_dtype(series, skipna=True) == "boolean"

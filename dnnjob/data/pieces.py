@@ -9,7 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from dnnjob.config.job import DataConfig, JobConfig
-from dnnjob.data.delimited import key_kind, most_rows, outline_files, rewrite, text_kinds
+from dnnjob.data.csv_files import most_rows
 from dnnjob.data.encoding import FeatureKind, most_inputs
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.order import WindowPlan, default_window_rows, window_rows
@@ -18,6 +18,7 @@ from dnnjob.data.scratch import Scratch
 from dnnjob.data.sources import JobFiles, find_pieces
 from dnnjob.data.splitter import PartRows
 from dnnjob.data.stream import StreamedTable, goes_by_windows, open_stream, streams
+from dnnjob.data.text_copy import key_kind, look_over_job, rewrite, text_kinds
 from dnnjob.data.unify import agree_on_kinds
 from dnnjob.tasks import Crew
 
@@ -119,22 +120,21 @@ def _open_text(
     enough = min(default_window_rows(data, least), window_rows(data, least))
     if most_rows(found.files, enough=enough) <= enough:
         return None
-    outlines = outline_files(data, found, crew=crew)
-    part_rows = found.part_rows([outline.num_rows for outline in outlines])
-    kinds = text_kinds(data, found, outlines)
+    look = look_over_job(data, found, crew=crew)
+    part_rows = found.part_rows(look.file_rows)
+    kinds = text_kinds(data, found, look)
     rows = window_rows(data, kinds)
     fits = sum(part_rows) <= default_window_rows(data, kinds)
     if fits and not goes_by_windows(data, part_rows, window_rows=rows):
         return None
     block_rows = _block_rows(job, part_rows, rows)
-    rewritten = rewrite(
-        data, found, outlines, scratch=get_scratch(), block_rows=block_rows, crew=crew
-    )
+    rewritten = rewrite(data, found, look, scratch=get_scratch(), block_rows=block_rows, crew=crew)
     return open_as(
         rewritten,
         block_rows=block_rows,
         originals=found.paths,
-        key_kind=key_kind(data, found, outlines),
+        key_kind=key_kind(data, found, look),
+        text_format=look.format,
     )
 
 

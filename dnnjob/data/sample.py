@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from dnnjob.config.job import DataConfig
 from dnnjob.data.fingerprint import Fingerprint
-from dnnjob.data.heads import TextPlan, head_columns
+from dnnjob.data.heads import TextPlan, read_head_columns
 from dnnjob.data.kinds import ReadAs, infer_arrow
 from dnnjob.data.parquet import ParquetRows, RowGroup, reading
 from dnnjob.data.schema import ColumnData, join_columns
@@ -29,6 +29,7 @@ from dnnjob.data.splitter import (
     make_splitter,
     read_keys,
 )
+from dnnjob.data.text_format import TextFormat
 
 # Row groups, spread over the table, and rows of each.
 _NUM_GROUPS = 32
@@ -77,11 +78,17 @@ def sample_text(data: DataConfig, plan: TextPlan) -> SampledTable:
     Raises:
         DataError: If the table cannot be read, or holds what cannot be trained on.
     """
-    columns = head_columns(plan.heads, ReadAs.of(data), source=data.source)
-    return SampledTable(_make_table(data, plan.found, columns), plan.part_rows, is_counted=False)
+    columns, text_format = read_head_columns(plan.heads, ReadAs.of(data), source=data.source)
+    table = _make_table(data, plan.found, columns, text_format)
+    return SampledTable(table, plan.part_rows, is_counted=False)
 
 
-def _make_table(data: DataConfig, found: JobFiles, columns: dict[str, ColumnData]) -> Table:
+def _make_table(
+    data: DataConfig,
+    found: JobFiles,
+    columns: dict[str, ColumnData],
+    text_format: TextFormat | None = None,
+) -> Table:
     num_rows = next(iter(columns.values())).num_rows
     return make_table(
         data,
@@ -90,6 +97,7 @@ def _make_table(data: DataConfig, found: JobFiles, columns: dict[str, ColumnData
         NO_FINGERPRINT,
         part_rows=(num_rows, 0, 0),
         is_sample=True,
+        text_format=text_format,
     )
 
 

@@ -7,6 +7,7 @@ check_target(source, target)
 import difflib
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,9 @@ Kind = Literal["numeric", "boolean", "codes", "text", "datetime", "other"]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 MAX_LISTED = 20
+_NUMBER = re.compile(
+    r"\s*[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf|infinity)\s*", re.ASCII | re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -297,18 +301,25 @@ def check_names(data: "DataConfig", names: Sequence[str]) -> tuple[str, ...]:
             "Set data.target, or point data.source elsewhere."
         )
     if data.features is None:
-        taken = {data.target, data.weight_column, data.split_column, *data.id_columns}
+        taken = {
+            data.target,
+            data.weight_column,
+            data.split_column,
+            *data.id_columns,
+            *data.exclude,
+        }
         features = tuple(name for name in names if name not in taken)
     else:
         features = data.features
         check_present(data.source, features, names, way_out="Set data.features.")
-    others = [*data.id_columns, *data.columns]
+    others = [*data.id_columns, *data.columns, *data.exclude]
     others += [name for name in (data.weight_column, data.split_column) if name is not None]
     check_present(
         data.source,
         others,
         names,
-        way_out="Correct data.id_columns, data.weight_column, data.split_column or data.columns.",
+        way_out="Correct data.id_columns, data.weight_column, data.split_column, data.exclude or "
+        "data.columns.",
     )
     if not features:
         raise DataError(
@@ -484,9 +495,20 @@ def _headless(names: Sequence[str]) -> str:
     return ""
 
 
+def parse_number(text: str) -> float:
+    """The number that a text writes with a decimal point, as pandas takes it.
+
+    Raises:
+        ValueError: If it writes none; Python's own would take 1_0 and digits of all scripts.
+    """
+    if _NUMBER.fullmatch(text) is None:
+        raise ValueError(text)
+    return float(text)
+
+
 def is_a_number(text: str) -> bool:
     """Whether a text is a number, infinite at most."""
     try:
-        return not math.isnan(float(text))
+        return not math.isnan(parse_number(text))
     except ValueError:
         return False

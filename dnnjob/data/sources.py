@@ -5,21 +5,14 @@ table.block, table.y, table.columns, table.fingerprint
 rows = read_columns("new.parquet", table.kinds)
 """
 
-import bz2
-import csv
 import glob
-import gzip
 import hashlib
-import io
-import lzma
 import os
-import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -27,9 +20,10 @@ from dnnjob.config.job import MISSING_MARKERS, DataConfig
 from dnnjob.data.block import Block, FloatArray, RawColumn, Texts
 from dnnjob.data.builtin import builtin_names, is_builtin, load_builtin
 from dnnjob.data.checks import check_values
+from dnnjob.data.csv_reader import UTF8, TableFile, peek_csv
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.fingerprint import Fingerprint, fingerprint_files
-from dnnjob.data.kinds import ReadAs, as_kind, infer_arrow, infer_series
+from dnnjob.data.kinds import ReadAs, as_kind, infer_arrow
 from dnnjob.data.reading import READ_ERRORS, reading_file
 from dnnjob.data.schema import (
     Column,
@@ -43,6 +37,7 @@ from dnnjob.data.schema import (
     join_columns,
     make_column,
 )
+from dnnjob.data.text_format import NO_FORMAT, TextFormat
 from dnnjob.errors import DataError
 from dnnjob.image import mount_hint
 
@@ -50,10 +45,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from dnnjob.data.csv_files import TypedText
+
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zip", ".zst")
-DELIMITERS = (",", ";", "\t", "|")
-SAMPLE_LINES = 20
 COLUMNS_AT_ONCE = 64
 
 
@@ -74,6 +69,7 @@ class Table:
         ids: Columns carried into the predictions, as the files have them.
         part_rows: Rows of data.source, data.validation_source and data.test_source.
         split_column: What the split goes by, where it goes by a column.
+        text_format: How its text writes numbers and dates; None without text.
     """
 
     source: str
@@ -88,6 +84,7 @@ class Table:
     ids: Mapping[str, "pa.ChunkedArray[Any]"] = field(default_factory=dict)
     part_rows: tuple[int, int, int] = (0, 0, 0)
     split_column: ColumnData | None = None
+    text_format: TextFormat | None = None
 
     @property
     def num_rows(self) -> int:
@@ -143,16 +140,6 @@ class JobFiles:
         return sum(file_rows[:first]), sum(file_rows[first:second]), sum(file_rows[second:third])
 
 
-@dataclass(frozen=True)
-class TableFile:
-    """A file and what its first lines or its footer say."""
-
-    path: Path
-    kind: Literal["csv", "parquet"]
-    names: tuple[str, ...]
-    delimiter: str = ","
-
-
 def open_table(data: DataConfig) -> Table:
     """The table of a job, read and checked.
 
@@ -164,7 +151,7 @@ def open_table(data: DataConfig) -> Table:
     found = peek_job(data)
     wanted = ReadAs.of(data)
     keep = {*found.features, data.target, *wanted.also}
-    parts = [_read_file(file, keep=keep, wanted=wanted) for file in found.files]
+    parts, text_format = _read_parts(found.files, keep=keep, wanted=wanted)
     columns = _join_files(found.files, parts, source=data.source)
     return make_table(
         data,
@@ -172,6 +159,7 @@ def open_table(data: DataConfig) -> Table:
         columns,
         fingerprint_files(found.paths),
         part_rows=found.part_rows([_num_rows(part) for part in parts]),
+        text_format=text_format,
     )
 
 
@@ -201,7 +189,9 @@ def peek_job(data: DataConfig) -> JobFiles:
         )
     parts = [[] if one is None else find_files(one) for one in sources]
     _refuse_shared(parts)
-    files = _peek_alike(data.source, [path for part in parts for path in part])
+    files = _peek_alike(
+        data.source, [path for part in parts for path in part], encoding=data.encoding
+    )
     first, second, third = map(len, parts)
     return JobFiles(files, (first, second, third), check_names(data, files[0].names))
 
@@ -240,6 +230,7 @@ def read_columns(
     optional: Collection[str] = (),
     ids: Collection[str] = (),
     missing: Collection[str] = MISSING_MARKERS,
+    text_format: TextFormat = NO_FORMAT,
 ) -> tuple[dict[str, RawColumn], dict[str, "pa.ChunkedArray[Any]"]]:
     """Raw rows of a table to predict, and of its id columns those that it has.
 
@@ -252,14 +243,20 @@ def read_columns(
             they hold numbers.
         ids: Columns that may be there, given as the files have them.
         missing: Texts that stand for a missing value.
+        text_format: How text writes numbers and dates.
 
     Raises:
         DataError: If the files cannot be read, or a column is missing or holds other values.
     """
-    names = _peek_names(source)
+    names = _peek_names(source, text_format.encoding)
     check_present(source, kinds, names, way_out="Add it to the table: the model needs it.")
     there = [name for name in (*optional, *ids) if name in names]
-    wanted = ReadAs(kinds=dict(kinds), missing=tuple(missing), ids=tuple(set(ids) & set(there)))
+    wanted = ReadAs(
+        kinds=dict(kinds),
+        missing=tuple(missing),
+        ids=tuple(set(ids) & set(there)),
+        format=text_format,
+    )
     found = read_all(source, keep=[*kinds, *there], wanted=wanted)
     check_features(
         source, [found[name] for name in kinds], way_out="Repair these rows of the table."
@@ -286,7 +283,9 @@ def read_all(
     """
     wanted = wanted or ReadAs()
     if not is_builtin(source):
-        return _read_files(_peek_files(source), source=source, keep=keep, wanted=wanted)
+        files = _peek_files(source, wanted.format.encoding)
+        parts, _ = _read_parts(files, keep=keep, wanted=wanted)
+        return _join_files(files, parts, source=source)
     table = load_builtin(source)
     values = np.ascontiguousarray(table.values.T)
     return {
@@ -313,6 +312,7 @@ def make_table(
     *,
     part_rows: tuple[int, int, int],
     is_sample: bool = False,
+    text_format: TextFormat | None = None,
 ) -> Table:
     """A table of columns that were read, checked.
 
@@ -323,12 +323,14 @@ def make_table(
         fingerprint: What tells it from another table.
         part_rows: Rows of data.source, data.validation_source and data.test_source.
         is_sample: Whether the table has further rows: what these may cure is warned about.
+        text_format: How its text writes numbers and dates.
 
     Raises:
         DataError: If it cannot be trained on as the job asks.
     """
     chosen = [columns[name] for name in features]
-    warnings = check_values(data, chosen, columns[data.target], is_sample=is_sample)
+    doubts = () if text_format is None else text_format.doubts_of([*features, data.target])
+    warnings = check_values(data, chosen, columns[data.target], is_sample=is_sample, doubts=doubts)
     weights = None
     if data.weight_column is not None:
         check_weights(data.source, columns[data.weight_column], is_sample=is_sample)
@@ -346,6 +348,7 @@ def make_table(
         ids={name: columns[name].original for name in data.id_columns},
         part_rows=part_rows,
         split_column=None if data.split_column is None else columns[data.split_column],
+        text_format=text_format,
     )
 
 
@@ -356,26 +359,32 @@ def feature_kind(column: Column) -> FeatureKind:
     return column.kind
 
 
-def peek_source(source: str) -> tuple[TableFile, ...] | None:
+def peek_source(source: str, *, encoding: str | None = None) -> tuple[TableFile, ...] | None:
     """The files of a source, all with the same columns; None of a built-in table.
+
+    Args:
+        source: Files as in `data.source`.
+        encoding: Of text; UTF-8, if None.
 
     Raises:
         DataError: If there are none, one cannot be read, or they differ.
     """
-    return None if is_builtin(source) else _peek_files(source)
+    return None if is_builtin(source) else _peek_files(source, encoding)
 
 
-def _peek_names(source: str) -> tuple[str, ...]:
-    return builtin_names(source) if is_builtin(source) else _peek_files(source)[0].names
+def _peek_names(source: str, encoding: str | None) -> tuple[str, ...]:
+    return builtin_names(source) if is_builtin(source) else _peek_files(source, encoding)[0].names
 
 
-def _peek_files(source: str) -> tuple[TableFile, ...]:
+def _peek_files(source: str, encoding: str | None) -> tuple[TableFile, ...]:
     """The files of a source, all with the same columns."""
-    return _peek_alike(source, find_files(source))
+    return _peek_alike(source, find_files(source), encoding=encoding)
 
 
-def _peek_alike(source: str, paths: Iterable[Path]) -> tuple[TableFile, ...]:
-    files = tuple(_peek_file(path) for path in paths)
+def _peek_alike(
+    source: str, paths: Iterable[Path], *, encoding: str | None
+) -> tuple[TableFile, ...]:
+    files = tuple(_peek_file(path, encoding=encoding or UTF8) for path in paths)
     for file in files:
         check_unique(str(file.path), file.names)
     check_alike(source, [(str(file.path), file.names) for file in files])
@@ -427,7 +436,7 @@ def _is_table(path: Path) -> bool:
     return name.endswith(TABLE_SUFFIXES) and name[0] not in "._" and path.is_file()
 
 
-def _peek_file(path: Path) -> TableFile:
+def _peek_file(path: Path, *, encoding: str) -> TableFile:
     with reading_file(path):
         with path.open("rb") as file:
             magic = file.read(4)
@@ -435,7 +444,7 @@ def _peek_file(path: Path) -> TableFile:
             raise DataError(f"A table needs a header and rows, but {path} is empty.")
         if magic == b"PAR1" or path.suffix.lower() in (".parquet", ".pq"):
             return TableFile(path, "parquet", _parquet_names(path))
-        return _peek_csv(path)
+        return peek_csv(path, encoding=encoding)
 
 
 def _parquet_names(path: Path) -> tuple[str, ...]:
@@ -446,52 +455,51 @@ def _parquet_names(path: Path) -> tuple[str, ...]:
     return tuple(name for name in names if not name.startswith("__index_level_"))
 
 
-def _peek_csv(path: Path) -> TableFile:
-    with open_text(path) as text:
-        lines = list(islice((line for line in text if line.strip()), SAMPLE_LINES))
-    if not lines:
-        raise DataError(f"A table needs a header and rows, but {path} is empty.")
-    delimiter = _sniff_delimiter(lines)
-    header, *rows = _split_lines(lines, delimiter)
-    if too_long := [row for row in rows if len(row) > len(header)]:
-        raise DataError(
-            f"A row must not be longer than the header, but {path} names {len(header)} columns and "
-            f"has a row of {len(too_long[0])}: {delimiter.join(too_long[0])[:80]!r}. Name all "
-            "columns in the first line."
-        )
-    # As pandas calls them.
-    names = tuple(name or f"Unnamed: {number}" for number, name in enumerate(header))
-    return TableFile(path, "csv", names, delimiter)
+def _read_parts(
+    files: Sequence[TableFile], *, keep: Collection[str] | None, wanted: ReadAs
+) -> tuple[list[dict[str, ColumnData]], TextFormat | None]:
+    """All columns of each file, and how those of text write numbers and dates."""
+    text = [file for file in files if file.kind == "csv"]
+    parts: dict[Path, Iterator[ColumnData]] = {}
+    found = None
+    if text:
+        from dnnjob.data.csv_files import read_texts
+
+        typed, found = read_texts(text, wanted)
+        parts = {
+            file.path: text_columns(one, wanted, source=str(file.path))
+            for file, one in zip(text, typed, strict=True)
+        }
+    return [
+        _keep(file, parts.get(file.path) or _read_parquet(file, wanted), keep) for file in files
+    ], found
 
 
-def _sniff_delimiter(lines: Sequence[str]) -> str:
-    """The delimiter that splits all lines alike; else the one that splits the header most."""
-    widths = {}
-    for delimiter in (*DELIMITERS, r"\s+"):
-        rows = _split_lines(lines, delimiter)
-        widths[delimiter] = len(rows[0])
-        if len(rows[0]) > 1 and len(rows) > 1 and len({len(row) for row in rows}) == 1:
-            return delimiter
-    # A header of words would count as many columns.
-    widths.pop(r"\s+")
-    return max(widths, key=lambda delimiter: widths[delimiter])
-
-
-def _split_lines(lines: Sequence[str], delimiter: str) -> list[list[str]]:
-    """The fields of a sample; its last row is left out where the sample may have cut it."""
-    if delimiter == r"\s+":
-        rows = [line.split() for line in lines]
-    else:
-        rows = list(csv.reader(lines, delimiter=delimiter))
-    return rows[:-1] if len(lines) == SAMPLE_LINES and len(rows) > 1 else rows
-
-
-def _read_files(
-    files: Sequence[TableFile], *, source: str, keep: Collection[str] | None, wanted: ReadAs
+def _keep(
+    file: TableFile, columns: Iterable[ColumnData], keep: Collection[str] | None
 ) -> dict[str, ColumnData]:
-    """All columns of the files, one below the other, in the order of the first file."""
-    parts = [_read_file(file, keep=keep, wanted=wanted) for file in files]
-    return _join_files(files, parts, source=source)
+    kept = set(file.names if keep is None else keep)
+    with reading_file(file.path):
+        return {
+            data.column.name: data if data.column.name in kept else data.without_values()
+            for data in columns
+        }
+
+
+def text_columns(typed: "TypedText", wanted: ReadAs, *, source: str) -> Iterator[ColumnData]:
+    """The columns of a file of text.
+
+    Args:
+        typed: The file.
+        wanted: How columns are read.
+        source: Of the file, for messages.
+
+    Raises:
+        DataError: If a column is not what is wanted.
+    """
+    for name, array in zip(typed.table.column_names, typed.table.columns, strict=True):
+        data = infer_arrow(name, array)
+        yield finish_column(data, wanted, source=source, original=typed.ids.get(name))
 
 
 def _join_files(
@@ -511,18 +519,6 @@ def _num_rows(columns: Mapping[str, ColumnData]) -> int:
     return next(iter(columns.values())).num_rows
 
 
-def _read_file(
-    file: TableFile, *, keep: Collection[str] | None, wanted: ReadAs
-) -> dict[str, ColumnData]:
-    kept = set(file.names if keep is None else keep)
-    with reading_file(file.path):
-        columns = _read_csv(file, wanted) if file.kind == "csv" else _read_parquet(file, wanted)
-        return {
-            data.column.name: data if data.column.name in kept else data.without_values()
-            for data in columns
-        }
-
-
 def finish_column(
     data: ColumnData, wanted: ReadAs, *, source: str, original: object = None
 ) -> ColumnData:
@@ -531,62 +527,6 @@ def finish_column(
     if name in wanted.kinds:
         data = as_kind(data, wanted.kinds[name], source=source)
     return data.with_original(original) if name in wanted.ids else data
-
-
-def _read_csv(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
-    with open_text(file.path) as text:
-        yield from parse_text(text, file, wanted)
-
-
-def parse_text(text: IO[str], file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
-    """The columns of a file of text.
-
-    Args:
-        text: Its header and rows, all or the first.
-        file: The file.
-        wanted: How columns are read.
-
-    Raises:
-        DataError: If a column is not what is wanted.
-    """
-    import pandas as pd
-
-    frame = pd.read_csv(
-        text,
-        **csv_options(file, wanted.missing),
-        # As written: numbers would lose leading zeros.
-        dtype={name: str for name in file.names if wanted.as_text(name)},
-    )
-    for name in file.names:
-        series = frame.pop(name)
-        data = infer_series(
-            name,
-            series,
-            missing=wanted.missing,
-            as_text=wanted.as_text(name),
-            decimal_comma=file.delimiter != ",",
-        )
-        yield finish_column(data, wanted, source=str(file.path), original=series)
-
-
-def csv_options(file: TableFile, missing: Collection[str]) -> dict[str, Any]:
-    """How pandas reads a file of text.
-
-    Args:
-        file: The file.
-        missing: Texts that stand for a missing value, beside the empty one.
-    """
-    return {
-        "sep": file.delimiter,
-        "names": list(file.names),
-        "header": 0,
-        # pandas would take the first column for row names where rows are longer.
-        "index_col": False,
-        # One kind a column, whatever the size of the file.
-        "low_memory": False,
-        "keep_default_na": False,
-        "na_values": ["", *missing],
-    }
 
 
 def _read_parquet(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
@@ -615,47 +555,3 @@ def _read_parquet_columns(
         # Read together they do not say which of them failed.
         check_groups(path, names)
         raise
-
-
-@contextmanager
-def open_text(path: Path) -> Iterator[IO[str]]:
-    """The text of a file, decompressed by its first bytes, without a byte order mark."""
-    with open_bytes(path) as content, io.TextIOWrapper(content, "utf-8-sig", newline="") as text:
-        yield text
-
-
-def open_bytes(path: Path) -> IO[bytes]:
-    """The bytes of a file of text, decompressed by its first bytes."""
-    with path.open("rb") as file:
-        magic = file.read(6)
-    match magic:
-        case _ if magic.startswith(b"\x1f\x8b"):
-            return cast("IO[bytes]", gzip.open(path))
-        case _ if magic.startswith(b"BZh"):
-            return bz2.open(path)
-        case _ if magic.startswith(b"\xfd7zXZ"):
-            return lzma.open(path)
-        case _ if magic.startswith(b"\x28\xb5\x2f\xfd"):
-            return _open_zstandard(path)
-        case _ if magic.startswith(b"PK\x03\x04"):
-            return _open_zip(path)
-        case _:
-            return path.open("rb")
-
-
-def _open_zstandard(path: Path) -> IO[bytes]:
-    import pyarrow as pa
-
-    stream: IO[bytes] = pa.input_stream(str(path), compression="zstd")
-    return stream
-
-
-def _open_zip(path: Path) -> IO[bytes]:
-    archive = zipfile.ZipFile(path)
-    members = archive.namelist()
-    if len(members) != 1:
-        raise DataError(
-            f"A ZIP file must hold one CSV file, but {path} holds {len(members)} files. Unpack it, "
-            "or save a spreadsheet as CSV."
-        )
-    return archive.open(members[0])

@@ -46,6 +46,7 @@ from dnnjob.data.survey import (
     raw_block,
     survey_rows,
 )
+from dnnjob.data.text_format import TextFormat
 from dnnjob.data.totals import NumberTotals, Totals, join_totals
 from dnnjob.data.unify import (
     CommonColumns,
@@ -103,6 +104,7 @@ class StreamedTable:
         group_counts: Rows of each split in each row group, int64 `(num_groups, 4)`.
         data: What the job says.
         by_windows: Whether it is trained window by window; else its training rows are read once.
+        text_format: How its text writes numbers and dates; None without text.
     """
 
     source: str
@@ -118,6 +120,7 @@ class StreamedTable:
     group_counts: np.ndarray
     data: DataConfig
     by_windows: bool
+    text_format: TextFormat | None = None
 
     @property
     def num_rows(self) -> int:
@@ -259,6 +262,7 @@ def open_stream(
     kept: Path | None = None,
     originals: Sequence[Path] | None = None,
     key_kind: FeatureKind | None = None,
+    text_format: TextFormat | None = None,
 ) -> StreamedTable:
     """A table of Parquet files, after one pass over it, which is kept for whoever needs it again.
 
@@ -274,6 +278,7 @@ def open_stream(
         kept: Folder of what passes found; None keeps nothing.
         originals: What these files were made from, in place of themselves for the fingerprint.
         key_kind: What the split column held in the originals; None where these files show it.
+        text_format: How the originals write numbers and dates, where they are text.
 
     Raises:
         DataError: If the table cannot be read, or not be trained on as the job asks.
@@ -317,7 +322,8 @@ def open_stream(
     passed = made.find(PassKeeper(kept, key), crew)
     survey = passed.kept.survey
     columns = join_totals([dict(part) for part in survey.totals.values()])
-    warnings = check_totals(data, kinds, columns, survey.differing)
+    doubts = () if text_format is None else text_format.doubts_of([*features, data.target])
+    warnings = check_totals(data, kinds, columns, survey.differing, doubts)
     refuse_empty_splits(job, survey.group_counts.sum(axis=0))
     return StreamedTable(
         source=data.source,
@@ -337,6 +343,7 @@ def open_stream(
         group_counts=survey.group_counts,
         data=data,
         by_windows=block_rows is not None,
+        text_format=text_format,
     )
 
 

@@ -73,7 +73,7 @@ def write_text(folder: Path) -> dict[str, pd.DataFrame]:
     )
     second = first.assign(price="17", y=rows / 4)
     for name, frame in {"a": first, "b": second}.items():
-        frame.to_csv(folder / f"{name}.csv", sep=";", index=False)
+        frame.to_csv(folder / f"{name}.csv", sep=";", decimal=",", index=False)
     return {"a": first, "b": second}
 
 
@@ -89,7 +89,7 @@ def test_long_text_is_read_in_pieces_as_it_is_whole(
     }
     (whole,) = read_rows(str(tmp_path / "t"), kinds, DATA)
     monkeypatch.setattr(incoming, "PIECE_ROWS", 64)
-    monkeypatch.setattr("dnnjob.data.delimited._CHUNK_ROWS", 50)
+    monkeypatch.setattr("dnnjob.data.csv_reader._BLOCK_BYTES", 2**12)
 
     pieces = list(read_rows(str(tmp_path / "t"), kinds, DATA))
 
@@ -116,7 +116,7 @@ def test_a_bad_text_late_in_a_long_file_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(incoming, "PIECE_ROWS", 64)
-    monkeypatch.setattr("dnnjob.data.delimited._CHUNK_ROWS", 50)
+    monkeypatch.setattr("dnnjob.data.csv_reader._BLOCK_BYTES", 2**12)
     pd.DataFrame({"x": [*range(300), "high"]}).to_csv(tmp_path / "t.csv", index=False)
 
     with pytest.raises(DataError, match=r"t\.csv.*'high'"):

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnnjob.data.block import Texts
+from dnnjob.data.dates import parse_date
 from dnnjob.data.encoding import FeatureKind
-from dnnjob.data.kinds import ReadAs, arrow_kind, as_kind, infer_arrow, infer_series, parse_date
+from dnnjob.data.kinds import ReadAs, arrow_kind, as_kind, infer_arrow
 from dnnjob.data.schema import Column, ColumnData, make_column, make_text_column
 from dnnjob.data.sources import read_all
 from dnnjob.data.unify import read_column
@@ -60,12 +61,11 @@ def test_a_csv_column_is_what_its_values_are(tmp_path: Path) -> None:
     assert columns["big"] == Column("big", "numeric", minimum=1.0, maximum=1e23)
 
 
-def test_booleans_become_zero_and_one_and_keep_their_gaps() -> None:
-    whole = infer_series("b", pd.Series([True, False, True]))
-    np.testing.assert_array_equal(whole.numbers, [1.0, 0.0, 1.0])
-    gaps = infer_series("b", pd.Series([True, None, False], dtype=object))
-    assert (gaps.column.kind, gaps.column.num_missing) == ("boolean", 1)
-    np.testing.assert_array_equal(gaps.numbers, [1.0, np.nan, 0.0])
+def test_booleans_become_zero_and_one_and_keep_their_gaps(tmp_path: Path) -> None:
+    found = read_all(write(tmp_path, "b,g\nTrue,TRUE\nFalse,\ntrue,false\n"))
+    np.testing.assert_array_equal(found["b"].numbers, [1.0, 0.0, 1.0])
+    np.testing.assert_array_equal(found["g"].numbers, [1.0, np.nan, 0.0])
+    assert {found[name].column.kind for name in "bg"} == {"boolean"}
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_parquet_texts_have_the_same_markers() -> None:
     assert (data.column.num_missing, data.raw.values) == (3, ("a",))
 
 
-def test_other_markers_than_those_named_are_values() -> None:
-    data = infer_series("c", pd.Series(["?", "x", "y"]), missing=("x",))
+def test_other_markers_than_those_named_are_values(tmp_path: Path) -> None:
+    data = read_all(write(tmp_path, "c\n?\nx\ny\n"), wanted=ReadAs(missing=("x",)))["c"]
     assert (data.column.num_missing, data.raw.values) == (1, ("?", "y"))
 
 

@@ -10,20 +10,21 @@ import pandas as pd
 import pytest
 
 from dnnjob.config import DataConfig, JobConfig
-from dnnjob.data import delimited
+from dnnjob.data import csv_reader
 from dnnjob.data.block import Texts
-from dnnjob.data.delimited import most_rows, outline_files, rewrite
+from dnnjob.data.csv_files import most_rows
 from dnnjob.data.pieces import open_pieces
 from dnnjob.data.scratch import Scratch
 from dnnjob.data.sources import open_table, peek_job
 from dnnjob.data.split import TEST, TRAIN, VALIDATION
 from dnnjob.data.splitter import split_table
 from dnnjob.data.stream import StreamedTable
+from dnnjob.data.text_copy import look_over_job, rewrite
 from dnnjob.errors import DataError, JobError
 from dnnjob.tasks import Crew, StopFlag, Task
 from dnnjob.tasks.rendezvous import Peer
 
-CHUNK = 50
+CHUNK, CHUNK_BYTES = 50, 2**12
 NUM_ROWS = 4 * CHUNK
 FEATURES = [
     *("plain", "gaps", "word", "flag", "day", "late_word", "late_date", "huge", "code", "empty"),
@@ -33,7 +34,7 @@ FEATURES = [
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delimited, "_CHUNK_ROWS", CHUNK)
+    monkeypatch.setattr(csv_reader, "_BLOCK_BYTES", CHUNK_BYTES)
 
 
 def make_frame() -> pd.DataFrame:
@@ -172,7 +173,7 @@ def test_a_file_below_a_window_is_not_looked_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_frame().to_csv(tmp_path / "t.csv", index=False)
-    monkeypatch.setattr("dnnjob.data.pieces.outline_files", None)
+    monkeypatch.setattr("dnnjob.data.pieces.look_over_job", None)
 
     assert open_text(make_job(tmp_path / "t.csv", window_rows=None), tmp_path / "s") is None
 
@@ -210,7 +211,7 @@ def test_room_is_checked_before_anything_is_written(
     make_frame().to_csv(tmp_path / "t.csv", index=False)
     job = make_job(tmp_path / "t.csv")
     found = peek_job(job.data)
-    outlines = outline_files(job.data, found, crew=Crew(StopFlag()))
+    look = look_over_job(job.data, found, crew=Crew(StopFlag()))
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     (tmp_path / "scratch").mkdir()
@@ -219,7 +220,7 @@ def test_room_is_checked_before_anything_is_written(
         rewrite(
             job.data,
             found,
-            outlines,
+            look,
             scratch=Scratch(tmp_path / "scratch"),
             block_rows=10,
             crew=Crew(StopFlag()),

@@ -1,0 +1,396 @@
+"""What the columns of text hold: narrowed by every value that passes by, settled over the table.
+
+evidence = {name: Evidence(missing=data.missing) for name in file.names}
+for table in read_strings(file):
+    for name, one in evidence.items():
+        one.add(table.column(name))
+found = settle([evidence], TextFormat.of(data))          # marks of numbers, dates and units
+type_of_text("price", evidence["price"], None, found)
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dnnjob.data.dates import ISO_FORMAT, parse_date
+from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.text_format import ASKED_MARKS, GUESSED_MARKS, PLAIN, Marks, TextFormat
+from dnnjob.data.text_values import (
+    BOOLEANS,
+    ArrowArray,
+    all_match,
+    cast_or_none,
+    has_unit,
+    is_all,
+    strip_unit,
+    tidy,
+    to_booleans,
+    to_dates,
+    to_numbers,
+)
+
+GUESSED_DATES = (
+    *(ISO_FORMAT, "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d"),
+    *("%Y.%m.%d", "%H:%M", "%H:%M:%S"),
+)
+_CONFLICTS = ({"%d/%m/%Y", "%m/%d/%Y"}, {"%d-%m-%Y", "%m-%d-%Y"})
+UNITS = tuple("$€£¥%")
+_UNIT = re.compile(
+    r"([+-]?[$€£¥])?\s*[+-]?[\d.,][\d.,]*\s*([A-Za-z%°$€£¥µ²³][\w%°²³/^*]*)?", re.ASCII
+)
+_INT64_END = 2.0**63
+_MEASURED = 1000
+
+
+@dataclass
+class Evidence:
+    """What a column of text may be, by all of its values so far.
+
+    Attributes:
+        missing: Texts that stand for a missing value, beside the empty one.
+        marks: With which all values are numbers, their unit apart.
+        dates: Formats with which all values are dates.
+        unit: What all values carry beside a number; "" for none; None before the first value.
+        is_boolean: Whether all values are words of truth.
+        is_whole: Whether all are digits alone.
+        fits_int64: Whether these are integers of 64 bits.
+        has_long: Whether a number of four digits or more has no mark between its thousands.
+        num_rows: Rows so far.
+        num_values: Those with a value.
+        num_numbers: Those that are numbers without marks, where some are not: at a guess.
+        example: The first value.
+        marked: The first number that is not digits alone.
+        zeros: The first number with zeros before it.
+        width: Bytes of a value, at a guess.
+    """
+
+    missing: tuple[str, ...] = ()
+    marks: tuple[Marks, ...] = (*GUESSED_MARKS, *ASKED_MARKS)
+    dates: tuple[str, ...] = GUESSED_DATES
+    unit: str | None = None
+    is_boolean: bool = True
+    is_whole: bool = True
+    fits_int64: bool = True
+    has_long: bool = False
+    num_rows: int = 0
+    num_values: int = 0
+    example: str | None = None
+    marked: str | None = None
+    zeros: str | None = None
+    width: float = 0.0
+
+    def add(self, texts: ArrowArray) -> None:
+        """Narrows it by further rows."""
+        self.num_rows += len(texts)
+        if not len(texts):
+            return
+        lengths = pc.binary_length(texts.slice(0, _MEASURED))
+        self.width = max(self.width, float(pc.mean(lengths).as_py() or 0.0))
+        numbers = None
+        if not any(map(_is_number, self.missing)):
+            numbers = cast_or_none(texts, pa.float64())
+        if numbers is None:
+            texts = tidy(texts, self.missing).drop_null()
+            if not len(texts):
+                return
+            numbers = cast_or_none(texts, pa.float64())
+        self.num_values += len(texts)
+        self.example = self.example or texts[0].as_py()
+        if numbers is None:
+            self._add_others(pc.unique(texts))
+        else:
+            self._add_plain(texts, numbers)
+
+    def _add_plain(self, texts: ArrowArray, numbers: ArrowArray) -> None:
+        """Values that are numbers without marks of thousands or units."""
+        self.is_boolean, self.dates = False, ()
+        if self.unit:
+            self.marks = ()
+        self.unit = self.unit or ""
+        largest = max(abs(end.as_py() or 0.0) for end in pc.min_max(numbers).values())
+        if cast_or_none(texts, pa.int64()) is None:
+            is_huge = largest >= _INT64_END and self.is_whole
+            self.is_whole = is_huge and all_match(texts, r"^[+-]?\d+$")
+            self.fits_int64 = False
+        if not self.is_whole:
+            self._narrow(texts, is_plain=True)
+            return
+        self.has_long |= largest >= 1000
+        if self.zeros is None:
+            starting = texts.filter(pc.match_substring_regex(texts, r"^[+-]?0\d"))
+            self.zeros = starting[0].as_py() if len(starting) else None
+
+    def _add_others(self, texts: ArrowArray) -> None:
+        """Distinct values of which some are no plain numbers."""
+        self.is_boolean = self.is_boolean and is_all(pc.is_in(texts, pa.array(BOOLEANS)))
+        self.is_whole = False
+        if self.dates:
+            words = texts.to_pylist()
+            self.dates = tuple(one for one in self.dates if _are_dates(words, one))
+        if self.marks:
+            self._narrow(self._without_unit(texts))
+
+    def _without_unit(self, texts: ArrowArray) -> ArrowArray:
+        if self.unit is None:
+            found = _UNIT.fullmatch(texts[0].as_py())
+            before, after = found.groups() if found else (None, None)
+            self.unit = "" if before and after else (before or after or "").lstrip("+-")
+        if not self.unit:
+            return texts
+        if not is_all(has_unit(texts, self.unit)):
+            self.marks = ()
+        return strip_unit(texts, self.unit)
+
+    def _narrow(self, numbers: ArrowArray, *, is_plain: bool = False) -> None:
+        """Keeps the marks with which all of these are numbers."""
+        if all(one.decimal == "." for one in self.marks) and is_plain:
+            return
+        self.marks = tuple(one for one in self.marks if all_match(numbers, one.pattern))
+        if self.marks and self.marked is None:
+            is_whole = pc.match_substring_regex(numbers, r"^[+-]?\d+$")
+            marked = numbers.filter(pc.invert(is_whole))
+            self.marked = marked[0].as_py() if len(marked) else None
+        if self.marks and not self.has_long:
+            self.has_long = bool(pc.any(pc.match_substring_regex(numbers, r"^[+-]?\d{4}")).as_py())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row has a value."""
+        return not self.num_values
+
+    def likely_marks(self, name: str, known: "TextFormat") -> tuple[Marks, ...]:
+        """With which these are numbers, as far as a job allows; none if they are no numbers."""
+        is_guessed = self.unit in UNITS and not known.is_settled
+        if self.unit and not is_guessed and name not in known.units:
+            return ()
+        allowed = [one for one in self.marks if known.allows(one)]
+        # Whoever marks thousands marks all of them.
+        likely = [one for one in allowed if Marks(one.decimal, "") in self.marks]
+        return tuple(likely if self.has_long and likely else allowed)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Evidence"]) -> "Evidence":
+        """What the column of several files may be, together."""
+        parts = [part for part in parts if part.num_values] or list(parts[:1])
+        first = parts[0]
+        return replace(
+            first,
+            marks=_common([part.marks for part in parts])
+            if len({part.unit for part in parts}) == 1
+            else (),
+            dates=_common([part.dates for part in parts]),
+            is_whole=all(part.is_whole for part in parts),
+            has_long=any(part.has_long for part in parts),
+            num_values=sum(part.num_values for part in parts),
+            marked=next((part.marked for part in parts if part.marked), None),
+            zeros=next((part.zeros for part in parts if part.zeros), None),
+        )
+
+
+def _common(parts: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    return tuple(one for one in parts[0] if all(one in part for part in parts))
+
+
+def _is_number(text: str) -> bool:
+    return cast_or_none(pa.array([text.strip()]), pa.float64()) is not None
+
+
+def _are_dates(words: Sequence[str], pattern: str) -> bool:
+    """Whether all are dates of one format."""
+    is_iso = pattern == ISO_FORMAT
+    return all(_is_date(one, [] if is_iso else [pattern], also_iso=is_iso) for one in words)
+
+
+def _is_date(word: str, formats: Sequence[str], *, also_iso: bool = True) -> bool:
+    try:
+        parse_date(word, formats, also_iso=also_iso)
+    except ValueError:
+        return False
+    return True
+
+
+def type_of_text(
+    name: str, one: Evidence, kind: FeatureKind | None, found: TextFormat
+) -> pa.DataType:
+    """What a column of text becomes; text where a value is none of the kind that a job says."""
+    if kind in ("text", "codes", "boolean"):
+        return pa.string()
+    if one.is_empty:
+        return pa.null()
+    if one.is_boolean and kind is None:
+        return pa.bool_()
+    is_unit_known = not one.unit or name in found.units
+    if kind != "datetime" and is_unit_known and found.marks in one.marks:
+        return pa.int64() if one.is_whole and one.fits_int64 else pa.float64()
+    if kind != "numeric" and set(one.dates) & {ISO_FORMAT, *(found.dates or ())}:
+        return pa.timestamp("s")
+    return pa.string()
+
+
+def convert(
+    name: str,
+    texts: ArrowArray,
+    dtype: pa.DataType,
+    missing: Collection[str],
+    found: TextFormat,
+) -> ArrowArray:
+    """Values of a column as the type that all of it has.
+
+    Raises:
+        ValueError: If a value is none of that type.
+    """
+    if pa.types.is_null(dtype):
+        return pa.nulls(len(texts))
+    texts, values = tidy(texts, missing), None
+    if pa.types.is_string(dtype):
+        return texts
+    if pa.types.is_boolean(dtype):
+        return to_booleans(texts)
+    if pa.types.is_integer(dtype):
+        values = cast_or_none(texts, dtype)
+    elif pa.types.is_floating(dtype):
+        values = to_numbers(texts, found.marks, unit=found.units.get(name, ""))
+    else:
+        values = to_dates(texts, found.dates or ())
+    if values is None:
+        raise ValueError(f"the values of {name!r} have changed")
+    return values
+
+
+def first_other(
+    name: str,
+    texts: ArrowArray,
+    kind: FeatureKind,
+    missing: Collection[str],
+    found: TextFormat,
+) -> str | None:
+    """The first value that is no number or date as the table writes them; None if all are."""
+    texts = tidy(texts, missing).drop_null()
+    if kind == "datetime":
+        formats = found.dates or ()
+        words = pc.unique(texts).to_pylist()
+        return next((one for one in words if not _is_date(one, formats)), None)
+    unit = found.units.get(name, "")
+    others = pc.invert(has_unit(texts, unit)) if unit else pa.scalar(False)
+    numbers = strip_unit(texts, unit) if unit else texts
+    is_number = pc.match_substring_regex(numbers, found.marks.pattern)
+    rest = texts.filter(pc.or_(pc.invert(is_number), others))
+    return rest[0].as_py() if len(rest) else None
+
+
+def type_of_ids(one: Evidence) -> pa.DataType:
+    """What a column becomes that is carried into the predictions: as it is written, or integers."""
+    if one.is_empty:
+        return pa.null()
+    if one.is_boolean:
+        return pa.bool_()
+    if PLAIN not in one.marks or one.unit or one.zeros:
+        return pa.string()
+    if one.is_whole:
+        return pa.int64() if one.fits_int64 else pa.string()
+    return pa.float64()
+
+
+def settle(files: Sequence[Mapping[str, Evidence]], known: TextFormat) -> TextFormat:
+    """How a table writes numbers and dates: what the job says, else what fits most of its columns.
+
+    Args:
+        files: What each file's columns may be.
+        known: What the job says.
+    """
+    columns = {name: Evidence.joined([file[name] for file in files]) for name in files[0]}
+    columns = {name: one for name, one in columns.items() if one.num_values}
+    numbers = {
+        name: marks for name, one in columns.items() if (marks := one.likely_marks(name, known))
+    }
+    decimal = known.decimal or _find_decimal(numbers.values())
+    thousands = known.thousands
+    if thousands is None:
+        thousands = _find_thousands(numbers.values(), decimal)
+    dates = known.dates
+    if dates is None:
+        dates = _find_dates(one.dates for name, one in columns.items() if name not in numbers)
+    units = {} if known.is_settled else _find_units(columns)
+    found = TextFormat(decimal, thousands, dates, {**units, **known.units}, known.encoding)
+    is_sure = known.decimal is not None or any(_is_sure(marks) for marks in numbers.values())
+    warnings = [
+        (name, warning)
+        for name, one in columns.items()
+        for warning in _doubts(name, one, found, known, is_sure=is_sure)
+    ]
+    return replace(found, warnings=tuple(warnings))
+
+
+def _is_sure(marks: Sequence[Marks]) -> bool:
+    """Whether a column tells what stands before a fraction."""
+    return len({one.decimal for one in marks}) == 1
+
+
+def _find_decimal(columns: Iterable[Sequence[Marks]]) -> str:
+    sure = Counter(marks[0].decimal for marks in columns if _is_sure(marks))
+    return "," if sure[","] > sure["."] else "."
+
+
+def _find_thousands(columns: Iterable[Sequence[Marks]], decimal: str) -> str:
+    needed: Counter[str] = Counter()
+    for marks in columns:
+        fitting = {one.thousands for one in marks if one.decimal == decimal}
+        if "" not in fitting:
+            needed.update(fitting)
+    return needed.most_common(1)[0][0] if needed else ""
+
+
+def _find_units(columns: Mapping[str, Evidence]) -> dict[str, str]:
+    return {name: one.unit for name, one in columns.items() if one.unit in UNITS and one.marks}
+
+
+def _find_dates(columns: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """The formats that some column has and no other."""
+    sure = {dates[0] for dates in columns if len(dates) == 1} - {ISO_FORMAT}
+    for pair in _CONFLICTS:
+        # Of two orders of day and month neither can be told for all columns.
+        sure -= pair if pair <= sure else set()
+    return tuple(one for one in GUESSED_DATES if one in sure)
+
+
+def _doubts(
+    name: str, one: Evidence, found: TextFormat, known: TextFormat, *, is_sure: bool
+) -> Iterator[str]:
+    """What a person should know of how a column was read."""
+    dtype = type_of_text(name, one, None, found)
+    likely = one.likely_marks(name, known)
+    example = repr((one.marked or one.example or "")[:40])
+    if pa.types.is_floating(dtype) and not is_sure and one.marked and not _is_sure(likely):
+        other = next(mark for mark in one.marks if mark.decimal != found.decimal)
+        yield (
+            f"{name} holds numbers such as {example}, which may be read in two ways; they are read "
+            f"with {found.marks}. If that is wrong, set {other}."
+        )
+    if pa.types.is_integer(dtype) and one.zeros:
+        yield (
+            f"{name} holds numbers such as {one.zeros!r} and is read without their zeros. If they "
+            f'are codes, set data.columns.{name}.kind = "text".'
+        )
+    if not pa.types.is_string(dtype):
+        return
+    if one.unit and one.marks and name not in found.units:
+        yield (
+            f"{name} is taken for text, such as {example}. If these are numbers, set "
+            f'data.columns.{name}.unit = "{one.unit}".'
+        )
+    elif one.marks and (others := [mark for mark in one.marks if mark != found.marks]):
+        yield (
+            f"{name} is taken for text: {example} is no number with {found.marks}, as the table "
+            f"has it elsewhere. If it is one, set {others[0]}."
+        )
+    elif one.dates:
+        formats = [pattern for pattern in GUESSED_DATES if pattern in one.dates]
+        yield (
+            f"{name} is taken for text: {example} may be a date as {' or as '.join(formats)}. "
+            f'Set data.date_format = "{formats[0]}" or another.'
+        )
