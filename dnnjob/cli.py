@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import dnnjob
-from dnnjob.errors import DnnJobError, ExitCode, explain_os_error
+from dnnjob.errors import DnnJobError, ExitCode, JobError, explain_os_error
 from dnnjob.streams import UnfailingFile, excuse_stdout, guarded_streams
 
 app = typer.Typer(
@@ -258,19 +258,37 @@ def predict(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="CSV or Parquet: a file, a folder or a glob.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Parquet file to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="File to write: .parquet or .csv; - prints CSV."),
+    ],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMNS", help="Pass these columns of the table through: id,region."),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Predict every row of a table with the model of a finished run.
 
     The file has row_id (0-based row of the table), y_pred in target units, and y_true where the
-    table has the target.
+    table has the target. A warning tells of values that training has not seen.
 
     \b
       dnnjob predict runs/houses/20261123-101500-3f9a1c new.parquet --out predictions.parquet
+      dnnjob predict runs/houses/20261123-101500-3f9a1c new.csv --keep id,region --out -
     """
     from dnnjob.predict import predict_table
 
-    predict_table(run, data, out=out)
+    to_stdout = str(out) == "-"
+    if to_stdout and as_json:
+        raise JobError("--json and --out - both print to stdout. Give --out a file.")
+    kept = [name for word in keep or [] for name in word.split(",") if name]
+    predicted = predict_table(run, data, out=out, keep=kept)
+    if to_stdout:
+        return
+    if as_json:
+        typer.echo(json.dumps(predicted.to_json(out), ensure_ascii=False, indent=1))
+        return
     typer.echo(out)
     excuse_stdout()
 

@@ -4,22 +4,31 @@ predict_table(Path("runs/housing/20261123-101500-3f9a1c"), "new.parquet", out=Pa
 """
 
 import logging
-import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dnnjob.config import DevicesConfig, JobConfig, load_job
+from dnnjob.config import DevicesConfig, JobConfig, list_job_keys, load_job
 from dnnjob.data.block import FloatArray
+from dnnjob.data.builtin import builtin_names, is_builtin
 from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.fingerprint import fingerprint_files
 from dnnjob.data.incoming import IncomingRows, read_rows
-from dnnjob.errors import JobError
-from dnnjob.image import is_lost, lost_reason, mount_hint
+from dnnjob.data.schema import check_present
+from dnnjob.data.sources import find_files, peek_source
+from dnnjob.drift import Drift, Finding, describe_findings
+from dnnjob.errors import DataError, JobError
 from dnnjob.imports import importing_tensorflow
-from dnnjob.runs import RunPaths, open_run, write_file
+from dnnjob.outputs import refuse_overwriting
+from dnnjob.prediction_files import STDOUT, check_out, write_tables
+from dnnjob.results.report import Report, read_report
+from dnnjob.runs import RunPaths, open_run
 from dnnjob.tasks import configure_process
 
 if TYPE_CHECKING:
@@ -29,6 +38,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_OWN_COLUMNS = ("row_id", "y_true", "y_pred")
+
 
 @dataclass
 class Predicted:
@@ -36,27 +47,49 @@ class Predicted:
 
     Attributes:
         num_rows: Its rows.
-        num_strange: Rows whose prediction is not finite.
+        num_not_finite: Rows whose prediction is not finite.
         num_known: Rows whose target the table has.
         squared_error: Sum over those, squared target units.
+        holds_training_rows: Whether the table, or one of its files, is what trained the run.
+        drift: What its columns hold that training did not.
     """
 
     num_rows: int = 0
-    num_strange: int = 0
+    num_not_finite: int = 0
     num_known: int = 0
     squared_error: float = 0.0
+    holds_training_rows: bool = False
+    drift: list[Finding] = field(default_factory=list)
 
     def add(self, y_true: FloatArray | None, y_pred: FloatArray) -> None:
         """Counts some rows in."""
         self.num_rows += len(y_pred)
-        self.num_strange += int((~np.isfinite(y_pred)).sum())
+        self.num_not_finite += int((~np.isfinite(y_pred)).sum())
         if y_true is not None:
             known = ~np.isnan(y_true)
             self.num_known += int(known.sum())
             self.squared_error += float(np.square(y_true[known] - y_pred[known]).sum())
 
+    @property
+    def mse(self) -> float | None:
+        """Mean squared error, squared target units; None where no target is known."""
+        error = self.squared_error / self.num_known if self.num_known else None
+        return error if error is not None and np.isfinite(error) else None
 
-def predict_table(run: Path, data: str, *, out: Path) -> Predicted:
+    def to_json(self, out: Path) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "predictions": str(out),
+            "num_rows": self.num_rows,
+            "num_not_finite": self.num_not_finite,
+            "num_known": self.num_known,
+            "mse": self.mse,
+            "holds_training_rows": self.holds_training_rows,
+            "drift": [asdict(finding) for finding in self.drift],
+        }
+
+
+def predict_table(run: Path, data: str, *, out: Path, keep: Sequence[str] = ()) -> Predicted:
     """Predicts every row of a table and writes `row_id`, `y_true` where known, and `y_pred`.
 
     A table of files passes by in pieces, so that its size does not matter; only text beside Parquet
@@ -65,50 +98,113 @@ def predict_table(run: Path, data: str, *, out: Path) -> Predicted:
     Args:
         run: Folder of a finished run.
         data: The table: files as in `data.source`, relative to the working directory.
-        out: Parquet file to write or replace.
+        out: .parquet or .csv file to write or replace; `-` is stdout, as CSV.
+        keep: Columns of the table that are written beside the predictions, as the table has them.
 
     Raises:
-        JobError: If the run has no model, or `out` cannot be written; nothing is written.
+        JobError: If the run has no model of its own, or `out` cannot be; nothing is written.
         DataError: If the table lacks a column of the model, or holds no finite numbers there.
+        MissingError: If there is no room for `out`.
     """
-    _check_out(out)
+    check_out(out)
     paths = _open_finished(run)
-    job = load_job(paths.job)
+    files = [] if is_builtin(data) else find_files(data)
+    if out != STDOUT:
+        refuse_overwriting(out, option="--out", inputs=files, runs=[paths.root])
+        _refuse_joining(out, data)
+    job, report = load_job(paths.job), read_report(paths.report)
     kinds = feature_kinds(job)
-    pieces = read_rows(data, kinds, job.data)
+    drift = Drift(
+        {name: report.data.trained[name] for name in kinds if name in report.data.trained}
+    )
+    pieces = _read(data, kinds, _carrying(job, data, keep))
     predict = _load(paths, job, kinds)
-    predicted = Predicted()
+    predicted = Predicted(holds_training_rows=_trained_on(files, data, job, report))
 
     def tables() -> "Iterator[pa.Table]":
         for rows in pieces:
             y_pred = predict(rows.block)
             yield _make_table(predicted.num_rows, rows, y_pred)
             predicted.add(rows.y_true, y_pred)
+            drift.add(rows.block)
 
-    _write(out, tables())
-    _announce(predicted, data)
+    write_tables(out, tables())
+    predicted.drift = drift.findings()
+    _announce(predicted, data, kinds)
     return predicted
 
 
-def _check_out(out: Path) -> None:
-    """Refuses an output file that could not be written once the work is done."""
-    if out.suffix.lower() != ".parquet":
-        raise JobError(f"Predictions are a .parquet file, but --out is {out}. Change its ending.")
-    if out.is_dir():
-        raise JobError(f"--out names a file, but {out} is a folder. Add a file name to it.")
-    if is_lost(out):
+def _refuse_joining(out: Path, data: str) -> None:
+    """Refuses an output that would be part of the table the next time it is read."""
+    folder = out.absolute().parent
+    if Path(data).is_dir() and folder.resolve() == Path(data).resolve():
         raise JobError(
-            f"--out must outlive the container, but {lost_reason(out.absolute())}. Mount a folder "
-            f"for it.{mount_hint(out, to='write')}"
+            f"--out {out} would be part of the table {data} from now on, whose files are all those "
+            "in that folder. Choose another folder."
         )
-    try:
-        with tempfile.TemporaryFile(dir=out.absolute().parent):
-            pass
-    except OSError as error:
+
+
+def _carrying(job: JobConfig, data: str, keep: Sequence[str]) -> JobConfig:
+    """The job with further columns of the table that go into the predictions."""
+    if not keep:
+        return job
+    files = peek_source(data, encoding=job.data.encoding)
+    names = builtin_names(data) if files is None else files[0].names
+    check_present(data, keep, names, way_out="--keep takes names of columns, with commas between.")
+    if taken := [name for name in keep if name in _OWN_COLUMNS]:
         raise JobError(
-            f"--out must be in a folder that can be written, but {out.absolute().parent} cannot "
-            f"({error.strerror}). Make the folder, or choose another.{mount_hint(out, to='write')}"
-        ) from error
+            f"--keep names {taken[0]!r}, which predictions have a column for. Rename the column of "
+            "the table."
+        )
+    carried = tuple(dict.fromkeys([*job.data.id_columns, *keep]))
+    # A copy, unchecked: what is carried may be a feature as well.
+    carrying = job.data.model_copy(update={"id_columns": carried})
+    return job.model_copy(update={"data": carrying})
+
+
+def _read(data: str, kinds: Mapping[str, FeatureKind], job: JobConfig) -> Iterator[IncomingRows]:
+    """The rows; errors without the keys of a job, which predicting cannot take."""
+    with _without_keys():
+        # What headers and footers tell is checked before TensorFlow is imported.
+        pieces = read_rows(data, kinds, job.data)
+
+    def read() -> Iterator[IncomingRows]:
+        with _without_keys():
+            yield from pieces
+
+    return read()
+
+
+@contextmanager
+def _without_keys() -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise DataError(without_keys(str(error))) from error
+
+
+def without_keys(message: str) -> str:
+    """A message without its sentences about keys of the job file."""
+    names = "|".join(re.escape(key) for key in list_job_keys() if "." in key)
+    sentences = re.split(r"(?<=[.?!]) (?=[A-Z`])", message)
+    kept = [one for one in sentences if not re.search(rf"(?<![\w/])(?:{names})(?![\w/])", one)]
+    if len(kept) == len(sentences):
+        return message
+    return " ".join([*kept, "Predicting reads columns as training did: repair the table."])
+
+
+def _trained_on(files: Sequence[Path], data: str, job: JobConfig, report: Report) -> bool:
+    """Whether rows that trained may be among those of these files."""
+    if not files:
+        return data == job.data.source
+    try:
+        own = [] if is_builtin(job.data.source) else find_files(job.data.source)
+    except DataError:
+        own = []
+    if any(file.samefile(other) for file in files for other in own):
+        return True
+    found, kept = fingerprint_files(files), report.data.fingerprint
+    return (found.method, found.value) == (kept.method, kept.value)
 
 
 def _open_finished(run: Path) -> RunPaths:
@@ -116,12 +212,14 @@ def _open_finished(run: Path) -> RunPaths:
     if not paths.report.is_file():
         raise JobError(
             f"Predicting needs a finished run, but {run} has no report.json. "
-            f"Finish it with `dnnjob resume {run}`, or choose another run."
+            f"Finish it with `{shlex.join(['dnnjob', 'resume', str(run)])}`, or choose another run."
         )
     if not paths.model.is_file():
+        again = shlex.join(["dnnjob", "run", str(paths.job), "output.model=true"])
+        keeps = load_job(paths.job).output.model
+        why = f"{paths.model} is gone" if keeps else f"{run} was told not to keep it"
         raise JobError(
-            f"Predicting needs the run's model, but {run} was told not to keep it. Run the job "
-            f"again: `dnnjob run {paths.job} output.model=true`."
+            f"Predicting needs the run's model, but {why}. Run the job again: `{again}`."
         )
     return paths
 
@@ -155,31 +253,23 @@ def _make_table(first: int, rows: IncomingRows, y_pred: FloatArray) -> "pa.Table
     return table
 
 
-def _write(out: Path, tables: "Iterator[pa.Table]") -> None:
-    import pyarrow.parquet as pq
-
-    def fill(file: BinaryIO) -> None:
-        first = next(tables)
-        with pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
-            writer.write_table(first)
-            for table in tables:
-                writer.write_table(table)
-
-    try:
-        write_file(out, fill)
-    except OSError as error:
-        raise JobError(
-            f"The predictions could not be written to {out} ({error.strerror}). "
-            "Make room, or choose another place with --out."
-        ) from error
-
-
-def _announce(predicted: Predicted, data: str) -> None:
+def _announce(predicted: Predicted, data: str, kinds: Mapping[str, FeatureKind]) -> None:
     logger.info("Predicted %d rows of %s.", predicted.num_rows, data)
-    if predicted.num_strange:
+    if predicted.num_not_finite:
         logger.warning(
-            "%d predictions are not finite: look for extreme values there.", predicted.num_strange
+            "%d predictions are not finite: look for extreme values there.",
+            predicted.num_not_finite,
         )
+    if predicted.drift:
+        dates = [name for name, kind in kinds.items() if kind == "datetime"]
+        logger.warning("%s", describe_findings(predicted.drift, dates=dates))
     if predicted.num_known:
-        mse = predicted.squared_error / predicted.num_known
-        logger.info("MSE %.4g on the %d rows whose target is known.", mse, predicted.num_known)
+        whose = (
+            "rows that trained the run are among them, so this is no error on new rows"
+            if predicted.holds_training_rows
+            else "the table is none that the run was trained on"
+        )
+        logger.info(
+            "MSE %.4g on the %d rows whose target is known; %s.",
+            predicted.squared_error / predicted.num_known, predicted.num_known, whose,
+        )  # fmt: skip

@@ -172,7 +172,7 @@ def call(
         (["validate", "none.toml"], "There is no job file none.toml"),
         (["resume", "."], "A run folder holds a job.toml"),
         (["resume", "none"], "A run folder holds a job.toml"),
-        (["predict", ".", "table.csv", "--out", "p.csv"], "a .parquet file"),
+        (["predict", ".", "table.csv", "--out", "p.json"], "a .parquet or a .csv file"),
         (["predict", "none", "table.csv", "--out", "p.parquet"], "A run folder holds a job.toml"),
         (["predict", "none", "table.csv", "--out", "none/p.parquet"], "Make the folder"),
         (["predict", ".", "table.csv"], "Missing option '--out'"),

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dnnjob.data.split import split_rows
 from dnnjob.errors import DataError, ExitCode, JobError
-from dnnjob.predict import predict_table
+from dnnjob.predict import predict_table, without_keys
 from dnnjob.runs import RunPaths
 from tests.conftest import FEATURES, Command, FinishedRun, make_frame
 
@@ -137,7 +138,7 @@ def test_pieces_are_predicted_as_the_whole_table(
     pd.testing.assert_frame_equal(parts, whole)
     told = [line for line in caplog.messages if line.startswith("MSE")]
     assert told[0] == told[1] == told[2]
-    assert told[0].endswith("on the 118 rows whose target is known.")
+    assert "on the 118 rows whose target is known;" in told[0]
 
 
 @pytest.mark.usefixtures("pieces")
@@ -196,7 +197,7 @@ def test_a_missing_column_ends_the_command_with_3(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["p.csv", "p", "folder.parquet", "none/p.parquet"])
+@pytest.mark.parametrize("name", ["p.json", "p", "folder.parquet", "none/p.parquet"])
 def test_an_output_that_cannot_be_is_refused_before_any_work(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.parquet").mkdir()
     with pytest.raises(JobError, match="--out") as caught:
@@ -215,22 +216,148 @@ def test_an_unfinished_run_is_refused_with_the_way_out(copied: RunPaths, tmp_pat
         predict_table(copied.root, "no-table.csv", out=tmp_path / "p.parquet")
 
 
-def test_a_run_without_a_model_is_refused_with_the_way_out(
+def test_a_model_that_is_gone_and_one_never_kept_are_told_apart(
     copied: RunPaths, tmp_path: Path
 ) -> None:
     copied.model.unlink()
-    with pytest.raises(JobError, match=r"output\.model=true"):
-        predict_table(copied.root, "no-table.csv", out=tmp_path / "p.parquet")
+    with pytest.raises(JobError, match=r"model\.keras is gone.*output\.model=true"):
+        predict_table(copied.root, "table.csv", out=tmp_path / "p.parquet")
+    copied.job.write_text(copied.job.read_text().replace("model = true", "model = false"))
+    with pytest.raises(JobError, match=r"was told not to keep it.*output\.model=true"):
+        predict_table(copied.root, "table.csv", out=tmp_path / "p.parquet")
+
+
+@pytest.fixture(autouse=True)
+def in_the_folder(finished: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished.job_file.parent)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a model"])
-def test_a_damaged_model_is_refused(
-    copied: RunPaths, finished: FinishedRun, tmp_path: Path, content: bytes
-) -> None:
+def test_a_damaged_model_is_refused(copied: RunPaths, tmp_path: Path, content: bytes) -> None:
     copied.model.write_bytes(content)
-    table = str(finished.job_file.parent / "table.csv")
-    with pytest.raises(JobError, match=r"cannot be loaded.*Run the job again"):
-        predict_table(copied.root, table, out=tmp_path / "p.parquet")
+    with pytest.raises(JobError, match=rf"is damaged: its {len(content)} bytes.*Run the job again"):
+        predict_table(copied.root, "table.csv", out=tmp_path / "p.parquet")
+
+
+def test_the_model_of_another_run_is_refused(copied: RunPaths, tmp_path: Path) -> None:
+    import keras
+
+    inputs = {name: keras.Input((1,), name=name) for name in ("plain", "b")}
+    keras.Model(inputs, keras.layers.Dense(1)(inputs["plain"])).save(copied.model)
+    with pytest.raises(JobError, match=r"is another one: it does not take .*größe.* it takes b"):
+        predict_table(copied.root, "table.csv", out=tmp_path / "p.parquet")
+
+
+# What is written, and where
+
+
+def test_csv_holds_what_parquet_holds(finished: FinishedRun, tmp_path: Path) -> None:
+    for suffix in ("csv", "parquet"):
+        predict_table(finished.paths.root, "table.csv", out=tmp_path / f"p.{suffix}")
+    assert (tmp_path / "p.csv").read_text().startswith("row_id,y_true,y_pred\n0,")
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "p.csv"), pd.read_parquet(tmp_path / "p.parquet")
+    )
+
+
+@pytest.mark.usefixtures("pieces")
+def test_columns_are_passed_through_in_the_types_of_the_file(
+    finished: FinishedRun, tmp_path: Path
+) -> None:
+    table = pa.Table.from_pandas(make_frame(), preserve_index=False)
+    ids = [None if row == 3 else 1582218195625938901 + row for row in range(120)]
+    table = table.append_column("id", pa.array(ids, pa.int64()))
+    table = table.append_column("region", pa.array(["a,b", "c"] * 60).dictionary_encode())
+    pq.write_table(table, tmp_path / "new.parquet")
+    for out in ("p.parquet", "p.csv"):
+        predict_table(
+            finished.paths.root,
+            str(tmp_path / "new.parquet"),
+            out=tmp_path / out,
+            keep=["region", "id", "plain"],
+        )
+    found = pq.read_table(tmp_path / "p.parquet")
+    assert found.column_names == ["row_id", "y_true", "y_pred", "region", "id", "plain"]
+    assert found["id"].to_pylist() == ids
+    assert found["region"].to_pylist() == ["a,b", "c"] * 60
+    assert found["plain"].to_pylist() == table["plain"].to_pylist()
+    assert '"a,b",1582218195625938901,' in (tmp_path / "p.csv").read_text()
+
+
+def test_a_column_to_be_kept_must_be_there(finished: FinishedRun, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no column 'plian' \(did you mean 'plain'\?\).*--keep"):
+        predict_table(finished.paths.root, "table.csv", out=tmp_path / "p.csv", keep=["plian"])
+
+
+def test_predictions_are_printed_as_csv(finished: FinishedRun, dnnjob: Command) -> None:
+    done = dnnjob(
+        "predict", finished.paths.root, "table.csv", "--out", "-", cwd=finished.job_file.parent
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "row_id,y_true,y_pred"
+    assert len(lines) == 121
+    assert "rows that trained the run are among them" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        ("table.csv", "never replaces an input"),
+        ("link.csv", "never replaces an input"),
+        ("hard.csv", "never replaces an input"),
+        ("none/../table.csv", "never replaces an input"),
+        ("run/predictions.parquet", "never goes into a run folder"),
+        ("run/plots/new.csv", "never goes into a run folder"),
+        ("report.csv", "never replaces a file of a run"),
+        ("folder/p.csv", "would be part of the table"),
+    ],
+)
+def test_no_output_replaces_an_input_or_a_file_of_a_run(
+    copied: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_frame().to_csv("table.csv", index=False)
+    for folder in ("folder", "none"):
+        Path(folder).mkdir()
+    make_frame().to_csv("folder/a.csv", index=False)
+    Path("link.csv").symlink_to("table.csv")
+    Path("hard.csv").hardlink_to("table.csv")
+    Path("report.csv").hardlink_to(copied.report)
+    Path("run").symlink_to(copied.root)
+    data = "folder" if out.startswith("folder") else "table.csv"
+    with pytest.raises(JobError, match=told):
+        predict_table(copied.root, data, out=Path(out))
+
+
+def test_errors_name_no_key_that_predicting_cannot_take() -> None:
+    message = "'a' holds text in t.csv. Repair it. Set data.columns.a.kind = \"text\", or fly."
+    assert without_keys(message) == (
+        "'a' holds text in t.csv. Repair it. "
+        "Predicting reads columns as training did: repair the table."
+    )
+    assert (
+        without_keys("/data/name.csv is empty. Add rows.") == "/data/name.csv is empty. Add rows."
+    )
+
+
+def test_the_json_tells_what_the_words_tell(
+    finished: FinishedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = make_frame().assign(plain=np.nan)
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    predicted = predict_table(
+        finished.paths.root, str(tmp_path / "new.csv"), out=tmp_path / "p.csv"
+    )
+    values = predicted.to_json(tmp_path / "p.csv")
+    (finding,) = values["drift"]
+    assert (finding["column"], finding["kind"], finding["num_rows"]) == (
+        "plain", "missing_throughout", 120,
+    )  # fmt: skip
+    found = pd.read_csv(tmp_path / "p.csv")
+    assert values["mse"] == pytest.approx(((found["y_true"] - found["y_pred"]) ** 2).mean())
+    assert values["holds_training_rows"] is False
+    assert "'plain' is missing in all 120 rows, and in none of training" in caplog.text
 
 
 def test_predictions_that_are_not_finite_are_told(

@@ -50,6 +50,7 @@ from dnnjob.collect.write import (
     write_table,
 )
 from dnnjob.errors import ExitCode, JobError
+from dnnjob.outputs import refuse_overwriting
 from dnnjob.runs import RunPaths
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ def collect_command(
     """
     _check_options(out, columns)
     runs = read_runs(root)
+    _refuse_overwriting(out, predictions, runs)
     lines = _choose_lines(runs, where)
     if predictions is not None:
         _publish_predictions(runs, lines, predictions, as_json=as_json)
@@ -145,6 +147,15 @@ def _check_options(out: Path | None, columns: str | None) -> None:
             "--columns is for tables, and a page holds all columns, but got both --columns and "
             f"{out.name!r}. Drop --columns, or write .csv, .json or .parquet."
         )
+
+
+def _refuse_overwriting(out: Path | None, predictions: Path | None, runs: Sequence[Run]) -> None:
+    folders = [run.folder for run in runs]
+    for option, place in (("--out", out), ("--predictions", predictions)):
+        if place is not None:
+            refuse_overwriting(place, option=option, runs=folders)
+    if out is not None and predictions is not None and out.resolve() == predictions.resolve():
+        raise JobError(f"--out and --predictions both name {out}. Give each a file of its own.")
 
 
 def _shape(lines: pa.Table, *, sort: str | None, by: str | None, columns: str | None) -> pa.Table:

@@ -13,7 +13,7 @@ from dnnjob.config.job import (
     OutputConfig,
     TrainConfig,
 )
-from dnnjob.config.overrides import load_job, resolve_job, to_toml
+from dnnjob.config.overrides import list_job_keys, load_job, resolve_job, to_toml
 from dnnjob.config.profile import ProfileConfig, load_profile, resolve_profile, split_words
 from dnnjob.config.sweep import Point, make_points
 
@@ -26,6 +26,7 @@ __all__ = [
     "Point",
     "ProfileConfig",
     "TrainConfig",
+    "list_job_keys",
     "list_keys",
     "load_job",
     "load_job_again",

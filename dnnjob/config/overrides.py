@@ -135,6 +135,11 @@ def valid_keys(model: type[BaseModel] = JobConfig, prefix: str = "") -> Iterator
             yield prefix + name
 
 
+def list_job_keys() -> tuple[str, ...]:
+    """Every dotted key a job may set, and those of its columns' table."""
+    return tuple(valid_keys())
+
+
 def read_toml(path: Path, *, kind: Literal["job file", "profile"]) -> dict[str, Any]:
     """The nested tables of a TOML file.
 

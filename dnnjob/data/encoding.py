@@ -231,11 +231,13 @@ class Encoding:
         columns: One a feature, in their order.
         target: What is predicted.
         mode: The rows that means and deviations come from.
+        statistics: What those rows hold, by column.
     """
 
     columns: tuple[ColumnEncoding, ...]
     target: TargetEncoding
     mode: Mode
+    statistics: Mapping[str, ColumnStatistics] = field(default_factory=dict, compare=False)
 
     @cached_property
     def number_columns(self) -> tuple[NumberColumn, ...]:

@@ -30,14 +30,15 @@ def fit_encoding(table: Table, split: Split, data: DataConfig) -> Encoding:
         y = y[~np.isnan(y)]
     else:
         block, y = take_rows(block, split.train), y[split.train]
-    columns = fit_columns(data, table.kinds, measure_block(block))
+    statistics = measure_block(block)
+    columns = fit_columns(data, table.kinds, statistics)
     # One by one: NumPy adds up a column in another order where it stands beside others.
     raw, transformed = (
         measure_block({data.target: values})[data.target]
         for values in (y, transform_target(y, data.target_transform))
     )
     target = fit_target(data, raw=raw, transformed=transformed)
-    return Encoding(columns, target, data.standardize)
+    return Encoding(columns, target, data.standardize, statistics)
 
 
 def measure_block(block: Block) -> dict[str, ColumnStatistics]:

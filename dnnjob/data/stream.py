@@ -143,7 +143,8 @@ class StreamedTable:
             raw=labelled[self.target].statistics(),
             transformed=labelled[TRANSFORMED].statistics(),
         )
-        return Encoding(fit_columns(self.data, self.kinds, found), target, self.data.standardize)
+        columns = fit_columns(self.data, self.kinds, found)
+        return Encoding(columns, target, self.data.standardize, found)
 
     @property
     def _uses_all(self) -> bool:

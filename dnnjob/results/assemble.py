@@ -3,6 +3,7 @@
 report = assemble_report(facts, environ=os.environ)
 """
 
+import math
 import platform
 import shlex
 import socket
@@ -19,7 +20,7 @@ import dnnjob
 from dnnjob import machine
 from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig
-from dnnjob.data.encoding import Encoding
+from dnnjob.data.encoding import CategoryColumn, Encoding
 from dnnjob.data.sources import Table
 from dnnjob.data.stream import StreamedTable
 from dnnjob.image import read_image
@@ -112,9 +113,24 @@ def _data(facts: Facts) -> parts.Data:
         num_rows=table.num_rows,
         num_features=len(table.features),
         columns=(*table.features, table.target),
+        trained=_trained(facts.encoding),
         fingerprint=fingerprint,
         warnings=table.warnings,
     )
+
+
+def _trained(encoding: Encoding) -> dict[str, parts.TrainedColumn]:
+    found = {}
+    for column in encoding.columns:
+        seen = encoding.statistics[column.name]
+        is_known = math.isfinite(seen.minimum) and math.isfinite(seen.maximum)
+        found[column.name] = parts.TrainedColumn(
+            num_missing=seen.num_missing,
+            minimum=seen.minimum if is_known else None,
+            maximum=seen.maximum if is_known else None,
+            categories=column.values if isinstance(column, CategoryColumn) else None,
+        )
+    return found
 
 
 def _strategy(facts: Facts) -> parts.Strategy:

@@ -99,6 +99,19 @@ class Fingerprint(Record):
     value: str
 
 
+class TrainedColumn(Record):
+    """What the rows that trained hold in a feature, for those who ask of other rows."""
+
+    num_missing: int
+    """Rows without a value."""
+    minimum: Finite | None = None
+    """The least number; dates are seconds since 1970. None of categories."""
+    maximum: Finite | None = None
+    """The largest."""
+    categories: tuple[str, ...] | None = None
+    """Those that the model tells apart; None of numbers and dates."""
+
+
 class Data(Record):
     """The table."""
 
@@ -108,6 +121,8 @@ class Data(Record):
     num_features: int
     columns: tuple[str, ...]
     """The features, in the model's order, then the target."""
+    trained: dict[str, TrainedColumn] = Field(default_factory=dict)
+    """What training saw of each feature."""
     fingerprint: Fingerprint
     warnings: tuple[str, ...] = ()
     """What training could live with and a person should know."""

@@ -8,6 +8,7 @@ y_pred = predict({"sex": Texts.of(["M", "F"]), "length": np.array([0.4, 0.5])})
 
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import tensorflow as tf
 from dnnjob.config import ModelConfig
 from dnnjob.data.block import Block, FloatArray, RawColumn, Texts, take_rows
 from dnnjob.data.encoding import MISSING, Encoding, FeatureKind
+from dnnjob.data.schema import listed
 from dnnjob.errors import JobError
 from dnnjob.runs import write_file
 from dnnjob.training.encoder import (
@@ -103,6 +105,11 @@ def load_predictor(path: Path, kinds: Mapping[str, FeatureKind], *, precision: s
         JobError: If the file is damaged.
     """
     tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
+    if not zipfile.is_zipfile(path):
+        raise JobError(
+            f"Predicting needs the run's model, but {path} is damaged: its {path.stat().st_size:,} "
+            "bytes are no whole .keras file. Run the job again; the run's job.toml repeats it."
+        )
     try:
         with slashes_in_columns():
             model = keras.models.load_model(path, compile=False, safe_mode=True)
@@ -112,6 +119,8 @@ def load_predictor(path: Path, kinds: Mapping[str, FeatureKind], *, precision: s
             f"Predicting needs the run's model, but {path} cannot be loaded: {told[0]}. "
             "Run the job again; the run's job.toml repeats it."
         ) from error
+
+    _check_inputs(path, model, kinds)
 
     def predict(block: Block) -> FloatArray:
         num_rows = len(next(iter(block.values())))
@@ -124,6 +133,22 @@ def load_predictor(path: Path, kinds: Mapping[str, FeatureKind], *, precision: s
         return y_pred
 
     return predict
+
+
+def _check_inputs(path: Path, model: keras.Model, kinds: Mapping[str, FeatureKind]) -> None:
+    """Refuses a model of other columns than the run's, which somebody has put there."""
+    taken = set(model.input) if isinstance(model.input, dict) else set(model.input_names)
+    lacking, further = sorted(set(kinds) - taken), sorted(taken - set(kinds))
+    if lacking or further or model.output_shape[1:] != (1,):
+        differences = [
+            *([f"it does not take {listed(lacking)}"] if lacking else []),
+            *([f"it takes {listed(further)}"] if further else []),
+        ]
+        raise JobError(
+            f"Predicting needs the run's own model, but {path} is another one: "
+            f"{' and '.join(differences) or 'it gives no single number'}. Put the run's file back, "
+            "or run the job again; the run's job.toml repeats it."
+        )
 
 
 def as_input(column: RawColumn, kind: FeatureKind) -> tf.Tensor:
