@@ -416,7 +416,7 @@ def best(
     """
     from dnnjob.collect.best import best_command
 
-    _exit(best_command(place, metric=metric, where=where or []))
+    raise typer.Exit(best_command(place, metric=metric, where=where or []))
 
 
 @app.command()

@@ -67,7 +67,7 @@ def test_verbs_tell_that_their_product_is_lost_and_mind_nothing_else(
     printing = [
         ["--help"], ["--version"], ["validate", "job.toml"], ["init", "table.csv"],
         ["status", run, "--json"], ["status"], ["logs", run], ["collect", "."],
-        ["collect", ".", "--json"], ["compare", run, run],
+        ["collect", ".", "--json"], ["compare", run, run], ["best", "."],
         ["submit", "job.toml", "--profile", "cpu", "--dry-run"],
     ]  # fmt: skip
     others = {("run", "none.toml"): 2, ("wait", run): 0, ("collect", ".", "--out", "t.csv"): 0}
