@@ -145,12 +145,13 @@ def resume(
 
     A run that was submitted is submitted again with the profile it had; profile.KEY=VALUE gives
     that other values. On other devices the weights may differ in their last bits. A run that is
-    alive is refused, a completed one left alone.
+    alive is refused, a completed one left alone, unless train.epochs gives it more epochs.
 
     \b
       dnnjob resume runs/houses/20261123-101500-3f9a1c
       dnnjob resume runs/houses/20261123-101500-3f9a1c --here devices.tasks=2
       dnnjob resume runs/houses/20261123-101500-3f9a1c profile.time_limit_min=60
+      dnnjob resume runs/houses/20261123-101500-3f9a1c train.epochs=1000
     """
     from dnnjob.launch.watch.resume import resume_command
 

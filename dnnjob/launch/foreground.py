@@ -112,7 +112,7 @@ def resume_foreground(folder: Path, words: Sequence[str] = ()) -> ExitCode:
     if task.is_chief:
         print(paths.root, flush=True)
     after = latest_attempt(paths)
-    if _read_state(paths) == "COMPLETED":
+    if _read_state(paths) == "COMPLETED" and not paths.first_checkpoint.is_file():
         if task.is_chief:
             # It may have been killed before it had cleared up.
             clear_complete(paths)

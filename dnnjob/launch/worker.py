@@ -179,8 +179,13 @@ def _look(journal: Journal, stop: StopFlag) -> None:
 
 
 def clear_complete(paths: RunPaths) -> None:
-    """Removes what no later attempt needs; a complete run is so with or without leftovers."""
+    """Removes what no later attempt needs; a complete run is so with or without leftovers.
+
+    What training ended with stays beside the model, for more epochs.
+    """
     try:
+        if paths.model.is_file() and (checkpoints := sorted(paths.checkpoints.glob("*.ckpt"))):
+            checkpoints[-1].replace(paths.training_state)
         clear_folder(paths.checkpoints)
         clear_leftovers(paths)
     except OSError as error:

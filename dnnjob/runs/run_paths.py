@@ -90,6 +90,16 @@ class RunPaths:
         return self.root / "checkpoints"
 
     @property
+    def first_checkpoint(self) -> Path:
+        """Where a complete run that gets more epochs begins again."""
+        return self.checkpoints / "00000001-0.ckpt"
+
+    @property
+    def training_state(self) -> Path:
+        """The last checkpoint of a complete run, from which more epochs go on."""
+        return self.model.with_name("training_state.ckpt")
+
+    @property
     def predicted(self) -> Path:
         """Predictions on their way, among the checkpoints."""
         return self.checkpoints / "predicted.part"

@@ -29,10 +29,11 @@ from dnnjob.training.checkpoint import Checkpoint, CheckpointStore
 from dnnjob.training.history import EpochLog
 from dnnjob.training.step import CompiledStep, Stopping, chunk_rows
 from dnnjob.training.strategy import Devices
-from dnnjob.training.train import TrainingState
+from dnnjob.training.train import EPOCHS_DONE, TrainingState
 
 logger = logging.getLogger(__name__)
 
+_EPOCHS = "job.train.epochs"
 _PLACES = ("source", "validation_source", "test_source", "memory_budget_gb", "scratch")
 
 
@@ -160,6 +161,12 @@ class Keeper:
         _assign(self.optimizer.variables, _numbered("optimizer", checkpoint.arrays))
         _assign(self.step.best_weights, _numbered("best", checkpoint.arrays))
         best_loss, best_epoch = checkpoint.arrays["stopping"]
+        log, stop_reason = (
+            EpochLog.from_arrays(plan, checkpoint.arrays),
+            checkpoint.facts["stop_reason"],
+        )
+        if stop_reason == EPOCHS_DONE and log.num_epochs < plan.epochs:
+            stop_reason = None
         self.journal.mark_resumed(checkpoint.position)
         logger.info(
             "Going on from epoch %d, window %d, batch %d.",
@@ -168,9 +175,7 @@ class Keeper:
             checkpoint.position.batch + 1,
         )
         return TrainingState(
-            EpochLog.from_arrays(plan, checkpoint.arrays),
-            Stopping(np.float32(best_loss), np.int32(best_epoch)),
-            checkpoint.facts["stop_reason"],
+            log, Stopping(np.float32(best_loss), np.int32(best_epoch)), stop_reason
         )
 
     def _read(self) -> Checkpoint | None:
@@ -223,6 +228,8 @@ def _fill_in(origin: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_other_origin(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     before = _fill_in(before)
     was, is_now = dict(_flatten(before)), dict(_flatten(json.loads(json.dumps(now))))
+    if _has_more_epochs(was, is_now):
+        was[_EPOCHS] = is_now[_EPOCHS]
     differences = [
         f"{key}: {was.get(key)!r} then, {is_now.get(key)!r} now"
         for key in sorted({*was, *is_now})
@@ -234,6 +241,13 @@ def _refuse_other_origin(before: Mapping[str, Any], now: Mapping[str, Any]) -> N
         "A checkpoint belongs to one job and one table, but this one was written for another: "
         f"{'; '.join(differences)}. Start a new run with `dnnjob run`, or restore the table."
     )
+
+
+def _has_more_epochs(was: Mapping[str, Any], is_now: Mapping[str, Any]) -> bool:
+    """Whether a job only goes on for longer, with the learning rates that it had until there."""
+    if is_now.get("job.train.schedule", "constant") != "constant" or _EPOCHS not in was:
+        return False
+    return bool(is_now.get(_EPOCHS, 0) > was[_EPOCHS])
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -95,6 +95,26 @@ def test_a_training_broken_off_twice_ends_in_the_same_bits(
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
+def test_more_epochs_end_in_the_bits_of_as_many_from_the_start(
+    make_training: Any, paths: RunPaths
+) -> None:
+    constant = SECTIONS["train"] | {"schedule": "constant"}
+    short, long = (SECTIONS | {"train": constant | {"epochs": number}} for number in (5, 12))
+    whole = make_training(**long)
+    expected = whole.train()
+    first = make_training(**short)
+    keeper = make_keeper(first, paths)
+    keeper.write(train(first, keeper, interrupted_after=None))
+    longer = make_training(**long)
+
+    state = train(longer, make_keeper(longer, paths), interrupted_after=None)
+
+    assert state.log.losses == expected.log.losses
+    assert state.stopping == expected.stopping
+    for ours, theirs in zip(longer.dnn.get_weights(), whole.dnn.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_training_that_had_ended_is_not_trained_again(
     make_training: Any, paths: RunPaths
 ) -> None:
@@ -121,7 +141,7 @@ def write_one(make_training: Any, paths: RunPaths) -> None:
     ("keys", "value", "told"),
     [
         (("job", "seed"), 1, "job.seed: 0 then, 1 now"),
-        (("job", "train", "epochs"), 13, "job.train.epochs: 12 then, 13 now"),
+        (("job", "train", "epochs"), 11, "job.train.epochs: 12 then, 11 now"),
         (("table",), "def", "table: 'abc' then, 'def' now"),
         (("job", "extra"), True, "job.extra: None then, True now"),
     ],

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dnnjob.config import load_job_again, split_words
+from dnnjob.config import list_keys, load_job_again, split_words
 from dnnjob.errors import ExitCode, JobError
+from dnnjob.launch.more_epochs import KEY, add_epochs
 from dnnjob.launch.submit import resubmit
 from dnnjob.launch.watch.look import look
 from dnnjob.launch.watch.state import FRESH, RunView
@@ -24,11 +25,12 @@ def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> Ex
     """Goes on with a run that has ended, from its newest checkpoint; prints its folder.
 
     A run that was submitted is submitted again with the profile it had; a complete one is left
-    alone.
+    alone, unless it is given more epochs.
 
     Args:
         folder: The run.
-        words: `KEY=VALUE` for its devices, `profile.KEY=VALUE` for the profile.
+        words: `KEY=VALUE` for its devices, `profile.KEY=VALUE` for the profile; for a complete one
+            `train.epochs=NUMBER`.
         here: Whether to go on in the foreground, wherever it ran before.
 
     Raises:
@@ -42,6 +44,9 @@ def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> Ex
     paths = open_run(folder)
     task = find_task()
     for_job, for_profile = split_words(words)
+    more = [word for word, key in zip(for_job, list_keys(for_job), strict=True) if key == KEY]
+    is_longer = bool(more) and paths.report.is_file()
+    for_job = [word for word in for_job if not (is_longer and word in more)]
     load_job_again(paths.job, for_job)
     # As `srun dnnjob resume`, this is a task of the run already.
     here = here or task.num_tasks > 1 or not paths.profile.is_file()
@@ -53,6 +58,13 @@ def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> Ex
     if not task.is_chief:
         return resume_foreground(folder, for_job)
     (view,) = look([paths])
+    if is_longer and not here:
+        raise JobError(
+            f"A completed run goes on to more epochs in the foreground, but {paths.root} was "
+            f"submitted. Add --here: `dnnjob resume {paths.root} {more[-1]} --here`."
+        )
+    if is_longer and view.state == "COMPLETED":
+        add_epochs(paths, more[-1])
     if view.state != "COMPLETED":
         _refuse_live(view, is_cancelled=read_cancel(paths) is not None)
     if view.state == "COMPLETED" or here:
