@@ -1,5 +1,7 @@
 """Permutation importance, against what it is for a linear model."""
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -68,3 +70,49 @@ def test_a_huge_table_is_sampled(x: np.ndarray, monkeypatch: pytest.MonkeyPatch)
     (first, _) = measure_importance(count, x, predict(x), places=places, num_params=100, seed=0)
     assert sizes == [200, 200 * REPEATS, 200 * REPEATS]
     assert first.mse_increase == pytest.approx(18, rel=0.3)
+
+
+def test_of_a_wide_table_the_columns_that_matter_are_shuffled_in_bounded_work(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="dnnjob")
+    x = np.random.default_rng(1).normal(size=(90, 2000)).astype(np.float32)
+    num_predicted = 0
+
+    def predict_wide(rows: np.ndarray) -> np.ndarray:
+        nonlocal num_predicted
+        num_predicted += len(rows)
+        return (3 * rows[:, 7] + 2 * np.square(rows[:, 1500])).astype(np.float64)
+
+    monkeypatch.setattr(importance, "MAX_PRODUCTS", 2000 * 90 * REPEATS * 50)
+    places = {f"x{i}": (i,) for i in range(2000)}
+    found = measure_importance(
+        predict_wide, x, predict_wide(x), places=places, num_params=2000, seed=0
+    )
+    assert {one.column for one in found[:2]} == {"x7", "x1500"}
+    assert len(found) == 50
+    assert num_predicted <= 2 * 90 + 50 * REPEATS * 90
+    assert "Of 2000 columns the 50 that go most with the prediction are shuffled." in caplog.text
+
+
+def test_the_number_of_columns_shuffled_does_not_grow_with_a_wide_table() -> None:
+    shuffled = []
+    for num_columns in (1000, 4000):
+        x = np.random.default_rng(2).normal(size=(100, num_columns)).astype(np.float32)
+        places = {f"x{i}": (i,) for i in range(num_columns)}
+        found = measure_importance(
+            lambda rows: rows[:, 0].astype(np.float64), x, x[:, 0].astype(np.float64),
+            places=places, num_params=400 * num_columns, seed=0,
+        )  # fmt: skip
+        shuffled.append(len(found))
+    assert shuffled[1] <= max(shuffled[0] / 2, importance.MIN_COLUMNS)
+
+
+def test_long_shuffling_tells_how_far_it_is(
+    x: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="dnnjob")
+    monkeypatch.setattr(importance, "PROGRESS_S", -1.0)
+    places = {"a": (0,), "b": (1,)}
+    measure_importance(predict, x, predict(x), places=places, num_params=1, seed=0)
+    assert caplog.messages == ["Shuffled 1 of 2 columns.", "Shuffled 2 of 2 columns."]
