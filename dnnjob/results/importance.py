@@ -123,7 +123,7 @@ def _measure(
     """The worth of one column; `shuffled` holds `REPEATS` copies of `x`, before and after."""
     for repeat in range(REPEATS):
         rows = slice(repeat * len(x), (repeat + 1) * len(x))
-        shuffled[rows, inputs] = x[np.ix_(random.permutation(len(x)), inputs)]
+        shuffled[rows, inputs] = x[np.ix_(random.permutation(len(x)), np.array(inputs))]
     errors = np.square(predict(shuffled).reshape(REPEATS, -1) - y).mean(axis=1)
     shuffled[:, inputs] = np.tile(x[:, inputs], (REPEATS, 1))
     return Importance(
