@@ -107,7 +107,8 @@ def _correlate(x: Inputs, predicted: Doubles) -> Doubles:
     x = x - x.mean(axis=0)
     size = np.sqrt(np.square(x).sum(axis=0, dtype=np.float64))
     products = np.abs((predicted - predicted.mean()) @ x)
-    return np.divide(products, size, out=np.zeros(x.shape[1]), where=size > 0)
+    found: Doubles = np.divide(products, size, out=np.zeros(x.shape[1]), where=size > 0)
+    return found
 
 
 def _measure(
