@@ -86,7 +86,7 @@ class ParquetRows:
         groups: list[RowGroup] = []
         schemas = {}
         for path in paths:
-            with reading(path, "its footer"), pq.ParquetFile(path) as file:
+            with reading(path, "its footer"), open_parquet(path) as file:
                 schemas[path] = file.schema_arrow
                 groups += _groups_of(path, file.metadata)
         return cls(groups, schemas)
@@ -128,7 +128,7 @@ class ParquetRows:
         """Whether a file's footer says that no row has a value in a column."""
         if pa.types.is_null(self.schemas[path].field(name).type):
             return True
-        with reading(path, "its footer"), pq.ParquetFile(path) as file:
+        with reading(path, "its footer"), open_parquet(path) as file:
             footer = file.metadata
             place = [one.path for one in map(footer.schema.column, range(footer.num_columns))]
             if name not in place:
@@ -148,7 +148,7 @@ class ParquetRows:
         """Bytes that a value of each column takes in the files, before compression."""
         totals: dict[str, float] = {}
         for path in self.schemas:
-            with reading(path, "its footer"), pq.ParquetFile(path) as file:
+            with reading(path, "its footer"), open_parquet(path) as file:
                 footer = file.metadata
                 for group in map(footer.row_group, range(footer.num_row_groups)):
                     for one in map(group.column, range(group.num_columns)):
@@ -236,11 +236,16 @@ class ParquetRows:
         if path not in files:
             buffer = _ALL_BUFFERS_BYTES // max(1, len(self.schema.names))
             buffer = min(max(buffer, _LEAST_BUFFER_BYTES), _BUFFER_BYTES)
-            files[path] = pq.ParquetFile(path, buffer_size=buffer, pre_buffer=False)
+            files[path] = open_parquet(path, buffer_size=buffer, pre_buffer=False)
             if len(files) > _MAX_OPEN_FILES:
                 files.popitem(last=False)[1].close()
         files.move_to_end(path)
         return files[path]
+
+
+def open_parquet(path: Path, **options: Any) -> pq.ParquetFile:
+    """A Parquet file; dates of 96 bits, as Spark writes them, would overflow as nanoseconds."""
+    return pq.ParquetFile(path, coerce_int96_timestamp_unit="us", **options)
 
 
 def check_groups(path: Path, columns: Sequence[str]) -> None:
@@ -249,10 +254,10 @@ def check_groups(path: Path, columns: Sequence[str]) -> None:
     Raises:
         DataError: If one cannot; its place in the file is named.
     """
-    with reading(path, "its footer"), pq.ParquetFile(path) as file:
+    with reading(path, "its footer"), open_parquet(path) as file:
         groups = list(_groups_of(path, file.metadata))
     for group in groups:
-        with reading(path, group.place), pq.ParquetFile(path) as file:
+        with reading(path, group.place), open_parquet(path) as file:
             file.read_row_group(group.number, columns=list(columns), use_threads=False)
 
 

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dnnjob.config.job import DataConfig
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.heads import TextPlan, read_head_columns
 from dnnjob.data.kinds import ReadAs, infer_arrow
-from dnnjob.data.parquet import ParquetRows, RowGroup, reading
+from dnnjob.data.parquet import ParquetRows, RowGroup, open_parquet, reading
 from dnnjob.data.schema import ColumnData, join_columns
 from dnnjob.data.sources import JobFiles, Table, finish_column, make_table
 from dnnjob.data.split import SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
@@ -138,7 +137,7 @@ def sample_columns(
 
 def _read_some(group: RowGroup, names: Sequence[str], *, depth: int) -> pa.Table:
     """Rows at random places of the first `depth` rows of a group, in order."""
-    with reading(group.path, group.place), pq.ParquetFile(group.path, pre_buffer=False) as file:
+    with reading(group.path, group.place), open_parquet(group.path, pre_buffer=False) as file:
         batches = file.iter_batches(
             depth, row_groups=[group.number], columns=list(names), use_threads=False
         )

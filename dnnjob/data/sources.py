@@ -530,9 +530,9 @@ def finish_column(
 
 
 def _read_parquet(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:
-    import pyarrow.parquet as pq
+    from dnnjob.data.parquet import open_parquet
 
-    with pq.ParquetFile(file.path) as parquet:
+    with open_parquet(file.path) as parquet:
         # By groups: of most columns of a wide table only counts stay.
         for first in range(0, len(file.names), COLUMNS_AT_ONCE):
             names = file.names[first : first + COLUMNS_AT_ONCE]

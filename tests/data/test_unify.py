@@ -160,3 +160,24 @@ def test_categories_of_pandas_agree_with_texts(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "t" / "0.parquet", index=False)
 
     assert_alike(whole(stream(data, tmp_path / "t")), open_table(data))
+
+
+@pytest.mark.parametrize("read", ["in memory", "streamed"])
+def test_dates_of_96_bits_are_those_of_64(tmp_path: Path, read: str) -> None:
+    days = [datetime.datetime(9999, 12, 31), *[datetime.datetime(2020, 1, 2)] * 2]
+    columns = {
+        "x": pa.array(days * 20, pa.timestamp("us")),
+        "y": pa.array(np.arange(60.0)),
+        "id": pa.array(np.arange(60)),
+    }
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table(columns), path, use_deprecated_int96_timestamps=True)
+    data = DataConfig(source=str(path), target="y", features=("x",), id_columns=("id",))
+
+    found = (
+        open_table(data).block["x"]
+        if read == "in memory"
+        else whole(stream(data, tmp_path)).block["x"]
+    )
+
+    np.testing.assert_array_equal(found, np.array(days * 20, "M8[s]").astype(float))
