@@ -21,12 +21,8 @@ from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.heads import estimate_rows, head_columns, read_heads
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.schema import ColumnData, listed, problem_of, problem_of_target, show_date
-from dnnjob.data.sources import (
-    COMPRESSED_SUFFIXES,
-    TABLE_SUFFIXES,
-    peek_source,
-    read_all,
-)
+from dnnjob.data.source_files import COMPRESSED_SUFFIXES, TABLE_SUFFIXES, peek_source
+from dnnjob.data.sources import read_all
 from dnnjob.errors import DataError
 
 WIDTH = 100

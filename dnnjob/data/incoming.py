@@ -17,7 +17,8 @@ from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.schema import check_features, check_present, make_column
-from dnnjob.data.sources import peek_source, read_columns
+from dnnjob.data.source_files import peek_source
+from dnnjob.data.sources import read_columns
 from dnnjob.data.text_format import TextFormat
 from dnnjob.errors import DataError
 

@@ -263,8 +263,8 @@ def check_unique(source: str, names: Sequence[str]) -> None:
     twice = [f"{name!r} ({count} times)" for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(
-            f"Each column needs a name of its own, but {source} repeats {listed(twice)}. "
-            "Rename the columns in the file."
+            f"Each column needs a name of its own, but {source} repeats {listed(twice)}."
+            f"{_headless(names)} Rename the columns in the file."
         )
 
 

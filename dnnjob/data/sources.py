@@ -5,9 +5,7 @@ table.block, table.y, table.columns, table.fingerprint
 rows = read_columns("new.parquet", table.kinds)
 """
 
-import glob
 import hashlib
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -20,7 +18,7 @@ from dnnjob.config.job import MISSING_MARKERS, DataConfig
 from dnnjob.data.block import Block, FloatArray, RawColumn, Texts
 from dnnjob.data.builtin import builtin_names, is_builtin, load_builtin
 from dnnjob.data.checks import check_values
-from dnnjob.data.csv_reader import UTF8, TableFile, peek_csv
+from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.fingerprint import Fingerprint, fingerprint_files
 from dnnjob.data.kinds import ReadAs, as_kind, infer_arrow
@@ -28,18 +26,16 @@ from dnnjob.data.reading import READ_ERRORS, reading_file
 from dnnjob.data.schema import (
     Column,
     ColumnData,
-    check_alike,
     check_features,
     check_names,
     check_present,
-    check_unique,
     check_weights,
     join_columns,
     make_column,
 )
+from dnnjob.data.source_files import find_files, peek_alike, peek_files
 from dnnjob.data.text_format import NO_FORMAT, TextFormat
 from dnnjob.errors import DataError
-from dnnjob.image import mount_hint
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,8 +43,6 @@ if TYPE_CHECKING:
 
     from dnnjob.data.csv_files import TypedText
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
-COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zip", ".zst")
 COLUMNS_AT_ONCE = 64
 
 
@@ -189,7 +183,7 @@ def peek_job(data: DataConfig) -> JobFiles:
         )
     parts = [[] if one is None else find_files(one) for one in sources]
     _refuse_shared(parts)
-    files = _peek_alike(
+    files = peek_alike(
         data.source, [path for part in parts for path in part], encoding=data.encoding
     )
     first, second, third = map(len, parts)
@@ -283,7 +277,7 @@ def read_all(
     """
     wanted = wanted or ReadAs()
     if not is_builtin(source):
-        files = _peek_files(source, wanted.format.encoding)
+        files = peek_files(source, wanted.format.encoding)
         parts, _ = _read_parts(files, keep=keep, wanted=wanted)
         return _join_files(files, parts, source=source)
     table = load_builtin(source)
@@ -359,100 +353,8 @@ def feature_kind(column: Column) -> FeatureKind:
     return column.kind
 
 
-def peek_source(source: str, *, encoding: str | None = None) -> tuple[TableFile, ...] | None:
-    """The files of a source, all with the same columns; None of a built-in table.
-
-    Args:
-        source: Files as in `data.source`.
-        encoding: Of text; UTF-8, if None.
-
-    Raises:
-        DataError: If there are none, one cannot be read, or they differ.
-    """
-    return None if is_builtin(source) else _peek_files(source, encoding)
-
-
 def _peek_names(source: str, encoding: str | None) -> tuple[str, ...]:
-    return builtin_names(source) if is_builtin(source) else _peek_files(source, encoding)[0].names
-
-
-def _peek_files(source: str, encoding: str | None) -> tuple[TableFile, ...]:
-    """The files of a source, all with the same columns."""
-    return _peek_alike(source, find_files(source), encoding=encoding)
-
-
-def _peek_alike(
-    source: str, paths: Iterable[Path], *, encoding: str | None
-) -> tuple[TableFile, ...]:
-    files = tuple(_peek_file(path, encoding=encoding or UTF8) for path in paths)
-    for file in files:
-        check_unique(str(file.path), file.names)
-    check_alike(source, [(str(file.path), file.names) for file in files])
-    return files
-
-
-def find_files(source: str) -> list[Path]:
-    """The files of a file, folder or glob, in bytewise order.
-
-    Raises:
-        DataError: If there are none.
-    """
-    path = Path(source)
-    with reading_file(path):
-        if path.is_dir():
-            return _tables_in(path)
-        # A file first, since its name may look like a glob.
-        names = [source] if path.exists() else glob.glob(source, recursive=True)  # noqa: PTH207
-        found = [Path(name) for name in names if not Path(name).is_dir()]
-    if not found:
-        raise DataError(
-            f"There is no file {source} (seen from {Path.cwd()}). Set data.source to a CSV or "
-            "Parquet file, a folder or a glob of them; a job file's paths start at that file."
-            f"{mount_hint(path, to='read')}"
-        )
-    return _sorted(found)
-
-
-def _tables_in(folder: Path) -> list[Path]:
-    found = [entry for entry in folder.iterdir() if _is_table(entry)]
-    if not found:
-        raise DataError(
-            f"A folder needs tables ({' '.join(TABLE_SUFFIXES)}) directly in it, but {folder} has "
-            f"none. Point data.source elsewhere; '{folder}/**/*.csv' reaches deeper."
-        )
-    return _sorted(found)
-
-
-def _sorted(paths: Iterable[Path]) -> list[Path]:
-    """Bytewise, since the order of rows must not depend on a locale."""
-    return sorted(paths, key=os.fsencode)
-
-
-def _is_table(path: Path) -> bool:
-    """Whether a folder's entry is meant: Spark and others leave `_SUCCESS` and `.crc` beside."""
-    name = path.name.lower()
-    for suffix in COMPRESSED_SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name.endswith(TABLE_SUFFIXES) and name[0] not in "._" and path.is_file()
-
-
-def _peek_file(path: Path, *, encoding: str) -> TableFile:
-    with reading_file(path):
-        with path.open("rb") as file:
-            magic = file.read(4)
-        if not magic:
-            raise DataError(f"A table needs a header and rows, but {path} is empty.")
-        if magic == b"PAR1" or path.suffix.lower() in (".parquet", ".pq"):
-            return TableFile(path, "parquet", _parquet_names(path))
-        return peek_csv(path, encoding=encoding)
-
-
-def _parquet_names(path: Path) -> tuple[str, ...]:
-    import pyarrow.parquet as pq
-
-    names = pq.read_schema(path).names
-    # pandas hides the index that it stores under these names, and so do we.
-    return tuple(name for name in names if not name.startswith("__index_level_"))
+    return builtin_names(source) if is_builtin(source) else peek_files(source, encoding)[0].names
 
 
 def _read_parts(

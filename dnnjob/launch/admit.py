@@ -15,7 +15,8 @@ from pathlib import Path
 from dnnjob import slurm
 from dnnjob.config import DataConfig, JobConfig, Point, ProfileConfig
 from dnnjob.data.builtin import is_builtin
-from dnnjob.data.sources import COMPRESSED_SUFFIXES, open_table, peek_job
+from dnnjob.data.source_files import COMPRESSED_SUFFIXES
+from dnnjob.data.sources import open_table, peek_job
 from dnnjob.errors import JobError, SlurmError
 from dnnjob.launch.checks import PointCheck, check_point
 from dnnjob.launch.reading import PointTables

@@ -11,7 +11,8 @@ from dnnjob.config import DataConfig
 from dnnjob.data import heads as heads_module
 from dnnjob.data.heads import estimate_rows, head_columns, plan_text, read_heads
 from dnnjob.data.kinds import ReadAs
-from dnnjob.data.sources import peek_job, peek_source
+from dnnjob.data.source_files import peek_source
+from dnnjob.data.sources import peek_job
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,9 @@ from dnnjob.config.job import ColumnConfig, DataConfig
 from dnnjob.data.block import RawColumn, Texts
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.parquet import ParquetRows
+from dnnjob.data.source_files import find_files
 from dnnjob.data.sources import (
     Table,
-    find_files,
     open_table,
     peek_columns,
     read_columns,
@@ -311,9 +311,6 @@ GZIPPED = gzip.compress(TEXT.encode())
         ("broken.csv.xz", b"\xfd7zXZ\0" + b"x" * 200),
         ("broken.csv.zst", b"\x28\xb5\x2f\xfd" + b"x" * 200),
         ("broken.zip", b"PK\x03\x04" + b"x" * 200),
-        ("utf16.csv", TEXT.encode("utf-16")),
-        ("latin1.csv", "größe,y\n1,2\n3,4\n".encode("latin-1")),
-        ("binary.csv", bytes(range(256)) * 10),
         ("late long row.csv", (TEXT + "1,2,True,4,5\n").encode()),
         ("open quote.csv", b'a,y\n1,2\n3,"4\n'),
         ("text.parquet", b"hello world, this is no Parquet file"),
@@ -324,6 +321,115 @@ def test_a_broken_file_is_named(tmp_path: Path, name: str, content: bytes) -> No
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=rf"reading .*{name} failed: .+\. Replace the file"):
         open_table(config(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding"),
+    [
+        (TEXT.encode("utf-16"), "utf-16"),
+        ("größe,y\n1,2\n3,4\n".encode("latin-1"), "latin-1"),
+        ((TEXT + "9,9,Größe,9\n").encode("cp1252"), "cp1252"),
+    ],
+)
+def test_other_encodings_are_refused_with_the_cure_and_read_with_it(
+    tmp_path: Path, content: bytes, encoding: str
+) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"reading .*t\.csv failed: .+\. Set data\.encoding to"):
+        open_table(config(tmp_path / "t.csv"))
+    table = open_table(config(tmp_path / "t.csv").model_copy(update={"encoding": encoding}))
+    assert table.num_rows == content.decode(encoding).count("\n") - 1
+
+
+@pytest.mark.parametrize(
+    "rows",
+    ["1,2,3,4\n1,2,3\n" * 30, "1,2,3,4\n" * 40 + "1,2,3\n" * 30, "1,2,3,4\n" * 40 + "1,2,3,4,5\n"],
+)
+def test_a_row_of_more_or_fewer_fields_is_refused_with_its_line(tmp_path: Path, rows: str) -> None:
+    (tmp_path / "t.csv").write_text(f"y,area,rooms,zone\n{rows}")
+    line = next(n for n, row in enumerate(rows.split("\n"), 2) if row.count(",") != 3)
+    with pytest.raises(
+        DataError, match=rf"as the header \(4\), but line {line} has [35]: '1,2,3"
+    ) as told:
+        open_table(config(tmp_path / "t.csv"))
+    assert ("so have 29 more rows" in str(told.value)) == (rows.count("1,2,3\n") == 30)
+
+
+def test_a_text_of_any_length_is_read(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f'a,note,y\n1,"{"x" * 140_000}",2\n3,z,4\n')
+    np.testing.assert_array_equal(open_table(config(tmp_path / "t.csv", features=("a",))).y, [2, 4])
+
+
+# Folders that are more than their files, files of other kinds
+
+
+def test_the_same_table_twice_in_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(TEXT)
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(TEXT.encode()))
+    with pytest.raises(DataError, match=r"a\.csv and a\.csv\.gz are one table by their names"):
+        peek_columns(config(tmp_path))
+    (tmp_path / "a.csv.gz").unlink()
+    (tmp_path / "b.csv").write_text(TEXT)
+    with pytest.raises(DataError, match=r"a\.csv and b\.csv have the same content"):
+        peek_columns(config(tmp_path / "*.csv"))
+    assert open_table(config(tmp_path / "a.csv")).num_rows == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("log", "kind"),
+    [
+        ("_delta_log/0.json", "Delta"),
+        (".hoodie/hoodie.properties", "Hudi"),
+        ("metadata/1.metadata.json", "Iceberg"),
+    ],
+)
+@pytest.mark.parametrize("part", ["", "*.parquet", "**/*.parquet"])
+def test_a_folder_whose_files_a_log_names_is_refused(
+    tmp_path: Path, log: str, kind: str, part: str
+) -> None:
+    folder = tmp_path / "t"
+    (folder / log).parent.mkdir(parents=True)
+    (folder / log).write_text("{}")
+    ROWS.to_parquet(folder / "p.parquet")
+    with pytest.raises(DataError, match=rf"t is a table of {kind}, whose log says which"):
+        peek_columns(config(folder / part))
+
+
+def test_columns_that_folders_name_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for year in (2021, 2022):
+        (tmp_path / f"year={year}").mkdir()
+        ROWS.assign(a=year).to_parquet(tmp_path / f"year={year}" / "part-0.parquet")
+    with pytest.raises(
+        DataError, match=r"partitions such as year=2021\. .*without the column 'year'"
+    ):
+        peek_columns(config(tmp_path))
+    peek_columns(config(tmp_path / "**" / "*.parquet"))
+    assert "folders name the columns year, which are not read" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("t.json", b'[{"a": 1}]', "JSON"),
+        ("t.xlsx", zipped(b""), "a spreadsheet"),
+        ("t.csv", b"ARROW1\0\0", "an Arrow or Feather file"),
+        ("t.csv", b"SQLite format 3\0", "an SQLite database"),
+    ],
+)
+def test_files_of_other_kinds_are_named(
+    tmp_path: Path, name: str, content: bytes, kind: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"t\.[a-z]+ is {kind}\. Write it as one of them"):
+        peek_columns(config(tmp_path / name))
+
+
+def test_a_file_without_a_header_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("0,1,0,2\n3,4,5,6\n")
+    with pytest.raises(DataError, match=r"repeats '0' \(2 times\)\. Its first line holds only num"):
+        peek_columns(config(tmp_path / "t.csv"))
 
 
 def test_a_parquet_file_with_damaged_pages_is_named(tmp_path: Path) -> None:

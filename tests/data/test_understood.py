@@ -12,7 +12,8 @@ from dnnjob.data.block import Texts
 from dnnjob.data.csv_files import look_over, read_typed
 from dnnjob.data.kinds import ReadAs, as_kind, infer_arrow
 from dnnjob.data.schema import ColumnData
-from dnnjob.data.sources import peek_source, read_all
+from dnnjob.data.source_files import peek_source
+from dnnjob.data.sources import read_all
 from tests.data.understood import CASES, Case
 
 PAGE = Path(__file__).parents[2] / "docs" / "tables.md"

@@ -1,0 +1,249 @@
+"""Which files a source names, what their first bytes say, and which of them are refused.
+
+files = peek_source("houses/*.csv")              # None of a built-in table
+find_files("houses/")
+"""
+
+import glob
+import hashlib
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from dnnjob.alike import ALIKE
+from dnnjob.data.builtin import is_builtin
+from dnnjob.data.csv_reader import UTF8, TableFile, peek_csv
+from dnnjob.data.reading import reading_file
+from dnnjob.data.schema import check_alike, check_unique, listed
+from dnnjob.errors import DataError
+from dnnjob.image import mount_hint
+
+logger = logging.getLogger(__name__)
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
+COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zip", ".zst")
+# What other kinds of files begin with.
+_OTHERS = {
+    b"\xd0\xcf\x11\xe0": "a spreadsheet or document of old Office",
+    b"ARROW1": "an Arrow or Feather file",
+    b"FEA1": "a Feather file",
+    b"ORC": "an ORC file",
+    b"Obj\x01": "an Avro file",
+    b"\x89HDF": "an HDF5 file",
+    b"SQLite format 3": "an SQLite database",
+    b"%PDF": "a PDF document",
+}
+_OTHER_SUFFIXES = {
+    (".json", ".jsonl", ".ndjson"): "JSON",
+    (".xlsx", ".xlsm", ".xls", ".ods"): "a spreadsheet",
+    (".pkl", ".pickle"): "a pickle",
+}
+# What keeps a log of which files of a folder count.
+_LOGS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
+# Of larger files ends and sizes have to do.
+_COMPARED_BYTES = 2**26
+
+
+def peek_source(source: str, *, encoding: str | None = None) -> tuple[TableFile, ...] | None:
+    """The files of a source, all with the same columns; None of a built-in table.
+
+    Args:
+        source: Files as in `data.source`.
+        encoding: Of text; UTF-8, if None.
+
+    Raises:
+        DataError: If there are none, one cannot be read, or they differ.
+    """
+    return None if is_builtin(source) else peek_files(source, encoding)
+
+
+def peek_files(source: str, encoding: str | None) -> tuple[TableFile, ...]:
+    """The files of a source, all with the same columns."""
+    return peek_alike(source, find_files(source), encoding=encoding)
+
+
+def peek_alike(
+    source: str, paths: Iterable[Path], *, encoding: str | None
+) -> tuple[TableFile, ...]:
+    """These files, all with the same columns, the order of which may differ.
+
+    Raises:
+        DataError: If one cannot be read, or they differ.
+    """
+    files = tuple(_peek_file(path, encoding=encoding or UTF8) for path in paths)
+    for file in files:
+        check_unique(str(file.path), file.names)
+    check_alike(source, [(str(file.path), file.names) for file in files])
+    return files
+
+
+def find_files(source: str) -> list[Path]:
+    """The files of a file, folder or glob, in bytewise order.
+
+    Raises:
+        DataError: If there are none.
+    """
+    path = Path(source)
+    with reading_file(path):
+        if path.is_dir():
+            return _refuse_logs(path, _tables_in(path))
+        # A file first, since its name may look like a glob.
+        if path.exists():
+            return [path]
+        names = glob.glob(source, recursive=True)  # noqa: PTH207
+        found = _refuse_logs(
+            path, _refuse_twice([Path(name) for name in names if not Path(name).is_dir()])
+        )
+    if not found:
+        raise DataError(
+            f"There is no file {source} (seen from {Path.cwd()}). Set data.source to a CSV or "
+            "Parquet file, a folder or a glob of them; a job file's paths start at that file."
+            f"{mount_hint(path, to='read')}"
+        )
+    return _sorted(found)
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    found = [entry for entry in folder.iterdir() if _is_table(entry)]
+    if found:
+        return _sorted(_refuse_twice(found))
+    parts = sorted(entry.name for entry in folder.iterdir() if _is_partition(entry.name))
+    if parts:
+        raise DataError(
+            f"A folder needs tables ({' '.join(TABLE_SUFFIXES)}) directly in it, but {folder} has "
+            f"partitions such as {parts[0]}. '{folder}/**/*.parquet' reads their files, without "
+            f"the column {parts[0].partition('=')[0]!r}: to have it, write it into the files."
+        )
+    if not found:
+        raise DataError(
+            f"A folder needs tables ({' '.join(TABLE_SUFFIXES)}) directly in it, but {folder} has "
+            f"none. Point data.source elsewhere; '{folder}/**/*.csv' reaches deeper."
+        )
+    return _sorted(found)
+
+
+def _sorted(paths: Iterable[Path]) -> list[Path]:
+    """Bytewise, since the order of rows must not depend on a locale."""
+    return sorted(paths, key=os.fsencode)
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a folder's entry is meant: Spark and others leave `_SUCCESS` and `.crc` beside."""
+    name = path.name.lower()
+    for suffix in COMPRESSED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name.endswith(TABLE_SUFFIXES) and name[0] not in "._" and path.is_file()
+
+
+def _peek_file(path: Path, *, encoding: str) -> TableFile:
+    with reading_file(path):
+        with path.open("rb") as file:
+            magic = file.read(16)
+        if not magic:
+            raise DataError(f"A table needs a header and rows, but {path} is empty.")
+        _refuse_others(path, magic)
+        if magic.startswith(b"PAR1") or path.suffix.lower() in (".parquet", ".pq"):
+            return TableFile(path, "parquet", _parquet_names(path))
+        return peek_csv(path, encoding=encoding)
+
+
+def _parquet_names(path: Path) -> tuple[str, ...]:
+    import pyarrow.parquet as pq
+
+    names = pq.read_schema(path).names
+    # pandas hides the index that it stores under these names, and so do we.
+    return tuple(name for name in names if not name.startswith("__index_level_"))
+
+
+def _refuse_others(path: Path, magic: bytes) -> None:
+    """Refuses a file of another kind, by its first bytes or its name."""
+    kind = next((kind for first, kind in _OTHERS.items() if magic.startswith(first)), None)
+    for suffixes, named in _OTHER_SUFFIXES.items():
+        kind = kind or (named if path.name.lower().endswith(suffixes) else None)
+    if kind is not None:
+        raise DataError(
+            f"A table is a CSV or Parquet file, but {path} is {kind}. Write it as one of them: "
+            "pandas has to_csv and to_parquet, spreadsheets save as CSV."
+        )
+
+
+def _is_partition(name: str) -> bool:
+    """Whether a folder's name says the value of a column, as Hive and Spark write it."""
+    key, mark, _ = name.partition("=")
+    return bool(mark) and key.isidentifier()
+
+
+def _refuse_logs(source: Path, files: list[Path]) -> list[Path]:
+    """The files, unless a table format's log says which of them count."""
+    fixed = [part for part in source.parts if not glob.has_magic(part)]
+    base = Path(*fixed) if fixed else Path()
+    folders = {folder for file in files for folder in (file.parent, *file.parent.parents)}
+    within = {folder for folder in folders if folder.is_relative_to(base)} | {base, base.parent}
+    for folder in sorted(within):
+        named = next((kind for log, kind in _LOGS.items() if (folder / log).is_dir()), None)
+        if named is None and any((folder / "metadata").glob("*.metadata.json")):
+            named = "Iceberg"
+        if named is not None and (folder != base.parent or named == "Iceberg"):
+            raise DataError(
+                f"{folder} is a table of {named}, whose log says which of its files count: read "
+                "plainly, rows that were deleted or replaced would come back. Write the table as "
+                "plain Parquet, and name that in data.source."
+            )
+    _tell_partitions(base, files)
+    return files
+
+
+def _tell_partitions(base: Path, files: Iterable[Path]) -> None:
+    """Warns of columns that the names of folders hold, which is not read."""
+    folders = {part for file in files for part in file.parent.parts[len(base.parts) :]}
+    if keys := sorted({name.partition("=")[0] for name in folders if _is_partition(name)}):
+        logger.warning(
+            "%s: folders name the columns %s, which are not read: to have them, write them into "
+            "the files.",
+            base,
+            listed(keys),
+            extra=ALIKE,
+        )
+
+
+def _refuse_twice(files: list[Path]) -> list[Path]:
+    """The files, unless two of them are one table: its rows would be on both sides of a split."""
+    by_stem: dict[Path, Path] = {}
+    by_content: dict[tuple[int, str], Path] = {}
+    sizes: dict[int, list[Path]] = {}
+    for path in _sorted(files):
+        first = by_stem.setdefault(path.parent / _stem(path.name), path)
+        _refuse_pair(first, path, "are one table by their names")
+        sizes.setdefault(path.stat().st_size, []).append(path)
+    for size, alike in sizes.items():
+        for path in alike if len(alike) > 1 and size else ():
+            first = by_content.setdefault((size, _digest(path, size)), path)
+            if first.parent == path.parent:
+                _refuse_pair(first, path, "have the same content")
+    return files
+
+
+def _refuse_pair(first: Path, second: Path, why: str) -> None:
+    if first != second:
+        raise DataError(
+            f"A row must not train and test, but {first} and {second.name} {why}. Leave one of "
+            "them out of data.source."
+        )
+
+
+def _stem(name: str) -> str:
+    """A name without the endings of tables."""
+    for suffix in (*COMPRESSED_SUFFIXES, *TABLE_SUFFIXES):
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+    return name
+
+
+def _digest(path: Path, size: int) -> str:
+    with path.open("rb") as file:
+        if size <= _COMPARED_BYTES:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        head = file.read(_COMPARED_BYTES // 2)
+        file.seek(-_COMPARED_BYTES // 2, os.SEEK_END)
+        return hashlib.sha256(head + file.read()).hexdigest()
