@@ -21,7 +21,7 @@ from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.fingerprint import fingerprint_files
 from dnnjob.data.incoming import IncomingRows, read_rows
 from dnnjob.data.schema import check_present
-from dnnjob.data.sources import find_files, peek_source
+from dnnjob.data.source_files import find_files, peek_source
 from dnnjob.drift import Drift, Finding, describe_findings
 from dnnjob.errors import DataError, JobError
 from dnnjob.imports import importing_tensorflow
