@@ -8,9 +8,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import dnnjob
 from dnnjob.errors import DnnJobError, ExitCode, JobError, explain_os_error
@@ -45,6 +46,39 @@ RunOrSweep = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
+class _KeyedCommand(TyperCommand):
+    """A verb that takes keys of the job: options of other tools are told how those are given."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As typer has it."""
+        try:
+            return list(super().parse_args(ctx, args))
+        except Exception as error:
+            # typer's own class for this is private.
+            option = getattr(error, "option_name", None)
+            if option is None:
+                raise
+            is_near = bool(getattr(error, "possibilities", None))
+            if advice := _explain_keys(option, is_near=is_near):
+                raise JobError(f"No such option: {option}. {advice}") from error
+            raise
+
+
+def _explain_keys(option: str, *, is_near: bool) -> str | None:
+    """How a key is given that somebody took for an option; None if an option was meant."""
+    from dnnjob.config import nearest_keys
+    from dnnjob.config.profile import ProfileConfig
+
+    name = option.lstrip("-").replace("-", "_")
+    if name in ProfileConfig.model_fields:
+        return f"Keys of the profile are given to `dnnjob submit`: profile.{name}=VALUE."
+    if is_near:
+        return None
+    if keys := nearest_keys(name):
+        return f"Keys of the job are given as KEY=VALUE: {keys[0]}=VALUE."
+    return "Keys of the job are given as KEY=VALUE, as in train.epochs=100."
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"dnnjob {dnnjob.__version__}")
@@ -73,7 +107,7 @@ def dnnjob_command(
     """
 
 
-@app.command()
+@app.command(cls=_KeyedCommand)
 def run(job: JobFile, overrides: Overrides = None, root: Root = Path("runs")) -> None:
     """Run a job here and now, and print its run folder.
 
@@ -91,7 +125,7 @@ def run(job: JobFile, overrides: Overrides = None, root: Root = Path("runs")) ->
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(cls=_KeyedCommand)
 def submit(
     job: JobFile,
     overrides: Overrides = None,
@@ -125,7 +159,7 @@ def submit(
     )
 
 
-@app.command()
+@app.command(cls=_KeyedCommand)
 def resume(
     run: RunFolder,
     overrides: Annotated[
@@ -294,7 +328,7 @@ def predict(
     excuse_stdout()
 
 
-@app.command()
+@app.command(cls=_KeyedCommand)
 def validate(job: JobFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a job would do, without doing it.
 

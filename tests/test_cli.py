@@ -160,6 +160,10 @@ def call(
         (["run"], "Missing argument 'JOB'"),
         (["walk"], "No such command 'walk'"),
         (["run", "job.toml", "--rot", "x"], "No such option"),
+        (["run", "job.toml", "--epochs", "3"], "KEY=VALUE: train.epochs=VALUE"),
+        (["run", "job.toml", "--batch-size=3"], "KEY=VALUE: train.global_batch_size=VALUE"),
+        (["run", "job.toml", "--set", "train.epochs=3"], "as in train.epochs=100"),
+        (["submit", "job.toml", "--partition", "gpu"], "profile.partition=VALUE"),
         (["run", "none.toml"], "There is no job file none.toml"),
         (["run", "."], "cannot be read"),
         (["run", "table.csv"], "does not parse"),
@@ -197,6 +201,8 @@ def test_wrong_usage_ends_with_2_and_nothing_written(
         (["run", "job.toml", "data.source=empty.csv"], "is empty"),
         (["run", "job.toml", "data.target=z"], "has no column 'z'"),
         (["run", "job.toml", 'data.features=["plian"]'], "did you mean 'plain'?"),
+        (["validate", "job.toml", "data.weight_column=w"], "Correct data.weight_column.\n"),
+        (["validate", "job.toml", "data.source=tiny.csv"], "which is nothing to float32"),
         (["run", "job.toml", "data.source=mixed"], "must have the same columns"),
         (["run", "job.toml", "data.source=twice.csv"], "repeats 'a' (2 times)"),
         (["run", "job.toml", "data.source=builtin:iris"], "no built-in table 'iris'"),
@@ -215,6 +221,7 @@ def test_bad_data_ends_with_3_and_nothing_written(
         "empty.csv": "",
         "twice.csv": "a,a,y\n1,2,3\n4,5,6\n",
         "one-row.csv": "a,y\n1,2\n",
+        "tiny.csv": "a,y\n1,2e-300\n3,1e-300\n4,5e-300\n",
         "constant.csv": "a,y\n1,2\n3,2\n4,2\n",
         "mixed/1.csv": "a,y\n1,2\n",
         "mixed/2.csv": "b,y\n1,2\n",
@@ -265,6 +272,15 @@ def test_a_bug_shows_where_it_is(call: Call, monkeypatch: pytest.MonkeyPatch) ->
 
 
 # What verbs print
+
+
+def test_a_warm_up_without_end_is_told(call: Call) -> None:
+    def warnings(steps: int) -> str:
+        answer = call("validate", "job.toml", f"train.warmup_steps={steps}", "--json")
+        return " ".join(json.loads(answer.out)["warnings"])
+
+    assert "train.warmup_steps = 40, but the training has 40 steps in all" in warnings(40)
+    assert "warmup" not in warnings(39)
 
 
 def test_validate_prints_a_table_or_json(call: Call) -> None:

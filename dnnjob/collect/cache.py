@@ -20,6 +20,7 @@ from typing import Any
 import pydantic_core
 
 from dnnjob.collect.record import Line
+from dnnjob.folders import user_cache
 from dnnjob.runs import write_file
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class Cache:
 
 def load_cache(root: Path) -> Cache:
     """The cache of `root` in the user's cache folder; an empty one if none is to be read."""
-    if (folder := _cache_folder()) is None:
+    if (folder := user_cache()) is None:
         return Cache(None)
     name = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:24]
     path = folder / f"collect-{name}.json"
@@ -108,17 +109,6 @@ def _load_known(path: Path) -> dict[str, list[Any]]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         logger.debug("The cache %s is not used: %s", path, error)
     return {}
-
-
-def _cache_folder() -> Path | None:
-    # A relative XDG_CACHE_HOME is to be ignored, says the XDG base directory specification.
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if Path(base).is_absolute():
-        return Path(base) / "dnnjob"
-    try:
-        return Path.home() / ".cache" / "dnnjob"
-    except RuntimeError:
-        return None
 
 
 def _format() -> str:

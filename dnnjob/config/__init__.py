@@ -13,7 +13,7 @@ from dnnjob.config.job import (
     OutputConfig,
     TrainConfig,
 )
-from dnnjob.config.overrides import list_job_keys, load_job, resolve_job, to_toml
+from dnnjob.config.overrides import list_job_keys, load_job, nearest_keys, resolve_job, to_toml
 from dnnjob.config.profile import ProfileConfig, load_profile, resolve_profile, split_words
 from dnnjob.config.sweep import Point, make_points
 
@@ -32,6 +32,7 @@ __all__ = [
     "load_job_again",
     "load_profile",
     "make_points",
+    "nearest_keys",
     "resolve_job",
     "resolve_profile",
     "split_words",

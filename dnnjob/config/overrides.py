@@ -27,6 +27,43 @@ BUILTIN = "builtin:"
 # Keys of [data] that name files or folders.
 _PATH_KEYS = ("source", "validation_source", "test_source", "scratch")
 _COLUMNS_KEY = "data.columns"
+# What other tools call it.
+_OTHER_WORDS = {
+    "lr": "learning_rate",
+    "eta": "learning_rate",
+    "batch": "global_batch_size",
+    "bs": "global_batch_size",
+    "n_epochs": "epochs",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "iterations": "epochs",
+    "hidden": "hidden_units",
+    "layers": "hidden_units",
+    "units": "hidden_units",
+    "hidden_layers": "hidden_units",
+    "hidden_layer_sizes": "hidden_units",
+    "dropout": "dropout_rate",
+    "wd": "weight_decay",
+    "decay": "weight_decay",
+    "optim": "optimizer",
+    "early_stopping": "patience",
+    "label": "target",
+    "y": "target",
+    "input": "source",
+    "file": "source",
+    "path": "source",
+    "dataset": "source",
+    "test_size": "test_fraction",
+    "test_split": "test_fraction",
+    "val_split": "validation_fraction",
+    "validation_split": "validation_fraction",
+    "random_state": "seed",
+    "random_seed": "seed",
+    "device": "kind",
+    "cpus": "threads",
+    "warmup": "warmup_steps",
+    "grad_clip": "clip_norm",
+}
 
 
 def load_job(path: Path, *, overrides: Iterable[str] = ()) -> JobConfig:
@@ -209,6 +246,11 @@ def describe_faults(error: ValidationError, model: type[BaseModel]) -> Iterator[
         match fault["type"]:
             case "extra_forbidden":
                 yield f"{key}: no such key. {_suggest(fault['loc'], model)}"
+            case "tuple_type":
+                yield (
+                    f"{key}: must be a list, but got {_as_toml(fault['input'])}. "
+                    f"Write {key}={_as_list(fault['input'])}."
+                )
             case "missing":
                 yield f"{key}: required, but missing. Set it."
             case "value_error" if not _is_key(fault["loc"], model):
@@ -223,9 +265,10 @@ def _rule(fault: ErrorDetails) -> str:
         case "value_error":
             return str(fault["ctx"]["error"])
         case "string_pattern_mismatch":
-            return "must be 1 to 64 letters, digits, dots, underscores or hyphens, no mark first"
-        case "tuple_type":
-            return "must be a list"
+            return (
+                "must be 1 to 64 letters, digits, dots, underscores or hyphens, and begin with a "
+                "letter or digit"
+            )
         case "model_type" | "dict_type":
             return "must be a table of keys"
         case "string_too_short":
@@ -236,6 +279,15 @@ def _rule(fault: ErrorDetails) -> str:
             return "must be a valid number"
         case _:
             return fault["msg"].replace("Input should", "must")
+
+
+def _as_list(value: Any) -> str:
+    """What somebody meant who wrote a list without brackets."""
+    if isinstance(value, str):
+        listed = parse_override(f"_=[{value}]")[1]
+        value = listed if isinstance(listed, list) else [value]
+    values = value if isinstance(value, list) else [value]
+    return f"[{', '.join(map(_as_toml, values))}]"
 
 
 def _as_toml(value: Any) -> str:
@@ -251,9 +303,25 @@ def _suggest(place: Sequence[int | str], model: type[BaseModel]) -> str:
     siblings = list(_section_at(tables, model).model_fields)
     near = [
         ".".join([*tables, known]) for known in difflib.get_close_matches(name, siblings, n=1)
-    ] or [known for known in valid_keys(model) if known.rpartition(".")[2] == name]
+    ] or nearest_keys(name, model)
     hint = f"Did you mean {near[0]}? " if near else ""
     return f"{hint}Valid keys: {', '.join(siblings)}."
+
+
+def nearest_keys(name: str, model: type[BaseModel] = JobConfig) -> list[str]:
+    """Keys whose last part is a name, means the same elsewhere, or is like it; the best first."""
+    by_name: dict[str, list[str]] = {}
+    for key in valid_keys(model):
+        by_name.setdefault(key.rpartition(".")[2], []).append(key)
+    wanted = name.lower().replace("-", "_").rpartition(".")[2]
+    wanted = _OTHER_WORDS.get(wanted, wanted)
+    near = difflib.get_close_matches(wanted, by_name, n=1, cutoff=0.7)
+    # batch_size is global_batch_size.
+    parts = [known for known in by_name if wanted and f"_{wanted}_" in f"_{known}_"]
+    for found in ([wanted] if wanted in by_name else [], near, parts):
+        if found:
+            return by_name[found[0]]
+    return []
 
 
 def _is_key(place: Sequence[int | str], model: type[BaseModel]) -> bool:

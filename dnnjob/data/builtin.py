@@ -8,7 +8,6 @@ import hashlib
 import http.client
 import io
 import logging
-import os
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 
 from dnnjob.data.block import FloatArray
 from dnnjob.errors import DataError
+from dnnjob.folders import user_cache
 from dnnjob.runs import write_file
 
 PREFIX = "builtin:"
@@ -90,7 +90,10 @@ def _load_boston_housing() -> Builtin:
 
 def _boston_file() -> bytes:
     """The bytes of the file, from the cache or else downloaded into it."""
-    cached = cache_folder() / "boston_housing.npz"
+    folder = user_cache()
+    if folder is None:
+        return _download_boston()
+    cached = folder / "boston_housing.npz"
     if (kept := _read_kept(cached)) is not None:
         return kept
     content = _download_boston()
@@ -133,13 +136,6 @@ def _download_boston() -> bytes:
 
 def _is_boston(content: bytes) -> bool:
     return hashlib.sha256(content).hexdigest() == BOSTON_SHA256
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: `$XDG_CACHE_HOME/dnnjob`, by default `~/.cache/dnnjob`."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG specification says to ignore a relative path.
-    return (base if base.is_absolute() else Path.home() / ".cache") / "dnnjob"
 
 
 @dataclass(frozen=True)

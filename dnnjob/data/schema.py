@@ -312,15 +312,16 @@ def check_names(data: "DataConfig", names: Sequence[str]) -> tuple[str, ...]:
     else:
         features = data.features
         check_present(data.source, features, names, way_out="Set data.features.")
-    others = [*data.id_columns, *data.columns, *data.exclude]
-    others += [name for name in (data.weight_column, data.split_column) if name is not None]
-    check_present(
-        data.source,
-        others,
-        names,
-        way_out="Correct data.id_columns, data.weight_column, data.split_column, data.exclude or "
-        "data.columns.",
-    )
+    parts = {
+        "id_columns": data.id_columns,
+        "weight_column": (data.weight_column,),
+        "split_column": (data.split_column,),
+        "exclude": data.exclude,
+        "columns": data.columns,
+    }
+    for key, wanted in parts.items():
+        named = [name for name in wanted if name is not None]
+        check_present(data.source, named, names, way_out=f"Correct data.{key}.")
     if not features:
         raise DataError(
             f"A table needs a feature beside its target, but {data.source} has only the column "
@@ -380,7 +381,15 @@ def lack_of_target(target: ColumnData) -> str | None:
     num_known = target.num_rows - column.num_missing
     if num_known < 2:
         return f"{num_known} of {target.num_rows} rows have one"
-    return f"all {num_known} rows are {column.minimum:g}" if column.is_constant else None
+    if column.is_constant:
+        return f"all {num_known} rows are {column.minimum:g}"
+    spread = (column.maximum or 0.0) - (column.minimum or 0.0)
+    if spread < FLOAT32_TINY:
+        return (
+            f"all {num_known} rows lie within {spread:.2g}, which is nothing to float32 (below "
+            f"{FLOAT32_TINY:.2g}): multiply it"
+        )
+    return None
 
 
 def check_weights(source: str, weights: ColumnData, *, is_sample: bool = False) -> None:

@@ -118,7 +118,7 @@ def check_job(job_file: Path, overrides: Sequence[str] = ()) -> JobCheck:
         columns=_check_columns(points[0], tables.read(points[0].job.data)),
         points=checks,
         memory_limit_mb=limit_mb,
-        warnings=(*told, *_warn_of_memory(checks, limit_mb)),
+        warnings=(*told, *_warn_of_memory(checks, limit_mb), *_warn_of_warmup(points, checks)),
     )
 
 
@@ -249,6 +249,22 @@ def _warn_of_memory(points: Sequence[PointCheck], limit_mb: float) -> list[str]:
     warning = (
         f"a run takes about {_size(needed_mb)} of memory, but this machine gives "
         f"{_size(limit_mb)}. Use a machine with more, fewer rows, or fewer features."
+    )
+    logger.warning("%s", warning)
+    return [warning]
+
+
+def _warn_of_warmup(points: Sequence[Point], checks: Sequence[PointCheck]) -> list[str]:
+    steps = [
+        (point.job.train.warmup_steps, check.steps)
+        for point, check in zip(points, checks, strict=True)
+        if point.job.train.warmup_steps >= check.steps
+    ]
+    if not steps:
+        return []
+    warning = (
+        f"train.warmup_steps = {steps[0][0]}, but the training has {steps[0][1]} steps in all: the "
+        "learning rate never reaches its peak. Lower it, or train for more epochs."
     )
     logger.warning("%s", warning)
     return [warning]

@@ -208,7 +208,7 @@ def fit_dnn(
             step.forget_rows()
         # From here on standing still counts: for all from the same moment.
         crew.gather(None)
-    _announce(plan, devices)
+    _announce(plan, devices, warmup_steps=job.train.warmup_steps)
     with open_progress(epochs=plan.epochs) as show:
         shows = (journal.show_progress, show)
         loop = TrainingLoop(
@@ -267,7 +267,14 @@ def _place(rows: Rows, devices: Devices) -> ResidentData:
     )
 
 
-def _announce(plan: Plan, devices: Devices) -> None:
+def _announce(plan: Plan, devices: Devices, *, warmup_steps: int) -> None:
+    if warmup_steps >= plan.num_steps:
+        logger.warning(
+            "train.warmup_steps = %d, but the training has %d steps in all: the learning rate "
+            "never reaches its peak. Lower it, or train for more epochs.",
+            warmup_steps,
+            plan.num_steps,
+        )
     logger.info(
         "Training on %d %s replica(s)%s: %d rows a step, %d a replica, %d steps an epoch.",
         devices.num_replicas,

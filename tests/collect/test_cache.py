@@ -96,14 +96,6 @@ def test_a_cache_folder_that_cannot_be_made_is_done_without(
     cache.save()
 
 
-def test_a_relative_cache_home_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", "here")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    path = load_cache(tmp_path).path
-    assert path is not None
-    assert path.parent == tmp_path / ".cache" / "dnnjob"
-
-
 def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")

@@ -67,10 +67,15 @@ def test_an_override_under_a_value_is_refused(job_file: Path) -> None:
         ("train.epoch=3", "Did you mean train.epochs?"),
         ("train.batch_size=3", "Did you mean train.global_batch_size?"),
         ("epochs=3", "Did you mean train.epochs?"),
+        ("train.lr=3", "Did you mean train.learning_rate?"),
+        ("lr=3", "Did you mean train.learning_rate?"),
+        ("batch_size=3", "Did you mean train.global_batch_size?"),
+        ("model.layers=3", "Did you mean model.hidden_units?"),
+        ("train.validation_split=3", "Did you mean data.validation_fraction?"),
         ("trian.epochs=3", "Did you mean train?"),
         ("data.epochs=3", "Did you mean train.epochs?"),
         ("nmae=x", "Did you mean name?"),
-        ("train.zzz=3", "no such key. Valid keys: epochs, global_batch_size, optimizer"),
+        ("train.zzz=3", "no such key. Valid keys: "),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest(job_file: Path, word: str, hint: str) -> None:
@@ -78,6 +83,27 @@ def test_an_unknown_key_is_refused_with_the_nearest(job_file: Path, word: str, h
         load_job(job_file, overrides=[word])
     assert f"{word.partition('.')[0].partition('=')[0]}" in str(caught.value)
     assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "written"),
+    [
+        ("model.hidden_units=64", "Write model.hidden_units=[64]."),
+        ("model.hidden_units=64, 32", "Write model.hidden_units=[64, 32]."),
+        ("data.features=a", 'Write data.features=["a"].'),
+    ],
+)
+def test_a_value_in_place_of_a_list_is_told_how_to_write_one(
+    job_file: Path, word: str, written: str
+) -> None:
+    with pytest.raises(JobError, match="must be a list") as caught:
+        load_job(job_file, overrides=[word])
+    assert written in str(caught.value)
+
+
+def test_a_name_is_told_how_it_begins(job_file: Path) -> None:
+    with pytest.raises(JobError, match="and begin with a letter or digit"):
+        load_job(job_file, overrides=["name=-house"])
 
 
 def test_all_faults_of_a_file_are_told_at_once(job_file: Path) -> None:

@@ -153,18 +153,6 @@ def test_a_cache_that_cannot_be_written_only_warns(
     assert "cannot be kept for the next run" in caplog.text
 
 
-def test_the_cache_is_under_home_unless_xdg_names_an_absolute_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert builtin.cache_folder() == tmp_path / ".cache" / "dnnjob"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert builtin.cache_folder() == tmp_path / ".cache" / "dnnjob"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert builtin.cache_folder() == tmp_path / "xdg" / "dnnjob"
-
-
 def test_boston_columns_are_known_without_a_download(store: Store) -> None:
     names = peek_columns(BOSTON)
     assert names[-1] == "MEDV"
