@@ -361,7 +361,7 @@ def doctor(
     from dnnjob.doctor import examine, is_fit, render_findings
 
     if profile is not None:
-        from dnnjob.launch.doctor import doctor_command
+        from dnnjob.launch.remote_doctor import doctor_command
 
         raise typer.Exit(doctor_command(profile, root=root, as_json=as_json))
     findings = examine(root)

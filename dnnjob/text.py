@@ -3,7 +3,9 @@ r"""Columns of text for a screen.
 print("\n".join(align([["runs", "12"], ["rows", "506"]])))
 """
 
+import shlex
 from collections.abc import Collection, Iterator, Sequence
+from datetime import timedelta
 
 
 def align(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> Iterator[str]:
@@ -28,3 +30,17 @@ def _printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
     )
+
+
+def describe_time(span: timedelta) -> str:
+    """A span of time in its largest unit that has at least two of it, as "90 s", "3 h", "5 d"."""
+    seconds = max(0.0, span.total_seconds())
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def quote_command(*words: object) -> str:
+    """A command of dnnjob in backticks, to be pasted as it is: paths may hold blanks and quotes."""
+    return f"`{shlex.join(['dnnjob', *map(str, words)])}`"

@@ -19,7 +19,7 @@ from dnnjob.data.source_files import COMPRESSED_SUFFIXES
 from dnnjob.data.sources import open_table, peek_job
 from dnnjob.errors import JobError, SlurmError
 from dnnjob.launch.checks import PointCheck, check_point
-from dnnjob.launch.reading import PointTables
+from dnnjob.launch.point_tables import PointTables
 from dnnjob.machine import count_cores, user_name
 
 logger = logging.getLogger(__name__)

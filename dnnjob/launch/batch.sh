@@ -1,15 +1,17 @@
 # Whether the job goes on is decided here, on the host: the task may run in a container without
-# Slurm's commands, or may have been killed. Nothing but POSIX tools is needed.
+# Slurm's commands, or may have been killed. Nothing but POSIX tools is needed, and no file of a run
+# is read or changed: what happened is left as an event, of which `dnnjob status` makes the rest.
 
 dnnjob_restarts=${SLURM_RESTART_COUNT:-0}
 dnnjob_job=$SLURM_JOB_ID
 # The number of an array's last element is that of the whole array: the pair is unmistakable.
 [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || dnnjob_job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 dnnjob_runs=$dnnjob_folder/runs_${SLURM_ARRAY_TASK_ID:-0}.txt
-dnnjob_ended=$dnnjob_folder/${dnnjob_job}_ended.json
 dnnjob_errors=$dnnjob_folder/${dnnjob_job}_0_log.err
 # Earlier starts of this job have written there too.
 dnnjob_old=$(wc -c 2>/dev/null <"$dnnjob_errors" || echo 0)
+# Where the task says in each start which of its runs it is at: <this>_<restarts>_turn.txt.
+dnnjob_turns=$dnnjob_folder/$dnnjob_job
 
 # Hears what Slurm says of this job; nothing where it does not answer.
 dnnjob_ask() {
@@ -44,23 +46,60 @@ dnnjob_is_ended() {
     esac
 }
 
+# Leaves word in the folder of each run that is not complete: whether the job goes on ($1), why its
+# task ended ($2) where that had no time to say so, and in which words ($3).
+dnnjob_tell() {
+    # JSON shall not find its own signs in a path or in Slurm's words.
+    dnnjob_words=$(printf %s "${3:-}" | tr '[:cntrl:]' ' ' | tr -d '\\"')
+    dnnjob_event=$(printf '{"writer": "batch", "job_id": "%s", "restarts": %d, "at": "%s", ' \
+        "$dnnjob_job" "$dnnjob_restarts" "$(date -u +%Y-%m-%dT%H:%M:%SZ)")
+    dnnjob_event="$dnnjob_event\"exit_code\": $dnnjob_rc, \"requeue\": \"$1\""
+    [ -z "${2:-}" ] || dnnjob_event="$dnnjob_event, \"reason\": \"$2\""
+    [ -z "$dnnjob_words" ] || dnnjob_event="$dnnjob_event, \"error\": \"$dnnjob_words\""
+    [ -z "${dnnjob_memory_mb:-}" ] || dnnjob_event="$dnnjob_event, \"memory_mb\": $dnnjob_memory_mb"
+    while IFS= read -r dnnjob_run; do
+        dnnjob_run=$dnnjob_folder/$dnnjob_run
+        [ -d "$dnnjob_run" ] && [ ! -e "$dnnjob_run/report.json" ] || continue
+        dnnjob_file=$dnnjob_run/events/batch-${dnnjob_job}-$dnnjob_restarts.json
+        mkdir -p "$dnnjob_run/events" && printf '%s}\n' "$dnnjob_event" >"$dnnjob_file.tmp" \
+            && mv "$dnnjob_file.tmp" "$dnnjob_file"
+    done <"$dnnjob_runs"
+}
+
+# Hears which of how many runs the task is at, and the code of that run where it has ended. Nothing
+# in a start that did not come so far.
+dnnjob_look() {
+    dnnjob_turn='' dnnjob_count='' dnnjob_code=''
+    dnnjob_file=${dnnjob_turns}_${dnnjob_restarts}_turn.txt
+    [ ! -f "$dnnjob_file" ] || read -r dnnjob_turn dnnjob_count dnnjob_code <"$dnnjob_file" || :
+}
+
+# Whether a run was at work.
+dnnjob_is_at_work() {
+    [ -n "$dnnjob_turn" ] && [ -z "$dnnjob_code" ]
+}
+
+# Whether there are runs that it has not come to.
+dnnjob_is_early() {
+    [ "${dnnjob_turn:-0}" -lt "${dnnjob_count:-1}" ]
+}
+
 # Has Slurm queue the job anew, for the reason $1 where its task could not say why. Else no run goes
 # on, and each says why.
 dnnjob_requeue() {
     # First the word, then the deed: Slurm ends this script for it.
-    dnnjob_note asked "$1"
-    dnnjob_begun=$(dnnjob_look | cut -d ' ' -f 3 | sort -n | tail -n 1)
+    dnnjob_tell asked "$1"
     # Starts in a row in which no run began; that Slurm took the nodes is no fault of theirs.
-    dnnjob_vain=$((dnnjob_restarts - ${dnnjob_begun:--1}))
+    dnnjob_vain=0
+    while [ "$dnnjob_vain" -le "$dnnjob_restarts" ] \
+        && [ ! -e "${dnnjob_turns}_$((dnnjob_restarts - dnnjob_vain))_turn.txt" ]; do
+        dnnjob_vain=$((dnnjob_vain + 1))
+    done
     dnnjob_most=3
     [ "$(dnnjob_fate)" != preempted ] || dnnjob_most=$dnnjob_max_requeues
     dnnjob_said="no run began in its last $dnnjob_vain starts"
     [ "$dnnjob_vain" -gt "$dnnjob_most" ] || ! dnnjob_insist "$1" || return
-    dnnjob_note refused "$1"
-    dnnjob_said="The run is not queued anew: $dnnjob_said. \`dnnjob resume RUN\` goes on."
-    dnnjob_mark REQUEUED FAILED '' "$dnnjob_said"
-    [ -z "$1" ] || dnnjob_mark RUNNING FAILED "$1" "$dnnjob_said"
-    dnnjob_mark CREATED FAILED error "$dnnjob_said"
+    dnnjob_tell refused "$1" "$dnnjob_said"
 }
 
 # Asks for the requeue, and again while the controller is being started anew. Fails where Slurm
@@ -74,8 +113,8 @@ dnnjob_insist() {
         fi
         dnnjob_ask
         case $(dnnjob_fate) in
-        slurm) dnnjob_note slurm "$1"; return 0 ;;
-        cancelled) dnnjob_go_on cancelled "$1"; return 0 ;;
+        slurm) dnnjob_tell slurm "$1"; return 0 ;;
+        cancelled) dnnjob_tell cancelled cancelled; return 0 ;;
         esac
         # A command that says nothing was killed: Slurm ends the whole job for the asking.
         case ${dnnjob_answer:+$dnnjob_said} in
@@ -88,34 +127,28 @@ dnnjob_insist() {
     return 1
 }
 
-# What becomes of a task that was stopped, by the fate $1 of its job: it goes on, unless somebody
-# cancelled it. $2 tells why where the task was killed before it could.
+# What becomes of a task that was stopped, by the fate of its job: it goes on, unless somebody
+# cancelled it. $1 tells why, where it was no doing of Slurm's.
 dnnjob_go_on() {
-    case $1 in
-    slurm) dnnjob_note slurm "$2" ;;
-    cancelled)
-        dnnjob_note cancelled "${2:+cancelled}"
-        [ -z "$2" ] \
-            || dnnjob_mark RUNNING CANCELLED cancelled 'Cancelled. `dnnjob resume RUN` goes on.'
-        dnnjob_mark REQUEUED CANCELLED cancelled \
-            'Cancelled. `dnnjob resume RUN` goes on from its checkpoint.'
-        dnnjob_mark CREATED CANCELLED cancelled 'Cancelled before it began.'
-        ;;
-    *) dnnjob_requeue "$2" ;;
+    case $(dnnjob_fate) in
+    slurm) dnnjob_tell slurm "${1:-preempted}" ;;
+    cancelled) dnnjob_tell cancelled cancelled ;;
+    *) dnnjob_requeue "${1:-$(dnnjob_fate)}" ;;
     esac
 }
 
-# What becomes of runs whose task was killed before it could say why, by the fate $1 of their job.
-dnnjob_killed() {
-    dnnjob_why=$1
-    [ "$1" != slurm ] || dnnjob_why=preempted
-    if [ "$1" != slurm ] && [ "$1" != cancelled ]; then
-        dnnjob_said="A submitted run is queued anew at most $dnnjob_max_requeues times, and it has"
-        dnnjob_said="$dnnjob_said been. Raise profile.max_requeues for more. \`dnnjob resume RUN\`"
-        dnnjob_mark RUNNING FAILED "$1" "$dnnjob_said goes on." "$dnnjob_max_requeues"
-        dnnjob_any 'RUNNING|REQUEUED|CREATED' || { dnnjob_note none "$1"; return; }
+# What becomes of a task that failed, with reason $1 and words $2 for the run that was at work: those
+# that it did not come to run in its next start. One that gets nowhere, as with setup lines that
+# fail, would get nowhere again.
+dnnjob_fail() {
+    if [ -n "$dnnjob_turn" ] && dnnjob_is_early; then
+        dnnjob_go_on "$1"
+    elif [ -z "$dnnjob_turn" ] && [ "$dnnjob_restarts" -gt 0 ]; then
+        # It has begun before: perhaps this node alone is unfit.
+        dnnjob_go_on
+    else
+        dnnjob_tell none "$1" "${2:-}"
     fi
-    dnnjob_go_on "$1" "$dnnjob_why"
 }
 
 # A task that does not answer Slurm's SIGTERM is killed, and with it this script, which waits for
@@ -136,9 +169,9 @@ dnnjob_guard() {
         # At once: what follows may come too late.
         dnnjob_ask
         case $(dnnjob_fate) in
-        slurm) dnnjob_note slurm preempted ;;
-        preempted) dnnjob_note asked preempted ;;
-        time_limit) dnnjob_note asked time_limit ;;
+        slurm) dnnjob_tell slurm preempted ;;
+        preempted) dnnjob_tell asked preempted ;;
+        time_limit) dnnjob_tell asked time_limit ;;
         esac
         # The task's own word is better, and it may still be writing its checkpoint.
         dnnjob_waited=0
@@ -150,14 +183,15 @@ dnnjob_guard() {
         dnnjob_ask
         # Preemption may begin with a time of grace, of which a second signal tells the end.
         if dnnjob_is_ended || [ "$(dnnjob_fate)" = slurm ]; then
-            dnnjob_killed "$(dnnjob_fate)"
+            dnnjob_go_on
             return
         fi
     done
 }
 
 dnnjob_end() {
-    dnnjob_rc=$?
+    # Bash alone tells which command failed, also within a file that a setup line reads.
+    dnnjob_rc=$? dnnjob_failed=${dnnjob_failed:-${BASH_COMMAND:-see above}}
     set +e
     trap - EXIT
     # A shell tells the end of a killed child, unless it is waited for in silence.
@@ -165,49 +199,40 @@ dnnjob_end() {
     # Slurm ends this script, too, once the job is queued anew; it has a few lines left.
     trap '' TERM
     [ "$dnnjob_rc" -eq 0 ] || dnnjob_ask
-    if [ "$dnnjob_rc" -ne 0 ] && [ "$(dnnjob_fate)" = slurm ]; then
-        dnnjob_note slurm "$(dnnjob_any RUNNING && echo preempted)"
-    elif [ "$dnnjob_rc" -ne 0 ] && dnnjob_ran_out_of_memory; then
-        dnnjob_used=$(dnnjob_peak)
-        dnnjob_told="Killed for its memory: it had asked for $dnnjob_memory"
-        dnnjob_told="$dnnjob_told${dnnjob_used:+ and was seen with $dnnjob_used MB}."
-        dnnjob_told="$dnnjob_told Raise profile.memory_gb, then \`dnnjob resume RUN\` goes on."
-        dnnjob_mark RUNNING FAILED out_of_memory "$dnnjob_told"
-        dnnjob_mark REQUEUED FAILED out_of_memory "$dnnjob_told"
-        dnnjob_finish_others
-    elif [ "$dnnjob_rc" -eq 75 ] || dnnjob_any REQUEUED; then
-        dnnjob_go_on "$(dnnjob_fate)"
-    elif [ "$dnnjob_rc" -ge 128 ] && ! dnnjob_any RUNNING && dnnjob_any CREATED; then
+    dnnjob_look
+    if [ "$dnnjob_rc" -eq 0 ]; then
+        dnnjob_tell none
+    elif [ -n "${dnnjob_setup:-}" ] && [ "$dnnjob_rc" -lt 128 ]; then
+        dnnjob_words="A setup line of the profile failed with exit code $dnnjob_rc: $dnnjob_failed."
+        printf '%s\n' "$dnnjob_words" >&2
+        dnnjob_fail error "$dnnjob_words"
+    elif [ "$(dnnjob_fate)" = slurm ]; then
+        dnnjob_tell slurm preempted
+    elif dnnjob_ran_out_of_memory; then
+        dnnjob_memory_mb=$(dnnjob_peak)
+        dnnjob_fail out_of_memory
+    elif [ "$dnnjob_rc" -eq 75 ] || [ "$dnnjob_code" = 75 ]; then
+        # The code of another task may hide that of the first.
+        dnnjob_go_on
+    elif [ "$dnnjob_rc" -ge 128 ] && ! dnnjob_is_at_work && dnnjob_is_early; then
         # A signal of Slurm's came before the task could listen to it.
-        dnnjob_go_on "$(dnnjob_fate)"
-    elif [ "$dnnjob_rc" -ge 128 ] && dnnjob_any RUNNING && dnnjob_is_ended; then
-        dnnjob_killed "$(dnnjob_fate)"
-    elif [ "$dnnjob_rc" -eq 142 ] && dnnjob_any RUNNING; then
+        dnnjob_go_on
+    elif [ "$dnnjob_rc" -ge 128 ] && dnnjob_is_at_work && dnnjob_is_ended; then
+        dnnjob_go_on
+    elif [ "$dnnjob_rc" -eq 142 ] && dnnjob_is_at_work; then
         # SIGALRM: the task waited in vain for TensorFlow of another one.
-        dnnjob_killed peer_lost
-    elif [ "$dnnjob_rc" -ne 0 ]; then
-        dnnjob_told="The task ended with exit code $dnnjob_rc. See $dnnjob_errors."
-        dnnjob_mark RUNNING FAILED error "$dnnjob_told"
-        dnnjob_finish_others
+        dnnjob_go_on peer_lost
     else
-        dnnjob_note none
+        dnnjob_fail error
     fi
     exit "$dnnjob_rc"
 }
 
-# The memory in MiB with which the run that was at work was last seen, by Slurm or by itself.
+# The memory in MiB with which Slurm last saw the task; nothing where it does not say.
 dnnjob_peak() {
-    dnnjob_seen=$(dnnjob_said_now \
+    dnnjob_bytes=$(dnnjob_said_now \
         | sed -n 's/.*exceeded memory limit (\([0-9][0-9]*\) > .*/\1/p' | tail -n 1)
-    if [ -n "$dnnjob_seen" ]; then
-        echo $((dnnjob_seen / 1048576))
-        return
-    fi
-    dnnjob_look | while read -r dnnjob_state _ _ dnnjob_run; do
-        case $dnnjob_state in RUNNING | REQUEUED) ;; *) continue ;; esac
-        sed -n 's/^   "peak_rss_mb": \([0-9][0-9]*\).*/\1/p' \
-            "$dnnjob_folder/$dnnjob_run/status.json" | tail -n 1
-    done | tail -n 1
+    [ -z "$dnnjob_bytes" ] || echo $((dnnjob_bytes / 1048576))
 }
 
 dnnjob_said_now() {
@@ -218,21 +243,6 @@ dnnjob_said_now() {
 dnnjob_ran_out_of_memory() {
     dnnjob_said_now \
         | grep -qiE '^(slurmstepd|srun).*(oom[-_ ]kill|out of memory|exceeded memory limit)'
-}
-
-# Points of a sweep that this task did not come to run in its next start, if it came to any since
-# the last: one that gets nowhere, as with setup lines that fail, would get nowhere again.
-dnnjob_finish_others() {
-    dnnjob_left=$(dnnjob_look | grep -c '^CREATED ')
-    dnnjob_before=$(cat "$dnnjob_folder/${dnnjob_job}_left.txt" 2>/dev/null || wc -l <"$dnnjob_runs")
-    if [ "$dnnjob_left" -gt 0 ] && [ "$dnnjob_left" -lt "$dnnjob_before" ]; then
-        echo "$dnnjob_left" >"$dnnjob_folder/${dnnjob_job}_left.txt"
-        dnnjob_go_on "$(dnnjob_fate)"
-    else
-        dnnjob_note none
-        dnnjob_mark CREATED FAILED error \
-            "The job ended before the run began, with exit code $dnnjob_rc. See $dnnjob_errors."
-    fi
 }
 
 dnnjob_guard >/dev/null 2>&1 &

@@ -21,7 +21,7 @@ from dnnjob.data.sources import Table, find_pieces
 from dnnjob.data.split import Split
 from dnnjob.data.splitter import split_table
 from dnnjob.data.statistics import fit_encoding
-from dnnjob.launch.reading import AnyTable, PointTables
+from dnnjob.launch.point_tables import AnyTable, PointTables
 from dnnjob.machine import memory_limit_bytes, memory_share_bytes
 from dnnjob.runs import Record
 from dnnjob.text import align

@@ -22,7 +22,7 @@ from submitit.slurm.slurm import SlurmExecutor, SlurmJob
 from dnnjob import slurm
 from dnnjob.config import ProfileConfig
 from dnnjob.errors import DnnJobError
-from dnnjob.launch.ending import ENDS_AT, WARNING_S
+from dnnjob.launch.outcome import ENDS_AT, WARNING_S
 from dnnjob.runs import RunPaths
 
 logger = logging.getLogger(__name__)
@@ -244,16 +244,20 @@ def _srun_options(profile: ProfileConfig) -> Sequence[str]:
 
 
 def _setup_lines(profile: ProfileConfig) -> Sequence[str]:
-    return ("set -e", *profile.setup, "set +e") if profile.setup else ()
+    if not profile.setup:
+        return ()
+    # Bash names the command that failed, within functions and sourced files, too.
+    keep = """trap ': "${dnnjob_failed:=$BASH_COMMAND}"' ERR"""
+    note = f'[ -z "${{BASH_VERSION:-}}" ] || {{ set -E; {keep}; }}'
+    end = '[ -z "${BASH_VERSION:-}" ] || { set +E; trap - ERR; }'
+    return ("dnnjob_setup=yes", note, "set -e", *profile.setup, "set +e", end, "dnnjob_setup=")
 
 
 def _batch_lines(profile: ProfileConfig, folder: Path, site: slurm.Site | None) -> list[str]:
     """The part of the batch script that decides whether the job goes on."""
-    asked = "what the cluster gives" if profile.memory_gb is None else f"{profile.memory_gb:g} GB"
     minutes = profile.time_limit_min
     values: Mapping[str, str] = {
         "dnnjob_folder": shlex.quote(str(folder)),
-        "dnnjob_memory": shlex.quote(asked),
         "dnnjob_max_requeues": str(profile.max_requeues),
         "dnnjob_patience_s": str(_choose_patience(site)),
     }
@@ -262,15 +266,15 @@ def _batch_lines(profile: ProfileConfig, folder: Path, site: slurm.Site | None) 
         f"export {WARNING_S}={profile.warning_lead_s}",
         f"export {ENDS_AT}=$(($(date +%s) + 60 * {minutes}))",
         "",
-        *_read("records.sh"),
-        *_read("batch.sh"),
+        # What a submission with --export said of sbatch would be said of srun as well, and hide
+        # from the task what is exported here.
+        "unset SLURM_EXPORT_ENV",
+        "",
+        *Path(__file__).with_name("batch.sh").read_text().splitlines(),
+        "",
     ]
 
 
 def _choose_patience(site: slurm.Site | None) -> int:
     """Seconds that the batch script leaves its task to speak for itself: half of what it has."""
     return _PATIENCE_S if site is None else min(_PATIENCE_S, site.kill_wait_s // 2)
-
-
-def _read(name: str) -> list[str]:
-    return [*Path(__file__).with_name(name).read_text().splitlines(), ""]

@@ -5,7 +5,6 @@ code = run_foreground(Path("jobs/housing.toml"), ["seed=7"], root=Path("runs"))
 
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +13,9 @@ from dnnjob.clock import Stopwatch
 from dnnjob.config import Point, list_keys, load_job, make_points
 from dnnjob.data.sources import peek_columns
 from dnnjob.errors import DnnJobError, ExitCode, MissingError
-from dnnjob.launch.ending import explain_os_error
-from dnnjob.launch.local import run_local_tasks, run_processes
-from dnnjob.launch.step import refuse_other_tasks, share_run
+from dnnjob.launch.local_tasks import run_local_tasks, run_processes
+from dnnjob.launch.outcome import explain_os_error
+from dnnjob.launch.shared_step import refuse_other_tasks, share_run
 from dnnjob.launch.worker import clear_complete, run_attempt
 from dnnjob.machine import process_age_s
 from dnnjob.results.report import read_report
@@ -30,10 +29,10 @@ from dnnjob.runs import (
     create_sweep,
     latest_attempt,
     open_run,
-    read_status,
+    read_settled,
     write_sweep,
 )
-from dnnjob.tasks import StopFlag, Task, find_task, refuse_live_run
+from dnnjob.tasks import StopFlag, Task, find_task
 from dnnjob.text import align
 
 logger = logging.getLogger(__name__)
@@ -102,8 +101,8 @@ def resume_foreground(folder: Path, words: Sequence[str] = ()) -> ExitCode:
         words: `KEY=VALUE` for other devices than it had.
 
     Raises:
-        JobError: If there is no such run, it is still at work, or the words ask for another number
-            of tasks than Slurm has started.
+        JobError: If there is no such run, another goes on with it, or the words ask for another
+            number of tasks than Slurm has started.
     """
     paths, task = open_run(folder), find_task()
     num_tasks = load_job(paths.job, overrides=words).devices.tasks
@@ -116,12 +115,11 @@ def resume_foreground(folder: Path, words: Sequence[str] = ()) -> ExitCode:
         if task.is_chief:
             # It may have been killed before it had cleared up.
             clear_complete(paths)
+            logger.info("%s is complete: nothing is left to do.", paths.root)
         return ExitCode.DONE
     watch = Stopwatch(age_s=process_age_s())
     if not task.is_chief:
         return run_attempt(paths, task=task, watch=watch, words=words)
-    with suppress(OSError, ValueError):
-        refuse_live_run(paths, read_status(paths))
     if task.num_tasks == 1 and num_tasks > 1:
         return run_local_tasks(paths, num_tasks=num_tasks, after=after, words=words)
     return run_attempt(paths, task=task, watch=watch, after=after, words=words)
@@ -227,7 +225,7 @@ def _heading(point: Point) -> tuple[str, ...]:
 
 def _read_state(paths: RunPaths) -> State | None:
     try:
-        return read_status(paths).state
+        return read_settled(paths).state
     except (OSError, ValueError):
         return None
 

@@ -26,10 +26,10 @@ from dnnjob.config import (
 )
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.admit import Admission, admit
-from dnnjob.launch.pool import PoolPlan, plan_pool
-from dnnjob.launch.process import raising_on_signals
-from dnnjob.launch.sender import Sender, map_all
-from dnnjob.launch.share import choose_points_per_task, share_out
+from dnnjob.launch.dispatch import Dispatch, map_all
+from dnnjob.launch.local_queue import QueuePlan, plan_queue
+from dnnjob.launch.own_process import raising_on_signals
+from dnnjob.launch.points_per_task import choose_points_per_task, share_out
 from dnnjob.runs import (
     RunPaths,
     Submission,
@@ -123,13 +123,13 @@ def resubmit(folder: Path, words: Sequence[str] = ()) -> Submission:
     for_job += follow_profile(for_job, load_profile(paths.profile), profile)
     job = _fit_to(Point({}, load_job_again(paths.job, for_job)), profile).job
     before = read_submission(paths)
-    sender = Sender(
+    sender = Dispatch(
         profile,
         folder=paths.submission_folder,
         name=job.name,
         sweep_id=before.sweep_id if before else None,
     )
-    plan = plan_pool([job], profile, memory_bytes=None)
+    plan = plan_queue([job], profile, memory_bytes=None)
     _warn_of_variables(profile)
     with raising_on_signals(), _without(paths.cancel):
         submission = sender.send([[paths]], plan, words=for_job)[0]
@@ -141,12 +141,12 @@ def resubmit(folder: Path, words: Sequence[str] = ()) -> Submission:
 def _submit_run(
     point: Point, profile: ProfileConfig, admission: Admission, *, root: Path
 ) -> tuple[Path, str]:
-    plan = plan_pool([point.job], profile, memory_bytes=admission.memory_bytes)
+    plan = plan_queue([point.job], profile, memory_bytes=admission.memory_bytes)
     with _leaving_nothing(root / point.job.name) as made:
         paths = create_run(root, plan.fit(point.job))
         made.append(paths.root)
         write_text(paths.profile, to_toml(profile))
-        sender = Sender(
+        sender = Dispatch(
             profile, folder=paths.submission_folder, name=point.job.name, site=admission.site
         )
         submission = sender.send([[paths]], plan)[0]
@@ -157,7 +157,7 @@ def _submit_sweep(
     points: Sequence[Point], profile: ProfileConfig, admission: Admission, *, root: Path
 ) -> tuple[Path, str]:
     jobs = [point.job for point in points]
-    plan = plan_pool(jobs, profile, memory_bytes=admission.memory_bytes)
+    plan = plan_queue(jobs, profile, memory_bytes=admission.memory_bytes)
     elements = _share(jobs, profile, admission, plan)
     with _leaving_nothing(root / jobs[0].name / "sweeps") as made:
         sweep = create_sweep(root, jobs[0].name)
@@ -170,7 +170,7 @@ def _submit_sweep(
 
         runs = map_all(make, jobs)
         _write_sweep(sweep, points, runs, profile, root=root)
-        sender = Sender(
+        sender = Dispatch(
             profile,
             folder=sweep.submission_folder,
             name=jobs[0].name,
@@ -183,7 +183,7 @@ def _submit_sweep(
 
 
 def _share(
-    jobs: Sequence[JobConfig], profile: ProfileConfig, admission: Admission, plan: PoolPlan
+    jobs: Sequence[JobConfig], profile: ProfileConfig, admission: Admission, plan: QueuePlan
 ) -> list[range]:
     """The points of each task."""
     each = choose_points_per_task(
@@ -249,7 +249,7 @@ def _print_plan(
 ) -> None:
     """Prints the batch script, or for a local profile the commands' equivalent."""
     jobs = [point.job for point in points]
-    plan = plan_pool(jobs, profile, memory_bytes=admission.memory_bytes)
+    plan = plan_queue(jobs, profile, memory_bytes=admission.memory_bytes)
     elements = _share(jobs, profile, admission, plan)
     if profile.executor == "local":
         logger.info("%d run(s), %d at a time, by background processes.", len(jobs), plan.width)

@@ -21,27 +21,31 @@ from dnnjob.errors import (
     StoppedError,
     SupersededError,
 )
-from dnnjob.launch.ending import explain_os_error, is_submitted, judge
-from dnnjob.launch.process import leave, logging_to
-from dnnjob.launch.requeue import refuse_requeue
+from dnnjob.launch.outcome import explain_os_error, is_submitted, judge
+from dnnjob.launch.own_process import leave, logging_to
+from dnnjob.launch.requeue_rules import refuse_requeue
 from dnnjob.machine import peak_rss_mb, process_key
 from dnnjob.results.report import Report
 from dnnjob.results.verdict import NO_TEST_ROWS, say_verdict
 from dnnjob.run import run_job
 from dnnjob.runs import (
     Attempt,
+    Event,
     FollowerJournal,
     Journal,
     Reason,
     RunPaths,
+    attempt_number,
     clear_folder,
     clear_leftovers,
-    close_for_chief,
+    count_restarts,
+    latest_attempt,
+    latest_end,
+    leave_event,
     own_job_id,
-    read_batch_end,
     read_cancel,
+    read_events,
     read_status,
-    write_status,
 )
 from dnnjob.tasks import (
     ChiefEndedError,
@@ -143,11 +147,18 @@ def _refuse_hopeless(paths: RunPaths) -> ExitCode | None:
     why_not = refuse_requeue(status.attempts, reason, max_requeues=submission.max_requeues)
     if why_not is None:
         return None
-    *earlier, last = status.attempts
-    ended = last.model_copy(update={"ended_at": status.updated_at, "reason": reason})
     error = f"{why_not} `dnnjob resume RUN` goes on."
-    failed = {"state": "FAILED", "reason": reason, "error": error, "attempts": (*earlier, ended)}
-    write_status(paths, status.model_copy(update=failed))
+    attempt = attempt_number(status)
+    event = Event(
+        writer="array_task",
+        attempt=attempt,
+        job_id=submission.job_id,
+        restarts=count_restarts(os.environ) or 0,
+        state="FAILED",
+        reason=reason,
+        error=error,
+    )
+    leave_event(paths, f"array-task-{attempt}", event)
     logger.error("%s", error)
     return ExitCode.FAILED
 
@@ -165,7 +176,7 @@ def _judge_lost(paths: RunPaths) -> Reason:
     if last.slurm_job_id != own_job_id(os.environ):
         return "vanished"
     # A batch script that came to its end was on a node that lived.
-    end = read_batch_end(paths, submission)
+    end = latest_end(read_events(paths, submission), status, submission.job_id)
     if end is None or end.restarts != last.slurm_restarts:
         return "node_failure"
     return end.reason or "preempted"
@@ -257,13 +268,18 @@ def _desert(error: BaseException, crew: Crew, paths: RunPaths, attempt: int) -> 
     # The chief has said it, or is told below and says it, unless it is the one that is lost.
     extra = None if unforeseen or isinstance(error, PeerLostError) else ALIKE
     logger.error("%s", ending.message, exc_info=error if unforeseen else None, extra=extra)
-    if isinstance(error, PeerLostError):
+    if isinstance(error, PeerLostError) and latest_attempt(paths) == attempt:
         try:
-            close_for_chief(
-                paths, attempt, state=ending.state, reason=ending.reason, error=ending.message
+            event = Event(
+                writer="follower",
+                attempt=attempt,
+                state=ending.state,
+                reason=ending.reason,
+                error=ending.message,
             )
-        except (OSError, ValueError) as late:
-            logger.error("The status could not be written: %s", late)
+            leave_event(paths, f"task-{crew.task.rank}-attempt-{attempt}", event)
+        except OSError as late:
+            logger.error("No event could be left in the run: %s", late)
     if not isinstance(error, ChiefEndedError):
         crew.end(ending.exit_code, ending.message)
     return ending.exit_code

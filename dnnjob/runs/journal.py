@@ -17,7 +17,7 @@ from typing import Any
 from dnnjob.errors import SupersededError
 from dnnjob.runs.attempts import claim_attempt, count_restarts, latest_attempt, own_job_id
 from dnnjob.runs.records import Attempt, Position, Progress, Reason, State, Status
-from dnnjob.runs.run_files import read_status, write_status
+from dnnjob.runs.run_files import read_settled, read_status, write_status
 from dnnjob.runs.run_paths import RunPaths
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class Journal:
 
     def _continue_status(self, process: str | None, lost: Reason) -> Status:
         try:
-            before = read_status(self.paths)
+            before = read_settled(self.paths)
         except (OSError, ValueError):
             before = Status()
         attempts = before.attempts
@@ -146,6 +146,7 @@ class Journal:
             ended = {"ended_at": before.updated_at, "reason": lost}
             attempts = (*attempts[:-1], attempts[-1].model_copy(update=ended))
         attempt = Attempt(
+            number=self.number,
             host=socket.gethostname(),
             pid=os.getpid(),
             process=process,
@@ -190,23 +191,3 @@ class FollowerJournal(Journal):
 
     def _write(self) -> None:
         pass
-
-
-def close_for_chief(
-    paths: RunPaths, attempt: int, *, state: State = "FAILED", reason: Reason, error: str
-) -> None:
-    """Ends a run whose chief has ended without a word, unless another attempt has begun.
-
-    Several tasks may do so at once, in the same words.
-    """
-    status = read_status(paths)
-    if status.state not in ("CREATED", "RUNNING") or latest_attempt(paths) != attempt:
-        return
-    ended = {"ended_at": datetime.now(UTC), "reason": reason}
-    # None yet, where a task was lost before the chief began one.
-    attempts = (
-        *status.attempts[:-1],
-        *(one.model_copy(update=ended) for one in status.attempts[-1:]),
-    )
-    update = {"state": state, "reason": reason, "error": error, "attempts": attempts}
-    write_status(paths, status.model_copy(update=update))

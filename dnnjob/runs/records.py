@@ -53,6 +53,8 @@ class Progress(Record):
 class Attempt(Record):
     """One start of a run."""
 
+    number: int | None = None
+    """As in `attempts/`; None in what version 0.1 wrote."""
     host: str
     pid: int
     process: str | None = None
@@ -121,7 +123,7 @@ class Requested(Record):
 
 
 class BatchEnd(Record):
-    """What the batch script of a Slurm job or array element leaves at its end, each time."""
+    """What the batch script of version 0.1 left at its end, each time; see `Event`."""
 
     exit_code: int
     """Of srun; 128 and the signal's number where a task was killed."""

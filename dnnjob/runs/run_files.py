@@ -13,8 +13,10 @@ from dnnjob.config import JobConfig, to_toml
 from dnnjob.errors import DISK_FULL, JobError, MissingError
 from dnnjob.image import is_lost, mount_hint
 from dnnjob.runs.atomic_files import write_text
-from dnnjob.runs.records import BatchEnd, Cancel, Status, Submission, Sweep
+from dnnjob.runs.events import read_events
+from dnnjob.runs.records import Cancel, Status, Submission, Sweep
 from dnnjob.runs.run_paths import RunPaths, SweepPaths
+from dnnjob.runs.settle import settle
 
 
 def create_run(root: Path, job: JobConfig, *, token: str | None = None) -> RunPaths:
@@ -108,6 +110,17 @@ def read_status(paths: RunPaths) -> Status:
     return Status.model_validate_json(paths.status.read_bytes())
 
 
+def read_settled(paths: RunPaths) -> Status:
+    """The status with what others than the chief have left word of since.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is not a status.
+    """
+    submission = read_submission(paths)
+    return settle(read_status(paths), read_events(paths, submission), submission)
+
+
 def write_status(paths: RunPaths, status: Status) -> None:
     """Replaces `status.json`, stamped with the present time; on a full disk too."""
     stamped = status.model_copy(update={"updated_at": datetime.now(UTC)})
@@ -138,20 +151,6 @@ def read_submission(paths: RunPaths) -> Submission | None:
 def write_submission(paths: RunPaths, submission: Submission) -> None:
     """Replaces `submission.json`."""
     write_text(paths.submission, submission.model_dump_json(indent=1) + "\n")
-
-
-def batch_end_file(folder: Path, job_id: str) -> Path:
-    """Where the batch script of a job or array element leaves word of its end."""
-    return folder / f"{job_id}_ended.json"
-
-
-def read_batch_end(paths: RunPaths, submission: Submission) -> BatchEnd | None:
-    """What the batch script of a run last said of its end; None while it has not."""
-    try:
-        content = batch_end_file(paths.root / submission.folder, submission.job_id).read_bytes()
-        return BatchEnd.model_validate_json(content)
-    except (OSError, ValueError):
-        return None
 
 
 def read_cancel(paths: RunPaths) -> Cancel | None:

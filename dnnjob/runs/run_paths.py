@@ -110,6 +110,11 @@ class RunPaths:
         return self.root / "attempts"
 
     @property
+    def events(self) -> Path:
+        """Folder of what others than the chief learned, one event a file."""
+        return self.root / "events"
+
+    @property
     def logs(self) -> Path:
         """Folder of the logs of all tasks and attempts."""
         return self.root / "logs"

@@ -6,7 +6,7 @@ threads = configure_process(job.devices, crew)       # before TensorFlow is impo
 steps = crew.agree(steps)                            # the chief's word, at the start of each call
 """
 
-from dnnjob.tasks.alive import refuse_live_run, sees_process
+from dnnjob.tasks.alive import sees_process
 from dnnjob.tasks.crew import ChiefEndedError, Crew, FollowerCrew
 from dnnjob.tasks.environment import (
     LOGICAL_CPUS,
@@ -39,7 +39,6 @@ __all__ = [
     "logical_cpus",
     "looks",
     "lower_threads",
-    "refuse_live_run",
     "refuse_without_gpu",
     "sees_process",
     "stop_signals",

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dnnjob.runs import Position, RunPaths, read_status
+from dnnjob.runs import Position, RunPaths, read_settled
 from tests.launch.trace import Call, Phase, Trace
 
 RECORDER = Path(__file__).parent / "recorder"
@@ -135,7 +135,7 @@ class KilledRun:
 
     def repeated(self, kill: Kill) -> Repeated:
         """What the attempts after a kill trained again; known once the run is complete."""
-        resumed = {one.pid: one.resumed_from for one in read_status(self.paths).attempts}
+        resumed = {one.pid: one.resumed_from for one in read_settled(self.paths).attempts}
         for later in self.traces[kill.start :]:
             pids = [pid for pid in later.pids if resumed.get(pid)]
             if pids or later.has("begin", "train"):

@@ -25,7 +25,7 @@ import tomli_w
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from dnnjob.runs import RunPaths, read_status
+from dnnjob.runs import RunPaths, read_settled
 from tests.launch.killed_run import END_S, Kill, KilledRun, Repeated, run
 from tests.launch.trace import PHASES, Phase, Trace
 
@@ -237,7 +237,7 @@ def _aim(phase: Phase, epoch: int) -> Callable[[Trace], bool]:
 
 def _check_outcome(killed: KilledRun, expected: Undisturbed) -> None:
     assert killed.finish() == 0
-    assert read_status(killed.paths).state == "COMPLETED"
+    assert read_settled(killed.paths).state == "COMPLETED"
     predictions, losses = _outcome(killed.paths)
     np.testing.assert_array_equal(predictions, expected.predictions)
     np.testing.assert_array_equal(losses, expected.losses)

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.launch.test_local import SECTIONS, Command, Done, run
+from tests.launch.test_pool import wait_for, wait_for_pool
 
 from dnnjob.errors import ExitCode
 from dnnjob.machine import count_cores
 from dnnjob.results.report import read_report
-from dnnjob.runs import RunPaths, read_status
+from dnnjob.runs import RunPaths, read_settled
 from tests.conftest import command_line, make_frame, run_command, write_tiny_job
-from tests.launch.test_local import SECTIONS, Command, Done, run
-from tests.launch.test_pool import wait_for, wait_for_pool
 
 LONGER = {"epochs": 1500, "global_batch_size": 128, "patience": 1500, "checkpoint_every_s": 0.05}
 
@@ -106,7 +106,7 @@ def test_a_submitted_run_takes_the_tasks_and_threads_of_another_profile(
 
 def stop_once_it_trains(paths: RunPaths, *, attempt: int) -> None:
     while not any(paths.checkpoints.glob(f"*-{attempt}.ckpt")):
-        assert read_status(paths).state in ("CREATED", "RUNNING")
+        assert read_settled(paths).state in ("CREATED", "RUNNING")
     assert run_command("cancel", paths.root).returncode == 0
     wait_for(paths, "CANCELLED")
     wait_for_pool(paths)
@@ -179,8 +179,8 @@ def test_of_two_resumes_at_once_one_wins_and_the_other_says_so(
     words = ("another `dnnjob resume`", "is alive", "is at work")
     assert any(word in loser for word in words), loser
     assert "Traceback" not in loser
-    assert read_status(paths).state == "COMPLETED"
-    assert len(read_status(paths).attempts) == 2
+    assert read_settled(paths).state == "COMPLETED"
+    assert len(read_settled(paths).attempts) == 2
     report = read_report(paths.report)
     assert report.strategy.num_tasks == tasks
     if tasks == 1:

@@ -3,7 +3,6 @@
 The real Slurm gives them in tests/slurm; here each of them comes in a moment.
 """
 
-import json
 import os
 import shlex
 import shutil
@@ -20,16 +19,16 @@ import pytest
 from dnnjob import slurm
 from dnnjob.config import resolve_profile
 from dnnjob.launch.cluster import make_script
-from dnnjob.launch.watch.state import state_before
 from dnnjob.runs import (
     Attempt,
     RunPaths,
     State,
     Status,
     Submission,
-    read_batch_end,
-    read_status,
+    read_events,
+    read_settled,
     read_submission,
+    state_before,
     write_status,
     write_submission,
 )
@@ -69,18 +68,18 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=["dash", "bash"])
-def finish(folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Finish:
+@pytest.fixture
+def finish(folder: Path, tmp_path: Path) -> Finish:
     """Runs a batch script whose task ends with a code; its own code."""
-    # Slurm starts it with bash, whose traps are not those of POSIX.
-    shell = shutil.which(request.param) or pytest.skip(f"there is no {request.param} here")
     (tmp_path / "bin").mkdir(exist_ok=True)
     (tmp_path / "bin" / "scontrol").write_text(SCONTROL)
     (tmp_path / "bin" / "srun").write_text('#!/bin/sh\nsh -c "$TASK"\n')
     for file in (tmp_path / "bin").iterdir():
         file.chmod(0o755)
 
-    def finish(task: str, *, says: str = RUNNING, refusal: str = "", **environ: str) -> int:
+    def finish(
+        task: str, *, says: str = RUNNING, refusal: str = "", shell: str = "bash", **environ: str
+    ) -> int:
         done = subprocess.run(
             [shell, str(write_script(folder))],
             env={
@@ -141,6 +140,11 @@ def make_runs(folder: Path, *states: State, element: int = 0, **update: Any) -> 
     return runs
 
 
+def mark_turn(folder: Path, turn: str, *, job_id: str = "7", restarts: int = 0) -> None:
+    """Says, as the task does, which of how many runs it was at, and how that one ended."""
+    (folder / f"{job_id}_{restarts}_turn.txt").write_text(f"{turn}\n")
+
+
 def make_attempt(job_id: str = "7", restarts: int = 0, **update: Any) -> Attempt:
     began = datetime.now(UTC)
     known = {"host": "n1", "pid": 1, "started_at": began, "peak_rss_mb": 4012.5} | update
@@ -156,29 +160,35 @@ def send(paths: RunPaths, job_id: str) -> Submission:
     return sent
 
 
-def last_word(folder: Path, job_id: str = "7") -> str:
-    submission = Submission(
-        executor="slurm", job_id=job_id, host="", user="", command="", folder="submission"
-    )
-    end = read_batch_end(RunPaths(folder.parent), submission)
-    assert end is not None
-    return end.requeue
+def last_word(paths: RunPaths) -> str | None:
+    """Whether the job of a run goes on, as the batch script has said last."""
+    ends = [one for one in read_events(paths, None) if one.writer == "batch"]
+    return ends[-1].requeue
 
 
+def states(*runs: RunPaths) -> list[str]:
+    return [state_before(read_settled(paths), read_submission(paths)) for paths in runs]
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
 def test_a_run_that_is_to_go_on_is_queued_anew_and_the_code_kept(
-    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]], shell: str
 ) -> None:
-    make_runs(folder, "REQUEUED", reason="preempted")
+    # Slurm starts it with bash, whose traps are not those of POSIX.
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell} here")
+    (paths,) = make_runs(folder, "REQUEUED", reason="preempted")
 
-    assert finish("exit 75") == 75
+    assert finish("exit 75", shell=shell) == 75
     assert requeued() == ["7"]
-    assert last_word(folder) == "asked"
+    assert last_word(paths) == "asked"
 
 
-def test_the_status_tells_where_a_killed_task_hides_the_code(
+def test_the_turn_of_the_task_tells_where_a_killed_one_hides_the_code(
     folder: Path, finish: Finish, requeued: Callable[[], list[str]]
 ) -> None:
     make_runs(folder, "COMPLETED", "REQUEUED", reason="preempted")
+    mark_turn(folder, "2 2 75")
 
     assert finish("exit 143") == 143
     assert requeued() == ["7"]
@@ -188,98 +198,59 @@ def test_an_array_element_is_named_by_both_numbers(
     folder: Path, finish: Finish, requeued: Callable[[], list[str]]
 ) -> None:
     # The last element's own number is that of the array: by it all elements would be queued anew.
-    make_runs(folder, "REQUEUED", element=3, reason="preempted")
+    (paths,) = make_runs(folder, "REQUEUED", element=3, reason="preempted")
 
     finish("exit 75", SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="3")
 
     assert requeued() == ["7_3"]
-    assert last_word(folder, "7_3") == "asked"
+    assert [event.job_id for event in read_events(paths, None)] == ["7_3"]
 
 
 def test_what_slurm_has_queued_anew_is_not_asked_for(
     folder: Path, finish: Finish, requeued: Callable[[], list[str]]
 ) -> None:
-    make_runs(folder, "REQUEUED", reason="preempted")
+    (paths,) = make_runs(folder, "REQUEUED", reason="preempted")
 
     finish("exit 75", says="JobState=COMPLETING Restarts=1")
 
     assert requeued() == []
-    assert last_word(folder) == "slurm"
+    assert last_word(paths) == "slurm"
 
 
-@pytest.mark.parametrize(
-    ("says", "reason"),
-    [
-        (f"{ENDING} PreemptTime=2026-11-24T03:25:53", "preempted"),
-        (ENDING.replace("Reason=None", "Reason=TimeLimit"), "time_limit"),
-    ],
-)
+@pytest.mark.parametrize("says", [f"{ENDING} PreemptTime=2026-11-24T03:25:53", TIMED_OUT])
 def test_a_job_ended_by_preemption_or_its_limit_is_queued_anew(
-    folder: Path, finish: Finish, requeued: Callable[[], list[str]], says: str, reason: str
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]], says: str
 ) -> None:
-    make_runs(folder, "REQUEUED", reason=reason)
+    make_runs(folder, "REQUEUED")
 
     finish("exit 75", says=says)
 
     assert requeued() == ["7"]
 
 
+@pytest.mark.parametrize("shell", ["dash", "bash"])
 def test_a_cancelled_job_stays_so_and_its_runs_say_it(
-    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]], shell: str
 ) -> None:
     # A container lacks scontrol: the task could only guess that it was preempted.
-    done, stopped, waiting = make_runs(folder, "COMPLETED", "REQUEUED", "CREATED")
+    runs = make_runs(folder, "COMPLETED", "REQUEUED", "CREATED", "RUNNING", "FAILED")
 
-    finish("exit 75", says=ENDING)
+    finish("exit 75", says=ENDING, shell=shell)
 
     assert requeued() == []
-    assert last_word(folder) == "cancelled"
-    assert [read_status(paths).state for paths in (done, stopped, waiting)] == [
-        "COMPLETED",
-        "CANCELLED",
-        "CANCELLED",
-    ]
-    assert read_status(stopped).reason == "cancelled"
+    assert states(*runs) == ["COMPLETED", "CANCELLED", "CANCELLED", "CANCELLED", "FAILED"]
+    assert read_settled(runs[1]).reason == "cancelled"
 
 
 def test_a_refused_requeue_leaves_a_failed_run_that_says_why(folder: Path, finish: Finish) -> None:
     (paths,) = make_runs(folder, "REQUEUED", reason="preempted", error="old")
 
-    finish("exit 75", refusal='Requested "operation" is|& presently\\ndisabled')
+    finish("exit 75", refusal='Requested "operation" is|& presently\\n\tdisabled')
 
-    status = read_status(paths)
+    status = read_settled(paths)
     assert (status.state, status.reason) == ("FAILED", "preempted")
     assert "presently" in str(status.error)
     assert "dnnjob resume" in str(status.error)
-    assert last_word(folder) == "refused"
-
-
-def test_a_killed_run_is_not_queued_anew_for_ever_and_its_neighbours_are(
-    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
-) -> None:
-    spent, waiting = make_runs(folder, "RUNNING", "CREATED")
-    attempts = tuple(make_attempt(restarts=restarts) for restarts in range(6))
-    write_status(spent, Status(state="RUNNING", attempts=attempts))
-
-    again = {"says": TIMED_OUT.replace("Restarts=0", "Restarts=5"), "SLURM_RESTART_COUNT": "5"}
-    finish("kill -KILL $$", **again)
-
-    assert (read_status(spent).state, read_status(spent).reason) == ("FAILED", "time_limit")
-    assert "queued anew at most 5 times" in str(read_status(spent).error)
-    assert read_status(waiting).state == "CREATED"
-    assert requeued() == ["7"]
-
-
-def test_the_starts_of_a_task_are_not_counted_against_each_of_its_runs(
-    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
-) -> None:
-    *_, late = make_runs(folder, "COMPLETED", "RUNNING")
-    write_status(late, Status(state="RUNNING", attempts=(make_attempt(restarts=30),)))
-
-    again = {"says": TIMED_OUT.replace("Restarts=0", "Restarts=30"), "SLURM_RESTART_COUNT": "30"}
-    finish("kill -KILL $$", **again)
-
-    assert requeued() == ["7"]
 
 
 def test_a_task_whose_runs_never_begin_is_given_up(
@@ -290,69 +261,30 @@ def test_a_task_whose_runs_never_begin_is_given_up(
     finish("exit 75", says=RUNNING.replace("Restarts=0", "Restarts=3"), SLURM_RESTART_COUNT="3")
 
     assert requeued() == []
-    assert "no run began in its last 4 starts" in str(read_status(paths).error)
+    assert "no run began in its last 4 starts" in str(read_settled(paths).error)
 
 
-def test_a_job_cancelled_near_its_time_limit_stays_so(
+def test_starts_before_one_in_which_a_run_began_are_not_counted(
     folder: Path, finish: Finish, requeued: Callable[[], list[str]]
 ) -> None:
-    # Without Slurm's commands the task goes by the clock.
-    failed, stopped = make_runs(folder, "FAILED", "REQUEUED", reason="time_limit")
+    make_runs(folder, "CREATED")
+    mark_turn(folder, "1 1", restarts=2)
 
-    finish("exit 75", says=ENDING)
+    finish("exit 75", says=RUNNING.replace("Restarts=0", "Restarts=4"), SLURM_RESTART_COUNT="4")
 
-    assert requeued() == []
-    assert read_status(failed).state == "FAILED"
-    assert (read_status(stopped).state, read_status(stopped).reason) == ("CANCELLED", "cancelled")
-
-
-# Whose a run is
-
-
-def test_a_run_that_was_sent_again_is_left_to_its_new_job(
-    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
-) -> None:
-    taken, again, mine = make_runs(folder, "RUNNING", "REQUEUED", "RUNNING")
-    for paths, state in ((taken, "RUNNING"), (again, "REQUEUED")):
-        write_status(paths, Status(state=state, attempts=(make_attempt("7"), make_attempt("9"))))
-        send(paths, "9")
-
-    finish("exit 1")
-
-    assert [read_status(paths).state for paths in (taken, again, mine)] == [
-        "RUNNING",
-        "REQUEUED",
-        "FAILED",
-    ]
-    assert requeued() == []
-
-
-def test_a_start_that_comes_back_late_says_nothing_of_a_later_one(
-    folder: Path, finish: Finish, requeued: Callable[[], list[str]]
-) -> None:
-    (paths,) = make_runs(folder, "RUNNING")
-    attempts = (make_attempt(ended_at=datetime.now(UTC)), make_attempt(restarts=1))
-    write_status(paths, Status(state="RUNNING", attempts=attempts))
-    (folder / "7_ended.json").write_text('{"exit_code": 0, "requeue": "none", "restarts": 1}')
-
-    # Where Slurm does not answer, too.
-    for says in (RUNNING.replace("Restarts=0", "Restarts=1"), ""):
-        finish("kill -KILL $$", says=says)
-
-    assert read_status(paths).state == "RUNNING"
-    assert requeued() == []
-    assert json.loads((folder / "7_ended.json").read_text())["restarts"] == 1
+    assert requeued() == ["7"]
 
 
 def test_a_start_whose_job_slurm_has_queued_anew_leaves_the_run_to_the_next(
     folder: Path, finish: Finish
 ) -> None:
     (paths,) = make_runs(folder, "RUNNING")
+    mark_turn(folder, "1 1")
 
     finish("exit 1", says=RUNNING.replace("Restarts=0", "Restarts=1"))
 
-    assert read_status(paths).state == "RUNNING"
-    assert last_word(folder) == "slurm"
+    assert states(paths) == ["RUNNING"]
+    assert last_word(paths) == "slurm"
 
 
 # What it writes
@@ -368,32 +300,24 @@ def test_a_run_that_fails_before_its_first_attempt_reads_so_without_slurm(
 
     finish("exit 1")
 
-    assert state_before(read_status(paths), read_submission(paths)) == "FAILED"
+    assert states(paths) == ["FAILED"]
 
 
-def test_a_resumed_run_whose_job_never_began_it_says_why(folder: Path, finish: Finish) -> None:
-    (paths,) = make_runs(folder, "FAILED", reason="nan", error="Loss")
-    before = (make_attempt("6", ended_at=datetime.now(UTC), reason="nan"),)
-    write_status(paths, Status(state="FAILED", reason="nan", error="Loss", attempts=before))
-    send(paths, "7")
+def test_no_file_of_a_run_is_changed_and_those_that_are_complete_or_gone_get_none(
+    folder: Path, finish: Finish
+) -> None:
+    at_work, complete, gone = make_runs(folder, "RUNNING", "COMPLETED", "CREATED")
+    complete.report.write_text("{}")
+    shutil.rmtree(gone.root)
+    before = at_work.status.read_bytes(), at_work.submission.read_bytes()
 
-    finish("exit 9")
+    finish("kill -KILL $$", says=TIMED_OUT)
 
-    status = read_status(paths)
-    assert "exit code 9" in str(status.error)
-    assert status.attempts == before
-    assert state_before(status, read_submission(paths)) == "FAILED"
-
-
-def test_an_end_that_the_script_tells_ends_the_attempt(folder: Path, finish: Finish) -> None:
-    (paths,) = make_runs(folder, "RUNNING")
-
-    finish("echo 'slurmstepd: error: Detected 1 oom-kill event(s)' >>\"$LOG\"; kill -KILL $$")
-
-    (attempt,) = read_status(paths).attempts
-    assert attempt.reason == "out_of_memory"
-    assert attempt.ended_at is not None
-    assert attempt.ended_at >= attempt.started_at.replace(microsecond=0)
+    assert (at_work.status.read_bytes(), at_work.submission.read_bytes()) == before
+    assert [path.name for path in at_work.events.iterdir()] == ["batch-7-0.json"]
+    assert at_work.events.joinpath("batch-7-0.json").read_text().count("\n") == 1
+    assert not complete.events.exists()
+    assert not gone.root.exists()
 
 
 # Asking for the requeue
@@ -415,8 +339,8 @@ def test_a_requeue_is_asked_for_again_while_the_controller_is_away(
     finish("exit 75", FLAKY=str(flaky))
 
     assert requeued() == ["7", "7"]
-    assert last_word(folder) == "asked"
-    assert read_status(paths).state == "REQUEUED"
+    assert last_word(paths) == "asked"
+    assert read_settled(paths).state == "REQUEUED"
 
 
 def test_a_requeue_that_slurm_kills_with_the_job_it_queues_anew_is_no_refusal(
@@ -427,8 +351,8 @@ def test_a_requeue_that_slurm_kills_with_the_job_it_queues_anew_is_no_refusal(
 
     finish("exit 75", FLAKY=str(flaky), THEN="")
 
-    assert last_word(folder) == "asked"
-    assert read_status(paths).state == "REQUEUED"
+    assert last_word(paths) == "asked"
+    assert read_settled(paths).state == "REQUEUED"
 
 
 def test_a_cancelled_job_stays_so_though_the_controller_was_away_when_it_ended(
@@ -439,7 +363,7 @@ def test_a_cancelled_job_stays_so_though_the_controller_was_away_when_it_ended(
     finish("exit 75", says="", LATER=ENDING)
 
     assert requeued() == []
-    assert read_status(paths).state == "CANCELLED"
+    assert read_settled(paths).state == "CANCELLED"
 
 
 def test_a_requeue_that_slurm_refuses_since_it_has_made_one_is_none(
@@ -450,8 +374,8 @@ def test_a_requeue_that_slurm_refuses_since_it_has_made_one_is_none(
 
     finish("exit 75", FLAKY=str(flaky), THEN=RUNNING.replace("Restarts=0", "Restarts=1"))
 
-    assert last_word(folder) == "slurm"
-    assert read_status(paths).state == "REQUEUED"
+    assert last_word(paths) == "slurm"
+    assert read_settled(paths).state == "REQUEUED"
 
 
 def test_errors_are_not_queued_anew(
@@ -461,42 +385,21 @@ def test_errors_are_not_queued_anew(
 
     assert finish("exit 1") == 1
     assert requeued() == []
-    assert last_word(folder) == "none"
-    assert read_status(paths).error == "Loss"
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.0.",
-        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.",
-        "srun: error: n1: task 0: Out Of Memory",
-        "slurmstepd: error: StepId=7.0 exceeded memory limit (4207411200 > 42), being killed",
-    ],
-)
-def test_out_of_memory_is_told_with_what_was_asked_and_used(
-    folder: Path, finish: Finish, requeued: Callable[[], list[str]], words: str
-) -> None:
-    (paths,) = make_runs(folder, "RUNNING")
-
-    finish(f"echo '{words}' >>\"$LOG\"; kill -KILL $$")
-
-    status = read_status(paths)
-    assert requeued() == []
-    assert (status.state, status.reason) == ("FAILED", "out_of_memory")
-    assert "asked for 4 GB and was seen with 4012 MB" in str(status.error)
+    assert last_word(paths) == "none"
+    assert read_settled(paths).error == "Loss"
 
 
 def test_points_behind_a_killed_one_run_in_the_next_start(
     folder: Path, finish: Finish, requeued: Callable[[], list[str]]
 ) -> None:
     killed, waiting = make_runs(folder, "RUNNING", "CREATED")
+    mark_turn(folder, "1 2")
 
     finish("echo 'slurmstepd: error: Detected 1 oom-kill event(s)' >>\"$LOG\"; kill -KILL $$")
 
     assert requeued() == ["7"]
-    assert read_status(killed).reason == "out_of_memory"
-    assert read_status(waiting).state == "CREATED"
+    assert read_settled(killed).reason == "out_of_memory"
+    assert read_settled(waiting).state == "CREATED"
 
 
 def test_memory_that_ran_out_in_an_earlier_start_is_not_told_again(
@@ -508,8 +411,8 @@ def test_memory_that_ran_out_in_an_earlier_start_is_not_told_again(
     finish("exit 75")
 
     assert requeued() == ["7"]
-    assert read_status(stopped).state == "REQUEUED"
-    assert read_status(earlier).state == "FAILED"
+    assert read_settled(stopped).state == "REQUEUED"
+    assert read_settled(earlier).state == "FAILED"
 
 
 def test_what_a_library_says_of_a_gpus_memory_does_not_end_a_run(
@@ -520,7 +423,7 @@ def test_what_a_library_says_of_a_gpus_memory_does_not_end_a_run(
     finish("echo 'Allocator (GPU_0_bfc) ran out of memory' >>\"$LOG\"; exit 75")
 
     assert requeued() == ["7"]
-    assert read_status(paths).state == "REQUEUED"
+    assert read_settled(paths).state == "REQUEUED"
 
 
 def test_a_task_that_gets_nowhere_is_not_tried_again(
@@ -532,8 +435,8 @@ def test_a_task_that_gets_nowhere_is_not_tried_again(
 
     assert requeued() == []
     for paths in (first, second):
-        assert read_status(paths).state == "FAILED"
-        assert "exit code 1" in str(read_status(paths).error)
+        assert read_settled(paths).state == "FAILED"
+        assert "exit code 1" in str(read_settled(paths).error)
 
 
 def test_a_warning_that_comes_before_the_task_can_listen_loses_nothing(
@@ -544,28 +447,30 @@ def test_a_warning_that_comes_before_the_task_can_listen_loses_nothing(
     finish("kill -USR2 $$")
 
     assert requeued() == ["7"]
-    assert read_status(paths).state == "CREATED"
+    assert read_settled(paths).state == "CREATED"
 
 
 def test_a_task_that_waited_in_vain_for_another_is_queued_anew(
     folder: Path, finish: Finish, requeued: Callable[[], list[str]]
 ) -> None:
-    make_runs(folder, "RUNNING")
+    (paths,) = make_runs(folder, "RUNNING")
+    mark_turn(folder, "1 1")
 
     finish("kill -ALRM $$")
 
     assert requeued() == ["7"]
-    assert last_word(folder) == "asked"
+    assert read_events(paths, None)[0].reason == "peer_lost"
 
 
 def test_a_killed_task_without_a_reason_is_an_error(folder: Path, finish: Finish) -> None:
     (paths,) = make_runs(folder, "RUNNING")
+    mark_turn(folder, "1 1")
 
     finish("kill -SEGV $$")
 
-    status = read_status(paths)
+    status = read_settled(paths)
     assert (status.state, status.reason) == ("FAILED", "error")
-    assert "7_0_log.err" in str(status.error)
+    assert "signal SIGSEGV" in str(status.error)
 
 
 @pytest.mark.parametrize(
@@ -585,51 +490,41 @@ def test_a_task_that_slurm_killed_before_it_could_answer_goes_on(
     word: str,
 ) -> None:
     (paths,) = make_runs(folder, "RUNNING")
+    mark_turn(folder, "1 1")
 
     finish("kill -KILL $$", says=says)
 
     assert requeued() == asked
-    assert last_word(folder) == word
+    assert last_word(paths) == word
     # The next attempt tells how this one ended.
-    assert read_status(paths).state == "RUNNING"
+    assert read_settled(paths).state == "RUNNING"
 
 
 def test_a_cancelled_task_that_was_killed_before_it_could_answer_is_cancelled(
     folder: Path, finish: Finish, requeued: Callable[[], list[str]]
 ) -> None:
     (paths,) = make_runs(folder, "RUNNING")
+    mark_turn(folder, "1 1")
 
     finish("kill -KILL $$", says=ENDING)
 
     assert requeued() == []
-    assert (read_status(paths).state, read_status(paths).reason) == ("CANCELLED", "cancelled")
+    assert (read_settled(paths).state, read_settled(paths).reason) == ("CANCELLED", "cancelled")
 
 
 def test_a_killed_task_that_slurm_does_not_queue_anew_says_why(
     folder: Path, finish: Finish
 ) -> None:
     (paths,) = make_runs(folder, "RUNNING")
+    mark_turn(folder, "1 1")
 
     finish(
         "kill -KILL $$", says=ENDING.replace("Reason=None", "Reason=TimeLimit"), refusal="disabled"
     )
 
-    assert (read_status(paths).state, read_status(paths).reason) == ("FAILED", "time_limit")
-    assert "not queued anew: disabled" in str(read_status(paths).error)
-    assert last_word(folder) == "refused"
-
-
-def test_failing_setup_lines_end_the_job_and_say_so(folder: Path, finish: Finish) -> None:
-    (paths,) = make_runs(folder, "CREATED")
-    script = write_script(folder, setup=["true", "false", "touch never"])
-
-    done = subprocess.run(
-        ["sh", str(script)], cwd=folder, env={**os.environ, "SLURM_JOB_ID": "7"}, check=False
-    )
-
-    assert done.returncode == 1
-    assert not (folder / "never").exists()
-    assert read_status(paths).state == "FAILED"
+    assert (read_settled(paths).state, read_settled(paths).reason) == ("FAILED", "time_limit")
+    assert "not queued anew: disabled" in str(read_settled(paths).error)
+    assert last_word(paths) == "refused"
 
 
 def test_the_script_outlives_the_signal_that_its_task_is_given(
@@ -656,6 +551,73 @@ def test_the_script_outlives_the_signal_that_its_task_is_given(
     assert (tmp_path / "calls").read_text() == "7\n"
 
 
+def test_the_script_speaks_for_its_task_before_slurm_kills_both() -> None:
+    profile = resolve_profile({"executor": "slurm", "time_limit_min": 10}, origin="test")
+
+    def make(kill_wait_s: int) -> str:
+        site = slurm.Site("far", kill_wait_s)
+        return make_script(profile, folder=Path("/f"), name="x", num_elements=1, site=site)
+
+    assert "dnnjob_patience_s=2\n" in make(5)
+    assert "dnnjob_patience_s=8\n" in make(30)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.0.",
+        "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0.",
+        "srun: error: n1: task 0: Out Of Memory",
+        "slurmstepd: error: StepId=7.0 exceeded memory limit (4207411200 > 42), being killed",
+    ],
+)
+def test_out_of_memory_is_told_with_what_was_used(
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]], words: str
+) -> None:
+    (paths,) = make_runs(folder, "RUNNING")
+    mark_turn(folder, "1 1")
+
+    finish(f"echo '{words}' >>\"$LOG\"; kill -KILL $$")
+
+    status = read_settled(paths)
+    assert requeued() == []
+    assert (status.state, status.reason) == ("FAILED", "out_of_memory")
+    assert "was seen with 4012 MB" in str(status.error)
+
+
+def test_a_setup_line_that_fails_ends_the_job_and_is_named(
+    folder: Path, finish: Finish, requeued: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    (paths,) = make_runs(folder, "CREATED")
+    sourced = tmp_path / "modules.sh"
+    sourced.write_text("true\nls /there/is/none\n")
+    script = write_script(folder, setup=["true", f". {sourced}", "touch never"])
+
+    done = subprocess.run(
+        ["bash", str(script)],
+        cwd=folder,
+        env={**os.environ, "SLURM_JOB_ID": "7"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert "A setup line of the profile failed with exit code 2: ls /there/is/none" in done.stderr
+    assert not (folder / "never").exists()
+    assert "ls /there/is/none" in str(read_settled(paths).error)
+    assert states(paths) == ["FAILED"]
+
+
+def test_what_the_script_exports_reaches_its_task_whatever_was_said_to_sbatch(
+    folder: Path, finish: Finish
+) -> None:
+    make_runs(folder, "CREATED")
+
+    # srun hands on what this says, and --export=NONE leaves it behind in the job.
+    assert finish('[ -z "${SLURM_EXPORT_ENV+set}" ]', SLURM_EXPORT_ENV="NONE") == 0
+
+
 def test_why_a_task_is_ended_is_noted_at_once_in_case_both_are_killed_soon(
     folder: Path, finish: Finish, tmp_path: Path
 ) -> None:
@@ -677,27 +639,10 @@ def test_why_a_task_is_ended_is_noted_at_once_in_case_both_are_killed_soon(
         wait_until(begun.exists, seconds=20)
         os.killpg(script.pid, signal.SIGTERM)
         # Long before it would speak for the task.
-        wait_until((folder / "7_ended.json").exists, seconds=6, every=0.05)
+        wait_until(lambda: read_events(paths, None), seconds=6, every=0.05)
     finally:
         os.killpg(script.pid, signal.SIGKILL)
         script.wait()
 
-    end = read_batch_end(paths, send(paths, "7").model_copy(update={"folder": str(folder)}))
-    assert end is not None
+    (end,) = read_events(paths, None)
     assert (end.requeue, end.reason) == ("asked", "preempted")
-
-
-def test_the_script_speaks_for_its_task_before_slurm_kills_both() -> None:
-    profile = resolve_profile({"executor": "slurm", "time_limit_min": 10}, origin="test")
-
-    def make(kill_wait_s: int) -> str:
-        site = slurm.Site("far", kill_wait_s)
-        return make_script(profile, folder=Path("/f"), name="x", num_elements=1, site=site)
-
-    assert "dnnjob_patience_s=2\n" in make(5)
-    assert "dnnjob_patience_s=8\n" in make(30)
-
-
-def test_a_job_without_runs_only_leaves_its_code(folder: Path, finish: Finish) -> None:
-    assert finish("exit 4") == 4
-    assert json.loads((folder / "7_ended.json").read_text())["exit_code"] == 4

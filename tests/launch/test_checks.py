@@ -12,7 +12,7 @@ from dnnjob.data import sources
 from dnnjob.data.sources import JobFiles, Table
 from dnnjob.data.split import split_rows
 from dnnjob.errors import DataError, JobError
-from dnnjob.launch import checks, reading
+from dnnjob.launch import checks, point_tables
 from dnnjob.launch.checks import check_job, render_check
 from dnnjob.results.report import read_report
 from tests.conftest import FEATURES, Command, FinishedRun, WriteJob, make_frame
@@ -77,8 +77,8 @@ def test_a_table_is_read_once_for_all_points(
         opened.append(data)
         return real(data)
 
-    real = reading.open_table
-    monkeypatch.setattr(reading, "open_table", count)
+    real = point_tables.open_table
+    monkeypatch.setattr(point_tables, "open_table", count)
     check_job(write_job(sweep={"seed": [1, 2, 3]}))
     assert len(opened) == 1
 
@@ -196,7 +196,7 @@ def test_of_a_long_file_of_text_the_first_rows_are_looked_at(
     write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dnnjob.data.heads._NUM_ROWS", 300)
-    monkeypatch.setattr(reading, "open_table", lambda data: 1 / 0)
+    monkeypatch.setattr(point_tables, "open_table", lambda data: 1 / 0)
     job_file = write_job(make_frame(4000), data={"window_rows": 1000})
 
     check = check_job(job_file)

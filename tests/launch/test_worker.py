@@ -22,10 +22,11 @@ from dnnjob.errors import (
     PeerLostError,
     StoppedError,
 )
-from dnnjob.launch.ending import judge
 from dnnjob.launch.foreground import resume_foreground
-from dnnjob.launch.process import logging_to
-from dnnjob.launch.step import share_run
+from dnnjob.launch.outcome import judge
+from dnnjob.launch.own_process import logging_to
+from dnnjob.launch.shared_step import share_run
+from dnnjob.launch.watch.resume import resume_command
 from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_key
 from dnnjob.runs import (
@@ -34,7 +35,6 @@ from dnnjob.runs import (
     RunPaths,
     Status,
     claim_attempt,
-    close_for_chief,
     create_run,
     read_status,
     write_status,
@@ -93,8 +93,8 @@ def test_of_two_that_resume_at_once_one_wins(paths: RunPaths) -> None:
 def test_a_live_run_is_not_resumed(paths: RunPaths) -> None:
     Journal(paths, process=process_key(os.getpid()))
 
-    with pytest.raises(JobError, match="is at work"):
-        resume_foreground(paths.root)
+    with pytest.raises(JobError, match="is alive"):
+        resume_command(paths.root, here=True)
 
 
 def test_resuming_a_complete_run_that_was_killed_while_it_cleared_up_does_the_rest(
@@ -132,37 +132,6 @@ def make_status(paths: RunPaths, **changes: Any) -> None:
     attempt = Attempt(host="h", pid=1, started_at=datetime.now(UTC))
     values = {"state": "RUNNING", "attempts": (attempt,), **changes}
     write_status(paths, Status.model_validate(values))
-
-
-def test_a_run_whose_chief_was_killed_is_closed_by_others(paths: RunPaths) -> None:
-    attempt = claim_attempt(paths)
-    make_status(paths)
-
-    close_for_chief(paths, attempt, reason="peer_lost", error="Task 0 ended.")
-
-    status = read_status(paths)
-    assert (status.state, status.reason, status.error) == ("FAILED", "peer_lost", "Task 0 ended.")
-    assert status.attempts[-1].reason == "peer_lost"
-    assert status.attempts[-1].ended_at is not None
-
-
-def test_what_the_chief_said_itself_stands(paths: RunPaths) -> None:
-    attempt = claim_attempt(paths)
-    make_status(paths, state="FAILED", reason="nan", error="NaN")
-
-    close_for_chief(paths, attempt, reason="peer_lost", error="Task 0 ended.")
-
-    assert read_status(paths).reason == "nan"
-
-
-def test_a_later_attempt_is_not_closed(paths: RunPaths) -> None:
-    attempt = claim_attempt(paths)
-    claim_attempt(paths)
-    make_status(paths)
-
-    close_for_chief(paths, attempt, reason="peer_lost", error="Task 0 ended.")
-
-    assert read_status(paths).state == "RUNNING"
 
 
 def test_a_step_of_another_number_of_tasks_is_refused(paths: RunPaths) -> None:

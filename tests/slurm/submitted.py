@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import tomli_w
 
-from dnnjob.runs import Attempt, RunPaths, SweepPaths, read_status, read_sweep
+from dnnjob.runs import Attempt, RunPaths, SweepPaths, read_settled, read_sweep
 from tests.conftest import run_command
 from tests.launch.killing import write_job
 from tests.slurm.clusters import Cluster, wait_until
@@ -124,7 +124,7 @@ def wait_for_end(cluster: Cluster, *runs: RunPaths, seconds: float = 300) -> Non
     """Returns once every run is complete; fails with what is known where one fails."""
 
     def are_complete() -> bool:
-        states = {paths.root.name: read_status(paths) for paths in runs}
+        states = {paths.root.name: read_settled(paths) for paths in runs}
         failed = [status for status in states.values() if status.state in ("FAILED", "CANCELLED")]
         assert not failed, failed
         return all(status.state == "COMPLETED" for status in states.values())
@@ -143,7 +143,7 @@ def read_report(paths: RunPaths) -> dict[str, Any]:
 
 
 def read_attempts(paths: RunPaths) -> tuple[Attempt, ...]:
-    return read_status(paths).attempts
+    return read_settled(paths).attempts
 
 
 def _submit(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnnjob.runs import RunPaths, Status, read_status
+from dnnjob.runs import RunPaths, Status, read_settled
 from tests.conftest import WriteJob, make_frame
 from tests.slurm.clusters import Cluster, wait_until
 from tests.slurm.submitted import (
@@ -166,8 +166,8 @@ def test_tasks_that_are_lost_without_progress_end_in_a_failed_run(
 
 
 def wait_for_failure(paths: RunPaths, *, seconds: float = 120) -> Status:
-    wait_until(lambda: read_status(paths).state in ("FAILED", "COMPLETED"), seconds=seconds)
-    status = read_status(paths)
+    wait_until(lambda: read_settled(paths).state in ("FAILED", "COMPLETED"), seconds=seconds)
+    status = read_settled(paths)
     assert status.state == "FAILED"
     return status
 

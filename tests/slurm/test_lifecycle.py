@@ -11,7 +11,7 @@ import pytest
 
 from dnnjob.config import load_job, load_profile
 from dnnjob.errors import ExitCode
-from dnnjob.launch.watch.look import look
+from dnnjob.launch.watch.run_views import look
 from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths
 from tests.conftest import WriteJob, command_line

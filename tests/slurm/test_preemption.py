@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dnnjob.machine import process_key
-from dnnjob.runs import Position, RunPaths, read_status
+from dnnjob.runs import Position, RunPaths, read_settled
 from tests.conftest import WriteJob, make_frame
 from tests.slurm.clusters import Cluster, wait_until
 from tests.slurm.submitted import (
@@ -257,7 +257,7 @@ def assert_resumed(paths: RunPaths, *, reasons: list[str]) -> None:
     assert all(earlier <= later for earlier, later in pairwise(starts))
     assert {attempt.slurm_job_id for attempt in attempts} == {job_id(paths)}
     assert len(read_report(paths)["provenance"]["attempts"]) == len(attempts)
-    assert read_status(paths).reason is None
+    assert read_settled(paths).reason is None
     assert not paths.checkpoints.exists()
 
 

@@ -23,11 +23,11 @@ from dnnjob import slurm
 from dnnjob.config import load_profile
 from dnnjob.errors import ExitCode
 from dnnjob.launch.cluster import queue
-from dnnjob.launch.process import raising_on_signals
+from dnnjob.launch.own_process import raising_on_signals
 from dnnjob.runs import (
     RunPaths,
     SweepPaths,
-    read_status,
+    read_settled,
     read_submission,
     read_sweep,
 )
@@ -70,7 +70,7 @@ def send(
 
 
 def wait_for_failure(paths: RunPaths) -> None:
-    wait_until(lambda: read_status(paths).state == "FAILED", seconds=60)
+    wait_until(lambda: read_settled(paths).state == "FAILED", seconds=60)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_colleagues_may_read_and_write_what_a_submission_leaves(
         mode = path.stat().st_mode
         assert mode & 0o060 == 0o060, path
         assert not path.is_dir() or mode & stat.S_ISGID, path
-    assert any(sweep.submission_folder.glob("*_ended.json")), stderr
+    assert list(root.glob("*/*/events/batch-*.json")), stderr
 
 
 def test_a_job_may_come_back_wherever_it_goes(

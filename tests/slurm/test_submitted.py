@@ -125,7 +125,7 @@ def test_what_runs_is_the_job_as_it_was_sent_also_under_paths_that_a_shell_stumb
 
     assert "epochs = 9" in job.read_text()
     assert read_report(paths)["training"]["epochs"] == 7
-    assert list(paths.submission_folder.glob("*_ended.json"))
+    assert list(paths.submission_folder.glob("*_turn.txt"))
 
 
 def read_losses(paths: RunPaths) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dnnjob.errors import ExitCode
-from dnnjob.runs import RunPaths, SweepPaths, read_status, read_submission, read_sweep
+from dnnjob.runs import RunPaths, SweepPaths, read_settled, read_submission, read_sweep
 from tests.conftest import WriteJob
 from tests.slurm.clusters import Cluster, wait_until
 from tests.slurm.submitted import write_profile
@@ -42,13 +42,13 @@ def test_of_20_points_one_fails_one_is_cancelled_and_18_finish(
 
     assert cancelled.returncode == 0, cancelled.stderr
     assert waited.returncode in (ExitCode.FAILED, ExitCode.TERMINATED), waited.stderr
-    endings = [(read_status(paths).state, read_status(paths).reason) for paths in runs]
+    endings = [(read_settled(paths).state, read_settled(paths).reason) for paths in runs]
     expected: list[tuple[str, str | None]] = [("COMPLETED", None)] * 20
     expected[NAN], expected[CANCELLED] = ("FAILED", "nan"), ("CANCELLED", "cancelled")
     assert endings == expected
-    assert all(paths.report.is_file() for paths in runs if read_status(paths).state == "COMPLETED")
+    assert all(paths.report.is_file() for paths in runs if read_settled(paths).state == "COMPLETED")
     # A task of five points imports and compiles once.
-    assert len({(a.host, a.pid) for paths in runs for a in read_status(paths).attempts}) == 4
+    assert len({(a.host, a.pid) for paths in runs for a in read_settled(paths).attempts}) == 4
     shown = any_cluster.dnnjob("collect", tmp_path / "runs", "--json")
     assert len(json.loads(shown.stdout)) == 20
 
@@ -61,19 +61,19 @@ def test_elements_are_queued_anew_alone_and_skip_what_has_finished(
     job = write_job(sweep={"train.epochs": epochs})
     sweep = send(any_cluster, job, tmp_path, points_per_task=2, partition="graceful")
     first, long, third, fourth = runs_of(sweep)
-    wait_until(lambda: read_status(long).state == "RUNNING", seconds=240)
-    wait_until(lambda: read_status(fourth).state == "COMPLETED", seconds=240)
+    wait_until(lambda: read_settled(long).state == "RUNNING", seconds=240)
+    wait_until(lambda: read_settled(fourth).state == "COMPLETED", seconds=240)
 
     any_cluster.preempt()
     wait_until(lambda: _resumed(long), seconds=240)
 
     submission = read_submission(long)
     assert submission is not None
-    assert read_status(long).attempts[0].reason == "preempted"
-    assert read_status(long).attempts[1].slurm_job_id == submission.job_id
-    assert [len(read_status(paths).attempts) for paths in (first, third, fourth)] == [1, 1, 1]
+    assert read_settled(long).attempts[0].reason == "preempted"
+    assert read_settled(long).attempts[1].slurm_job_id == submission.job_id
+    assert [len(read_settled(paths).attempts) for paths in (first, third, fourth)] == [1, 1, 1]
     any_cluster.dnnjob("cancel", sweep.root)
-    wait_until(lambda: read_status(long).state == "CANCELLED", seconds=90)
+    wait_until(lambda: read_settled(long).state == "CANCELLED", seconds=90)
 
 
 @pytest.mark.timeout(600)
@@ -83,12 +83,12 @@ def test_a_resumed_point_goes_on_alone(
     job = write_job(sweep={"train.epochs": [5, 10_000_000]})
     sweep = send(any_cluster, job, tmp_path, points_per_task=1)
     short, long = runs_of(sweep)
-    wait_until(lambda: read_status(long).progress.epoch > 0, seconds=240)
+    wait_until(lambda: read_settled(long).progress.epoch > 0, seconds=240)
     any_cluster.dnnjob("cancel", long.root)
-    wait_until(lambda: read_status(long).state == "CANCELLED", seconds=90)
+    wait_until(lambda: read_settled(long).state == "CANCELLED", seconds=90)
 
     resumed = any_cluster.dnnjob("resume", long.root)
-    wait_until(lambda: read_status(long).state == "RUNNING", seconds=240)
+    wait_until(lambda: read_settled(long).state == "RUNNING", seconds=240)
 
     assert resumed.returncode == 0, resumed.stderr
     submission = read_submission(long)
@@ -96,8 +96,8 @@ def test_a_resumed_point_goes_on_alone(
     assert submission.sweep_id == sweep.sweep_id
     assert "_" not in submission.job_id
     any_cluster.dnnjob("cancel", long.root)
-    wait_until(lambda: read_status(long).state == "CANCELLED", seconds=90)
-    assert read_status(short).state == "COMPLETED"
+    wait_until(lambda: read_settled(long).state == "CANCELLED", seconds=90)
+    assert read_settled(short).state == "COMPLETED"
 
 
 @pytest.mark.slow
@@ -108,19 +108,19 @@ def test_an_element_queued_anew_leaves_a_point_to_the_job_that_resumed_it(
     job = write_job(sweep={"train.epochs": [10_000_000, 20_000_000]})
     sweep = send(unbooked, job, tmp_path, points_per_task=2)
     taken, kept = runs_of(sweep)
-    wait_until(lambda: read_status(taken).progress.epoch > 0, seconds=240)
+    wait_until(lambda: read_settled(taken).progress.epoch > 0, seconds=240)
     unbooked.dnnjob("cancel", taken.root)
-    wait_until(lambda: read_status(kept).progress.epoch > 0, seconds=240)
+    wait_until(lambda: read_settled(kept).progress.epoch > 0, seconds=240)
     resumed = unbooked.dnnjob("resume", taken.root)
-    wait_until(lambda: read_status(taken).state == "RUNNING", seconds=240)
-    mine = read_status(taken).attempts
+    wait_until(lambda: read_settled(taken).state == "RUNNING", seconds=240)
+    mine = read_settled(taken).attempts
 
     unbooked.ask("scontrol", "requeue", _job_of(kept))
     wait_until(lambda: _resumed(kept), seconds=400)
 
     assert resumed.returncode == 0, resumed.stderr
     assert _job_of(taken) != _job_of(kept)
-    status = read_status(taken)
+    status = read_settled(taken)
     assert (status.state, len(status.attempts)) == ("RUNNING", len(mine))
     assert status.attempts[-1].pid == mine[-1].pid
     assert unbooked.state(_job_of(taken)) == "RUNNING"
@@ -136,12 +136,12 @@ def test_a_point_that_needs_too_much_memory_takes_no_other_along(
     command = ["submit", job, "--profile", file, "--root", tmp_path / "runs", "--force"]
 
     large, second, third = runs_of(SweepPaths(Path(unbooked.dnnjob(*command).stdout.strip())))
-    wait_until(lambda: read_status(third).state == "COMPLETED", seconds=300)
+    wait_until(lambda: read_settled(third).state == "COMPLETED", seconds=300)
 
-    status = read_status(large)
+    status = read_settled(large)
     assert (status.state, status.reason, len(status.attempts)) == ("FAILED", "out_of_memory", 1)
     assert "asked for 1.5 GB and was seen with" in str(status.error)
-    assert read_status(second).state == "COMPLETED"
+    assert read_settled(second).state == "COMPLETED"
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_500_points_finish_where_50_jobs_may_be_queued(
 
 
 def has_ended(paths: RunPaths) -> bool:
-    return read_status(paths).state in ("COMPLETED", "FAILED", "CANCELLED")
+    return read_settled(paths).state in ("COMPLETED", "FAILED", "CANCELLED")
 
 
 def _job_of(paths: RunPaths) -> str:
@@ -178,5 +178,5 @@ def _job_of(paths: RunPaths) -> str:
 
 
 def _resumed(paths: RunPaths) -> bool:
-    attempts = read_status(paths).attempts
+    attempts = read_settled(paths).attempts
     return len(attempts) == 2 and attempts[1].resumed_from is not None

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dnnjob.launch.watch.look import look
-from dnnjob.launch.watch.state import RunView
+from dnnjob.launch.watch.run_views import RunView, look
 from dnnjob.runs import RunPaths, read_cancel
 from tests.conftest import command_line
 from tests.launch.watch.made import attempt, make_run, make_sweep, send, status

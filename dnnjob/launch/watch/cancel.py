@@ -13,11 +13,10 @@ from pathlib import Path
 
 from dnnjob import slurm
 from dnnjob.errors import ExitCode, JobError, MissingError
-from dnnjob.launch.watch.carriers import Carrier, find_carriers
-from dnnjob.launch.watch.look import look
-from dnnjob.launch.watch.select import open_runs
-from dnnjob.launch.watch.state import RunView
-from dnnjob.launch.watch.table import describe_view, shorten
+from dnnjob.launch.watch.run_selection import open_runs
+from dnnjob.launch.watch.run_views import RunView, look
+from dnnjob.launch.watch.status_table import describe_view, shorten
+from dnnjob.launch.watch.targets import Carrier, find_carriers
 from dnnjob.machine import user_name
 from dnnjob.runs import (
     Cancel,

@@ -15,11 +15,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dnnjob.errors import ExitCode, JobError
-from dnnjob.launch.watch.look import look
-from dnnjob.launch.watch.state import RunView
-from dnnjob.launch.watch.words import describe_time
+from dnnjob.launch.watch.run_views import RunView, look
 from dnnjob.runs import RUN_ID, RunPaths, SweepPaths, read_sweep, statistics_folder
 from dnnjob.runs.run_discovery import find_runs
+from dnnjob.text import describe_time
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from dnnjob.config import list_keys, load_job_again, split_words
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.more_epochs import KEY, add_epochs
 from dnnjob.launch.submit import resubmit
-from dnnjob.launch.watch.look import look
-from dnnjob.launch.watch.state import FRESH, RunView
-from dnnjob.launch.watch.table import describe_view
-from dnnjob.runs import open_run, read_cancel
+from dnnjob.launch.watch.run_views import RunView, look
+from dnnjob.launch.watch.status_table import describe_view
+from dnnjob.runs import FRESH, open_run, read_cancel
 from dnnjob.tasks import find_task
+from dnnjob.text import describe_time, quote_command
 
 logger = logging.getLogger(__name__)
 
@@ -82,12 +82,24 @@ def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> Ex
 
 
 def _refuse_live(view: RunView, *, is_cancelled: bool) -> None:
-    if is_live(view, now=datetime.now(UTC), is_cancelled=is_cancelled):
+    now = datetime.now(UTC)
+    if is_live(view, now=now, is_cancelled=is_cancelled):
+        unseen = f" Nobody here can see it: {FRESH.seconds} s without a sign count as its end."
         raise JobError(
             f"Only a run that has ended can be resumed, but {view.path} is alive: "
-            f"{describe_view(view)}. Wait for its end, or end it first: `dnnjob cancel "
-            f"{view.path}`."
+            f"{describe_view(view)}{_describe_signs(view, now)}. Wait for its end, or end it "
+            f"first: {quote_command('cancel', view.path)}."
+            + (unseen if view.state == "RUNNING" and view.asked == "unknown" else "")
         )
+
+
+def _describe_signs(view: RunView, now: datetime) -> str:
+    """Where a run is at work, and when it last gave a sign of life."""
+    if view.state != "RUNNING" or view.updated_at is None:
+        return ""
+    process = f", process {view.process}" if view.asked == "process" else ""
+    where = f" on {view.nodes}" if view.nodes else ""
+    return f"{process}{where}, last sign of life {describe_time(now - view.updated_at)} ago"
 
 
 def is_live(view: RunView, *, now: datetime, is_cancelled: bool) -> bool:

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dnnjob.errors import ExitCode
-from dnnjob.launch.watch.look import look
-from dnnjob.launch.watch.select import select_runs
-from dnnjob.launch.watch.table import describe_views, render_views
+from dnnjob.launch.watch.run_selection import select_runs
+from dnnjob.launch.watch.run_views import look
+from dnnjob.launch.watch.status_table import describe_views, render_views
 
 logger = logging.getLogger(__name__)
 

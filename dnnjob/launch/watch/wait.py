@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dnnjob.errors import ExitCode
-from dnnjob.launch.watch.look import glance, look
-from dnnjob.launch.watch.pace import Pace
-from dnnjob.launch.watch.select import open_runs
-from dnnjob.launch.watch.state import RunView
-from dnnjob.launch.watch.table import describe_view, describe_views, shorten
+from dnnjob.launch.watch.polling import Pace
+from dnnjob.launch.watch.run_selection import open_runs
+from dnnjob.launch.watch.run_views import RunView, glance, look
+from dnnjob.launch.watch.status_table import describe_view, describe_views, shorten
 from dnnjob.runs import RunPaths
 
 logger = logging.getLogger(__name__)

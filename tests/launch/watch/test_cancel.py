@@ -12,7 +12,7 @@ import pytest
 
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.watch.cancel import cancel_command
-from dnnjob.launch.watch.look import look
+from dnnjob.launch.watch.run_views import look
 from dnnjob.machine import process_key
 from dnnjob.runs import RunPaths, read_cancel
 from tests.launch.watch.made import attempt, attempt_here, make_run, make_sweep, send, status

@@ -1,5 +1,6 @@
 """Which runs may go on."""
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.submit import follow_profile
 from dnnjob.launch.watch import resume
 from dnnjob.launch.watch.resume import is_live, resume_command
-from dnnjob.launch.watch.state import RunView
+from dnnjob.launch.watch.run_views import RunView
 from dnnjob.runs import Cancel, RunPaths, Submission, write_cancel
 from tests.launch.watch.made import ago, attempt, attempt_here, make_run, send, status, submission
 
@@ -49,7 +50,15 @@ def test_what_may_be_at_work_is_alive(
 def test_a_live_run_is_refused_with_its_state_and_the_way_out(root: Path) -> None:
     paths = make_run(root, told=status("RUNNING", [attempt_here()]))
 
-    with pytest.raises(JobError, match=rf"is alive: RUNNING\. .*dnnjob cancel {paths.root}"):
+    told = rf"is alive: RUNNING, process {os.getpid()} on .*, last sign of life 5 s ago"
+    with pytest.raises(JobError, match=rf"{told}.*dnnjob cancel {paths.root}"):
+        resume_command(paths.root, here=True)
+
+
+def test_a_run_that_cannot_be_seen_is_refused_with_how_long_silence_may_last(root: Path) -> None:
+    paths = make_run(root, told=status("RUNNING", [attempt(host="far")]))
+
+    with pytest.raises(JobError, match=r"on far, .* 120 s without a sign count as its end"):
         resume_command(paths.root, here=True)
 
 

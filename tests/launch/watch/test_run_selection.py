@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dnnjob.errors import JobError
-from dnnjob.launch.watch.select import open_runs, select_runs
+from dnnjob.launch.watch.run_selection import open_runs, select_runs
 from dnnjob.runs import RunPaths
 from tests.launch.watch.made import make_run, make_sweep
 

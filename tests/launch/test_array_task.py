@@ -1,6 +1,5 @@
 """What a task of a submitted job leaves alone, and what it does."""
 
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -14,18 +13,19 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 
 from dnnjob.config import load_job
 from dnnjob.errors import ExitCode
-from dnnjob.launch import element
-from dnnjob.launch.element import Element, work_through
+from dnnjob.launch import array_task
+from dnnjob.launch.array_task import ArrayTask, work_through
 from dnnjob.runs import (
     Attempt,
     Cancel,
+    Event,
     Reason,
     RunPaths,
     State,
     Status,
-    batch_end_file,
     create_run,
-    read_status,
+    leave_event,
+    read_settled,
     write_cancel,
     write_status,
 )
@@ -43,7 +43,9 @@ def make(write_job: WriteJob, tmp_path: Path) -> Make:
 
     def make(state: State, *, job_id: str | None = None, reason: Reason | None = None) -> RunPaths:
         paths = create_run(tmp_path / "runs", job)
-        begun = Attempt(host="n1", pid=1, slurm_job_id=job_id, started_at=datetime.now(UTC))
+        begun = Attempt(
+            host="n1", pid=1, slurm_job_id=job_id, slurm_restarts=0, started_at=datetime.now(UTC)
+        )
         attempts = () if state == "CREATED" else (begun,)
         write_status(paths, Status(state=state, reason=reason, attempts=attempts))
         return paths
@@ -59,7 +61,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     def run(paths: RunPaths, *_: object, **__: object) -> ExitCode:
         return codes.setdefault(paths, ExitCode.DONE)
 
-    monkeypatch.setattr(element, "_run", run)
+    monkeypatch.setattr(array_task, "_run", run)
     return codes
 
 
@@ -125,23 +127,58 @@ def test_what_goes_on_in_the_foreground_since_is_left_alone(make: Make, ran: Ran
 def test_a_run_that_was_given_up_for_want_of_a_requeue_goes_on_when_it_comes(
     make: Make, ran: Ran
 ) -> None:
-    given_up = make("FAILED", job_id="7", reason="preempted")
+    given_up = make("REQUEUED", job_id="7", reason="preempted")
     wrong = make("FAILED", job_id="7", reason="nan")
     for paths in (given_up, wrong):
-        sent = send(paths, "7")
-        end = {"exit_code": 75, "requeue": "refused", "ended_at": "2026-01-01T00:00:00Z"}
-        batch_end_file(paths.root / sent.folder, "7").write_text(json.dumps(end))
+        send(paths, "7", sent_s=60)
+        end = Event(writer="batch", job_id="7", exit_code=75, requeue="refused")
+        leave_event(paths, "batch-7-0", end)
+    assert read_settled(given_up).state == "FAILED"
 
     work([given_up, wrong])
 
     assert list(ran) == [given_up]
 
 
+@pytest.mark.usefixtures("restarted")
+def test_a_run_that_was_killed_for_its_memory_is_not_begun_again(make: Make, ran: Ran) -> None:
+    killed, waiting = make("RUNNING", job_id="7"), make("CREATED")
+    for paths in (killed, waiting):
+        send(paths, "7", sent_s=60)
+        end = Event(
+            writer="batch", job_id="7", exit_code=137, requeue="asked", reason="out_of_memory"
+        )
+        leave_event(paths, "batch-7-0", end)
+
+    assert work([killed, waiting]) is ExitCode.FAILED
+    assert list(ran) == [waiting]
+
+
+@pytest.mark.usefixtures("restarted")
+def test_the_batch_script_can_read_which_run_the_task_is_at(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make("CREATED"), make("CREATED")
+    turns = []
+    for paths in (first, second):
+        send(paths, "7", sent_s=60, folder="../submission")
+
+    def run(paths: RunPaths, *_: object, **__: object) -> ExitCode:
+        turns.append((paths.root.parent / "submission" / "7_1_turn.txt").read_text())
+        return ExitCode.CONTINUE if paths == second else ExitCode.FAILED
+
+    monkeypatch.setattr(array_task, "_run", run)
+    work([first, second])
+
+    last = (first.root.parent / "submission" / "7_1_turn.txt").read_text()
+    assert [*turns, last] == ["1 2\n", "2 2\n", "2 2 75\n"]
+
+
 @pytest.mark.parametrize("limit_min", [2, 600])
 def test_a_warning_that_submitit_receives_ends_the_process_to_be_continued(
     limit_min: int, tmp_path: Path
 ) -> None:
-    delayed = DelayedSubmission(Element(), ["/runs/tiny/1"], command="dnnjob submit tiny.toml")
+    delayed = DelayedSubmission(ArrayTask(), ["/runs/tiny/1"], command="dnnjob submit tiny.toml")
     delayed.set_timeout(limit_min, 3)
     delayed.dump(tmp_path / "job.pkl")
     loaded = DelayedSubmission.load(tmp_path / "job.pkl")
@@ -187,7 +224,7 @@ def test_a_signal_ends_the_task_but_a_wish_to_cancel_one_run_does_not(make: Make
 
     # The wish is there before the run: it never begins.
     assert work([first, second, third]) is ExitCode.TERMINATED
-    assert read_status(first).state == "CANCELLED"
+    assert read_settled(first).state == "CANCELLED"
     assert list(ran) == [first, second]
 
 
@@ -205,7 +242,7 @@ def test_the_stop_of_a_cancelled_run_is_forgotten_for_the_next(
         os.kill(os.getpid(), 15)
         return ExitCode.TERMINATED
 
-    monkeypatch.setattr(element, "_run", run)
+    monkeypatch.setattr(array_task, "_run", run)
     with stop.listening():
         work_through([first, second], stop=stop)
 

@@ -1,6 +1,6 @@
 """Sends runs where a profile says: into Slurm's queue, or into the background of this machine.
 
-submission = Sender(profile, folder=folder, name=job.name).send([[paths]], plan)[0]
+submission = Dispatch(profile, folder=folder, name=job.name).send([[paths]], plan)[0]
 """
 
 import os
@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from dnnjob import slurm
 from dnnjob.config import ProfileConfig
-from dnnjob.launch.element import Element
-from dnnjob.launch.pool import PoolPlan, open_pool
+from dnnjob.launch.array_task import ArrayTask
+from dnnjob.launch.local_queue import QueuePlan, open_queue
 from dnnjob.machine import process_key, user_name
 from dnnjob.runs import Requested, RunPaths, Submission, write_submission
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 _WRITERS = 2
 
 
-class Sender:
+class Dispatch:
     """Sends groups of runs as the tasks of one job."""
 
     def __init__(
@@ -42,7 +42,7 @@ class Sender:
         self.command = shlex.join(["dnnjob", *sys.argv[1:]])
 
     def send(
-        self, elements: Sequence[Sequence[RunPaths]], plan: PoolPlan, *, words: Sequence[str] = ()
+        self, elements: Sequence[Sequence[RunPaths]], plan: QueuePlan, *, words: Sequence[str] = ()
     ) -> list[Submission]:
         """Starts or queues them once their files say so; the submission of the first of each."""
         if self.profile.executor == "local":
@@ -58,7 +58,7 @@ class Sender:
         site = self.site or slurm.read_site(slurm.show_config())
         calls = [
             partial(
-                Element(),
+                ArrayTask(),
                 [str(paths.root) for paths in runs],
                 command=self.command,
                 words=list(words),
@@ -83,10 +83,10 @@ class Sender:
         return written
 
     def _start(
-        self, elements: Sequence[Sequence[RunPaths]], plan: PoolPlan, words: Sequence[str]
+        self, elements: Sequence[Sequence[RunPaths]], plan: QueuePlan, words: Sequence[str]
     ) -> list[Submission]:
         runs = [[str(paths.root) for paths in element] for element in elements]
-        with open_pool(
+        with open_queue(
             runs, self.profile, plan, folder=self.folder, command=self.command, words=words
         ) as pid:
             key = process_key(pid)

@@ -1,7 +1,7 @@
 """Runs in the background of this machine: a process of its own starts them, as many as fit.
 
-plan = plan_pool(jobs, profile, memory_bytes=None)
-with open_pool(runs, profile, plan, folder=folder, command=command) as pid: ...
+plan = plan_queue(jobs, profile, memory_bytes=None)
+with open_queue(runs, profile, plan, folder=folder, command=command) as pid: ...
 """
 
 import json
@@ -23,7 +23,21 @@ from typing import Any, BinaryIO, NoReturn, cast
 from dnnjob.config import JobConfig, ProfileConfig, resolve_job
 from dnnjob.errors import ExitCode
 from dnnjob.machine import count_cores, memory_limit_bytes, visible_gpus
-from dnnjob.runs import Record, RunPaths, read_status, write_status, write_text
+from dnnjob.runs import (
+    OVER,
+    Event,
+    Reason,
+    Record,
+    RunPaths,
+    State,
+    awaits_attempt,
+    latest_attempt,
+    leave_event,
+    read_settled,
+    read_submission,
+    state_before,
+    write_text,
+)
 from dnnjob.streams import guarded_streams
 
 logger = logging.getLogger(__name__)
@@ -35,7 +49,7 @@ _NO_LIMIT_MIN = 10 * 365 * 24 * 60
 
 
 @dataclass(frozen=True)
-class PoolPlan:
+class QueuePlan:
     """How many runs go at a time on this machine, and with what.
 
     Attributes:
@@ -57,7 +71,7 @@ class PoolPlan:
         return resolve_job(values, origin="The job with its share of threads")
 
 
-class PoolFile(Record):
+class QueueFile(Record):
     """What the background process is told."""
 
     elements: tuple[tuple[str, ...], ...]
@@ -69,9 +83,9 @@ class PoolFile(Record):
     words: tuple[str, ...] = ()
 
 
-def plan_pool(
+def plan_queue(
     jobs: Sequence[JobConfig], profile: ProfileConfig, *, memory_bytes: float | None
-) -> PoolPlan:
+) -> QueuePlan:
     """The plan for runs on this machine; one run at a time, with all there is, for Slurm.
 
     One thread a run is fastest for many runs: a second one on a batch of 64 saves a seventh of the
@@ -83,7 +97,7 @@ def plan_pool(
         memory_bytes: What one takes at its peak, None if unknown.
     """
     if profile.executor == "slurm":
-        return PoolPlan(width=1, threads=0, gpus=())
+        return QueuePlan(width=1, threads=0, gpus=())
     gpus = visible_gpus() if any(job.devices.kind != "cpu" for job in jobs) else ()
     cores = count_cores()
     tasks = max(job.devices.tasks for job in jobs)
@@ -96,7 +110,7 @@ def plan_pool(
     if gpus:
         limits.append(max(1, len(gpus) // each))
     width = min(limits)
-    return PoolPlan(
+    return QueuePlan(
         width=width,
         threads=threads or (max(1, cores // width) if len(jobs) > 1 else 0),
         gpus=tuple(",".join(gpus[n * each : (n + 1) * each]) for n in range(width)),
@@ -104,10 +118,10 @@ def plan_pool(
 
 
 @contextmanager
-def open_pool(
+def open_queue(
     elements: Sequence[Sequence[str]],
     profile: ProfileConfig,
-    plan: PoolPlan,
+    plan: QueuePlan,
     *,
     folder: Path,
     command: str,
@@ -125,7 +139,7 @@ def open_pool(
         command: What the user typed.
         words: `KEY=VALUE` for other devices than the runs' jobs have.
     """
-    told = PoolFile(
+    told = QueueFile(
         elements=tuple(map(tuple, elements)),
         gpus=plan.gpus,
         time_limit_min=profile.time_limit_min,
@@ -138,32 +152,32 @@ def open_pool(
     with (folder / "pool.log").open("ab") as log:
         # No file of the terminal's stays open in it: a shell that waits for this command's output
         # would wait for the runs.
-        pool = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dnnjob.launch.pool", str(folder)],
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dnnjob.launch.local_queue", str(folder)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
     # Python complains of a process that is forgotten while it runs; this one is meant to.
-    _OUTLIVING.append(pool)
-    gate = cast(BinaryIO, pool.stdin)
+    _OUTLIVING.append(process)
+    gate = cast(BinaryIO, process.stdin)
     try:
-        yield pool.pid
+        yield process.pid
         gate.write(b"go\n")
     except BaseException:
         gate.close()
-        pool.wait()
+        process.wait()
         raise
     gate.close()
 
 
-class Pool:
+class LocalQueue:
     """The background process: starts a task wherever a place is free, and passes signals on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.told = PoolFile.model_validate_json((folder / "pool.json").read_bytes())
+        self.told = QueueFile.model_validate_json((folder / "pool.json").read_bytes())
         self.jobs: dict[int, tuple[int, Any]] = {}
         self.stopped = False
 
@@ -200,10 +214,10 @@ class Pool:
                 job._process.send_signal(signal.SIGTERM)
 
     def _start(self, executor: Any, runs: Sequence[str], place: int) -> Any:
-        from dnnjob.launch.element import run_element
+        from dnnjob.launch.array_task import run_array_task
 
         job = executor.submit(
-            run_element,
+            run_array_task,
             list(runs),
             command=self.told.command,
             gpus=self.told.gpus[place],
@@ -229,20 +243,31 @@ def _close(runs: Sequence[str], *, log: str) -> None:
     """Ends the runs of a task that was killed, or that could not begin."""
     for folder in runs:
         paths = RunPaths(Path(folder))
-        status = read_status(paths)
-        if status.state in ("CREATED", "RUNNING"):
-            begun = status.state == "RUNNING"
+        status, sent = read_settled(paths), read_submission(paths)
+        if state_before(status, sent) not in OVER:
+            begun = status.state == "RUNNING" and not awaits_attempt(status, sent)
             error = f"The process {'was killed' if begun else 'could not begin'}. See {log}."
-            update = {"state": "FAILED", "reason": "error", "error": error}
-            write_status(paths, status.model_copy(update=update))
+            _leave_event(paths, "FAILED", "error", error)
 
 
 def _cancel(runs: Sequence[str]) -> None:
     for folder in runs:
         paths = RunPaths(Path(folder))
         error = "Cancelled before it began. `dnnjob resume RUN` goes on."
-        update = {"state": "CANCELLED", "reason": "cancelled", "error": error}
-        write_status(paths, read_status(paths).model_copy(update=update))
+        _leave_event(paths, "CANCELLED", "cancelled", error)
+
+
+def _leave_event(paths: RunPaths, state: State, reason: Reason, error: str) -> None:
+    attempt = latest_attempt(paths)
+    event = Event(
+        writer="local_queue",
+        attempt=attempt,
+        job_id=str(os.getpid()),
+        state=state,
+        reason=reason,
+        error=error,
+    )
+    leave_event(paths, f"local-queue-attempt-{attempt}", event)
 
 
 def main() -> None:
@@ -257,10 +282,10 @@ def _work() -> NoReturn:
         sys.exit(ExitCode.FAILED)
     sys.stdin.close()
     os.chdir("/")
-    pool = Pool(Path(sys.argv[1]))
+    queue = LocalQueue(Path(sys.argv[1]))
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pool.pass_on)
-    sys.exit(pool.work())
+        signal.signal(number, queue.pass_on)
+    sys.exit(queue.work())
 
 
 if __name__ == "__main__":

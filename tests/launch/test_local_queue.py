@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from dnnjob.config import JobConfig, ProfileConfig, load_job, resolve_profile
-from dnnjob.launch import pool
-from dnnjob.launch.pool import open_pool, plan_pool
+from dnnjob.launch import local_queue
+from dnnjob.launch.local_queue import open_queue, plan_queue
 from dnnjob.machine import process_key
 from dnnjob.runs import (
     Cancel,
     RunPaths,
     SweepPaths,
     create_run,
-    read_status,
+    read_settled,
     read_submission,
     read_sweep,
     write_cancel,
@@ -39,9 +39,9 @@ def job(write_job: WriteJob) -> JobConfig:
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of eight cores, 16 GiB and no GPU."""
-    monkeypatch.setattr(pool, "count_cores", lambda: 8)
-    monkeypatch.setattr(pool, "memory_limit_bytes", lambda: 16 * GIB)
-    monkeypatch.setattr(pool, "visible_gpus", lambda: ())
+    monkeypatch.setattr(local_queue, "count_cores", lambda: 8)
+    monkeypatch.setattr(local_queue, "memory_limit_bytes", lambda: 16 * GIB)
+    monkeypatch.setattr(local_queue, "visible_gpus", lambda: ())
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_as_many_runs_go_at_a_time_as_fit(
     width: int,
     threads: int,
 ) -> None:
-    plan = plan_pool([job] * num_jobs, local(**profile), memory_bytes=memory)
+    plan = plan_queue([job] * num_jobs, local(**profile), memory_bytes=memory)
 
     assert (plan.width, plan.threads, len(plan.gpus)) == (width, threads, width)
     assert plan.fit(job).devices.threads == threads
@@ -79,7 +79,7 @@ def test_as_many_runs_go_at_a_time_as_fit(
 def test_threads_that_a_job_names_are_left_to_it(write_job: WriteJob) -> None:
     job = load_job(write_job(devices={"threads": 3}))
 
-    plan = plan_pool([job] * 20, local(), memory_bytes=None)
+    plan = plan_queue([job] * 20, local(), memory_bytes=None)
 
     assert plan.width == 2
     assert plan.fit(job).devices.threads == 3
@@ -102,18 +102,18 @@ def test_each_place_has_gpus_of_its_own(
     gpus: tuple[str, ...],
 ) -> None:
     # submitit would take numbers from 0 on, or none at all.
-    monkeypatch.setattr(pool, "visible_gpus", lambda: ("GPU-a", "GPU-b", "GPU-c"))
+    monkeypatch.setattr(local_queue, "visible_gpus", lambda: ("GPU-a", "GPU-b", "GPU-c"))
     job = load_job(write_job(devices={"kind": "auto", "threads": 0}))
 
-    assert plan_pool([job] * num_jobs, local(**profile), memory_bytes=None).gpus == gpus
+    assert plan_queue([job] * num_jobs, local(**profile), memory_bytes=None).gpus == gpus
 
 
 def test_nothing_runs_whose_files_could_not_be_written(job: JobConfig, tmp_path: Path) -> None:
     paths = create_run(tmp_path, job)
-    plan = plan_pool([job], local(), memory_bytes=None)
+    plan = plan_queue([job], local(), memory_bytes=None)
 
     def write() -> int:
-        with open_pool(
+        with open_queue(
             [[str(paths.root)]], local(), plan, folder=paths.submission_folder, command="dnnjob"
         ) as pid:
             os.kill(pid, 0)
@@ -123,7 +123,7 @@ def test_nothing_runs_whose_files_could_not_be_written(job: JobConfig, tmp_path:
     with pytest.raises(OSError, match="disk full"):
         write()
     time.sleep(1)
-    assert read_status(paths).state == "CREATED"
+    assert read_settled(paths).state == "CREATED"
     assert not list(paths.submission_folder.glob("*_submitted.pkl"))
 
 
@@ -135,8 +135,8 @@ def submit(dnnjob: Command, job: Path, folder: Path, *words: str) -> Path:
 
 def wait_for(paths: RunPaths, *states: str, seconds: float = 120) -> None:
     until = time.monotonic() + seconds
-    while read_status(paths).state not in states:
-        assert time.monotonic() < until, read_status(paths)
+    while read_settled(paths).state not in states:
+        assert time.monotonic() < until, read_settled(paths)
         time.sleep(0.1)
 
 
@@ -184,7 +184,7 @@ def test_a_shell_that_reads_the_folder_does_not_wait_for_the_run(
     # It came back while the run was going on.
     (folder,) = (tmp_path / "runs" / "tiny").glob("*-*-*")
     assert str(folder) in done.stdout
-    assert read_status(RunPaths(folder)).state != "COMPLETED"
+    assert read_settled(RunPaths(folder)).state != "COMPLETED"
     wait_for(RunPaths(folder), "COMPLETED")
 
 
@@ -199,15 +199,15 @@ def test_a_sweep_shares_imports_and_loses_no_point_to_one_that_fails(
     runs = [sweep.run(point) for point in read_sweep(sweep).points]
     for paths in runs:
         wait_for(paths, "COMPLETED", "FAILED")
-    assert [read_status(paths).state for paths in runs] == [
+    assert [read_settled(paths).state for paths in runs] == [
         "COMPLETED",
         "FAILED",
         "COMPLETED",
         "COMPLETED",
     ]
-    assert read_status(runs[1]).reason == "nan"
+    assert read_settled(runs[1]).reason == "nan"
     # One process after the other, or the same: here the same.
-    assert len({read_status(paths).attempts[0].pid for paths in runs}) == 1
+    assert len({read_settled(paths).attempts[0].pid for paths in runs}) == 1
     wait_for_pool(runs[0])
 
 
@@ -226,7 +226,7 @@ def test_a_wish_to_cancel_ends_one_point_and_the_others_go_on(
     wait_for(long, "CANCELLED")
     wait_for(second, "COMPLETED")
     wait_for(third, "CANCELLED")
-    assert read_status(third).attempts == ()
+    assert read_settled(third).attempts == ()
     wait_for_pool(long)
 
 
@@ -248,7 +248,7 @@ def test_the_background_process_passes_a_signal_on_and_starts_nothing_more(
 
     for paths in runs:
         wait_for(paths, "CANCELLED")
-    assert [len(read_status(paths).attempts) for paths in runs] == [1, 0, 0]
+    assert [len(read_settled(paths).attempts) for paths in runs] == [1, 0, 0]
     wait_for_pool(runs[0])
 
 
@@ -261,7 +261,7 @@ def test_setup_lines_come_first_and_one_that_fails_ends_the_run(
     paths = RunPaths(submit(dnnjob, write_job(), tmp_path, words))
 
     wait_for(paths, "FAILED")
-    log = Path(str(read_status(paths).error).removesuffix(".").partition("See ")[2])
+    log = Path(str(read_settled(paths).error).removesuffix(".").partition("See ")[2])
     assert log.read_text() == "here\n"
 
 
@@ -272,10 +272,10 @@ def test_a_killed_process_leaves_no_run_that_looks_alive(
     paths = RunPaths(submit(dnnjob, write_job(train={"epochs": 10_000_000}), tmp_path))
     wait_for(paths, "RUNNING")
 
-    os.kill(read_status(paths).attempts[-1].pid, signal.SIGKILL)
+    os.kill(read_settled(paths).attempts[-1].pid, signal.SIGKILL)
 
     wait_for(paths, "FAILED")
-    assert "was killed" in str(read_status(paths).error)
+    assert "was killed" in str(read_settled(paths).error)
     wait_for_pool(paths)
 
 
@@ -289,6 +289,6 @@ def test_a_time_limit_ends_a_local_run_with_a_checkpoint(
     paths = RunPaths(submit(dnnjob, job, tmp_path, *words))
     wait_for(paths, "FAILED")
 
-    status = read_status(paths)
+    status = read_settled(paths)
     assert (status.reason, "time_limit_min" in str(status.error)) == ("time_limit", True)
     assert list(paths.checkpoints.glob("*.ckpt"))

@@ -1,7 +1,7 @@
 """What a task of a submitted job does: its runs in turn, each where it was left.
 
-call = partial(Element(), ["/scratch/runs/housing/20261123-101500-3f9a1c"], command="...")
-run_element(["/scratch/runs/housing/20261123-101500-3f9a1c"], command="dnnjob submit ...")
+call = partial(ArrayTask(), ["/scratch/runs/housing/20261123-101500-3f9a1c"], command="...")
+run_array_task(["/scratch/runs/housing/20261123-101500-3f9a1c"], command="dnnjob submit ...")
 """
 
 import logging
@@ -14,30 +14,41 @@ from pathlib import Path
 from typing import NoReturn
 
 from dnnjob.errors import DnnJobError, ExitCode
-from dnnjob.launch.process import leave
+from dnnjob.launch.own_process import leave
 from dnnjob.runs import (
+    OVER,
+    Event,
     RunPaths,
     Status,
+    attempt_number,
     count_restarts,
+    latest_end,
+    leave_event,
     own_job_id,
-    read_batch_end,
     read_cancel,
+    read_events,
+    read_settled,
     read_status,
     read_submission,
-    write_status,
+    settle,
+    state_before,
+    write_text,
 )
 from dnnjob.streams import guarded_streams
 from dnnjob.tasks import StopFlag, Task, find_task
 
 logger = logging.getLogger(__name__)
 
+# Ends after which a run goes on by itself.
+_STOPPED = ("preempted", "time_limit", "node_failure", "peer_lost")
 
-class Element:
-    """`run_element`, for submitit to call."""
+
+class ArrayTask:
+    """`run_array_task`, for submitit to call."""
 
     def __call__(self, runs: Sequence[str], *, command: str, words: Sequence[str] = ()) -> NoReturn:
-        """See `run_element`."""
-        run_element(runs, command=command, words=words)
+        """See `run_array_task`."""
+        run_array_task(runs, command=command, words=words)
 
     def checkpoint(self, *_: object, **__: object) -> NoReturn:
         """What submitit's handler calls at a warning that comes before this process listens.
@@ -48,7 +59,7 @@ class Element:
         raise SystemExit(ExitCode.CONTINUE)
 
 
-def run_element(
+def run_array_task(
     runs: Sequence[str], *, command: str, gpus: str | None = None, words: Sequence[str] = ()
 ) -> NoReturn:
     """Works through runs as this process's task of each, and ends the process.
@@ -88,7 +99,9 @@ def work_through(
             continue
         code = _outcome(paths, task)
         if code is None:
+            _mark_turn(runs, number, task=task)
             code = _run(paths, runs, number=number, task=task, stop=stop, words=words)
+            _mark_turn(runs, number, task=task, code=code)
             if code is ExitCode.CONTINUE:
                 return code
             if code in (ExitCode.TERMINATED, ExitCode.INTERRUPTED):
@@ -97,6 +110,22 @@ def work_through(
                 stop.signal = None
         codes.append(code)
     return max(codes)
+
+
+def _mark_turn(
+    runs: Sequence[RunPaths], number: int, *, task: Task, code: ExitCode | None = None
+) -> None:
+    """Tells the batch script which of how many runs this task is at, and how that run ended."""
+    job_id, submission = own_job_id(os.environ), read_submission(runs[0])
+    if not task.is_chief or job_id is None or submission is None:
+        return
+    name = f"{job_id}_{count_restarts(os.environ) or 0}_turn.txt"
+    ended = "" if code is None else f" {int(code)}"
+    try:
+        folder = runs[0].root / submission.folder
+        write_text(folder / name, f"{number} {len(runs)}{ended}\n")
+    except OSError as error:
+        logger.warning("The batch script will not know which run was at work: %s.", error)
 
 
 def _run(
@@ -110,7 +139,7 @@ def _run(
 ) -> ExitCode:
     from dnnjob.clock import Stopwatch
     from dnnjob.config import load_job
-    from dnnjob.launch.local import run_local_tasks, run_processes
+    from dnnjob.launch.local_tasks import run_local_tasks, run_processes
     from dnnjob.launch.worker import run_attempt
     from dnnjob.machine import process_age_s
 
@@ -159,20 +188,28 @@ def _is_taken(paths: RunPaths) -> bool:
 
 def _outcome(paths: RunPaths, task: Task) -> ExitCode | None:
     """How a run has ended; None if there is work to do."""
-    status = read_status(paths)
-    match status.state:
+    status, submission = read_settled(paths), read_submission(paths)
+    match state_before(status, submission):
         case "COMPLETED":
             return ExitCode.DONE
         case "CANCELLED" if _is_mine(status):
             return ExitCode.TERMINATED
-        case "FAILED" if _is_mine(status) and not _is_started_after_all(paths, status):
+        case "FAILED" if _is_mine(status) and not _is_started_after_all(paths):
             return ExitCode.FAILED
     if read_cancel(paths) is None:
         return None
     if task.is_chief:
-        error = "Cancelled before it began. `dnnjob resume RUN` goes on."
-        update = {"state": "CANCELLED", "reason": "cancelled", "error": error}
-        write_status(paths, status.model_copy(update=update))
+        attempt = attempt_number(status)
+        event = Event(
+            writer="array_task",
+            attempt=attempt,
+            job_id=submission.job_id if submission else None,
+            restarts=count_restarts(os.environ) or 0,
+            state="CANCELLED",
+            reason="cancelled",
+            error="Cancelled before it began. `dnnjob resume RUN` goes on.",
+        )
+        leave_event(paths, f"array-task-{attempt}", event)
     return ExitCode.TERMINATED
 
 
@@ -186,10 +223,15 @@ def _is_mine(status: Status) -> bool:
     return not status.attempts or status.attempts[-1].slurm_job_id == own_job_id(os.environ)
 
 
-def _is_started_after_all(paths: RunPaths, status: Status) -> bool:
+def _is_started_after_all(paths: RunPaths) -> bool:
     """Whether a run was given up since Slurm refused to queue this job anew, which it then did."""
     submission = read_submission(paths)
-    end = read_batch_end(paths, submission) if submission else None
+    if submission is None:
+        return False
+    told, events = read_status(paths), read_events(paths, submission)
+    end = latest_end(events, told, submission.job_id)
     if end is None or end.requeue != "refused":
         return False
-    return not status.attempts or status.reason in ("preempted", "time_limit", "node_failure")
+    # What the run itself failed of stands, as does an error of its task.
+    reason = settle(told, events, submission).reason
+    return told.state not in OVER and (not told.attempts or reason in _STOPPED)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dnnjob.errors import JobError
-from dnnjob.launch.watch.state import OVER, state_before
 from dnnjob.runs import (
+    OVER,
     RunPaths,
     Submission,
     SweepPaths,
@@ -18,6 +18,7 @@ from dnnjob.runs import (
     read_status,
     read_submission,
     read_sweep,
+    state_before,
 )
 
 

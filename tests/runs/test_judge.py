@@ -1,15 +1,31 @@
 """What becomes of a run, by all that can be known of it."""
 
+import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from dnnjob.launch.watch.state import Evidence, JobView, RunView, estimate_left_s, merge
-from dnnjob.runs import BatchEnd, Cancel, Position, Progress, RunPaths, Status, Submission
+from dnnjob.runs import (
+    Cancel,
+    Event,
+    JobView,
+    ProcessView,
+    RunPaths,
+    SchedulerAnswer,
+    Status,
+    Submission,
+    Verdict,
+    judge,
+    read_cancel,
+    read_events,
+    read_status,
+    read_submission,
+)
 from tests.launch.watch.made import ago, attempt, status, submission
 
-PATHS = RunPaths(Path("/root/tiny/20260101-000000-000001"))
+RUN = Path("/root/tiny/20260101-000000-000001")
 RUNNING_JOB = JobView(state="RUNNING", nodes="n1", limit_left_s=600)
 
 
@@ -31,15 +47,29 @@ def judged(
     job: JobView | None = None,
     *,
     sent: Submission | None = None,
-    **evidence: object,
-) -> RunView:
-    """What is made of a submitted run whose Slurm was asked."""
+    events: Sequence[Event] = (),
+    cancel: Cancel | None = None,
+    process: ProcessView | None = None,
+    has_log: bool = True,
+) -> Verdict:
+    """What is made of a submitted run whose Slurm was asked, unless its process was looked at."""
     sent = sent or submission()
-    values = {"origin": "slurm", "submission": sent, "job_id": sent.job_id, **evidence}
-    return merge(
-        Evidence(paths=PATHS, status=told or at_work(), job=job, **values),  # type: ignore[arg-type]
+    answer = SchedulerAnswer(job_id=sent.job_id, job=job, has_log=has_log)
+    return judge(
+        told or at_work(),
+        events=events,
+        cancel=cancel,
+        submission=sent,
+        scheduler=None if process else answer,
+        process=process,
         now=datetime.now(UTC),
+        run=RUN,
     )
+
+
+def batch_end(**values: object) -> Event:
+    known = {"writer": "batch", "job_id": "7", "at": ago(5), **values}
+    return Event.model_validate(known)
 
 
 def ended(state: str, **changes: object) -> JobView:
@@ -90,7 +120,7 @@ def test_a_waiting_run_tells_why_it_waits_and_when_it_is_to_start() -> None:
 
     view = judged(waiting(), JobView(state="PENDING", reason="Resources", starts_at=starts_at))
 
-    assert (view.state, view.queue_reason, view.starts_at) == ("CREATED", "Resources", starts_at)
+    assert view.state == "CREATED"
     assert view.note == "waits for free nodes (Resources), planned for 2026-01-02 03:04 UTC"
 
 
@@ -106,18 +136,10 @@ def test_a_reason_nobody_has_described_is_shown_as_it_is() -> None:
     assert view.note == "waits: Quantum{flux}"
 
 
-def test_a_run_at_work_shows_its_progress_and_what_is_left() -> None:
-    told = status(
-        "RUNNING",
-        [attempt(105, slurm_job_id="7")],
-        progress=Progress(epoch=50, epochs=150, loss=0.25),
-    )
+def test_a_run_at_work_in_a_running_job_needs_no_word() -> None:
+    view = judged(at_work(), RUNNING_JOB)
 
-    view = judged(told, RUNNING_JOB)
-
-    assert (view.state, view.progress.loss, view.limit_left_s) == ("RUNNING", 0.25, 600)
-    assert view.left_s == pytest.approx(195, abs=1)
-    assert view.note is None
+    assert (view.state, view.note) == ("RUNNING", None)
 
 
 def test_a_job_that_has_started_is_no_run_at_work_before_the_run_says_so() -> None:
@@ -198,7 +220,7 @@ def test_a_node_that_could_not_write_the_log_is_named_with_the_folder() -> None:
     view = judged(waiting(), ended("FAILED", signal=53))
 
     assert (view.state, view.reason) == ("FAILED", "error")
-    assert f"n1 could not write to {PATHS.root}/submission" in str(view.error)
+    assert f"n1 could not write to {RUN}/submission" in str(view.error)
     assert "profile.exclude" in str(view.error)
 
 
@@ -213,7 +235,7 @@ def test_a_forgotten_job_has_vanished() -> None:
     view = judged(long_silent(), None)
 
     assert (view.state, view.reason) == ("FAILED", "vanished")
-    assert f"dnnjob logs {PATHS.root}" in str(view.error)
+    assert f"dnnjob logs {RUN}" in str(view.error)
 
 
 def test_a_job_that_ended_a_moment_ago_may_still_be_heard_of() -> None:
@@ -250,34 +272,34 @@ def test_of_a_failed_task_of_several_points_others_may_have_completed(
 
 def test_a_job_that_ends_to_be_queued_anew_is_not_over() -> None:
     told = status("REQUEUED", [attempt(slurm_job_id="7", ended_at=ago(5))], reason="preempted")
-    end = BatchEnd(exit_code=75, requeue="asked", ended_at=ago(5))
+    end = batch_end(exit_code=75, requeue="asked", at=ago(5))
 
-    view = judged(told, ended("FAILED", exit_code=75), batch_end=end)
+    view = judged(told, ended("FAILED", exit_code=75), events=[end])
 
     assert (view.state, view.reason) == ("REQUEUED", "preempted")
 
 
 def test_the_batch_script_tells_the_exit_code_where_nobody_else_does() -> None:
-    end = BatchEnd(exit_code=137, requeue="none", restarts=0, ended_at=ago(5))
+    end = batch_end(exit_code=137, requeue="none", restarts=0, at=ago(5))
 
-    view = judged(at_work(), None, batch_end=end)
+    view = judged(at_work(), None, events=[end])
 
     assert (view.state, view.reason) == ("FAILED", "error")
     assert "signal SIGKILL" in str(view.error)
 
 
 def test_the_batch_script_knows_what_slurm_did_where_no_books_do() -> None:
-    end = BatchEnd(exit_code=137, requeue="asked", reason="time_limit", ended_at=ago(5))
+    end = batch_end(exit_code=137, requeue="asked", reason="time_limit", at=ago(5))
 
-    view = judged(at_work(), JobView(state="PENDING", reason="BeginTime"), batch_end=end)
+    view = judged(at_work(), JobView(state="PENDING", reason="BeginTime"), events=[end])
 
     assert (view.state, view.reason) == ("REQUEUED", "time_limit")
 
 
 def test_a_job_that_was_queued_anew_and_then_forgotten_has_vanished() -> None:
-    end = BatchEnd(exit_code=137, requeue="asked", reason="preempted", ended_at=ago(900))
+    end = batch_end(exit_code=137, requeue="asked", reason="preempted", at=ago(900))
 
-    assert judged(long_silent(), None, batch_end=end).reason == "vanished"
+    assert judged(long_silent(), None, events=[end]).reason == "vanished"
 
 
 def test_a_refused_requeue_is_a_failure_that_can_be_resumed() -> None:
@@ -286,19 +308,21 @@ def test_a_refused_requeue_is_a_failure_that_can_be_resumed() -> None:
         [attempt(slurm_job_id="7", ended_at=ago(5), reason="preempted")],
         reason="preempted",
     )
-    end = BatchEnd(exit_code=75, requeue="refused", restarts=0, ended_at=ago(5))
+    end = batch_end(exit_code=75, requeue="refused", restarts=0, at=ago(5))
 
-    view = judged(told, ended("FAILED", exit_code=75), batch_end=end)
+    view = judged(
+        told, ended("FAILED", exit_code=75), sent=submission(place=str(RUN)), events=[end]
+    )
 
     assert (view.state, view.reason) == ("FAILED", "preempted")
-    assert f"dnnjob resume {PATHS.root}" in str(view.error)
+    assert f"dnnjob resume {RUN}" in str(view.error)
 
 
 def test_the_end_of_an_earlier_start_says_nothing_of_this_one() -> None:
     told = status("RUNNING", [attempt(slurm_job_id="7", slurm_restarts=1)], silent_s=500)
-    end = BatchEnd(exit_code=1, requeue="none", restarts=0, ended_at=ago(900))
+    end = batch_end(exit_code=1, requeue="none", restarts=0, at=ago(900))
 
-    assert judged(told, None, batch_end=end).reason == "vanished"
+    assert judged(told, None, events=[end]).reason == "vanished"
 
 
 # Cancelled
@@ -327,56 +351,160 @@ def test_a_wish_does_not_hide_another_end() -> None:
 
 
 def test_a_process_that_lives_is_at_work() -> None:
-    view = judged(origin="process", is_alive=True, sent=submission("9", executor="local"))
+    view = judged(process=ProcessView(is_alive=True), sent=submission("9", executor="local"))
 
     assert (view.state, view.note) == ("RUNNING", None)
 
 
 def test_a_process_that_is_gone_has_vanished_unless_somebody_wished_it() -> None:
-    assert judged(origin="process").reason == "vanished"
-    assert judged(origin="process", cancel=Cancel(user="anna")).state == "CANCELLED"
+    assert judged(process=ProcessView(is_alive=False)).reason == "vanished"
+    assert (
+        judged(process=ProcessView(is_alive=False), cancel=Cancel(user="anna")).state == "CANCELLED"
+    )
 
 
 def test_what_cannot_be_asked_keeps_its_state_with_the_age_of_its_last_sign() -> None:
-    view = judged(long_silent(), origin="unknown", place="on the cluster beta")
+    view = judged(long_silent(), process=ProcessView(place="on the cluster beta"))
 
     assert (view.state, view.reason) == ("RUNNING", None)
     assert view.note == "last sign of life 3 h ago, on the cluster beta"
     assert not view.is_over
 
 
-def test_a_run_without_readable_status_has_no_state_but_a_fault() -> None:
-    view = merge(
-        Evidence(paths=PATHS, status=None, fault="its status.json is damaged"),
-        now=datetime.now(UTC),
+# Runs of version 0.1
+
+BEFORE = sorted((Path(__file__).parents[1] / "golden" / "runs_0_1").iterdir())
+
+
+@pytest.mark.parametrize("folder", BEFORE, ids=lambda folder: folder.name)
+def test_a_run_of_version_0_1_stands_as_that_version_said(folder: Path) -> None:
+    told = json.loads((folder / "judged.json").read_text())
+    paths = RunPaths(folder)
+    submission = read_submission(paths)
+    job = told["scheduler"] and JobView(**told["scheduler"])
+    is_asked = told["origin"] == "slurm"
+    is_seen = told["origin"] == "process"
+
+    view = judge(
+        read_status(paths),
+        events=read_events(paths, submission),
+        cancel=read_cancel(paths),
+        submission=submission,
+        scheduler=SchedulerAnswer(job_id="7", job=job) if is_asked else None,
+        process=ProcessView(is_alive=told["is_alive"] if is_seen else None, place=told["place"]),
+        now=datetime.fromisoformat(told["now"]),
+        run=RUN,
     )
 
-    assert (view.state, view.note) == (None, "its status.json is damaged")
+    assert {key: value for key, value in told["expected"].items() if hasattr(view, key)} == vars(
+        view
+    )
 
 
-# Time left
+# What others than the chief have left word of
+
+
+def event(**values: object) -> Event:
+    known = {"writer": "launcher", "at": ago(3), "attempt": 1, "state": "FAILED"}
+    return Event.model_validate({**known, "reason": "peer_lost", "error": "Lost.", **values})
+
+
+def alone(told: Status, *events: Event) -> Verdict:
+    """What is made of a run in the foreground whose process is gone."""
+    return judge(
+        told,
+        events=events,
+        cancel=None,
+        submission=None,
+        scheduler=None,
+        process=ProcessView(is_alive=False),
+        now=datetime.now(UTC),
+        run=RUN,
+    )
+
+
+def test_a_launcher_tells_what_became_of_a_run_whose_chief_left_no_word() -> None:
+    view = alone(status("RUNNING", [attempt(number=1)]), event())
+
+    assert (view.state, view.reason, view.error) == ("FAILED", "peer_lost", "Lost.")
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "FAILED", "REQUEUED"])
+def test_the_chiefs_own_word_stands_against_that_of_others(state: str) -> None:
+    told = status(state, [attempt(number=1, ended_at=ago(5))], reason="nan")
+
+    assert alone(told, event(state="CANCELLED")).state in (state, "FAILED")
+    assert alone(told, event()).error != "Lost."
+
+
+def test_an_event_of_an_earlier_attempt_says_nothing_of_this_one() -> None:
+    told = status("RUNNING", [attempt(500, ended_at=ago(90)), attempt(number=2)])
+
+    assert alone(told, event(attempt=1)).reason == "vanished"
+
+
+def test_a_run_that_was_lost_before_any_attempt_is_told_of_by_its_launcher() -> None:
+    assert alone(status("CREATED"), event(attempt=0)).error == "Lost."
+
+
+def test_a_run_sent_again_after_an_event_waits() -> None:
+    told = status("RUNNING", [attempt(slurm_job_id="6", number=1)], silent_s=60)
+    again = submission("7", sent_s=10)
+
+    view = judged(told, JobView(state="PENDING"), sent=again, events=[event(at=ago(40))])
+
+    assert view.state == "REQUEUED"
 
 
 @pytest.mark.parametrize(
-    ("progress", "resumed_at", "left_s"),
+    ("told", "end", "expected"),
     [
-        (Progress(epoch=0, epochs=100), 0, None),
-        (Progress(epoch=100, epochs=100), 0, None),
-        (Progress(epoch=25, epochs=100), 0, 300 - 5),
-        (Progress(epoch=25, epochs=100), None, None),
-        # Of 25 epochs this attempt trained 5.
-        (Progress(epoch=25, epochs=100), 20, 1500 - 5),
+        (at_work(), {"requeue": "cancelled"}, ("CANCELLED", "cancelled")),
+        (waiting(), {"requeue": "cancelled"}, ("CANCELLED", "cancelled")),
+        (at_work(), {"requeue": "refused", "reason": "time_limit"}, ("FAILED", "time_limit")),
+        (waiting(), {"requeue": "refused"}, ("FAILED", "error")),
+        (at_work(), {"requeue": "asked", "reason": "out_of_memory"}, ("FAILED", "out_of_memory")),
+        (waiting(), {"requeue": "asked", "reason": "out_of_memory"}, ("CREATED", None)),
+        (at_work(), {"requeue": "asked", "reason": "preempted"}, ("REQUEUED", "preempted")),
+        (at_work(), {"requeue": "asked", "reason": "error"}, ("FAILED", "error")),
+        (at_work(), {"requeue": "none"}, ("FAILED", "error")),
+        (waiting(), {"requeue": "none"}, ("FAILED", "error")),
     ],
 )
-def test_the_time_left_follows_the_pace_of_this_attempt(
-    progress: Progress, resumed_at: int | None, left_s: float | None
+def test_the_batch_script_tells_of_the_run_at_work_and_of_those_that_wait(
+    told: Status, end: dict[str, object], expected: tuple[str, str | None]
 ) -> None:
-    """None of `resumed_at`: a second attempt that has not yet found its checkpoint."""
-    begun = attempt(105, resumed_from=Position(epoch=resumed_at) if resumed_at else None)
-    attempts = [begun] if resumed_at is not None else [attempt(500), begun]
+    view = judged(told, process=ProcessView(place="far"), events=[batch_end(exit_code=137, **end)])
 
-    estimate = estimate_left_s(
-        status("RUNNING", attempts, progress=progress), now=datetime.now(UTC)
-    )
+    assert (view.state, view.reason) == expected
 
-    assert estimate == (None if left_s is None else pytest.approx(left_s, abs=1))
+
+def test_memory_is_told_with_what_was_asked_and_used() -> None:
+    told = status("RUNNING", [attempt(slurm_job_id="7", peak_rss_mb=812.5)])
+    sent = submission(requested={"memory_gb": 4})
+    end = {"exit_code": 137, "requeue": "none", "reason": "out_of_memory"}
+
+    seen = judged(told, sent=sent, events=[batch_end(**end, memory_mb=4012)])
+
+    assert "asked for 4 GB and was seen with 4012 MB" in str(seen.error)
+    assert "was seen with 812 MB" in str(judged(told, sent=sent, events=[batch_end(**end)]).error)
+
+
+def test_a_resumed_run_whose_job_never_began_it_has_failed_whatever_clocks_say() -> None:
+    told = status("FAILED", [attempt(slurm_job_id="6")], silent_s=50, reason="nan")
+    sent = submission("7", sent_s=-3000)
+
+    view = judged(told, None, sent=sent, events=[batch_end(exit_code=9, requeue="none")])
+
+    assert (view.state, view.reason) == ("FAILED", "error")
+    assert "exit code 9" in str(view.error)
+
+
+def test_the_end_of_a_job_that_had_the_run_before_says_nothing_of_its_new_job() -> None:
+    told = status("REQUEUED", [attempt(slurm_job_id="6", slurm_restarts=0)], silent_s=50)
+
+    end = batch_end(job_id="6", requeue="refused", at=ago(60))
+
+    view = judged(told, JobView(state="PENDING"), sent=submission(sent_s=10), events=[end])
+
+    assert view.state == "REQUEUED"

@@ -1,11 +1,10 @@
-"""Spans of time and Slurm's reasons, in words.
+"""Slurm's words for why a job waits, in plain ones.
 
-describe_time(timedelta(hours=3))                   # "3 h"
 describe_queue_reason("Resources", job_id="12")     # "waits for free nodes (Resources)"
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 # The usual ones; Slurm has a hundred more, which are shown as they are.
 _REASONS: Mapping[str, str] = {
@@ -58,12 +57,3 @@ def describe_queue_reason(
     words = _REASONS.get(reason.partition(",")[0])
     told = f"{words} ({reason})" if words else f"waits: {reason}"
     return told.replace("{job_id}", job_id) + planned
-
-
-def describe_time(span: timedelta) -> str:
-    """A span of time in its largest unit that has at least two of it, as "90 s", "3 h", "5 d"."""
-    seconds = max(0.0, span.total_seconds())
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -9,15 +9,21 @@ import pytest
 from dnnjob.config import resolve_profile
 from dnnjob.doctor import Finding
 from dnnjob.errors import ExitCode, JobError, MissingError
-from dnnjob.launch import doctor
-from dnnjob.launch.doctor import check_gpus, doctor_command, examine_there, report_host, shorten
+from dnnjob.launch import remote_doctor
+from dnnjob.launch.remote_doctor import (
+    check_gpus,
+    doctor_command,
+    examine_there,
+    report_host,
+    shorten,
+)
 
 
 @pytest.fixture
 def findings(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     """What is found here, to be changed."""
     found = [Finding(topic="python", state="ok", found="3.11")]
-    monkeypatch.setattr(doctor, "examine", lambda root: tuple(found))
+    monkeypatch.setattr(remote_doctor, "examine", lambda root: tuple(found))
     return found
 
 
@@ -51,7 +57,7 @@ def test_something_missing_on_a_node_is_the_exit_code(
 def test_the_job_leaves_what_it_found_of_its_node(
     findings: list[Finding], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "list_gpus", lambda: ())
+    monkeypatch.setattr(remote_doctor, "list_gpus", lambda: ())
     for key, value in {"SLURM_PROCID": "1", "SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n2"}.items():
         monkeypatch.setenv(key, value)
 

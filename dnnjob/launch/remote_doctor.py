@@ -19,13 +19,19 @@ from dnnjob import slurm
 from dnnjob.config import ProfileConfig, load_profile
 from dnnjob.doctor import Finding, examine, is_fit, render_findings
 from dnnjob.errors import DnnJobError, ExitCode, MissingError
-from dnnjob.launch.process import raising_on_signals
-from dnnjob.launch.watch.ask import ask_slurm
-from dnnjob.launch.watch.pace import Pace
-from dnnjob.launch.watch.state import JobView
-from dnnjob.launch.watch.words import describe_queue_reason
+from dnnjob.launch.own_process import raising_on_signals
+from dnnjob.launch.watch.polling import Pace
+from dnnjob.launch.watch.slurm_answer import ask_slurm
 from dnnjob.machine import list_gpus
-from dnnjob.runs import BatchEnd, Record, batch_end_file, write_text
+from dnnjob.runs import (
+    Event,
+    JobView,
+    Record,
+    RunPaths,
+    describe_queue_reason,
+    read_events,
+    write_text,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +87,9 @@ def examine_there(name: str, *, root: Path) -> list[HostReport]:
     brief = shorten(profile)
     with raising_on_signals(), _folder_for_once(root.absolute()) as folder:
         call = partial(report_host, str(root.absolute()), str(folder), gpus=_asks_for_gpus(profile))
-        job_ids = queue([call], brief, folder=folder, name="dnnjob-doctor", runs=[()])
+        job_ids = queue(
+            [call], brief, folder=folder, name="dnnjob-doctor", runs=[[RunPaths(folder)]]
+        )
         try:
             logger.info("Slurm job %s, on %d node(s).", job_ids[0], brief.nodes)
             return _await_reports(job_ids[0], folder, num_nodes=brief.nodes)
@@ -161,7 +169,7 @@ def _await_reports(job_id: str, folder: Path, *, num_nodes: int) -> list[HostRep
     pace, told = Pace(), ""
     while True:
         job = ask_slurm([job_id]).jobs.get(job_id) if pace.is_due() else None
-        ended = _read_end(folder, job_id)
+        ended = _read_end(folder)
         # After both: what ended a moment ago has left its findings before.
         reports = _read_reports(folder)
         if len(reports) == num_nodes:
@@ -179,11 +187,9 @@ def _read_reports(folder: Path) -> list[HostReport]:
     return [HostReport.model_validate_json(path.read_bytes()) for path in files]
 
 
-def _read_end(folder: Path, job_id: str) -> BatchEnd | None:
-    try:
-        return BatchEnd.model_validate_json(batch_end_file(folder, job_id).read_bytes())
-    except (OSError, ValueError):
-        return None
+def _read_end(folder: Path) -> Event | None:
+    ends = read_events(RunPaths(folder), None)
+    return ends[-1] if ends else None
 
 
 def _describe(job: JobView, job_id: str) -> str:
@@ -194,7 +200,7 @@ def _describe(job: JobView, job_id: str) -> str:
 
 
 def _explain_end(
-    job_id: str, folder: Path, job: JobView | None, ended: BatchEnd | None
+    job_id: str, folder: Path, job: JobView | None, ended: Event | None
 ) -> MissingError:
     code = ended.exit_code if ended else job.exit_code if job else None
     how = f"{job.state}" if job else f"exit code {code}"

@@ -12,21 +12,22 @@ import pytest
 from dnnjob.clock import Stopwatch
 from dnnjob.config import load_job
 from dnnjob.errors import ExitCode, PeerLostError, SlurmError, StoppedError
-from dnnjob.launch import ending
-from dnnjob.launch.ending import ENDS_AT, WARNING_S, judge
+from dnnjob.launch import outcome
+from dnnjob.launch.outcome import ENDS_AT, WARNING_S, judge
 from dnnjob.launch.worker import run_attempt
 from dnnjob.runs import (
     Attempt,
-    BatchEnd,
     Cancel,
+    Event,
     Position,
     Reason,
     Requested,
     RunPaths,
     Status,
     Submission,
-    batch_end_file,
     create_run,
+    leave_event,
+    read_settled,
     read_status,
     write_cancel,
     write_status,
@@ -65,7 +66,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Says:
     """Takes the place of scontrol: what it says of the job."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     answer = dict(RUNNING)
-    monkeypatch.setattr(ending, "show_job", lambda job_id: answer)
+    monkeypatch.setattr(outcome, "show_job", lambda job_id: answer)
 
     def says(job: dict[str, str]) -> None:
         answer.clear()
@@ -134,7 +135,7 @@ def test_in_a_container_the_clock_tells(
     def is_missing(job_id: str) -> dict[str, str]:
         raise SlurmError("there is no scontrol")
 
-    monkeypatch.setattr(ending, "show_job", is_missing)
+    monkeypatch.setattr(outcome, "show_job", is_missing)
     monkeypatch.setenv(ENDS_AT, str(time.time() + left_s))
     monkeypatch.setenv(WARNING_S, "30")
 
@@ -144,8 +145,8 @@ def test_in_a_container_the_clock_tells(
 def test_a_silent_slurm_is_not_waited_for_longer_than_there_is_time(
     paths: RunPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ending, "show_job", lambda job_id: time.sleep(30))
-    monkeypatch.setattr(ending, "_ANSWER_S", 0.2)
+    monkeypatch.setattr(outcome, "show_job", lambda job_id: time.sleep(30))
+    monkeypatch.setattr(outcome, "_ANSWER_S", 0.2)
     began = time.monotonic()
 
     assert judge(WARNED, paths, attempts=[attempt()]).state == "REQUEUED"
@@ -209,7 +210,7 @@ def test_a_run_lost_too_often_is_not_begun_again(
 
     code = run_attempt(paths, watch=Stopwatch())
 
-    status = read_status(paths)
+    status = read_settled(paths)
     assert code is ExitCode.FAILED
     assert (status.state, status.reason) == ("FAILED", "node_failure")
     assert len(status.attempts) == 4
@@ -225,10 +226,8 @@ def test_an_attempt_that_left_no_word_is_judged_by_its_batch_script(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     lost(paths)
     if came_to_its_end:
-        end = BatchEnd(exit_code=137, requeue="slurm", ended_at=datetime.now(UTC))
-        file = batch_end_file(paths.submission_folder, "7")
-        file.parent.mkdir()
-        file.write_text(end.model_dump_json())
+        end = Event(writer="batch", job_id="7", exit_code=137, requeue="slurm")
+        leave_event(paths, "batch-7-0", end)
     # The attempt ends before TensorFlow is needed.
     (paths.root.parents[2] / "table.csv").unlink()
 

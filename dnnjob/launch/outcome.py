@@ -20,7 +20,7 @@ from dnnjob.errors import (
     SlurmError,
     StoppedError,
 )
-from dnnjob.launch.requeue import guess_fate, read_fate, refuse_requeue
+from dnnjob.launch.requeue_rules import guess_fate, read_fate, refuse_requeue
 from dnnjob.runs import (
     Attempt,
     Reason,

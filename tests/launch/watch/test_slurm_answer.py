@@ -7,7 +7,7 @@ import pytest
 
 from dnnjob import slurm
 from dnnjob.errors import SlurmError
-from dnnjob.launch.watch.ask import Answer, ask_slurm
+from dnnjob.launch.watch.slurm_answer import Answer, ask_slurm
 from dnnjob.slurm import AccountedJob, QueuedJob
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

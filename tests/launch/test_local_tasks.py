@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnnjob.errors import ExitCode
-from dnnjob.launch.local import _lost_first
+from dnnjob.launch.local_tasks import _lost_first
 from dnnjob.results.report import Report, read_report
-from dnnjob.runs import RunPaths, Status, read_status
+from dnnjob.runs import RunPaths, Status, read_settled
 from dnnjob.tasks import introduced
 from tests.conftest import command_line, make_frame, write_tiny_job
 
@@ -173,7 +173,7 @@ class Command:
         seconds = time.monotonic() - began
         while any(map(lives, pids)) and time.monotonic() - began < 60:
             time.sleep(0.02)
-        return Ended(code, seconds, read_status(self.paths), pids)
+        return Ended(code, seconds, read_settled(self.paths), pids)
 
 
 def lives(pid: int) -> bool:
@@ -194,7 +194,7 @@ def test_a_task_killed_before_it_meets_the_others_ends_the_run_at_once_and_is_na
 
     code = command.process.wait(60)
 
-    status = read_status(command.paths)
+    status = read_settled(command.paths)
     assert code == ExitCode.FAILED
     assert (status.state, status.reason) == ("FAILED", "peer_lost")
     assert f"task {rank} by signal 9" in str(status.error)
@@ -220,7 +220,7 @@ def test_a_task_killed_while_the_chief_waits_for_its_imports_ends_the_run(
 def end_as_lost(command: Command, *, seconds: float) -> str:
     """The error of a command that ends, as FAILED, for want of a task."""
     code = command.process.wait(seconds)
-    status = read_status(command.paths)
+    status = read_settled(command.paths)
     assert code == ExitCode.FAILED
     assert (status.state, status.reason) == ("FAILED", "peer_lost")
     return str(status.error)
@@ -253,7 +253,7 @@ def test_an_interrupt_while_the_tasks_start_ends_the_run_as_any_other(
 
     code = command.process.wait(60)
 
-    status = read_status(command.paths)
+    status = read_settled(command.paths)
     assert code == ExitCode.INTERRUPTED
     assert (status.state, status.reason) == ("CANCELLED", "cancelled")
 
@@ -273,7 +273,7 @@ def test_a_second_interrupt_ends_at_once_tasks_that_do_not_listen(
     code = command.process.wait(30)
 
     assert code == ExitCode.INTERRUPTED
-    assert read_status(command.paths).state == "CANCELLED"
+    assert read_settled(command.paths).state == "CANCELLED"
     assert not any(map(lives, pids))
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dnnjob.launch.requeue import guess_fate, read_fate, refuse_requeue
+from dnnjob.launch.requeue_rules import guess_fate, read_fate, refuse_requeue
 from dnnjob.runs import Attempt, Position, Reason
 
 # As `scontrol show job` of Slurm 22.05 said them, to a job of two minutes with a warning of 30 s.

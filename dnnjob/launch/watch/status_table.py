@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from dnnjob.launch.watch.state import RunView
-from dnnjob.launch.watch.words import describe_time
-from dnnjob.text import align
+from dnnjob.launch.watch.run_views import RunView
+from dnnjob.text import align, describe_time
 
 _HEAD = ("run", "state", "epoch", "loss", "left", "job", "why")
 _NUMBERS = (2, 3, 4)

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dnnjob.launch.watch.ask import Answer
-from dnnjob.launch.watch.look import glance, look
-from dnnjob.launch.watch.state import JobView, RunView
+from dnnjob.launch.watch.run_views import RunView, glance, look
+from dnnjob.launch.watch.slurm_answer import Answer
 from dnnjob.machine import process_key
-from dnnjob.runs import RunPaths, write_status
+from dnnjob.runs import JobView, RunPaths, write_status
 from tests.launch.watch.made import CLUSTER, ago, attempt, attempt_here, make_run, send, status
 
 

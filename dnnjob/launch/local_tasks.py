@@ -18,7 +18,16 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 
 from dnnjob.errors import ExitCode, StoppedError
-from dnnjob.runs import RunPaths, close_for_chief, latest_attempt, read_status
+from dnnjob.runs import (
+    OVER,
+    Event,
+    Reason,
+    RunPaths,
+    State,
+    latest_attempt,
+    leave_event,
+    read_settled,
+)
 from dnnjob.tasks import StopFlag, Task, introduced, stop_signals
 
 logger = logging.getLogger(__name__)
@@ -165,7 +174,7 @@ def _is_over(tasks: Mapping[int, subprocess.Popen[bytes]], paths: RunPaths) -> b
     if first.poll() is not None:
         return True
     with suppress(OSError, ValueError):
-        closed = read_status(paths).state not in ("CREATED", "RUNNING")
+        closed = read_settled(paths).state in (*OVER, "REQUEUED")
         return closed and any(other.poll() for other in others)
     return False
 
@@ -213,23 +222,23 @@ def _close(
         return _exit_code(first)
     if told.insists:
         stopped = StoppedError(signal.SIGINT)
-        with suppress(OSError, ValueError):
-            close_for_chief(
-                paths,
-                latest_attempt(paths),
-                state="CANCELLED",
-                reason="cancelled",
-                error=str(stopped),
-            )
+        _leave_event(paths, "CANCELLED", "cancelled", str(stopped))
         logger.error("%s", stopped)
         return stopped.exit_code
     lost = sorted(missed) or _lost_first(codes)
     names = ", ".join(f"task {rank} {_ending(codes[rank])}" for rank in lost)
     error = f"A run needs all its tasks, but some ended too early: {names}."
     logger.error("%s `dnnjob resume %s` goes on.", error, paths.root)
-    with suppress(OSError, ValueError):
-        close_for_chief(paths, latest_attempt(paths), reason="peer_lost", error=error)
+    _leave_event(paths, "FAILED", "peer_lost", error)
     return max((_exit_code(code) for code in codes.values() if code > 0), default=ExitCode.FAILED)
+
+
+def _leave_event(paths: RunPaths, state: State, reason: Reason, error: str) -> None:
+    """Says what became of a run whose first task has ended without a word."""
+    attempt = latest_attempt(paths)
+    event = Event(writer="launcher", attempt=attempt, state=state, reason=reason, error=error)
+    with suppress(OSError):
+        leave_event(paths, f"launcher-attempt-{attempt}", event)
 
 
 def _lost_first(codes: Mapping[int, int]) -> list[int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from dnnjob import slurm
 from dnnjob.errors import SlurmError
-from dnnjob.launch.watch.state import JobView
+from dnnjob.runs import JobView
 from dnnjob.slurm import ENDED_STATES, AccountedJob, QueuedJob
 
 _WAITS = "PENDING"
