@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from dnnjob.collect.cache import Cache, Facts, load_cache
 from dnnjob.collect.parse import (
@@ -21,13 +22,15 @@ from dnnjob.collect.parse import (
     parse_sweep,
 )
 from dnnjob.collect.record import Line, Run
-from dnnjob.runs import RunPaths
+from dnnjob.launch.watch.run_views import look
+from dnnjob.launch.watch.slurm_answer import ask_slurm
+from dnnjob.runs import OVER, RunPaths
 from dnnjob.runs.run_discovery import SWEEP_FILE, Oddity, find_runs
+
+T = TypeVar("T")
 
 MAX_READERS = 16
 RUNS_PER_TURN = 32
-# A run signs every 10 s while it trains; imports, compilation and plots take minutes at most.
-SILENCE = timedelta(minutes=10)
 
 
 def read_runs(root: Path, *, now: datetime | None = None) -> tuple[Run, ...]:
@@ -46,17 +49,17 @@ def read_runs(root: Path, *, now: datetime | None = None) -> tuple[Run, ...]:
     sweep_of, swept, odd_sweeps = _read_sweeps(found.sweeps, cache)
     only_a_sweep = bool(found.sweeps) and found.sweeps[0] == root.absolute()
     folders = sorted(sweep_of) if only_a_sweep else found.runs
-    read = partial(_read_run, cache=cache, sweep_of=sweep_of, now=now or datetime.now(UTC))
-    runs = [
-        replace(run, chosen=run.chosen | swept.get(run.folder, frozenset()))
-        for run in read_side_by_side(read, folders)
-    ]
+    facts = read_side_by_side(partial(_read_run, cache=cache, sweep_of=sweep_of), folders)
     cache.save()
+    facts_of = dict(zip(folders, facts, strict=True))
+    judged = _judge_open(facts_of, now=now or datetime.now(UTC))
+    runs = [_assemble(folder, one) for folder, one in judged.items()]
+    runs = [replace(run, chosen=run.chosen | swept.get(run.folder, frozenset())) for run in runs]
     odd = [_describe_oddity(oddity) for oddity in (*found.oddities, *odd_sweeps)]
     return tuple(sorted([*runs, *odd], key=lambda run: run.folder))
 
 
-def read_side_by_side(read: Callable[[Path], Run], folders: Sequence[Path]) -> list[Run]:
+def read_side_by_side(read: Callable[[Path], T], folders: Sequence[Path]) -> list[T]:
     """`read` of every folder, by as many threads as the disk keeps waiting.
 
     The first turn shows how long a reader waits for each second that it works. On a local disk
@@ -64,28 +67,28 @@ def read_side_by_side(read: Callable[[Path], Run], folders: Sequence[Path]) -> l
     as long as one there.
     """
     began, busy = time.perf_counter(), time.thread_time()
-    runs = [read(folder) for folder in folders[:RUNS_PER_TURN]]
+    results = [read(folder) for folder in folders[:RUNS_PER_TURN]]
     waited = (time.perf_counter() - began) / max(time.thread_time() - busy, 1e-9)
     starts = range(RUNS_PER_TURN, len(folders), RUNS_PER_TURN)
     turns = [folders[start : start + RUNS_PER_TURN] for start in starts]
     with ThreadPoolExecutor(min(max(round(waited), 1), MAX_READERS)) as pool:
         for turn in pool.map(lambda turn: [read(folder) for folder in turn], turns):
-            runs += turn
-    return runs
+            results += turn
+    return results
 
 
-def _read_run(folder: Path, *, cache: Cache, sweep_of: Mapping[Path, str], now: datetime) -> Run:
+def _read_run(folder: Path, *, cache: Cache, sweep_of: Mapping[Path, str]) -> Facts:
     paths = RunPaths(folder)
     facts = cache.recall(paths.report)
     try:
         if facts is None or "fault" in facts:
-            facts = _read_files(paths, cache=cache, now=now)
+            facts = _read_files(paths, cache=cache)
     except OSError as error:
         facts = {"fault": f"unreadable: {error.strerror}"}
-    return _assemble(folder, {"sweep_id": sweep_of.get(folder), **facts})
+    return {"sweep_id": sweep_of.get(folder), **facts}
 
 
-def _read_files(paths: RunPaths, *, cache: Cache, now: datetime) -> Facts:
+def _read_files(paths: RunPaths, *, cache: Cache) -> Facts:
     """What a run's files say that was not known: its report, or else its status and its job."""
     # A listing first: it costs less than asking for each file, and NFS remembers missing names.
     names = set(os.listdir(paths.root))  # noqa: PTH208
@@ -103,7 +106,7 @@ def _read_files(paths: RunPaths, *, cache: Cache, now: datetime) -> Facts:
         return {**facts, "fault": _describe_absence(paths, names)}
     if facts.get("state") == "COMPLETED" and report is None:
         return {**facts, "fault": f"no {paths.report.name}, though its status says COMPLETED"}
-    return _judge(facts, names=names, paths=paths, now=now)
+    return facts
 
 
 def _merge(parts: Iterable[Facts]) -> Facts:
@@ -121,22 +124,34 @@ def _describe_absence(paths: RunPaths, names: set[str]) -> str:
     return "no run of dnnjob: it has neither report nor status"
 
 
-def _judge(facts: Facts, *, names: set[str], paths: RunPaths, now: datetime) -> Facts:
-    """The facts with what they mean by now: a wish to stop, or no sign of life."""
-    state, reason = facts.get("state"), facts.get("reason")
-    if reason is not None or state not in ("CREATED", "RUNNING", "REQUEUED"):
-        return facts
-    awaits_its_turn = state == "REQUEUED" or (state == "CREATED" and paths.submission.name in names)
-    seen_at = datetime.fromisoformat(facts["updated_at"])
-    if not awaits_its_turn and now - seen_at > SILENCE:
-        return {**facts, "reason": f"no sign of life since {seen_at:%Y-%m-%d %H:%M} UTC"}
-    if paths.cancel.name in names:
-        return {**facts, "reason": "asked to stop"}
-    return facts
+def _judge_open(facts_of: Mapping[Path, Facts], *, now: datetime) -> dict[Path, Facts]:
+    """The facts, with how runs stand that have not said themselves how they ended.
+
+    Files and processes of this machine tell, and Slurm, asked once for all.
+    """
+    undecided = [folder for folder, facts in facts_of.items() if _is_undecided(facts)]
+    if not undecided:
+        return dict(facts_of)
+    views = look(list(map(RunPaths, undecided)), ask=ask_slurm, now=now)
+    judged = {}
+    for folder, view in zip(undecided, views, strict=True):
+        if view.state is not None:
+            stands = {"state": view.state, "reason": view.reason or view.note, "error": view.error}
+            judged[folder] = {**facts_of[folder], **stands}
+    return {**facts_of, **judged}
+
+
+def _is_undecided(facts: Facts) -> bool:
+    """Whether the chief's own word leaves open how a run stands, or it was sent again since."""
+    if "fault" in facts or "updated_at" not in facts or facts.get("state") == "COMPLETED":
+        return False
+    sent_at = facts.get("submitted_at")
+    is_over = facts["state"] in OVER
+    return not is_over or (sent_at is not None and sent_at > facts["updated_at"])
 
 
 def _assemble(folder: Path, facts: Facts) -> Run:
-    beside = {"job", "chosen", "error", "progress", "fault", "updated_at"}
+    beside = {"job", "chosen", "error", "progress", "fault", "updated_at", "submitted_at"}
     columns = {key: value for key, value in facts.items() if key not in beside}
     for key in ("started_at", "ended_at"):
         if columns.get(key) is not None:

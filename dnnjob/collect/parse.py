@@ -80,7 +80,7 @@ def parse_job(content: bytes) -> Facts:
 
 
 def parse_submission(content: bytes) -> Facts:
-    """Slurm's job id and the sweep of `submission.json`, where it names them.
+    """Slurm's job id, sweep and time of `submission.json`, where it names them.
 
     Raises:
         ValueError: If it is no submission.
@@ -89,6 +89,7 @@ def parse_submission(content: bytes) -> Facts:
     return {
         "slurm_job_id": sent.job_id if sent.executor == "slurm" else None,
         "sweep_id": sent.sweep_id,
+        "submitted_at": _to_text(sent.submitted_at.astimezone(UTC)),
     }
 
 

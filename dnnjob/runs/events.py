@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from dnnjob.runs.atomic_files import write_text
-from dnnjob.runs.records import BatchEnd, Reason, Record, State, Submission
+from dnnjob.runs.records import BatchEnd, Reason, Record, State, Submission, Time
 from dnnjob.runs.run_paths import RunPaths
 
 
@@ -21,7 +21,7 @@ class Event(Record):
     """What befell a run, as somebody else than its chief saw it."""
 
     writer: Literal["array_task", "batch", "follower", "launcher", "local_queue"]
-    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    at: Time = Field(default_factory=lambda: datetime.now(UTC))
     attempt: int | None = None
     """The latest attempt when it was written; the batch script does not know."""
     job_id: str | None = None

@@ -4,9 +4,9 @@ status = Status(state="RUNNING", attempts=(attempt,))
 """
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 State = Literal["CREATED", "RUNNING", "REQUEUED", "COMPLETED", "FAILED", "CANCELLED"]
 Reason = Literal[
@@ -20,6 +20,14 @@ Reason = Literal[
     "cancelled",
     "vanished",
 ]
+
+
+def _to_utc(time: datetime) -> datetime:
+    """A time without a zone is taken for UTC."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+Time = Annotated[datetime, AfterValidator(_to_utc)]
 
 
 class Record(BaseModel):
@@ -66,8 +74,8 @@ class Attempt(Record):
     """As in `submission.json`: `123`, or `123_4` for an array element."""
     slurm_restarts: int | None = None
     """How often Slurm had requeued that job."""
-    started_at: datetime
-    ended_at: datetime | None = None
+    started_at: Time
+    ended_at: Time | None = None
     reason: Reason | None = None
     resumed_from: Position | None = None
     reached: Position | None = None
@@ -86,7 +94,7 @@ class Status(Record):
     error: str | None = None
     progress: Progress = Progress()
     attempts: tuple[Attempt, ...] = ()
-    updated_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    updated_at: Time = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class SweepPoint(Record):
@@ -106,7 +114,7 @@ class Sweep(Record):
     format_version: int = 1
     sweep_id: str
     name: str
-    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    created_at: Time = Field(default_factory=lambda: datetime.now(UTC))
     points: tuple[SweepPoint, ...]
 
 
@@ -134,7 +142,7 @@ class BatchEnd(Record):
     """Why Slurm ended it, where the task was killed before it could say so."""
     restarts: int = 0
     """How often Slurm had requeued the job."""
-    ended_at: datetime
+    ended_at: Time
 
 
 class Submission(Record):
@@ -151,7 +159,7 @@ class Submission(Record):
     host: str
     """Machine on which it was submitted."""
     user: str
-    submitted_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    submitted_at: Time = Field(default_factory=lambda: datetime.now(UTC))
     command: str
     """What the user typed."""
     sweep_id: str | None = None
@@ -169,6 +177,6 @@ class Cancel(Record):
     Its presence is the wish, whatever it holds; whoever resumes the run takes it away.
     """
 
-    requested_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    requested_at: Time = Field(default_factory=lambda: datetime.now(UTC))
     host: str = ""
     user: str = ""

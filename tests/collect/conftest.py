@@ -1,9 +1,11 @@
 """A cache folder of its own for every test, and roots of made-up runs."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
+from dnnjob.launch.watch.slurm_answer import Answer
 from tests.collect.make_runs import Wish, write_run
 
 
@@ -13,6 +15,19 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_slurm(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """There is no Slurm; the jobs that it was asked for, one set a question."""
+    asked: list[set[str]] = []
+
+    def ask(job_ids: Collection[str], **_: object) -> Answer:
+        asked.append(set(job_ids))
+        return Answer(fault="no Slurm here")
+
+    monkeypatch.setattr("dnnjob.collect.collected_runs.ask_slurm", ask)
+    return asked
 
 
 @pytest.fixture

@@ -141,12 +141,15 @@ class _Files:
         return self.submission.place if self.submission else None
 
 
-def look(runs: Sequence[RunPaths], *, ask: Ask = ask_slurm) -> tuple[RunView, ...]:
+def look(
+    runs: Sequence[RunPaths], *, ask: Ask = ask_slurm, now: datetime | None = None
+) -> tuple[RunView, ...]:
     """What has become of each run.
 
     Args:
         runs: Their folders.
         ask: Who is asked about Slurm's jobs.
+        now: The present, against which signs of life are judged.
     """
     with ThreadPoolExecutor(_MAX_READERS) as pool:
         files = list(pool.map(read_run_files, runs))
@@ -154,7 +157,7 @@ def look(runs: Sequence[RunPaths], *, ask: Ask = ask_slurm) -> tuple[RunView, ..
         answer = _ask(files, ask)
         is_known = {one.paths: one for one in files if not one.is_open}
         latest = pool.map(lambda paths: is_known.get(paths) or read_run_files(paths), runs)
-        now = datetime.now(UTC)
+        now = now or datetime.now(UTC)
         return tuple(_view(one, answer, now) for one in latest)
 
 
