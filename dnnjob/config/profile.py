@@ -165,6 +165,17 @@ class ProfileConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _memory_is_asked_for_once(self) -> Self:
+        names = {option.replace("_", "-") for option in self.sbatch_options}
+        others = sorted(names & {"mem-per-cpu", "mem-per-gpu"})
+        if self.memory_gb is not None and others:
+            raise ValueError(
+                f"memory_gb = {self.memory_gb:g} and {' and '.join(others)} of sbatch_options ask "
+                "for the same, and Slurm takes one of them. Leave the others out."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _gpus_are_asked_for_once(self) -> Self:
         if self.gres is not None and self.gpus_per_node:
             raise ValueError(
@@ -257,9 +268,20 @@ def find_profile(name: str | Path) -> Path:
 
 def profile_folders() -> tuple[Path, ...]:
     """Folders in which profiles are found by name, the first first."""
-    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     checkout = Path(__file__).parents[2] / "slurm"
-    return Path("slurm"), Path(config) / "dnnjob" / "profiles", checkout
+    return Path("slurm"), *_own_profile_folders(), checkout
+
+
+def _own_profile_folders() -> tuple[Path, ...]:
+    """The user's own folder of profiles; none where nobody knows a home for the user."""
+    config = os.environ.get("XDG_CONFIG_HOME", "")
+    # A relative one is to be ignored, says the XDG base directory specification.
+    if Path(config).is_absolute():
+        return (Path(config) / "dnnjob" / "profiles",)
+    try:
+        return (Path.home() / ".config" / "dnnjob" / "profiles",)
+    except RuntimeError:
+        return ()
 
 
 def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:

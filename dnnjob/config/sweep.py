@@ -27,7 +27,7 @@ def make_points(job: JobConfig) -> tuple[Point, ...]:
     A job with `search.points` has those of the search instead.
 
     Raises:
-        JobError: If a swept key or value is invalid, or a list is empty.
+        JobError: If a swept key or value is invalid, or a list is empty or repeats a value.
     """
     for key, values in job.sweep.items():
         if not isinstance(values, Range) and not values:
@@ -35,6 +35,8 @@ def make_points(job: JobConfig) -> tuple[Point, ...]:
                 f"A sweep's key needs values, but sweep.{key} is an empty list. "
                 "Give it at least one value, or leave it out."
             )
+        if not isinstance(values, Range):
+            _refuse_repeated(key, values)
         if key.partition(".")[0] in ("name", "sweep", "search"):
             raise JobError(
                 f"A sweep gives the keys of one job other values, but sweep.{key} is none of "
@@ -47,6 +49,17 @@ def make_points(job: JobConfig) -> tuple[Point, ...]:
         _make_point(job, dict(zip(job.sweep, values, strict=True)))
         for values in itertools.product(*map(_listed, job.sweep.items()))
     )
+
+
+def _refuse_repeated(key: str, values: tuple[Any, ...]) -> None:
+    """Raises where a list has a value twice: its points would be the same run again."""
+    for place, value in enumerate(values):
+        # 1 and true are equal in Python and differ in TOML.
+        if any(value == one and type(value) is type(one) for one in values[:place]):
+            raise JobError(
+                f"The points of a sweep differ, but sweep.{key} has {value!r} more than once. "
+                "Leave the repetition out; other seeds of a point are made by sweeping seed, too."
+            )
 
 
 def _listed(item: tuple[str, tuple[Any, ...] | Range]) -> tuple[Any, ...]:

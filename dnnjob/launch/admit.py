@@ -288,11 +288,12 @@ def _doubt_partitions(profile: ProfileConfig, chosen: Sequence[slurm.Partition])
 
 
 def _doubt_root(root: Path, nodes: Sequence[slurm.Node]) -> Iterator[str]:
-    if "%" in str(root):
-        raise JobError(
-            f"Slurm takes % in the path of a log for a pattern, but the root is {root}. Set --root "
-            "to a folder without it."
-        )
+    for sign in ("%", "\\"):
+        if sign in str(root):
+            raise JobError(
+                f"Slurm takes {sign} in the path of a log for a sign of its own, but the root is "
+                f"{root}. Set --root to a folder without it."
+            )
     here = socket.gethostname().partition(".")[0]
     if all(node.host.partition(".")[0] == here for node in nodes):
         return

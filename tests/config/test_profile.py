@@ -57,6 +57,10 @@ def test_a_written_profile_reads_back_as_it_was() -> None:
         ({"time_limit_min": 0}, "time_limit_min: must be greater than or equal to 1"),
         ({"time_limit_min": 2, "warning_lead_s": 120}, "must be shorter than time_limit_min"),
         ({"gpus_per_node": 1, "gres": "gpu:1"}, "ask for the same"),
+        (
+            {"memory_gb": 4, "sbatch_options": {"mem-per-cpu": "2G"}},
+            "memory_gb = 4 and mem-per-cpu of sbatch_options ask for the same",
+        ),
         ({"executor": "local", "partition": "gpu"}, "partition: only Slurm knows that"),
         ({"executor": "local", "nodes": 2}, "nodes = 2, but a local run has this machine alone"),
         ({"executor": "cloud"}, "executor: must be 'slurm' or 'local'"),
@@ -106,6 +110,16 @@ def test_a_name_is_sought_here_then_at_home_then_in_the_checkout(
     assert find_profile("cpu") == home / "cpu.toml"
     shutil.copy(profile, here / "cpu.toml")
     assert find_profile("cpu.toml") == Path("slurm/cpu.toml")
+
+
+def test_a_name_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+
+    assert find_profile("local").name == "local.toml"
 
 
 def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:

@@ -22,6 +22,11 @@ def test_a_job_without_a_sweep_is_one_point(tmp_path: Path) -> None:
     assert point.job == job
 
 
+def test_a_value_that_a_list_has_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="seed has 0 more than once"):
+        make_points(load(tmp_path, "seed = [0, 1, 0]"))
+
+
 def test_points_are_the_product_with_the_last_key_fastest(tmp_path: Path) -> None:
     points = make_points(load(tmp_path, '"train.learning_rate" = [0.1, 0.2]\nseed = [1, 2, 3]'))
     assert [(p.job.train.learning_rate, p.job.seed) for p in points] == [

@@ -222,11 +222,12 @@ def test_a_root_that_only_this_machine_sees_needs_force(
         send(write_job(), Path(root))
 
 
-def test_a_root_with_a_pattern_of_slurms_is_refused(
-    cluster: dict[str, slurm.Partition], write_job: WriteJob
+@pytest.mark.parametrize("root", ["/scratch/100%j", "/scratch/a\\b"])
+def test_a_root_with_a_sign_of_slurms_is_refused(
+    cluster: dict[str, slurm.Partition], write_job: WriteJob, root: str
 ) -> None:
-    with pytest.raises(JobError, match="for a pattern"):
-        send(write_job(), Path("/scratch/100%j"))
+    with pytest.raises(JobError, match="for a sign of its own"):
+        send(write_job(), Path(root))
 
 
 @pytest.mark.parametrize(

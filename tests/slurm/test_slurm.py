@@ -9,6 +9,7 @@ import pytest
 
 from dnnjob import slurm
 from dnnjob.errors import ExitCode, JobError, SlurmError
+from dnnjob.slurm import submission
 from tests.slurm.clusters import Cluster, started_cluster, wait_until
 
 
@@ -296,7 +297,7 @@ def test_a_limit_on_queued_jobs_is_told_as_such(cluster: Cluster, tmp_path: Path
 def test_a_submission_whose_answer_is_lost_is_looked_up_and_not_repeated(
     after: str, unbooked: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm, "SUBMIT_TIMEOUT_S", 4.0)
+    monkeypatch.setattr(submission, "SUBMIT_TIMEOUT_S", 4.0)
     script = _script(tmp_path, "true", "--hold")
     _fake(tmp_path, monkeypatch, "sbatch", f'{shutil.which("sbatch")} "$@" >&2; {after}')
 
@@ -311,8 +312,8 @@ def test_a_submission_whose_answer_is_lost_is_looked_up_and_not_repeated(
 def test_a_submission_that_was_lost_before_it_was_queued_is_told(
     unbooked: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm, "SUBMIT_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(slurm, "LOOK_UP_S", (0.0, 0.5))
+    monkeypatch.setattr(submission, "SUBMIT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(submission, "LOOK_UP_S", (0.0, 0.5))
     _fake(tmp_path, monkeypatch, "sbatch", "sleep 60")
 
     with pytest.raises(SlurmError, match=r"may still be queued.*grep never-queued"):
@@ -324,7 +325,7 @@ def test_a_submission_that_was_lost_before_it_was_queued_is_told(
 def test_a_submission_that_a_slow_controller_takes_late_is_found(
     unbooked: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm, "SUBMIT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(submission, "SUBMIT_TIMEOUT_S", 1.0)
     late = f'(sleep 4; exec {shutil.which("sbatch")} "$@" >/dev/null 2>&1) >/dev/null 2>&1 &'
     _fake(tmp_path, monkeypatch, "sbatch", f"{late} sleep 60")
 
@@ -399,3 +400,41 @@ def _fake(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
+
+
+WORN = "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's "
+WORN += "size and/or time limits)"
+
+
+@pytest.mark.parametrize(
+    ("said", "cure"),
+    [
+        (f"QOSMaxWallDurationPerJobLimit\nsbatch: error: {WORN}", "Lower the profile's time_limit"),
+        (f"QOSMaxMemoryPerJob\nsbatch: error: {WORN}", "Lower the profile's memory_gb"),
+        (f"AssocMaxCpuPerJobLimit\nsbatch: error: {WORN}", "Lower nodes, tasks_per_node"),
+        (f"QOSMaxSubmitJobPerUserLimit\nsbatch: error: {WORN}", "Wait until some of your jobs"),
+        (WORN, "Slurm does not say which of these limits it is"),
+        ("memory limit must be provided", "Set the profile's memory_gb to what one run needs"),
+        ("Memory specification can not be satisfied", "Lower the profile's memory_gb"),
+    ],
+)
+def test_a_refusal_is_answered_by_the_limit_that_slurm_names(said: str, cure: str) -> None:
+    error = slurm.explain_refusal(f"sbatch: error: {said}")
+
+    assert isinstance(error, JobError)
+    assert cure in str(error)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "sbatch: error: Unable to contact slurm controller (connect failure)",
+        "sbatch: error: fetch_config: DNS SRV lookup failed\n"
+        "sbatch: fatal: Could not establish a configuration source",
+        "sbatch: error: If munged is up, restart with --num-threads=10\n"
+        'sbatch: error: Munge encode failed: Failed to access "/run/munge/munge.socket.2"\n'
+        "sbatch: error: Batch job submission failed: Protocol authentication error",
+    ],
+)
+def test_a_slurm_that_does_not_answer_is_a_missing_environment(said: str) -> None:
+    assert slurm.explain_refusal(said).exit_code == ExitCode.ENVIRONMENT
