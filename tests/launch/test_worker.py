@@ -58,7 +58,7 @@ class ResourceExhaustedError(Exception):
         (DataError("x"), "FAILED", "error", 3),
         (MemoryError(), "FAILED", "out_of_memory", 1),
         (ResourceExhaustedError("x"), "FAILED", "out_of_memory", 1),
-        (OSError(errno.ENOSPC, "No space left"), "FAILED", "error", 1),
+        (OSError(errno.ENOSPC, "No space left"), "FAILED", "error", 4),
         (ValueError("x"), "FAILED", "error", 1),
     ],
 )
