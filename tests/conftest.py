@@ -1,5 +1,6 @@
 """What tests of several rooms share: tables, jobs, real commands, golden files, a finished run."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 import tomli_w
 
+from dnnjob.errors import ExitCode
 from dnnjob.runs import RunPaths
 
 CHECKOUT = Path(__file__).parents[1]
@@ -118,6 +120,27 @@ def run_command(
 
 def command_line(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "dnnjob", *map(str, arguments)]
+
+
+def run_here(job_file: Path, *overrides: str, root: Path) -> RunPaths:
+    """Runs a job to its end inside this process; what it said is in its log."""
+    # Imported late: tests that run nothing do without.
+    from dnnjob.launch.foreground import run_foreground
+
+    before, logger = set(root.glob("*/2*")), logging.getLogger("dnnjob")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        assert run_foreground(job_file, overrides, root=root) == ExitCode.DONE
+    finally:
+        logger.setLevel(level)
+    (folder,) = set(root.glob("*/2*")) - before
+    return RunPaths(folder)
+
+
+def said_by(paths: RunPaths, *, attempt: int = 1) -> str:
+    """What the chief of an attempt has said."""
+    return paths.log(attempt=attempt, rank=0).read_text()
 
 
 def make_frame(num_rows: int = 120) -> pd.DataFrame:

@@ -16,9 +16,10 @@ from dnnjob.config import load_job
 from dnnjob.data.draft import draft_job
 from dnnjob.errors import ExitCode
 from dnnjob.launch.foreground import run_foreground
+from dnnjob.predict import predict_table
 from dnnjob.results.report import Report, read_report
 from dnnjob.runs import RunPaths
-from tests.conftest import Command, run_command, write_tiny_job
+from tests.conftest import Command, run_here, said_by, write_tiny_job
 
 NUM_ROWS = 240
 DATA = {
@@ -61,7 +62,6 @@ class Houses:
     paths: RunPaths
     frame: pd.DataFrame
     folder: Path
-    stderr: str
 
     @property
     def report(self) -> Report:
@@ -74,9 +74,8 @@ def houses(tmp_path_factory: pytest.TempPathFactory) -> Houses:
     frame = make_houses()
     job_file = write_tiny_job(folder, name="houses", data={"target": "price", **DATA})
     frame.to_csv(folder / "table.csv", index=False, na_rep="?")
-    done = run_command("run", job_file.name, "output.plots=true", "--root", "runs", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return Houses(RunPaths(Path(done.stdout.strip())), frame, folder, done.stderr)
+    paths = run_here(job_file, "output.plots=true", root=folder / "runs")
+    return Houses(paths, frame, folder)
 
 
 def predictions_of(houses: Houses) -> pd.DataFrame:
@@ -126,7 +125,7 @@ def test_the_report_says_how_many_inputs_each_column_became(houses: Houses) -> N
     types = {"style": "string", "street": "string", "sold": "string"}
     assert model.inputs == {**dict.fromkeys(model.num_inputs, "float32"), **types}
     assert "embedding_1" in model.summary
-    for told in (model.summary, houses.stderr):
+    for told in (model.summary, said_by(houses.paths)):
         assert "6 columns become 20 inputs:" in told
         assert "  style: 4, 3 values, missing" in told
     assert f"Total params: {model.num_trainable_params:,}" in model.summary
@@ -144,13 +143,13 @@ def test_every_feature_has_a_worth(houses: Houses) -> None:
 def test_what_a_person_should_know_is_told(houses: Houses) -> None:
     missing = int(houses.frame["price"].isna().sum())
     told = f"price is missing in {missing} of {NUM_ROWS} rows"
-    assert told in houses.stderr
+    assert told in said_by(houses.paths)
     assert told in " ".join(houses.report.data.warnings)
     assert told[1:] in houses.paths.page.read_text()
 
 
 def test_the_resolved_job_holds_the_kinds_and_repeats_the_run(
-    houses: Houses, dnnjob: Command, tmp_path: Path
+    houses: Houses, tmp_path: Path
 ) -> None:
     job = load_job(houses.paths.job)
     kinds = {name: column.kind for name, column in job.data.columns.items()}
@@ -162,32 +161,26 @@ def test_the_resolved_job_holds_the_kinds_and_repeats_the_run(
         "new": "boolean",
     }
     assert job.data.columns["sold"].cycles == ("year", "week")
-    done = dnnjob("run", houses.paths.job, "output.plots=false", "--root", tmp_path)
-    assert done.returncode == 0, done.stderr
-    again = RunPaths(Path(done.stdout.strip()))
+    again = run_here(houses.paths.job, "output.plots=false", root=tmp_path)
     assert again.predictions.read_bytes() == houses.paths.predictions.read_bytes()
 
 
-def test_predict_says_what_the_run_said(houses: Houses, dnnjob: Command, tmp_path: Path) -> None:
-    table = houses.folder / "table.csv"
-    done = dnnjob("predict", houses.paths.root, table, "--out", "p.parquet", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_predict_says_what_the_run_said(houses: Houses, tmp_path: Path) -> None:
+    table = str(houses.folder / "table.csv")
+    predict_table(houses.paths.root, table, out=tmp_path / "p.parquet")
     found = pd.read_parquet(tmp_path / "p.parquet")
     assert list(found.columns) == ["row_id", "y_true", "y_pred", "key", "when"]
     np.testing.assert_allclose(found["y_pred"], predictions_of(houses)["y_pred"], rtol=5e-6)
     assert found["key"].tolist() == houses.frame["key"].tolist()
 
 
-def test_predict_takes_new_values_gaps_and_parquet(
-    houses: Houses, dnnjob: Command, tmp_path: Path
-) -> None:
+def test_predict_takes_new_values_gaps_and_parquet(houses: Houses, tmp_path: Path) -> None:
     new = houses.frame.drop(columns=["price", "key", "weight"])
     new["style"], new["zip"] = "castle", 99999
     new["sold"] = pd.to_datetime(new["sold"])
     new["size m²"] = np.nan
     new.to_parquet(tmp_path / "new.parquet")
-    done = dnnjob("predict", houses.paths.root, "new.parquet", "--out", "p.parquet", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    predict_table(houses.paths.root, str(tmp_path / "new.parquet"), out=tmp_path / "p.parquet")
     found = pd.read_parquet(tmp_path / "p.parquet")
     assert list(found.columns) == ["row_id", "y_pred", "when"]
     assert np.isfinite(found["y_pred"]).all()

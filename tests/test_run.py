@@ -181,6 +181,7 @@ assert "dnnjob" not in sys.modules
 """
 
 
+@pytest.mark.long
 def test_the_model_predicts_in_plain_keras(finished: FinishedRun, tmp_path: Path) -> None:
     table = finished.job_file.parent / "table.csv"
     arguments = map(str, (finished.paths.model, table, tmp_path / "y.npy"))

@@ -17,9 +17,9 @@ import tomli_w
 from dnnjob.config import load_job
 from dnnjob.data.order import WindowPlan
 from dnnjob.errors import ExitCode
-from dnnjob.launch.foreground import resume_foreground, run_foreground
+from dnnjob.launch.foreground import resume_foreground
 from dnnjob.runs import RunPaths, read_status
-from tests.conftest import command_line
+from tests.conftest import command_line, run_here, said_by
 
 NUM_ROWS, NUM_FEATURES = 20_000, 4
 JOB: dict[str, Any] = {
@@ -65,10 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, *overrides: str, job: str = "job.toml") -> RunPaths:
     """Runs the job inside this process."""
-    root = folder / "runs" / str(len([*folder.glob("runs/*")]))
-    assert run_foreground(folder / job, overrides, root=root) == ExitCode.DONE
-    (paths,) = map(RunPaths, root.glob("streamed/2*"))
-    return paths
+    return run_here(folder / job, *overrides, root=folder / "runs")
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +74,8 @@ def base(folder: Path) -> RunPaths:
 
 
 @pytest.fixture(autouse=True)
-def _in_folder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def _in_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    caplog.set_level("INFO", "dnnjob")
 
 
 def predictions(paths: RunPaths) -> pd.DataFrame:
@@ -142,9 +136,10 @@ def test_the_linear_baseline_is_least_squares(base: RunPaths, folder: Path) -> N
     ids=["resident, many files", "copied"],
 )
 def test_neither_memory_nor_files_change_a_bit(
-    base: RunPaths, folder: Path, overrides: list[str], caplog: pytest.LogCaptureFixture
+    base: RunPaths, folder: Path, overrides: list[str]
 ) -> None:
-    paths, said = run(folder, *overrides), caplog.text
+    paths = run(folder, *overrides)
+    said = said_by(paths)
 
     pd.testing.assert_frame_equal(predictions(paths), predictions(base))
     np.testing.assert_array_equal(losses(paths), losses(base))
@@ -153,13 +148,13 @@ def test_neither_memory_nor_files_change_a_bit(
 
 
 def test_text_larger_than_a_window_is_rewritten_and_trains_alike(
-    base: RunPaths, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    base: RunPaths, folder: Path, tmp_path: Path
 ) -> None:
     pd.read_parquet(folder / "small.parquet").to_csv(folder / "large.csv.gz", index=False)
 
     paths = run(folder, "data.source=large.csv.gz", f"data.scratch='{tmp_path}'")
 
-    said = caplog.text
+    said = said_by(paths)
 
     found, expected = predictions(paths), predictions(base)
     for name in ("row_id", "split", "name"):
@@ -225,6 +220,7 @@ def test_a_killed_run_goes_on_within_its_epoch_to_the_same_bits(
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
 
+    caplog.set_level("INFO", "dnnjob")
     assert resume_foreground(paths.root) == ExitCode.DONE
 
     said = caplog.text
