@@ -473,17 +473,22 @@ def init(
     table: Annotated[
         str, typer.Argument(metavar="TABLE", help="CSV or Parquet: a file, a folder or a glob.")
     ],
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="What to predict; default: the last numbers."),
+    ] = None,
 ) -> None:
     """Write a commented job file for a table to stdout.
 
-    It lists the columns, and every key with its meaning and default.
+    It lists the columns, and every key with its meaning and default; stderr says what was guessed.
 
     \b
       dnnjob init houses.csv > houses.toml
+      dnnjob init houses.csv --target price > houses.toml
     """
     from dnnjob.data.draft import draft_job
 
-    typer.echo(draft_job(table), nl=False)
+    typer.echo(draft_job(table, target=target), nl=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,27 +5,43 @@ JobConfig.model_validate(tomllib.loads(text))
 """
 
 import json
+import logging
 import os
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 from pydantic import BaseModel
 
-from dnnjob.config.job import JobConfig
+from dnnjob.config.job import RESULT_COLUMNS, JobConfig
 from dnnjob.data.builtin import is_builtin
 from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.heads import estimate_rows, head_columns, read_heads
 from dnnjob.data.kinds import ReadAs
-from dnnjob.data.schema import ColumnData, listed, problem_of, problem_of_target, show_date
+from dnnjob.data.schema import (
+    ColumnData,
+    check_present,
+    check_target,
+    listed,
+    problem_of,
+    problem_of_target,
+    show_date,
+)
 from dnnjob.data.source_files import COMPRESSED_SUFFIXES, TABLE_SUFFIXES, peek_source
 from dnnjob.data.sources import read_all
 from dnnjob.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 WIDTH = 100
+# Of fewer rows many a column counts upwards.
+_LEAST_NUMBERED_ROWS = 20
+_ID_NAME = re.compile(r"(^|[^a-z])(id|key|index|nr|no|row|number|uuid)s?($|[^a-z])", re.IGNORECASE)
 # Of a larger table a sample has to do; of Parquet files so many values take about a second.
 MAX_READ_VALUES = 2**24
 OPENING = (
@@ -38,30 +54,52 @@ MODEL: dict[str, Any] = {"dropout_rate": 0.2}
 TRAIN: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.001, "patience": 50}
 
 
-def draft_job(source: str | Path, *, folder: Path | None = None) -> str:
+@dataclass(frozen=True)
+class Parts:
+    """What each column of a table is for.
+
+    Attributes:
+        target: The column to predict.
+        reason: Why this one.
+        ids: Columns that tell rows apart, with the reason.
+        excluded: Columns that are no features either, with the reason.
+    """
+
+    target: str
+    reason: str
+    ids: Mapping[str, str]
+    excluded: Mapping[str, str]
+
+
+def draft_job(source: str | Path, *, folder: Path | None = None, target: str | None = None) -> str:
     """A commented job file for a table, as TOML that loads and validates.
 
-    The target is a guess: the last column that can be one. Every key left at its default is there
-    as a comment, and so are the columns, what they hold, and why some are no features.
+    Every key left at its default is there as a comment, and so are the columns, what they hold, and
+    why some are no features. What was guessed is logged with the reason.
 
     Args:
         source: Files as in `data.source`; a relative path starts at the working directory.
         folder: Where the job file will lie, to name the table from there; without it the path is
             absolute.
+        target: The column to predict; without it the last one of numbers that vary.
 
     Raises:
         DataError: If the table cannot be read, or has no usable target and feature.
     """
     columns, sampled = _read(str(source))
-    target, features = _choose(str(source), columns)
-    data: dict[str, Any] = {"source": _path_from(str(source), folder), "target": target}
-    if len(features) < len(columns) - 1:
-        data["features"] = features
+    parts = _choose(str(source), columns, target)
+    _tell(parts)
+    data: dict[str, Any] = {"source": _path_from(str(source), folder), "target": parts.target}
+    if parts.ids:
+        data["id_columns"] = list(parts.ids)
+    if parts.excluded:
+        data["exclude"] = list(parts.excluded)
     chosen: dict[str, Any] = {"name": job_name(str(source)), "data": data | DATA}
     chosen |= {"model": MODEL, "train": TRAIN}
     notes = {
-        "target": ["A guess, the last that can be one, of:", *_column_list(columns), *sampled],
-        "features": _left_out(columns),
+        "target": [f"{parts.reason}. The columns:", *_column_list(columns), *sampled],
+        "exclude": _reasons(parts.excluded),
+        "id_columns": _reasons(parts.ids),
     }
     lines = _section_lines(JobConfig, chosen, notes)
     return "\n".join([*_comment(OPENING), "", *lines, ""])
@@ -112,33 +150,97 @@ def job_name(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[:64].strip("-._") or "job"
 
 
-def _choose(source: str, columns: Mapping[str, ColumnData]) -> tuple[str, list[str]]:
-    """Target and features among the columns."""
+def _choose(source: str, columns: Mapping[str, ColumnData], wanted: str | None) -> Parts:
+    """What each of the columns is for."""
+    if wanted is not None:
+        check_present(source, [wanted], list(columns), way_out="Name another by --target.")
+        check_target(source, columns[wanted])
+    ids = {
+        name: why
+        for place, (name, data) in enumerate(columns.items())
+        if name != wanted and (why := _why_id(data, is_first=place == 0))
+    }
+    problems = {name: why for name, data in columns.items() if (why := _why_left_out(data))}
+    usable = [name for name in columns if name not in problems and name not in ids]
+    if len(usable) < 2:
+        # Numbers that are all there is to predict from are no ids.
+        ids = {name: why for name, why in ids.items() if columns[name].column.kind == "text"}
+        usable = [name for name in columns if name not in problems and name not in ids]
     targets = [
         name
-        for name, data in columns.items()
-        if not (problem_of_target(data) or data.column.is_constant)
+        for name in usable
+        if not (problem_of_target(columns[name]) or columns[name].column.is_constant)
     ]
-    usable = [name for name, data in columns.items() if not _why_left_out(data)]
-    if len(usable) < 2 or not targets:
+    if len({*usable, wanted} - {None}) < 2 or not (targets or wanted):
         raise DataError(
             "A job needs a target of numbers that vary, and a feature, but of the "
             f"{len(columns)} columns of {source} usable are: {listed(usable) or 'none'}. "
             "Repair the table."
         )
-    whole = [name for name in targets if not columns[name].column.num_missing]
-    numeric = [name for name in whole if columns[name].column.kind == "numeric"]
-    target = (numeric or whole or targets)[-1]
-    return target, [name for name in usable if name != target]
+    reason = "Named by --target"
+    if wanted is None:
+        wanted, reason = _guess_target(columns, targets)
+    # Predictions have columns of these names already.
+    taken = {name: ids.pop(name) for name in RESULT_COLUMNS if name in ids}
+    left_out = {**problems, **taken}
+    excluded = {
+        name: left_out[name]
+        for name in columns
+        if name in left_out and name not in ids and name != wanted
+    }
+    return Parts(wanted, reason, ids, excluded)
+
+
+def _guess_target(columns: Mapping[str, ColumnData], targets: Sequence[str]) -> tuple[str, str]:
+    """The last column of numbers of which most are known, and why."""
+    known = [
+        name for name in targets if 2 * columns[name].column.num_missing <= columns[name].num_rows
+    ]
+    numeric = [name for name in known if columns[name].column.kind == "numeric"]
+    target = (numeric or known or targets)[-1]
+    gaps = columns[target].column.num_missing
+    reason = "A guess: the last column of numbers that vary"
+    return target, f"{reason} (missing in {gaps} rows)" if gaps else reason
+
+
+def _why_id(data: ColumnData, *, is_first: bool) -> str | None:
+    """Why a column tells rows apart and nothing else; None if it does not."""
+    column, num_rows = data.column, data.num_rows
+    if column.kind == "text":
+        if num_rows == column.num_values > 1:
+            return f"text that differs in all {num_rows} rows, as names and keys do"
+        return None
+    if column.kind != "numeric" or column.num_missing or num_rows < _LEAST_NUMBERED_ROWS:
+        return None
+    values = data.numbers
+    if not (np.isfinite(values).all() and np.equal(np.mod(values, 1), 0).all()):
+        return None
+    if not (is_first or _ID_NAME.search(column.name)) or len(np.unique(values)) < num_rows:
+        return None
+    if _ID_NAME.search(column.name):
+        return f"another number in each of {num_rows} rows"
+    first, last = int(values.min()), int(values.max())
+    return f"numbers the rows, {first} to {last}" if last - first == num_rows - 1 else None
 
 
 def _why_left_out(data: ColumnData) -> str | None:
     """Why a column is no feature of a draft; None if it is."""
     if data.is_empty:
         return f"missing in all {data.num_rows} rows"
-    if data.column.kind == "text" and data.num_rows == data.column.num_values > 1:
-        return f"text that differs in all {data.num_rows} rows, as names and keys do"
     return problem_of(data)
+
+
+def _tell(parts: Parts) -> None:
+    logger.info(
+        "Target: %s. %s%s.",
+        parts.target,
+        parts.reason,
+        "" if parts.reason.startswith("Named") else "; --target COLUMN names another",
+    )
+    for name, why in parts.ids.items():
+        logger.info("%s is in data.id_columns, carried along as no feature: %s.", name, why)
+    for name, why in parts.excluded.items():
+        logger.info("%s is in data.exclude: %s.", name, why)
 
 
 def _path_from(source: str, folder: Path | None) -> str:
@@ -171,14 +273,9 @@ def _told(data: ColumnData) -> str:
     return ", ".join(told)
 
 
-def _left_out(columns: Mapping[str, ColumnData]) -> list[str]:
+def _reasons(columns: Mapping[str, str]) -> list[str]:
     """Why some columns are no features."""
-    told = [
-        f"  {_shown(name)}: {_printable(problem)}"
-        for name, data in columns.items()
-        if (problem := _why_left_out(data))
-    ]
-    return ["Left out:", *told] if told else []
+    return [f"  {_shown(name)}: {_printable(why)}" for name, why in columns.items()]
 
 
 def _section_lines(

@@ -447,7 +447,7 @@ def _usable_features(names: Sequence[str]) -> str:
     if len(names) > MAX_LISTED:
         return (
             f"Set data.features to others; {len(names)} are usable, and `dnnjob init` "
-            "writes a job file that lists them."
+            "writes a job file that leaves out the rest."
         )
     return f"Set data.features to others: {json.dumps(list(names), ensure_ascii=False)}."
 

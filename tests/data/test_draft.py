@@ -14,6 +14,7 @@ from dnnjob.config.job import JobConfig
 from dnnjob.data.draft import DATA, MODEL, TRAIN, draft_job, job_name
 from dnnjob.data.sources import open_table
 from dnnjob.errors import DataError
+from dnnjob.launch.checks import check_job
 
 
 @pytest.fixture
@@ -59,10 +60,12 @@ def test_columns_that_tell_nothing_are_left_out_with_the_reason(tmp_path: Path) 
     (tmp_path / "t.csv").write_text(f"a,name,empty,b,wild,day,y\n{rows}")
     text = draft_job(tmp_path / "t.csv")
     assert "#   name: text that differs in all 5 rows, as names and keys do" in text
+    assert load(text).data.id_columns == ("name",)
     assert "#   empty: missing in all 5 rows" in text
     assert "#   wild: infinite in 5 of 5 rows" in text
     assert "#   day    datetime, 2026-01-01 to 2026-01-05" in text
-    assert load(text).data.features == ("a", "b", "day")
+    assert load(text).data.exclude == ("empty", "wild")
+    assert load(text).data.features is None
 
 
 def test_every_default_is_shown_as_the_records_have_it(tmp_path: Path) -> None:
@@ -103,7 +106,7 @@ def test_gaps_infinities_and_ranges_are_told(tmp_path: Path) -> None:
     text = draft_job(tmp_path / "t.parquet")
     assert "#   gap   numeric, 1 to 3, 1 missing" in text
     assert "#   wild  numeric, 1 to 2, 1 infinite" in text
-    assert load(text).data.features == ("gap", "a")
+    assert load(text).data.exclude == ("wild",)
 
 
 def test_the_target_is_the_last_number_that_varies(tmp_path: Path) -> None:
@@ -112,7 +115,7 @@ def test_the_target_is_the_last_number_that_varies(tmp_path: Path) -> None:
     )
     data = load(draft_job(tmp_path / "t.csv")).data
     assert data.target == "price"
-    assert data.features == ("a", "flag", "same")
+    assert data.id_columns == ("note",)
 
 
 def test_odd_column_names_survive(tmp_path: Path) -> None:
@@ -122,7 +125,8 @@ def test_odd_column_names_survive(tmp_path: Path) -> None:
     table.to_parquet(tmp_path / "t.parquet")
     data = load(draft_job(tmp_path / "t.parquet")).data
     assert data.target == "y"
-    assert data.features == tuple(names[:-1])
+    assert data.id_columns == ("text\x07",)
+    assert open_table(data).features == tuple(names[:-1])
 
 
 def test_the_table_can_be_named_from_the_job_files_folder(tmp_path: Path) -> None:
@@ -203,3 +207,73 @@ def test_of_a_large_parquet_table_a_sample_is_told(
 
     assert "# Told from 30 of its 200 rows." in text
     assert JobConfig.model_validate(tomllib.loads(text)).data.target == "y"
+
+
+def write_houses(path: Path, num_rows: int = 60) -> str:
+    rows = np.arange(num_rows)
+    frame = pd.DataFrame(
+        {"id": rows + 1, "size": rows * 1.5, "zip": rows % 7 + 8000, "price": rows * 10.0}
+    )
+    frame.loc[::9, "price"] = np.nan
+    frame.to_csv(path, index=False)
+    return str(path)
+
+
+def test_a_target_may_have_gaps_and_ids_are_carried_along(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = write_houses(tmp_path / "t.csv")
+    with caplog.at_level("INFO", "dnnjob"):
+        data = load(draft_job(source)).data
+    assert (data.target, data.id_columns, data.exclude) == ("price", ("id",), ())
+    assert open_table(data).features == ("size", "zip")
+    assert (
+        "Target: price. A guess: the last column of numbers that vary (missing in 7" in caplog.text
+    )
+    assert "--target COLUMN names another" in caplog.text
+    assert "id is in data.id_columns, carried along as no feature: another number" in caplog.text
+
+
+def test_a_named_target_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = write_houses(tmp_path / "t.csv")
+    with caplog.at_level("INFO", "dnnjob"):
+        data = load(draft_job(source, target="zip")).data
+    assert data.target == "zip"
+    assert open_table(data).features == ("size", "price")
+    assert "guess" not in caplog.text
+    with pytest.raises(DataError, match=r"no column 'prize' \(did you mean 'price'\?\)"):
+        draft_job(source, target="prize")
+
+
+def test_a_column_of_mostly_gaps_is_no_guess(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": np.arange(40) * 0.5, "y": np.arange(40.0) ** 2, "late": np.nan})
+    frame.loc[30:, "late"] = 1.0 * frame.loc[30:, "x"]
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert load(draft_job(tmp_path / "t.csv")).data.target == "y"
+
+
+TABLES = ("autos", "abalone", "housing", "concrete", "wine", "kin8nm")
+
+
+@pytest.mark.parametrize("change", ["as it is", "shuffled, 5 % emptied"])
+@pytest.mark.parametrize("table", TABLES)
+def test_a_draft_of_each_real_table_is_fit_to_run(
+    shared_data: Path, tmp_path: Path, table: str, change: str
+) -> None:
+    frame = pd.read_csv(shared_data / f"{table}.csv", dtype=str, keep_default_na=False)
+    target = frame.columns[-1]
+    if change != "as it is":
+        rng = np.random.default_rng(1)
+        frame = frame[rng.permutation(frame.columns)].mask(rng.random(frame.shape) < 0.05, "")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    named = None if change == "as it is" else target
+    (tmp_path / "job.toml").write_text(draft_job(tmp_path / "t.csv", target=named))
+
+    check = check_job(tmp_path / "job.toml")
+
+    assert check.target == target
+    (point,) = check.points
+    assert point.num_rows == len(frame)
+    assert point.num_unlabelled_rows == int(frame[target].isin(["", "?"]).sum())
+    roles = {column.name: column.role for column in check.columns}
+    assert [name for name, role in roles.items() if role != "feature"] == [target]
