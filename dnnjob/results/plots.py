@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.style import context
 from matplotlib.ticker import (
     FixedLocator,
+    Formatter,
     LogLocator,
     MaxNLocator,
     NullLocator,
@@ -105,13 +107,16 @@ class _TestRows:
 
 
 def draw_plots(folder: Path, data: PlotData) -> None:
-    """Replaces the PNG files of `folder`; equal data give equal bytes."""
+    """Replaces the PNG files of `folder`; equal data give equal bytes.
+
+    Without labelled test rows there is nothing to draw predictions against.
+    """
     draw: dict[PlotName, Callable[[PlotData], Figure]] = {
-        "regplot": draw_regplot,
         "boxplot": draw_boxplot,
         "loss": draw_loss,
-        "residuals": draw_residuals,
     }
+    if (data.is_test & np.isfinite(data.y)).any():
+        draw |= {"regplot": draw_regplot, "residuals": draw_residuals}
     if data.importance:
         draw["importance"] = draw_importance
     # From the defaults, so that no matplotlibrc of a user changes a run's files.
@@ -156,6 +161,7 @@ def draw_regplot(data: PlotData) -> Figure:
         title=rows.title,
     )
     axes.legend(loc="upper left")
+    _label_ticks(axes.xaxis, axes.yaxis)
     return figure
 
 
@@ -226,6 +232,7 @@ def draw_residuals(data: PlotData) -> Figure:
         ylabel="Actual minus predicted",
         title=rows.title,
     )
+    _label_ticks(axes.xaxis, axes.yaxis)
     margin.set_xlabel("Rows")
     margin.tick_params(left=False)
     return figure
@@ -250,11 +257,51 @@ def draw_importance(data: PlotData) -> Figure:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"Increase of the mean squared error ({_shorten(data.target)} squared)")
+    _label_ticks(axes.xaxis)
     title = "Each column shuffled among the test rows"
     if len(shown) < len(data.importance):
         title += f"; the {len(shown)} most important of {len(data.importance)}"
     axes.set_title(title)
     return figure
+
+
+class _TickFormatter(Formatter):
+    """Ticks that say all of their value: no power of ten or offset floats in a corner."""
+
+    def format_ticks(self, values: Any) -> list[str]:
+        """The labels of an axis's ticks."""
+        return [format_tick(value, np.asarray(values)) for value in values]
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label of one place on the axis."""
+        del pos
+        return f"{x:g}"
+
+
+def format_tick(value: float, ticks: Array) -> str:
+    """A tick with as many digits as tell it from its neighbours: `2.5e6`, `1,000,000.25`."""
+    steps = np.diff(np.unique(ticks))
+    if value == 0 or not len(steps) or not np.isfinite(value):
+        return f"{value:g}"
+    # Ticks that should be zero are off by a rounding error.
+    if abs(value) < 1e-6 * steps.min():
+        return "0"
+    # Steps of 2.5 and 0.25 have two digits of their own.
+    digits = 2 + max(0, math.ceil(math.log10(abs(value) / steps.min()) - 1e-9))
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    size = int(exponent)
+    if -4 <= size < 6 or (size >= 6 and digits > size + 2):
+        text = f"{value:,.{max(0, digits - 1 - size)}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return f"{mantissa}e{size}"
+
+
+def _label_ticks(*axes: Axis) -> None:
+    for axis in axes:
+        # Long labels beside each other need room.
+        axis.set_major_locator(MaxNLocator(nbins=6 if axis.axis_name == "x" else 9))
+        axis.set_major_formatter(_TickFormatter())
 
 
 def _fit_margins(figure: Figure) -> None:
@@ -333,6 +380,7 @@ def _mark_best(axes: Axes, val_losses: Array) -> None:
 def _scale_loss(axes: Axes, losses: Array) -> None:
     losses = losses[np.isfinite(losses)]
     if not len(losses) or losses.min() <= 0 or losses.max() < 10 * losses.min():
+        _label_ticks(axes.yaxis)
         return
     decades = math.log10(losses.max() / losses.min())
     axes.set_yscale("log")

@@ -86,6 +86,51 @@ def test_a_table_without_numbers_has_a_box_for_its_target(
     assert _labels(drawn["boxplot"].axes[0])[0] == "MEDV"
 
 
+def test_without_test_rows_no_prediction_is_drawn(tmp_path: Path) -> None:
+    draw_plots(tmp_path, _make_data(is_test=np.zeros(60, bool)))
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["boxplot.png", "loss.png"]
+
+
+@pytest.mark.parametrize(
+    ("ticks", "labels"),
+    [
+        ([0, 1e6, 2.5e6], ["0", "1e6", "2.5e6"]),
+        ([1_000_000.0, 1_000_000.25], ["1,000,000", "1,000,000.25"]),
+        ([20, 22.5, 25], ["20", "22.5", "25"]),
+        ([-100_000, -50_000, 1e-11], ["-100,000", "-50,000", "0"]),
+        ([1e-9, 1.5e-9], ["1e-9", "1.5e-9"]),
+        ([0.002, 0.0025], ["0.002", "0.0025"]),
+        ([3], ["3"]),
+    ],
+)
+def test_a_tick_says_all_of_its_value(ticks: list[float], labels: list[str]) -> None:
+    assert [plots.format_tick(value, np.array(ticks)) for value in ticks] == labels
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6, 1e12])
+def test_no_power_of_ten_floats_in_a_corner(
+    tmp_path: Path, drawn: dict[str, Figure], scale: float
+) -> None:
+    data = _make_data()
+    importance = (Importance(column="a", mse_increase=scale**2, mse_increase_std=0.1),)
+    draw_plots(
+        tmp_path,
+        dataclasses.replace(
+            data,
+            y=data.y * scale,
+            y_pred=data.y_pred * scale,
+            importance=importance,
+            history=dataclasses.replace(data.history, loss=data.history.loss * scale),
+        ),
+    )
+
+    for figure in drawn.values():
+        for axes in figure.axes:
+            for axis in (axes.xaxis, axes.yaxis):
+                assert axis.get_offset_text().get_text() == ""
+
+
 def test_four_pictures_are_drawn_and_nothing_else(tmp_path: Path) -> None:
     draw_plots(tmp_path / "plots", _make_data())
 
@@ -247,7 +292,6 @@ def test_names_are_no_mathematics_and_long_ones_are_cut(
 
 
 ODD: dict[str, dict[str, Any]] = {
-    "no test rows": {"is_test": np.zeros(60, bool)},
     "one test row": {"is_test": np.arange(60) == 3},
     "unlabelled test rows": {"y": np.where(np.arange(60) % 6 == 0, np.nan, 1.5)},
     "constant predictions": {"y_pred": np.ones(60)},
