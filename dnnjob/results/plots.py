@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.style import context
@@ -300,7 +300,7 @@ def format_tick(value: float, ticks: Array) -> str:
 def _label_ticks(*axes: Axis) -> None:
     for axis in axes:
         # Long labels beside each other need room.
-        axis.set_major_locator(MaxNLocator(nbins=6 if axis.axis_name == "x" else 9))
+        axis.set_major_locator(MaxNLocator(nbins=6 if isinstance(axis, XAxis) else 9))
         axis.set_major_formatter(_TickFormatter())
 
 
