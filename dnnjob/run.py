@@ -4,6 +4,7 @@ report = run_job(Journal(paths), crew=Crew(StopFlag()), watch=Stopwatch(), stack
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,11 +20,12 @@ from dnnjob.data.text_format import TextFormat
 from dnnjob.imports import importing_tensorflow
 from dnnjob.machine import memory_share_bytes
 from dnnjob.results.assemble import Facts
+from dnnjob.results.evaluated import count_params
 from dnnjob.results.publish import publish
 from dnnjob.results.report import Report
 from dnnjob.runs import Journal, write_text
 from dnnjob.tables import RunTable, open_run_table
-from dnnjob.tasks import Crew, configure_process, count_threads, lower_threads
+from dnnjob.tasks import Crew, configure_process, count_threads, limit_threads, lower_threads
 
 if TYPE_CHECKING:
     from dnnjob.training.strategy import Devices
@@ -57,23 +59,25 @@ def run_job(
         PeerLostError: If another task is lost while it is needed.
     """
     job = _load_fitting(journal, crew, words)
-    threads = configure_process(job.devices, crew)
+    cores = configure_process(job.devices, crew)
     check = partial(_check, crew, journal)
     with ThreadPoolExecutor(max_workers=1) as background:
         with watch.time("load"):
-            table = open_run_table(job, journal, stack=stack, crew=crew, threads=threads)
+            table = open_run_table(job, journal, stack=stack, crew=crew, threads=cores)
         crew.check()
+        encoding = table.fit_encoding(job.data)
+        flop = step_flop(job, encoding, num_tasks=crew.task.num_tasks)
+        threads = limit_threads(cores, job.devices, step_flop=flop)
         with watch.time("import"), importing_tensorflow():
             from dnnjob.training.fit import fit_dnn
             from dnnjob.training.strategy import make_devices
 
-        encoding = table.fit_encoding(job.data)
         devices = make_devices(job.devices, crew)
         job = _complete(job, table, crew=crew, threads=threads, devices=devices)
         if crew.is_chief:
             _tell(job, encoding, journal)
         crew.check()
-        rows = table.make_rows(encoding, budget_bytes=_memory_budget(job, crew), threads=threads)
+        rows = table.make_rows(encoding, budget_bytes=_memory_budget(job, crew), threads=cores)
         fitted = fit_dnn(
             job,
             rows,
@@ -109,6 +113,12 @@ def run_job(
         watch=watch,
     )
     return publish(facts, check=check)
+
+
+def step_flop(job: JobConfig, encoding: Encoding, *, num_tasks: int) -> float:
+    """Floating-point operations of a step in each task: six a parameter and row."""
+    rows = math.ceil(job.train.global_batch_size / num_tasks)
+    return 6.0 * count_params(job, encoding) * rows
 
 
 def _load_fitting(journal: Journal, crew: Crew, words: Sequence[str]) -> JobConfig:

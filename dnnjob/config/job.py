@@ -414,7 +414,8 @@ class DevicesConfig(Section):
     tasks: Annotated[int, Field(ge=1)] = 1
     """Processes of the run; on submit the profile's nodes x tasks_per_node."""
     threads: Annotated[int, Field(ge=0, le=MAX_THREADS)] = 0
-    """CPU threads of a task; 0 takes the physical cores it may use."""
+    """CPU threads of a task; 0 takes what a step of this size deserves of the physical cores it may
+    use, and all of them beside a GPU."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Arithmetic of the matrix products; weights and losses stay float32."""
     xla: Literal["auto", "on", "off"] = "auto"

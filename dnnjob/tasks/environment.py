@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,11 @@ from dnnjob.tasks.rendezvous import Peer
 from dnnjob.tasks.stop import StopFlag
 
 logger = logging.getLogger(__name__)
+
+# What a thread must have of a step to be worth waking (docs/decisions/threads.md).
+_FLOP_A_THREAD = 1.5e8
+# Threads that TensorFlow has taken in this process.
+_taken: int | None = None
 
 # Where a container without any other room can write.
 _SHARED_MEMORY = Path("/dev/shm")
@@ -55,12 +61,8 @@ def configure_process(devices: DevicesConfig, crew: Crew | None = None) -> int:
     if not crew.is_chief:
         refuse_without_gpu(devices)
     threads = devices.threads or count_threads(crew)
+    _set_threads(threads)
     settings = {
-        # Replicas of one CPU compute beside each other: its threads, shared, would only be in each
-        # other's way.
-        "TF_NUM_INTRAOP_THREADS": str(max(1, threads // logical_cpus())),
-        "TF_NUM_INTEROP_THREADS": str(threads),
-        "OMP_NUM_THREADS": str(threads),
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         "KERAS_BACKEND": "tensorflow",
         # A user's ~/.keras/keras.json may change the float type, and several tasks race to write
@@ -83,6 +85,35 @@ def configure_process(devices: DevicesConfig, crew: Crew | None = None) -> int:
     if crew.task.num_tasks > 1:
         _configure_task(devices, crew)
     return threads
+
+
+def limit_threads(threads: int, devices: DevicesConfig, *, step_flop: float) -> int:
+    """Threads of this task once its work is known, set for TensorFlow's import.
+
+    A step of few operations is done before a second thread has woken, and on a shared machine waits
+    for it (docs/decisions/threads.md). A process takes threads once: what trains in it later gets
+    the number that the first did.
+
+    Args:
+        threads: What `configure_process` gave.
+        devices: `[devices]` of the job, whose threads stay as they are, if it names any.
+        step_flop: Floating-point operations of a step in this task.
+    """
+    global _taken
+    if "tensorflow" in sys.modules and _taken is not None:
+        return devices.threads or _taken
+    if not devices.threads and (devices.kind == "cpu" or not visible_gpus()):
+        threads = max(1, min(threads, int(step_flop / _FLOP_A_THREAD)))
+    _set_threads(threads)
+    _taken = threads
+    return threads
+
+
+def _set_threads(threads: int) -> None:
+    # Replicas of one CPU compute beside each other: its threads, shared, would only be in each
+    # other's way.
+    os.environ["TF_NUM_INTRAOP_THREADS"] = str(max(1, threads // logical_cpus()))
+    os.environ["TF_NUM_INTEROP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def refuse_without_gpu(devices: DevicesConfig) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
-from dnnjob.tasks import LOGICAL_CPUS, Crew, StopFlag, Task, configure_process
+from dnnjob.tasks import LOGICAL_CPUS, Crew, StopFlag, Task, configure_process, limit_threads
 from dnnjob.tasks.environment import (
     count_threads,
     lower_threads,
@@ -269,3 +270,47 @@ def test_threads_are_lowered_where_they_fitted_before_and_do_not_fit_now(
     threads: int, cores: int, before: int | None, taken: int
 ) -> None:
     assert lower_threads(threads, cores=cores, before=before) == taken
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A process that has not imported TensorFlow."""
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    monkeypatch.setattr("dnnjob.tasks.environment._taken", None)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("asked", "batch", "cores", "taken"),
+    [
+        (0, 64, 2, 1),
+        (0, 256, 2, 2),
+        (0, 1024, 2, 2),
+        (0, 64, 16, 1),
+        (0, 1024, 16, 8),
+        (0, 8192, 16, 16),
+        (4, 64, 4, 4),
+    ],
+)
+def test_a_step_takes_the_threads_that_its_operations_are_worth(
+    fresh: pytest.MonkeyPatch, asked: int, batch: int, cores: int, taken: int
+) -> None:
+    devices = DevicesConfig(kind="cpu", threads=asked)
+    # The reference job: 12-200-1000-1.
+    threads = limit_threads(cores, devices, step_flop=6.0 * 204_601 * batch)
+
+    assert threads == taken
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == str(taken)
+
+
+def test_beside_a_gpu_a_task_takes_all_its_threads(fresh: pytest.MonkeyPatch) -> None:
+    fresh.setattr("dnnjob.tasks.environment.visible_gpus", lambda: ("0",))
+
+    assert limit_threads(8, DevicesConfig(), step_flop=1.0) == 8
+
+
+def test_a_process_that_has_tensorflow_keeps_its_threads(fresh: pytest.MonkeyPatch) -> None:
+    limit_threads(8, DevicesConfig(kind="cpu"), step_flop=1.0)
+    fresh.setitem(sys.modules, "tensorflow", sys)
+
+    assert limit_threads(8, DevicesConfig(kind="cpu"), step_flop=1e12) == 1
