@@ -25,6 +25,7 @@ from dnnjob.data.text_values import (
     ArrowArray,
     all_match,
     cast_or_none,
+    cast_untidied,
     has_unit,
     is_all,
     strip_unit,
@@ -91,9 +92,7 @@ class Evidence:
             return
         lengths = pc.binary_length(texts.slice(0, _MEASURED))
         self.width = max(self.width, float(pc.mean(lengths).as_py() or 0.0))
-        numbers = None
-        if not any(map(_is_number, self.missing)):
-            numbers = cast_or_none(texts, pa.float64())
+        numbers = cast_untidied(texts, pa.float64(), self.missing)
         if numbers is None:
             texts = tidy(texts, self.missing).drop_null()
             if not len(texts):
@@ -196,10 +195,6 @@ def _common(parts: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     return tuple(one for one in parts[0] if all(one in part for part in parts))
 
 
-def _is_number(text: str) -> bool:
-    return cast_or_none(pa.array([text.strip()]), pa.float64()) is not None
-
-
 def _are_dates(words: Sequence[str], pattern: str) -> bool:
     """Whether all are dates of one format."""
     is_iso = pattern == ISO_FORMAT
@@ -246,6 +241,11 @@ def convert(
     """
     if pa.types.is_null(dtype):
         return pa.nulls(len(texts))
+    is_plain = pa.types.is_integer(dtype) or (found.marks == PLAIN and name not in found.units)
+    if is_plain and (pa.types.is_integer(dtype) or pa.types.is_floating(dtype)):
+        values = cast_untidied(texts, dtype, missing)
+        if values is not None:
+            return values
     texts, values = tidy(texts, missing), None
     if pa.types.is_string(dtype):
         return texts

@@ -7,6 +7,7 @@ to_dates(texts, ["%d.%m.%Y"])
 
 import re
 from collections.abc import Collection, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,24 @@ def cast_or_none(texts: ArrowArray, dtype: pa.DataType) -> ArrowArray | None:
         return texts.cast(dtype)
     except pa.ArrowInvalid:
         return None
+
+
+def cast_untidied(
+    texts: ArrowArray, dtype: pa.DataType, missing: Collection[str]
+) -> ArrowArray | None:
+    """The texts as numbers where none has a gap or blanks, as most columns; else None."""
+    if _stand_numbers_for_gaps(tuple(missing)):
+        return None
+    numbers = cast_or_none(texts, dtype)
+    if numbers is None or not pa.types.is_floating(dtype):
+        return numbers
+    return None if pc.any(pc.is_nan(numbers)).as_py() else numbers
+
+
+@cache
+def _stand_numbers_for_gaps(missing: tuple[str, ...]) -> bool:
+    numbers = (cast_or_none(pa.array([text.strip()]), pa.float64()) for text in missing)
+    return any(one is not None and not np.isnan(one[0].as_py()) for one in numbers)
 
 
 def all_match(texts: ArrowArray, pattern: str) -> bool:
