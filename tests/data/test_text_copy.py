@@ -150,7 +150,7 @@ def test_several_compressed_files_are_one_table(tmp_path: Path) -> None:
 def test_decimal_commas_are_numbers_in_every_chunk(tmp_path: Path) -> None:
     rows = np.arange(NUM_ROWS)
     text = [str(row) if row < CHUNK else f"{row},5" for row in rows]
-    frame = pd.DataFrame({"x": text, "mixed": text, "y": rows * 1.0})
+    frame = pd.DataFrame({"x": text, "mixed": text, "y": rows})
     frame.loc[NUM_ROWS - 1, "mixed"] = "1.5"
     frame.to_csv(tmp_path / "t.csv", index=False, sep=";")
     job = make_job(tmp_path / "t.csv", features=["x", "mixed"], id_columns=[], columns={})

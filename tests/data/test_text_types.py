@@ -1,0 +1,204 @@
+"""Marks of numbers, dates and units: found over a whole table, followed by what reads later."""
+
+import logging
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dnnjob.config import DataConfig, JobConfig
+from dnnjob.data import csv_reader, incoming
+from dnnjob.data.incoming import read_rows
+from dnnjob.data.pieces import open_pieces
+from dnnjob.data.sources import Table, open_table
+from dnnjob.data.stream import StreamedTable
+from dnnjob.errors import DataError
+from dnnjob.run import resolve_columns
+from dnnjob.tasks import Crew, StopFlag
+
+NUM_ROWS = 80
+READINGS = ("in memory", "streamed")
+
+
+def write(path: Path, columns: Mapping[str, Sequence[str]], *, delimiter: str = ";") -> str:
+    lines = [delimiter.join(columns)]
+    for row in range(NUM_ROWS):
+        lines.append(delimiter.join(values[row % len(values)] for values in columns.values()))
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def read(data: DataConfig, reading: str, folder: Path) -> Table | StreamedTable:
+    if reading == "in memory":
+        return open_table(data)
+    (folder / "scratch").mkdir()
+    table = open_pieces(
+        JobConfig(name="t", data=data.model_copy(update={"window_rows": 20})),
+        make_scratch=lambda: folder / "scratch",
+        threads=1,
+        crew=Crew(StopFlag()),
+        kept=None,
+    )
+    assert table is not None
+    return table
+
+
+def numbers_of(table: Table | StreamedTable, name: str) -> np.ndarray:
+    if isinstance(table, StreamedTable):
+        (table,) = table.pieces(size=10**6)
+    return np.asarray(table.block[name])
+
+
+def ids_of(table: Table | StreamedTable, name: str) -> pa.ChunkedArray:
+    if isinstance(table, StreamedTable):
+        (table,) = table.pieces(size=10**6)
+    return table.ids[name]
+
+
+def resolved(data: DataConfig, table: Table | StreamedTable) -> DataConfig:
+    """As the job.toml of the run has it."""
+    assert table.text_format is not None
+    columns = resolve_columns(data, table.kinds, table.text_format)
+    return DataConfig.model_validate(
+        data.model_dump()
+        | table.text_format.keys
+        | {"features": table.features, "columns": columns}
+    )
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_new_files_are_read_with_the_marks_of_the_table_that_trained(
+    tmp_path: Path, reading: str
+) -> None:
+    source = write(tmp_path / "t.csv", {"p": ["7.804,5", "12,25"], "y": ["15608", "24"]})
+    data = DataConfig(source=source, target="y")
+    table = read(data, reading, tmp_path)
+    job = resolved(data, table)
+    new = write(tmp_path / "new.csv", {"p": ["7.804"], "y": ["15608"]})
+
+    (rows,) = read_rows(new, {"p": "numeric"}, job)
+
+    assert (job.decimal, job.thousands, job.date_format, job.encoding) == (",", ".", (), "utf-8")
+    np.testing.assert_array_equal(rows.block["p"], 7804.0)
+    np.testing.assert_array_equal(numbers_of(table, "p")[:2], [7804.5, 12.25])
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_values_with_other_marks_are_refused_with_pattern_and_keys(
+    tmp_path: Path, pieces: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pieces:
+        monkeypatch.setattr(incoming, "PIECE_ROWS", 16)
+        monkeypatch.setattr(csv_reader, "_BLOCK_BYTES", 100)
+    source = write(tmp_path / "t.csv", {"p": ["7804,5", "12,25"], "y": ["15608", "24"]})
+    data = DataConfig(source=source, target="y")
+    job = resolved(data, open_table(data))
+    new = write(tmp_path / "new.csv", {"p": ["7804,5", "7.804"], "y": ["15608"]})
+
+    pattern = (
+        r"'p' must be numeric, that is numbers with data\.decimal = \",\", but in .*new\.csv it "
+        r"holds '7\.804'\. Change .*data\.thousands"
+    )
+    with pytest.raises(DataError, match=pattern):
+        list(read_rows(new, {"p": "numeric"}, job))
+
+
+def test_units_of_training_are_those_of_new_files(tmp_path: Path) -> None:
+    source = write(tmp_path / "t.tsv", {"x": ["34 %", "7 %"], "y": ["1", "2"]}, delimiter="\t")
+    data = DataConfig(source=source, target="y")
+    job = resolved(data, open_table(data))
+    assert job.columns["x"].unit == "%"
+    new = write(tmp_path / "new.tsv", {"x": ["0.34"], "y": ["1"]}, delimiter="\t")
+
+    with pytest.raises(DataError, match=r"and the unit '%', but .* it holds '0\.34'"):
+        list(read_rows(new, {"x": "numeric"}, job))
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_one_column_tells_the_marks_of_another(tmp_path: Path, reading: str) -> None:
+    columns = {"lot": ["1,202", "939"], "pay": ["1.5", "2.25"], "y": ["1", "2", "3"]}
+    data = DataConfig(source=write(tmp_path / "t.tsv", columns, delimiter="\t"), target="y")
+
+    table = read(data, reading, tmp_path)
+
+    np.testing.assert_array_equal(numbers_of(table, "lot")[:2], [1202, 939])
+    assert not [warning for warning in table.warnings if "lot" in warning]
+
+
+WARNINGS = {
+    "two ways": (["1.234", "12.343"], r'x holds numbers such as \'1\.234\', .*data\.decimal = ","'),
+    "thousands or fractions": (["1,234", "939"], r"x holds numbers such as '1,234', which may be"),
+    "a unit": (["78.3 m2", "9 m2"], r'x is taken for text, such as \'78\.3 m2\'.*unit = "m2"'),
+    "dates": (["01/02/2024", "03/04/2024"], r"%d/%m/%Y or as %m/%d/%Y\. Set data\.date_format"),
+    "zeros": (["01234", "20095"], r'zeros\. If they are codes, set .*kind = "text"'),
+}
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("case", WARNINGS)
+def test_doubts_name_column_example_and_key(
+    tmp_path: Path, case: str, reading: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    values, pattern = WARNINGS[case]
+    source = write(tmp_path / "t.csv", {"x": values, "y": ["1", "2", "3"]})
+    with caplog.at_level(logging.WARNING):
+        table = read(DataConfig(source=source, target="y"), reading, tmp_path)
+    (warning,) = [warning for warning in table.warnings if warning.startswith("x ")][:1]
+    assert re.search(pattern, warning), warning
+    assert warning in caplog.text
+
+
+def test_a_column_that_the_others_contradict_is_text_with_a_warning(tmp_path: Path) -> None:
+    columns = {"a": ["1.5"], "b": ["2.25"], "odd": ["1,5", "2,5"], "y": ["1", "2"]}
+    table = open_table(DataConfig(source=write(tmp_path / "t.csv", columns), target="y"))
+    assert table.kinds["odd"] == "text"
+    (warning,) = [one for one in table.warnings if one.startswith("odd is taken for text: '1,5'")]
+    assert 'set data.decimal = ","' in warning
+
+
+def test_two_orders_of_day_and_month_are_neither(tmp_path: Path) -> None:
+    columns = {
+        "a": ["31/12/2020", "01/02/2020"],
+        "b": ["12/31/2020", "01/02/2020"],
+        "y": ["1", "2"],
+    }
+    table = open_table(DataConfig(source=write(tmp_path / "t.csv", columns), target="y"))
+    assert table.kinds == {"a": "text", "b": "text"}
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("gap", ["", "NaN"])
+def test_large_ids_with_a_gap_stay_apart(tmp_path: Path, reading: str, gap: str) -> None:
+    first = 1582218195625938901
+    ids = [str(first + row) for row in range(NUM_ROWS - 1)] + [gap]
+    columns = {"id": ids, "x": ["1", "2", "3"], "y": ["1", "2"]}
+    data = DataConfig(source=write(tmp_path / "t.csv", columns), target="y", id_columns=("id",))
+
+    found = ids_of(read(data, reading, tmp_path), "id")
+
+    assert found.type == pa.int64()
+    assert found.to_pylist() == [*(first + row for row in range(NUM_ROWS - 1)), None]
+
+
+def test_ids_with_zeros_before_them_stay_as_they_are_written(tmp_path: Path) -> None:
+    columns = {"id": ["007", "12"], "x": ["1", "2", "3"], "y": ["1", "2"]}
+    data = DataConfig(source=write(tmp_path / "t.csv", columns), target="y", id_columns=("id",))
+    assert open_table(data).ids["id"].to_pylist()[:2] == ["007", "12"]
+
+
+def test_time_to_read_grows_as_the_columns_do(tmp_path: Path) -> None:
+    def seconds(num_columns: int) -> float:
+        columns = {f"c{number}": ["101", "202", "303"] for number in range(num_columns)}
+        data = DataConfig(source=write(tmp_path / f"{num_columns}.csv", columns), target="c0")
+        began = time.process_time()
+        open_table(data)
+        return time.process_time() - began
+
+    times = [(seconds(400), seconds(1600)) for _ in range(3)]
+    few, many = (min(each) for each in zip(*times, strict=True))
+    # In proportion four times; by the square of them sixteen.
+    assert many < 8 * few
