@@ -380,8 +380,8 @@ def _doubts(
         return
     if one.unit and one.marks and name not in found.units:
         yield (
-            f"{name} is taken for text, such as {(one.example or '')[:40]!r}. If these are numbers, set "
-            f'data.columns.{name}.unit = "{one.unit}".'
+            f"{name} is taken for text, such as {(one.example or '')[:40]!r}. If these are "
+            f'numbers, set data.columns.{name}.unit = "{one.unit}".'
         )
     elif one.marks and (others := [mark for mark in one.marks if mark != found.marks]):
         yield (
