@@ -1,10 +1,13 @@
-"""What the README shows is what happens: its blocks run, in the order in which they stand."""
+"""What README and docs show is what happens: their blocks run, in the order a reader runs them."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +17,39 @@ import pytest
 from dnnjob.config import resolve_job
 from tests.conftest import CHECKOUT
 
-README = (CHECKOUT / "README.md").read_text()
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 RUN = re.compile(r"runs/houses/\d{8}-\d{6}-[0-9a-f]{6}|\bRUN\b")
+# What a reader's machine need not have, and what goes on until the reader ends it.
+ELSEWHERE = re.compile(
+    r"^(make|srun|docker/dnnjob)\b|jobs/|/scratch/|--follow|\bSWEEP\b|--profile (mine\.toml|gpu)\b"
+    r"(?!.*--dry-run)|profile\.|[|\[]"
+)
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+@dataclass(frozen=True)
+class Block:
+    """A block of code as it stands in a page."""
+
+    page: Path
+    language: str
+    text: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Its commands, without their comments."""
+        return [line for line in self.text.splitlines() if line.strip() and line[0] != "#"]
 
 
-def block_with(language: str, text: str) -> str:
-    (block,) = (each for each in blocks(language) if text in each)
-    return block
+def blocks() -> Iterator[Block]:
+    for page in PAGES:
+        for language, text in re.findall(
+            r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+        ):
+            yield Block(page, language, text)
 
 
 def make_houses(num_rows: int) -> pd.DataFrame:
+    """Houses with gaps in numbers, texts, dates and prices."""
     rng = np.random.default_rng(1)
     frame = pd.DataFrame(
         {
@@ -35,100 +57,99 @@ def make_houses(num_rows: int) -> pd.DataFrame:
             "area": rng.uniform(40, 300, num_rows).round(1),
             "rooms": rng.integers(1, 9, num_rows),
             "kind": rng.choice(["flat", "house"], num_rows),
+            "zip": rng.choice([10115, 20095, 80331], num_rows),
+            "weight": rng.uniform(0.5, 2.0, num_rows).round(2),
             "sold": pd.date_range("2020-01-01", periods=num_rows).astype(str),
         }
     )
-    frame["price"] = 1000 * frame["area"] + 5000 * frame["rooms"] + rng.normal(0, 1e4, num_rows)
+    price = 1000 * frame["area"] + 5000 * frame["rooms"] + rng.normal(0, 1e4, num_rows)
+    for column in ("area", "kind", "sold"):
+        frame[column] = frame[column].mask(rng.random(num_rows) < 0.1)
+    frame["price"] = price.mask(rng.random(num_rows) < 0.03)
     return frame
 
 
-def shell(line: str, folder: Path) -> str:
-    """Runs a line as a user would who has activated the environment; its stdout."""
-    done = subprocess.run(
-        ["bash", "-ec", line],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-    )
-    assert done.returncode == 0, f"{line}\n{done.stderr}"
-    return done.stdout
+@dataclass(frozen=True)
+class Reader:
+    """Somebody who does what the pages say, in one folder."""
 
+    folder: Path
+    failed: list[str] = field(default_factory=list)
 
-def commands(block: str) -> list[str]:
-    return [line for line in block.splitlines() if line.startswith("dnnjob")]
+    def run(self, line: str) -> None:
+        """Runs a line as one who has activated the environment."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-ec", self._with_runs(line)],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PATH": path, "XDG_CONFIG_HOME": str(self.folder / "config")},
+        )
+        if done.returncode:
+            self.failed.append(f"{line}\n{done.stdout}{done.stderr}")
 
+    def python(self, code: str) -> None:
+        """Runs a block in the newest run's folder, where dnnjob cannot be imported."""
+        (*_, run) = self.runs()
+        shutil.copy(self.folder / "new.csv", self.folder / run)
+        done = subprocess.run(
+            [sys.executable, "-I", "-W", "error::FutureWarning", "-c", code],
+            cwd=self.folder / run,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        (self.folder / run / "new.csv").unlink()
+        if done.returncode:
+            self.failed.append(f"{code}\n{done.stderr}")
 
-@pytest.fixture(scope="module")
-def houses(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the commands of "Your table" have run."""
-    folder = tmp_path_factory.mktemp("houses")
-    make_houses(200).to_csv(folder / "houses.csv", index=False)
-    make_houses(30).drop(columns="price").to_parquet(folder / "new.parquet", index=False)
-    make_houses(30).drop(columns="price").to_csv(folder / "new.csv", index=False)
-    for line in commands(block_with("sh", "dnnjob init houses.csv")):
-        shell(in_place(line, folder), folder)
-    return folder
+    def runs(self) -> list[str]:
+        """Folders of the runs, in their order."""
+        return sorted(str(run.relative_to(self.folder)) for run in self.folder.glob("runs/*/2*"))
 
-
-def in_place(line: str, folder: Path) -> str:
-    """The line with real runs for those that the README names."""
-    runs = iter(sorted(str(run.relative_to(folder)) for run in folder.glob("runs/houses/2*")))
-    return RUN.sub(lambda _: next(runs), line)
-
-
-@pytest.mark.parametrize("block", blocks("toml"))
-def test_its_job_files_are_valid(block: str) -> None:
-    values = tomllib.loads(block)
-    needed = {"source": "houses.csv", "target": "price"}
-    values = {"name": "houses", **values, "data": {**needed, **values.get("data", {})}}
-
-    resolve_job(values, origin="README.md")
-
-
-def test_a_table_goes_from_init_to_predictions(houses: Path) -> None:
-    runs = [*houses.glob("runs/houses/2*/report.json")]
-    predicted = pd.read_parquet(houses / "predictions.parquet")
-
-    assert len(runs) == 2
-    assert predicted["row_id"].tolist() == list(range(30))
-    assert predicted["y_pred"].notna().all()
-
-
-@pytest.mark.parametrize("line", commands(block_with("sh", "dnnjob collect runs --by auto")))
-def test_many_runs_are_collected_and_compared(houses: Path, line: str) -> None:
-    shell(in_place(line, houses), houses)
+    def _with_runs(self, line: str) -> str:
+        """The line with real runs for those that the pages name."""
+        runs = iter(self.runs())
+        return RUN.sub(lambda _: next(runs), line)
 
 
 @pytest.mark.parametrize(
-    "line",
-    [
-        line
-        for line in commands(block_with("sh", "dnnjob status"))
-        # These wait for what goes on, or need Slurm.
-        if not re.search(r"--follow|SWEEP|cancel|--profile", line)
-    ],
+    "block", [block for block in blocks() if block.language == "toml"], ids=lambda block: block.text
 )
-def test_runs_are_looked_after(houses: Path, line: str) -> None:
-    shell(in_place(line, houses), houses)
+def test_job_files_and_profiles_are_valid(block: Block) -> None:
+    values = tomllib.loads(block.text)
+    if "executor" in values or "partition" in values:
+        pytest.skip("a profile")
+    needed = {"source": "houses.csv", "target": "price"}
+    values = {"name": "houses", **values, "data": {**needed, **values.get("data", {})}}
+
+    resolve_job(values, origin=block.page.name)
 
 
-def test_the_model_predicts_in_plain_keras(houses: Path) -> None:
-    (run,) = [*houses.glob("runs/houses/2*")][:1]
-    # It shows a table of numbers; texts and dates come as the sentence below it says.
-    assert '.fillna("").astype(object).to_numpy()' in README
-    block = block_with("python", "load_model").replace(
-        "table[name].to_numpy()",
-        'table[name].to_numpy() if table[name].dtype.kind in "fi" else'
-        ' table[name].fillna("").astype(object).to_numpy()',
-    )
-    code = block.replace("model/model.keras", f"{run}/model/model.keras")
-    code = code.replace("model.predict(", "predicted = model.predict(") + "print(predicted.shape)"
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_reader_can_do_it_all_from_top_to_bottom(tmp_path: Path) -> None:
+    make_houses(300).to_csv(tmp_path / "houses.csv", index=False)
+    make_houses(30).drop(columns="price").to_parquet(tmp_path / "new.parquet", index=False)
+    make_houses(30).drop(columns="price").to_csv(tmp_path / "new.csv", index=False)
+    (tmp_path / "slurm").symlink_to(CHECKOUT / "slurm")
+    reader, done = Reader(tmp_path), list[str]()
 
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code], cwd=houses, capture_output=True, text=True, check=False
-    )
+    for block in blocks():
+        if block.language == "python":
+            reader.python(block.text)
+        elif block.language in ("", "sh"):
+            for line in block.lines:
+                if not ELSEWHERE.search(line.partition(" #")[0]):
+                    reader.run(line)
+                    done.append(line)
 
-    assert done.stdout.endswith("(30, 1)\n"), done.stderr
+    assert not reader.failed, "\n".join(reader.failed)
+    assert len(reader.runs()) == 2
+    predicted = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert predicted["row_id"].tolist() == list(range(30))
+    assert predicted["y_pred"].notna().all()
+    verbs = {line.split()[1] for line in done if line.startswith("dnnjob")}
+    assert verbs >= {"init", "validate", "run", "predict", "submit", "status", "collect"}
