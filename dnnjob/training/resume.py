@@ -21,7 +21,7 @@ from dnnjob.alike import ALIKE
 from dnnjob.config import JobConfig
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.order import Plan
-from dnnjob.errors import JobError
+from dnnjob.errors import DataError, JobError
 from dnnjob.machine import cpu_flags, package_version, tensorflow_version
 from dnnjob.runs import Journal
 from dnnjob.tasks import Crew
@@ -150,7 +150,8 @@ class Keeper:
         """Training as the newest checkpoint left it; None without one.
 
         Raises:
-            JobError: If it belongs to another job or table.
+            JobError: If it belongs to another job.
+            DataError: If the table has changed since.
         """
         checkpoint = self._read()
         if checkpoint is None:
@@ -230,14 +231,12 @@ def _refuse_other_origin(before: Mapping[str, Any], now: Mapping[str, Any]) -> N
     was, is_now = dict(_flatten(before)), dict(_flatten(json.loads(json.dumps(now))))
     if _has_more_epochs(was, is_now):
         was[_EPOCHS] = is_now[_EPOCHS]
-    differences = [
-        f"{key}: {was.get(key)!r} then, {is_now.get(key)!r} now"
-        for key in sorted({*was, *is_now})
-        if was.get(key) != is_now.get(key)
-    ]
-    if not differences:
+    changed = [key for key in sorted({*was, *is_now}) if was.get(key) != is_now.get(key)]
+    if not changed:
         return
-    raise JobError(
+    differences = [f"{key}: {was.get(key)!r} then, {is_now.get(key)!r} now" for key in changed]
+    kind = DataError if "table" in changed else JobError
+    raise kind(
         "A checkpoint belongs to one job and one table, but this one was written for another: "
         f"{'; '.join(differences)}. Start a new run with `dnnjob run`, or restore the table."
     )
