@@ -60,7 +60,7 @@ class StoppedError(DnnJobError):
     """A signal asked the run to stop, and it stopped in good order with a checkpoint."""
 
     def __init__(self, received: Signals) -> None:
-        super().__init__(f"Stopped by {received.name}; its checkpoint stays.")
+        super().__init__(f"Stopped by {received.name}.")
         self.signal = received
         interrupted = received is Signals.SIGINT
         self.exit_code = ExitCode.INTERRUPTED if interrupted else ExitCode.TERMINATED

@@ -5,7 +5,6 @@ predict_table(Path("runs/housing/20261123-101500-3f9a1c"), "new.parquet", out=Pa
 
 import logging
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -30,6 +29,7 @@ from dnnjob.prediction_files import STDOUT, check_out, write_tables
 from dnnjob.results.report import Report, read_report
 from dnnjob.runs import RunPaths, open_run
 from dnnjob.tasks import configure_process
+from dnnjob.text import quote_command
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -212,15 +212,13 @@ def _open_finished(run: Path) -> RunPaths:
     if not paths.report.is_file():
         raise JobError(
             f"Predicting needs a finished run, but {run} has no report.json. "
-            f"Finish it with `{shlex.join(['dnnjob', 'resume', str(run)])}`, or choose another run."
+            f"Finish it with {quote_command('resume', run)}, or choose another run."
         )
     if not paths.model.is_file():
-        again = shlex.join(["dnnjob", "run", str(paths.job), "output.model=true"])
+        again = quote_command("run", paths.job, "output.model=true")
         keeps = load_job(paths.job).output.model
         why = f"{paths.model} is gone" if keeps else f"{run} was told not to keep it"
-        raise JobError(
-            f"Predicting needs the run's model, but {why}. Run the job again: `{again}`."
-        )
+        raise JobError(f"Predicting needs the run's model, but {why}. Run the job again: {again}.")
     return paths
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from dnnjob.config.job import JobConfig
 from dnnjob.config.overrides import load_job, parse_override
 from dnnjob.errors import JobError
+from dnnjob.text import quote_command
 
 # The arithmetic makes other numbers, not the same ones elsewhere.
 _OF_THE_JOB = "devices.precision"
@@ -29,7 +30,7 @@ def load_job_again(path: Path, words: Sequence[str]) -> JobConfig:
             raise JobError(
                 f"A run goes on as the job it began with: only keys of [devices] but precision "
                 f"may change, and profile.* where it is submitted again, but got {word!r}. "
-                f"Another job is another run: `dnnjob run {path} {word}`."
+                f"Another job is another run: {quote_command('run', path, word)}."
             )
     return load_job(path, overrides=words)
 

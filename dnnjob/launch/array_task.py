@@ -36,6 +36,7 @@ from dnnjob.runs import (
 )
 from dnnjob.streams import guarded_streams
 from dnnjob.tasks import StopFlag, Task, find_task
+from dnnjob.text import quote_command
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +208,7 @@ def _outcome(paths: RunPaths, task: Task) -> ExitCode | None:
             restarts=count_restarts(os.environ) or 0,
             state="CANCELLED",
             reason="cancelled",
-            error="Cancelled before it began. `dnnjob resume RUN` goes on.",
+            error=f"Cancelled before it began. {quote_command('resume', paths.root)} goes on.",
         )
         leave_event(paths, f"array-task-{attempt}", event)
     return ExitCode.TERMINATED

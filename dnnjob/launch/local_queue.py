@@ -39,6 +39,7 @@ from dnnjob.runs import (
     write_text,
 )
 from dnnjob.streams import guarded_streams
+from dnnjob.text import quote_command
 
 logger = logging.getLogger(__name__)
 
@@ -253,7 +254,7 @@ def _close(runs: Sequence[str], *, log: str) -> None:
 def _cancel(runs: Sequence[str]) -> None:
     for folder in runs:
         paths = RunPaths(Path(folder))
-        error = "Cancelled before it began. `dnnjob resume RUN` goes on."
+        error = f"Cancelled before it began. {quote_command('resume', paths.root)} goes on."
         _leave_event(paths, "CANCELLED", "cancelled", error)
 
 

@@ -9,6 +9,7 @@ from dnnjob.config import load_job, to_toml
 from dnnjob.errors import JobError
 from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths, write_file, write_text
+from dnnjob.text import quote_command
 
 KEY = "train.epochs"
 
@@ -38,13 +39,14 @@ def add_epochs(paths: RunPaths, word: str) -> None:
         raise JobError(
             f'With train.schedule = "{job.train.schedule}" the learning rate of every step depends '
             f"on the number of epochs, so {paths.root} cannot go on to {after} as if it had begun "
-            f"with them. Begin anew: `dnnjob run {paths.job} {word}`."
+            f"with them. Begin anew: {quote_command('run', paths.job, word)}."
         )
     if training.stop_reason == "patience":
+        patience = f"train.patience={2 * (job.train.patience or 1)}"
         raise JobError(
             f"Early stopping ended {paths.root} at epoch {training.epochs} of {before}, as it "
-            f"would with {after}. Begin anew with more patience: `dnnjob run {paths.job} "
-            f"train.patience={2 * (job.train.patience or 1)}`."
+            f"would with {after}. Begin anew with more patience: "
+            f"{quote_command('run', paths.job, patience)}."
         )
     if not paths.training_state.is_file():
         raise JobError(

@@ -33,6 +33,7 @@ from dnnjob.runs import (
     read_submission,
 )
 from dnnjob.slurm import show_job
+from dnnjob.text import quote_command
 
 ENDS_AT = "DNNJOB_ENDS_AT"
 """Where the batch script tells its tasks when the time limit ends, in seconds of the epoch."""
@@ -67,10 +68,11 @@ def judge(error: BaseException, paths: RunPaths, *, attempts: Sequence[Attempt] 
         case StoppedError() if error.signal is not Signals.SIGINT and own_job_id(os.environ):
             return _stop_under_slurm(error, paths, attempts)
         case StoppedError() if error.signal is Signals.SIGUSR2:
-            message = "The profile's time_limit_min is near. `dnnjob resume RUN` goes on."
+            message = f"The profile's time_limit_min is near. {_resume(paths)} goes on."
             return Ending("FAILED", "time_limit", message, ExitCode.FAILED)
         case StoppedError():
-            return Ending("CANCELLED", "cancelled", str(error), error.exit_code)
+            message = f"{error} {_resume(paths)} goes on from there."
+            return Ending("CANCELLED", "cancelled", message, error.exit_code)
         case KeyboardInterrupt():
             return judge(StoppedError(Signals.SIGINT), paths)
         case NonFiniteError():
@@ -93,6 +95,10 @@ def judge(error: BaseException, paths: RunPaths, *, attempts: Sequence[Attempt] 
             return Ending("FAILED", "error", message, ExitCode.FAILED)
 
 
+def _resume(paths: RunPaths) -> str:
+    return quote_command("resume", paths.root)
+
+
 def is_submitted(paths: RunPaths) -> Submission | None:
     """The submission that this process works for; None where nobody would queue the run anew."""
     submission = read_submission(paths)
@@ -108,7 +114,7 @@ def explain_os_error(error: OSError, paths: RunPaths) -> str:
     if error.errno in DISK_FULL:
         return (
             f"A run needs room for its results, but the disk is full ({where}). "
-            f"Make room and continue with `dnnjob resume {paths.root}`."
+            f"Make room and continue with {_resume(paths)}."
         )
     return f"A file of the run could not be read or written ({where})."
 
@@ -135,14 +141,15 @@ def find_fate(paths: RunPaths, *, default: Reason | None = None) -> Reason:
 def _stop_under_slurm(error: StoppedError, paths: RunPaths, attempts: Sequence[Attempt]) -> Ending:
     reason = find_fate(paths)
     if reason == "cancelled":
-        message = "Cancelled. `dnnjob resume RUN` goes on from its checkpoint."
+        message = f"Cancelled. {_resume(paths)} goes on from its checkpoint."
         return Ending("CANCELLED", "cancelled", message, ExitCode.TERMINATED)
     happened = {"time_limit": "The time limit is near"}.get(reason, "Slurm needs the nodes")
     return _go_on(f"{happened} ({error.signal.name}).", reason, paths, attempts)
 
 
 def _lose_peer(error: PeerLostError, paths: RunPaths, attempts: Sequence[Attempt]) -> Ending:
-    ending = Ending("FAILED", "peer_lost", str(error), error.exit_code)
+    message = f"{error} {_resume(paths)} goes on from the newest checkpoint."
+    ending = Ending("FAILED", "peer_lost", message, error.exit_code)
     if is_submitted(paths) is None:
         return ending
     reason = find_fate(paths, default="peer_lost")
@@ -154,11 +161,11 @@ def _lose_peer(error: PeerLostError, paths: RunPaths, attempts: Sequence[Attempt
 def _go_on(happened: str, reason: Reason, paths: RunPaths, attempts: Sequence[Attempt]) -> Ending:
     submission = is_submitted(paths)
     if submission is None:
-        message = f"{happened} Stopped with a checkpoint; `dnnjob resume RUN` goes on."
+        message = f"{happened} Stopped with a checkpoint; {_resume(paths)} goes on."
         return Ending("REQUEUED", reason, message, ExitCode.CONTINUE)
     why_not = refuse_requeue(attempts, reason, max_requeues=submission.max_requeues)
     if why_not is not None:
-        message = f"{happened} {why_not} `dnnjob resume RUN` goes on."
+        message = f"{happened} {why_not} {_resume(paths)} goes on."
         return Ending("FAILED", reason, message, ExitCode.FAILED)
     message = f"{happened} The run is queued anew and goes on from its checkpoint."
     return Ending("REQUEUED", reason, message, ExitCode.CONTINUE)

@@ -57,6 +57,7 @@ from dnnjob.tasks import (
     lead_crew,
     refuse_without_gpu,
 )
+from dnnjob.text import quote_command
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ def _refuse_hopeless(paths: RunPaths) -> ExitCode | None:
     why_not = refuse_requeue(status.attempts, reason, max_requeues=submission.max_requeues)
     if why_not is None:
         return None
-    error = f"{why_not} `dnnjob resume RUN` goes on."
+    error = f"{why_not} {quote_command('resume', paths.root)} goes on."
     attempt = attempt_number(status)
     event = Event(
         writer="array_task",

@@ -24,6 +24,7 @@ from dnnjob.results.baselines import Baselines
 from dnnjob.results.importance import Importance
 from dnnjob.results.metrics import Metrics
 from dnnjob.runs import Attempt, Record, RunPaths, State, write_file, write_json
+from dnnjob.text import quote_command
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test", "unlabelled")
@@ -268,7 +269,7 @@ def read_report(path: Path) -> Report:
     except FileNotFoundError:
         raise JobError(
             f"A finished run holds a report.json, but there is no {path}. "
-            f"See `dnnjob status {path.parent}` for how far the run has come."
+            f"See {quote_command('status', path.parent)} for how far the run has come."
         ) from None
     except OSError as error:
         raise DataError(f"The report {path} cannot be read: {error.strerror}.") from error

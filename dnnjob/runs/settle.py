@@ -188,7 +188,7 @@ def _tell_memory(status: Status, event: Event, submission: Submission | None) ->
 def _tell_code(event: Event, happened: str, submission: Submission | None) -> str:
     said = f"{event.error} " if event.error else f"{happened} {describe_code(event.exit_code)}. "
     if submission is None or submission.place is None:
-        return f"{said}`dnnjob logs RUN` shows what it said."
+        return f"{said}Its logs show what it said."
     folder = os.path.normpath(Path(submission.place) / submission.folder)
     return f"{said}See {folder}/{event.job_id}_0_log.err."
 

@@ -444,7 +444,4 @@ def tf_cluster(crew: Crew) -> list[str]:
 
 
 def _lost(peers: Sequence[Peer], why: str) -> PeerLostError:
-    return PeerLostError(
-        f"A run needs all its tasks, but {', '.join(map(str, peers))} {why}. "
-        "`dnnjob resume RUN` goes on from the newest checkpoint."
-    )
+    return PeerLostError(f"A run needs all its tasks, but {', '.join(map(str, peers))} {why}.")

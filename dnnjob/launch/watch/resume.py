@@ -61,7 +61,7 @@ def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> Ex
     if is_longer and not here:
         raise JobError(
             f"A completed run goes on to more epochs in the foreground, but {paths.root} was "
-            f"submitted. Add --here: `dnnjob resume {paths.root} {more[-1]} --here`."
+            f"submitted. Add --here: {quote_command('resume', paths.root, more[-1], '--here')}."
         )
     if is_longer and view.state == "COMPLETED":
         add_epochs(paths, more[-1])
