@@ -187,7 +187,7 @@ def resume(
       dnnjob resume runs/houses/20261123-101500-3f9a1c profile.time_limit_min=60
       dnnjob resume runs/houses/20261123-101500-3f9a1c train.epochs=1000
     """
-    from dnnjob.launch.watch.resume import resume_command
+    from dnnjob.launch.watch.resume_verb import resume_command
 
     code = resume_command(run, overrides or [], here=here)
     excuse_stdout()
@@ -337,7 +337,7 @@ def validate(job: JobFile, overrides: Overrides = None, as_json: AsJson = False)
     \b
       dnnjob validate houses.toml train.global_batch_size=256
     """
-    from dnnjob.launch.checks import check_job, render_check
+    from dnnjob.launch.job_check import check_job, render_check
 
     check = check_job(job, overrides or [])
     typer.echo(check.model_dump_json(indent=1) if as_json else render_check(check))

@@ -29,6 +29,7 @@ from dnnjob.runs import (
     read_settled,
 )
 from dnnjob.tasks import StopFlag, Task, introduced, stop_signals
+from dnnjob.text import quote_command
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +229,7 @@ def _close(
     lost = sorted(missed) or _lost_first(codes)
     names = ", ".join(f"task {rank} {_ending(codes[rank])}" for rank in lost)
     error = f"A run needs all its tasks, but some ended too early: {names}."
-    logger.error("%s `dnnjob resume %s` goes on.", error, paths.root)
+    logger.error("%s %s goes on.", error, quote_command("resume", paths.root))
     _leave_event(paths, "FAILED", "peer_lost", error)
     return max((_exit_code(code) for code in codes.values() if code > 0), default=ExitCode.FAILED)
 

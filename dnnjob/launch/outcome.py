@@ -1,6 +1,6 @@
 """How an attempt that did not complete is told: state, reason, message and exit code.
 
-ending = judge(error, paths, attempts=journal.status.attempts)
+outcome = explain_end(error, paths, attempts=journal.status.attempts)
 """
 
 import os
@@ -45,7 +45,7 @@ _ANSWER_S = 8.0
 
 
 @dataclass(frozen=True)
-class Ending:
+class Outcome:
     """How an attempt that did not complete is told to its readers and its caller."""
 
     state: State
@@ -54,7 +54,9 @@ class Ending:
     exit_code: ExitCode
 
 
-def judge(error: BaseException, paths: RunPaths, *, attempts: Sequence[Attempt] = ()) -> Ending:
+def explain_end(
+    error: BaseException, paths: RunPaths, *, attempts: Sequence[Attempt] = ()
+) -> Outcome:
     """What an error makes of the run.
 
     Under Slurm, a run that was stopped goes on: it ends REQUEUED, unless somebody cancelled it.
@@ -69,30 +71,30 @@ def judge(error: BaseException, paths: RunPaths, *, attempts: Sequence[Attempt] 
             return _stop_under_slurm(error, paths, attempts)
         case StoppedError() if error.signal is Signals.SIGUSR2:
             message = f"The profile's time_limit_min is near. {_resume(paths)} goes on."
-            return Ending("FAILED", "time_limit", message, ExitCode.FAILED)
+            return Outcome("FAILED", "time_limit", message, ExitCode.FAILED)
         case StoppedError():
             message = f"{error} {_resume(paths)} goes on from there."
-            return Ending("CANCELLED", "cancelled", message, error.exit_code)
+            return Outcome("CANCELLED", "cancelled", message, error.exit_code)
         case KeyboardInterrupt():
-            return judge(StoppedError(Signals.SIGINT), paths)
+            return explain_end(StoppedError(Signals.SIGINT), paths)
         case NonFiniteError():
-            return Ending("FAILED", "nan", str(error), error.exit_code)
+            return Outcome("FAILED", "nan", str(error), error.exit_code)
         case PeerLostError():
             return _lose_peer(error, paths, attempts)
         case DnnJobError():
-            return Ending("FAILED", "error", str(error), error.exit_code)
+            return Outcome("FAILED", "error", str(error), error.exit_code)
         case MemoryError():
             message = "The run needs more memory than there is. Lower train.global_batch_size."
             return _run_out_of_memory(message, paths)
         case OSError():
             message = explain_os_error(error, paths)
-            return Ending("FAILED", "error", message, ExitCode.ENVIRONMENT)
+            return Outcome("FAILED", "error", message, ExitCode.ENVIRONMENT)
         # TensorFlow's, by name: this module must not import TensorFlow.
         case _ if type(error).__name__ == "ResourceExhaustedError":
             return _run_out_of_memory(f"ResourceExhaustedError: {error}", paths)
         case _:
             message = f"{type(error).__name__}: {error}"
-            return Ending("FAILED", "error", message, ExitCode.FAILED)
+            return Outcome("FAILED", "error", message, ExitCode.FAILED)
 
 
 def _resume(paths: RunPaths) -> str:
@@ -138,44 +140,44 @@ def find_fate(paths: RunPaths, *, default: Reason | None = None) -> Reason:
     return guess_fate(float(ends_at) - time.time() if ends_at else None, warning_s=warning_s)
 
 
-def _stop_under_slurm(error: StoppedError, paths: RunPaths, attempts: Sequence[Attempt]) -> Ending:
+def _stop_under_slurm(error: StoppedError, paths: RunPaths, attempts: Sequence[Attempt]) -> Outcome:
     reason = find_fate(paths)
     if reason == "cancelled":
         message = f"Cancelled. {_resume(paths)} goes on from its checkpoint."
-        return Ending("CANCELLED", "cancelled", message, ExitCode.TERMINATED)
+        return Outcome("CANCELLED", "cancelled", message, ExitCode.TERMINATED)
     happened = {"time_limit": "The time limit is near"}.get(reason, "Slurm needs the nodes")
     return _go_on(f"{happened} ({error.signal.name}).", reason, paths, attempts)
 
 
-def _lose_peer(error: PeerLostError, paths: RunPaths, attempts: Sequence[Attempt]) -> Ending:
+def _lose_peer(error: PeerLostError, paths: RunPaths, attempts: Sequence[Attempt]) -> Outcome:
     message = f"{error} {_resume(paths)} goes on from the newest checkpoint."
-    ending = Ending("FAILED", "peer_lost", message, error.exit_code)
+    outcome = Outcome("FAILED", "peer_lost", message, error.exit_code)
     if is_submitted(paths) is None:
-        return ending
+        return outcome
     reason = find_fate(paths, default="peer_lost")
     if reason == "cancelled":
-        return replace(ending, state="CANCELLED", reason=reason, exit_code=ExitCode.TERMINATED)
+        return replace(outcome, state="CANCELLED", reason=reason, exit_code=ExitCode.TERMINATED)
     return _go_on(str(error), reason, paths, attempts)
 
 
-def _go_on(happened: str, reason: Reason, paths: RunPaths, attempts: Sequence[Attempt]) -> Ending:
+def _go_on(happened: str, reason: Reason, paths: RunPaths, attempts: Sequence[Attempt]) -> Outcome:
     submission = is_submitted(paths)
     if submission is None:
         message = f"{happened} Stopped with a checkpoint; {_resume(paths)} goes on."
-        return Ending("REQUEUED", reason, message, ExitCode.CONTINUE)
+        return Outcome("REQUEUED", reason, message, ExitCode.CONTINUE)
     why_not = refuse_requeue(attempts, reason, max_requeues=submission.max_requeues)
     if why_not is not None:
         message = f"{happened} {why_not} {_resume(paths)} goes on."
-        return Ending("FAILED", reason, message, ExitCode.FAILED)
+        return Outcome("FAILED", reason, message, ExitCode.FAILED)
     message = f"{happened} The run is queued anew and goes on from its checkpoint."
-    return Ending("REQUEUED", reason, message, ExitCode.CONTINUE)
+    return Outcome("REQUEUED", reason, message, ExitCode.CONTINUE)
 
 
-def _run_out_of_memory(message: str, paths: RunPaths) -> Ending:
+def _run_out_of_memory(message: str, paths: RunPaths) -> Outcome:
     submission = is_submitted(paths)
     asked = submission.requested.memory_gb if submission else None
     told = f"{message} It had asked for {asked:g} GB." if asked else message
-    return Ending("FAILED", "out_of_memory", told, ExitCode.FAILED)
+    return Outcome("FAILED", "out_of_memory", told, ExitCode.FAILED)
 
 
 def _ask_in_time(ask: Callable[[], dict[str, str]]) -> dict[str, str]:

@@ -25,11 +25,11 @@ from dnnjob.config import (
     to_toml,
 )
 from dnnjob.errors import ExitCode, JobError
-from dnnjob.launch.admit import Admission, admit
 from dnnjob.launch.dispatch import Dispatch, map_all
 from dnnjob.launch.local_queue import QueuePlan, plan_queue
 from dnnjob.launch.own_process import raising_on_signals
 from dnnjob.launch.points_per_task import choose_points_per_task, share_out
+from dnnjob.launch.preflight import Preflight, check_before
 from dnnjob.runs import (
     RunPaths,
     Submission,
@@ -43,6 +43,7 @@ from dnnjob.runs import (
     write_sweep,
     write_text,
 )
+from dnnjob.text import quote_command
 
 logger = logging.getLogger(__name__)
 
@@ -81,20 +82,23 @@ def submit_job(
         _fit_to(point, target) for point in make_points(load_job(job_file, overrides=for_job))
     ]
     root = root.absolute()
-    admission = admit(points, target, root=root, force=force, dry_run=dry_run)
+    preflight = check_before(points, target, root=root, force=force, dry_run=dry_run)
     if dry_run:
-        _print_plan(points, target, admission, root=root)
+        _print_plan(points, target, preflight, root=root)
         return ExitCode.DONE
     _warn_of_variables(target)
     with raising_on_signals():
         if len(points) == 1:
-            folder, job_id = _submit_run(points[0], target, admission, root=root)
+            folder, job_id = _submit_run(points[0], target, preflight, root=root)
         else:
-            folder, job_id = _submit_sweep(points, target, admission, root=root)
+            folder, job_id = _submit_sweep(points, target, preflight, root=root)
         print(folder, flush=True)
     where = "Slurm job" if target.executor == "slurm" else "Process"
     logger.info(
-        "%s %s. `dnnjob status %s` shows how it goes.", where, job_id.partition("_")[0], folder
+        "%s %s. %s shows how it goes.",
+        where,
+        job_id.partition("_")[0],
+        quote_command("status", folder),
     )
     return ExitCode.DONE
 
@@ -116,7 +120,7 @@ def resubmit(folder: Path, words: Sequence[str] = ()) -> Submission:
     if not paths.profile.is_file():
         raise JobError(
             f"A run is sent again with the profile it had, but {paths.root} has none: it was run "
-            "in the foreground. Go on with `dnnjob resume --here`."
+            f"in the foreground. Go on with {quote_command('resume', paths.root, '--here')}."
         )
     for_job, for_profile = split_words(words)
     profile = load_profile(paths.profile, overrides=for_profile)
@@ -139,26 +143,26 @@ def resubmit(folder: Path, words: Sequence[str] = ()) -> Submission:
 
 
 def _submit_run(
-    point: Point, profile: ProfileConfig, admission: Admission, *, root: Path
+    point: Point, profile: ProfileConfig, preflight: Preflight, *, root: Path
 ) -> tuple[Path, str]:
-    plan = plan_queue([point.job], profile, memory_bytes=admission.memory_bytes)
+    plan = plan_queue([point.job], profile, memory_bytes=preflight.memory_bytes)
     with _leaving_nothing(root / point.job.name) as made:
         paths = create_run(root, plan.fit(point.job))
         made.append(paths.root)
         write_text(paths.profile, to_toml(profile))
         sender = Dispatch(
-            profile, folder=paths.submission_folder, name=point.job.name, site=admission.site
+            profile, folder=paths.submission_folder, name=point.job.name, site=preflight.site
         )
         submission = sender.send([[paths]], plan)[0]
     return paths.root, submission.job_id
 
 
 def _submit_sweep(
-    points: Sequence[Point], profile: ProfileConfig, admission: Admission, *, root: Path
+    points: Sequence[Point], profile: ProfileConfig, preflight: Preflight, *, root: Path
 ) -> tuple[Path, str]:
     jobs = [point.job for point in points]
-    plan = plan_queue(jobs, profile, memory_bytes=admission.memory_bytes)
-    elements = _share(jobs, profile, admission, plan)
+    plan = plan_queue(jobs, profile, memory_bytes=preflight.memory_bytes)
+    elements = _share(jobs, profile, preflight, plan)
     with _leaving_nothing(root / jobs[0].name / "sweeps") as made:
         sweep = create_sweep(root, jobs[0].name)
         made.append(sweep.root)
@@ -174,7 +178,7 @@ def _submit_sweep(
             profile,
             folder=sweep.submission_folder,
             name=jobs[0].name,
-            site=admission.site,
+            site=preflight.site,
             sweep_id=sweep.sweep_id,
         )
         submission = sender.send([[runs[place] for place in element] for element in elements], plan)
@@ -183,14 +187,14 @@ def _submit_sweep(
 
 
 def _share(
-    jobs: Sequence[JobConfig], profile: ProfileConfig, admission: Admission, plan: QueuePlan
+    jobs: Sequence[JobConfig], profile: ProfileConfig, preflight: Preflight, plan: QueuePlan
 ) -> list[range]:
     """The points of each task."""
     each = choose_points_per_task(
         len(jobs),
         chosen=profile.points_per_task,
-        seconds_a_point=admission.seconds_a_point,
-        most_tasks=admission.most_tasks,
+        seconds_a_point=preflight.seconds_a_point,
+        most_tasks=preflight.most_tasks,
         least_tasks=plan.width if profile.executor == "local" else 1,
     )
     return share_out(len(jobs), each)
@@ -245,12 +249,12 @@ def follow_profile(words: Sequence[str], before: ProfileConfig, now: ProfileConf
 
 
 def _print_plan(
-    points: Sequence[Point], profile: ProfileConfig, admission: Admission, *, root: Path
+    points: Sequence[Point], profile: ProfileConfig, preflight: Preflight, *, root: Path
 ) -> None:
     """Prints the batch script, or for a local profile the commands' equivalent."""
     jobs = [point.job for point in points]
-    plan = plan_queue(jobs, profile, memory_bytes=admission.memory_bytes)
-    elements = _share(jobs, profile, admission, plan)
+    plan = plan_queue(jobs, profile, memory_bytes=preflight.memory_bytes)
+    elements = _share(jobs, profile, preflight, plan)
     if profile.executor == "local":
         logger.info("%d run(s), %d at a time, by background processes.", len(jobs), plan.width)
         return
@@ -262,7 +266,7 @@ def _print_plan(
     else:
         folder = RunPaths(root / name / _PLACEHOLDER).submission_folder
     script = make_script(
-        profile, folder=folder, name=name, num_elements=len(elements), site=admission.site
+        profile, folder=folder, name=name, num_elements=len(elements), site=preflight.site
     )
     print(script, end="")
 

@@ -21,7 +21,7 @@ from dnnjob.errors import (
     StoppedError,
     SupersededError,
 )
-from dnnjob.launch.outcome import explain_os_error, is_submitted, judge
+from dnnjob.launch.outcome import explain_end, explain_os_error, is_submitted
 from dnnjob.launch.own_process import leave, logging_to
 from dnnjob.launch.requeue_rules import refuse_requeue
 from dnnjob.machine import peak_rss_mb, process_key
@@ -218,15 +218,15 @@ def _gather(task: Task, journal: Journal, alone: Crew, words: Sequence[str]) -> 
 
 def _end(journal: Journal, crew: Crew, error: BaseException) -> ExitCode:
     error = crew.blame(error)
-    ending = judge(error, journal.paths, attempts=journal.status.attempts)
+    outcome = explain_end(error, journal.paths, attempts=journal.status.attempts)
     unforeseen = not isinstance(error, DnnJobError | OSError | KeyboardInterrupt)
-    logger.error("%s", ending.message, exc_info=error if unforeseen else None)
+    logger.error("%s", outcome.message, exc_info=error if unforeseen else None)
     try:
-        journal.finish(ending.state, reason=ending.reason, error=ending.message)
+        journal.finish(outcome.state, reason=outcome.reason, error=outcome.message)
     except (OSError, SupersededError) as late:
         logger.error("The status could not be written: %s", late)
-    crew.end(ending.exit_code, ending.message)
-    return ending.exit_code
+    crew.end(outcome.exit_code, outcome.message)
+    return outcome.exit_code
 
 
 def _follow(
@@ -236,9 +236,9 @@ def _follow(
         devices = load_job(paths.job, overrides=words).devices
         crew, attempt = follow_crew(task, paths, devices=devices, stop=stop)
     except (DnnJobError, OSError) as error:
-        ending = judge(error, paths)
-        logger.error("Task %d: %s", task.rank, ending.message)
-        return ending.exit_code
+        outcome = explain_end(error, paths)
+        logger.error("Task %d: %s", task.rank, outcome.message)
+        return outcome.exit_code
     crew.on_loss = lambda error: leave(_desert(error, crew, paths, attempt))
     log = paths.log(attempt=attempt, rank=task.rank)
     talks = task.launcher != "local"
@@ -264,26 +264,26 @@ def _await_end(crew: FollowerCrew, paths: RunPaths, attempt: int) -> ExitCode:
 def _desert(error: BaseException, crew: Crew, paths: RunPaths, attempt: int) -> ExitCode:
     """Ends another task than the chief, and closes the run where the chief cannot."""
     error = crew.blame(error)
-    ending = judge(error, paths, attempts=_read_attempts(paths))
+    outcome = explain_end(error, paths, attempts=_read_attempts(paths))
     unforeseen = not isinstance(error, DnnJobError | OSError | KeyboardInterrupt)
     # The chief has said it, or is told below and says it, unless it is the one that is lost.
     extra = None if unforeseen or isinstance(error, PeerLostError) else ALIKE
-    logger.error("%s", ending.message, exc_info=error if unforeseen else None, extra=extra)
+    logger.error("%s", outcome.message, exc_info=error if unforeseen else None, extra=extra)
     if isinstance(error, PeerLostError) and latest_attempt(paths) == attempt:
         try:
             event = Event(
                 writer="follower",
                 attempt=attempt,
-                state=ending.state,
-                reason=ending.reason,
-                error=ending.message,
+                state=outcome.state,
+                reason=outcome.reason,
+                error=outcome.message,
             )
             leave_event(paths, f"task-{crew.task.rank}-attempt-{attempt}", event)
         except OSError as late:
             logger.error("No event could be left in the run: %s", late)
     if not isinstance(error, ChiefEndedError):
-        crew.end(ending.exit_code, ending.message)
-    return ending.exit_code
+        crew.end(outcome.exit_code, outcome.message)
+    return outcome.exit_code
 
 
 def _read_attempts(paths: RunPaths) -> tuple[Attempt, ...]:

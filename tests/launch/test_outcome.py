@@ -13,7 +13,7 @@ from dnnjob.clock import Stopwatch
 from dnnjob.config import load_job
 from dnnjob.errors import ExitCode, PeerLostError, SlurmError, StoppedError
 from dnnjob.launch import outcome
-from dnnjob.launch.outcome import ENDS_AT, WARNING_S, judge
+from dnnjob.launch.outcome import ENDS_AT, WARNING_S, explain_end
 from dnnjob.launch.worker import run_attempt
 from dnnjob.runs import (
     Attempt,
@@ -89,7 +89,7 @@ def attempt(*, reason: Reason | None = None, reached: int | None = None) -> Atte
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_run_that_slurm_stops_goes_on(paths: RunPaths, number: signal.Signals) -> None:
-    found = judge(StoppedError(number), paths, attempts=[attempt()])
+    found = explain_end(StoppedError(number), paths, attempts=[attempt()])
 
     assert (found.state, found.reason) == ("REQUEUED", "preempted")
     assert found.exit_code is ExitCode.CONTINUE
@@ -98,7 +98,7 @@ def test_a_run_that_slurm_stops_goes_on(paths: RunPaths, number: signal.Signals)
 def test_a_cancelled_job_is_told_from_a_preempted_one(paths: RunPaths, says: Says) -> None:
     says(CANCELLED)
 
-    found = judge(StoppedError(signal.SIGTERM), paths, attempts=[attempt()])
+    found = explain_end(StoppedError(signal.SIGTERM), paths, attempts=[attempt()])
 
     assert (found.state, found.exit_code) == ("CANCELLED", ExitCode.TERMINATED)
 
@@ -106,11 +106,11 @@ def test_a_cancelled_job_is_told_from_a_preempted_one(paths: RunPaths, says: Say
 def test_a_wish_to_cancel_counts_before_slurms_word(paths: RunPaths) -> None:
     write_cancel(paths, Cancel())
 
-    assert judge(WARNED, paths, attempts=[attempt()]).state == "CANCELLED"
+    assert explain_end(WARNED, paths, attempts=[attempt()]).state == "CANCELLED"
 
 
 def test_a_person_at_the_keyboard_interrupts(paths: RunPaths) -> None:
-    found = judge(StoppedError(signal.SIGINT), paths, attempts=[attempt()])
+    found = explain_end(StoppedError(signal.SIGINT), paths, attempts=[attempt()])
 
     assert (found.state, found.exit_code) == ("CANCELLED", ExitCode.INTERRUPTED)
 
@@ -118,9 +118,11 @@ def test_a_person_at_the_keyboard_interrupts(paths: RunPaths) -> None:
 def test_a_second_time_limit_without_progress_ends_the_run(paths: RunPaths, says: Says) -> None:
     says(RUNNING | {"RunTime": "59:00"})
 
-    first = judge(WARNED, paths, attempts=[attempt()])
-    second = judge(WARNED, paths, attempts=[attempt(reason="time_limit"), attempt()])
-    further = judge(WARNED, paths, attempts=[attempt(reason="time_limit"), attempt(reached=1)])
+    first = explain_end(WARNED, paths, attempts=[attempt()])
+    second = explain_end(WARNED, paths, attempts=[attempt(reason="time_limit"), attempt()])
+    further = explain_end(
+        WARNED, paths, attempts=[attempt(reason="time_limit"), attempt(reached=1)]
+    )
 
     assert (first.state, first.reason) == ("REQUEUED", "time_limit")
     assert (second.state, second.reason, second.exit_code) == ("FAILED", "time_limit", 1)
@@ -139,7 +141,7 @@ def test_in_a_container_the_clock_tells(
     monkeypatch.setenv(ENDS_AT, str(time.time() + left_s))
     monkeypatch.setenv(WARNING_S, "30")
 
-    assert judge(WARNED, paths, attempts=[attempt()]).reason == reason
+    assert explain_end(WARNED, paths, attempts=[attempt()]).reason == reason
 
 
 def test_a_silent_slurm_is_not_waited_for_longer_than_there_is_time(
@@ -149,12 +151,12 @@ def test_a_silent_slurm_is_not_waited_for_longer_than_there_is_time(
     monkeypatch.setattr(outcome, "_ANSWER_S", 0.2)
     began = time.monotonic()
 
-    assert judge(WARNED, paths, attempts=[attempt()]).state == "REQUEUED"
+    assert explain_end(WARNED, paths, attempts=[attempt()]).state == "REQUEUED"
     assert time.monotonic() - began < 5
 
 
 def test_a_lost_task_is_no_failure_of_a_submitted_run(paths: RunPaths) -> None:
-    found = judge(PeerLostError("task 1 ended"), paths, attempts=[attempt()])
+    found = explain_end(PeerLostError("task 1 ended"), paths, attempts=[attempt()])
 
     assert (found.state, found.reason) == ("REQUEUED", "peer_lost")
     assert "task 1 ended" in found.message
@@ -162,23 +164,23 @@ def test_a_lost_task_is_no_failure_of_a_submitted_run(paths: RunPaths) -> None:
 
 def test_a_task_lost_with_its_job_is_preempted_or_cancelled(paths: RunPaths, says: Says) -> None:
     says(CANCELLED)
-    assert judge(PeerLostError("x"), paths, attempts=[attempt()]).state == "CANCELLED"
+    assert explain_end(PeerLostError("x"), paths, attempts=[attempt()]).state == "CANCELLED"
 
     says(CANCELLED | {"Restarts": "1"})
-    found = judge(PeerLostError("x"), paths, attempts=[attempt()])
+    found = explain_end(PeerLostError("x"), paths, attempts=[attempt()])
     assert (found.state, found.reason) == ("REQUEUED", "preempted")
 
 
 def test_of_a_run_that_nobody_queues_anew_a_lost_task_is_the_end(paths: RunPaths) -> None:
     paths.submission.unlink()
 
-    assert judge(PeerLostError("x"), paths, attempts=[attempt()]).state == "FAILED"
+    assert explain_end(PeerLostError("x"), paths, attempts=[attempt()]).state == "FAILED"
     # A script of the user's may go on with it.
-    assert judge(WARNED, paths, attempts=[attempt()]).exit_code is ExitCode.CONTINUE
+    assert explain_end(WARNED, paths, attempts=[attempt()]).exit_code is ExitCode.CONTINUE
 
 
 def test_memory_is_told_with_what_was_asked(paths: RunPaths) -> None:
-    found = judge(MemoryError(), paths)
+    found = explain_end(MemoryError(), paths)
 
     assert found.reason == "out_of_memory"
     assert "asked for 4 GB" in found.message

@@ -23,10 +23,10 @@ from dnnjob.errors import (
     StoppedError,
 )
 from dnnjob.launch.foreground import resume_foreground
-from dnnjob.launch.outcome import judge
+from dnnjob.launch.outcome import explain_end
 from dnnjob.launch.own_process import logging_to
 from dnnjob.launch.shared_step import share_run
-from dnnjob.launch.watch.resume import resume_command
+from dnnjob.launch.watch.resume_verb import resume_command
 from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_key
 from dnnjob.runs import (
@@ -65,15 +65,15 @@ class ResourceExhaustedError(Exception):
 def test_every_error_has_a_state_a_reason_and_an_exit_code(
     tmp_path: Path, error: BaseException, state: str, reason: str, code: int
 ) -> None:
-    ending = judge(error, RunPaths(tmp_path))
+    outcome = explain_end(error, RunPaths(tmp_path))
 
-    assert (ending.state, ending.reason, ending.exit_code) == (state, reason, code)
+    assert (outcome.state, outcome.reason, outcome.exit_code) == (state, reason, code)
 
 
 def test_a_full_disk_names_the_way_out(tmp_path: Path) -> None:
-    ending = judge(OSError(errno.EDQUOT, "Disk quota exceeded"), RunPaths(tmp_path))
+    outcome = explain_end(OSError(errno.EDQUOT, "Disk quota exceeded"), RunPaths(tmp_path))
 
-    assert f"dnnjob resume {tmp_path}" in ending.message
+    assert f"dnnjob resume {tmp_path}" in outcome.message
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from dnnjob.data.sources import JobFiles, Table
 from dnnjob.data.split import split_rows
 from dnnjob.errors import DataError, JobError
 from dnnjob.launch import checks, point_tables
-from dnnjob.launch.checks import check_job, render_check
+from dnnjob.launch.job_check import check_job, render_check
 from dnnjob.results.report import read_report
 from tests.conftest import FEATURES, Command, FinishedRun, WriteJob, make_frame
 

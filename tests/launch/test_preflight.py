@@ -11,8 +11,8 @@ import pytest
 from dnnjob import slurm
 from dnnjob.config import ProfileConfig, load_job, make_points, resolve_profile
 from dnnjob.errors import DataError, JobError
-from dnnjob.launch import admit as admit_module
-from dnnjob.launch.admit import Admission, admit
+from dnnjob.launch import check_before as admit_module
+from dnnjob.launch.preflight import Preflight, check_before
 from tests.conftest import WriteJob, make_frame
 
 
@@ -24,18 +24,18 @@ def on_slurm(**values: object) -> ProfileConfig:
     return resolve_profile({"executor": "slurm", "time_limit_min": 30, **values}, origin="test")
 
 
-def check(job: Path, profile: ProfileConfig, *, force: bool = False, **facts: bool) -> Admission:
-    return admit(make_points(load_job(job)), profile, root=job.parent, force=force, **facts)
+def check(job: Path, profile: ProfileConfig, *, force: bool = False, **facts: bool) -> Preflight:
+    return check_before(make_points(load_job(job)), profile, root=job.parent, force=force, **facts)
 
 
 def test_a_small_table_tells_memory_and_time(write_job: WriteJob) -> None:
-    admission = check(write_job(), local())
+    preflight = check(write_job(), local())
 
-    assert admission.memory_bytes is not None
-    assert 5e8 < admission.memory_bytes < 2e9
-    assert admission.seconds_a_point is not None
-    assert 1 < admission.seconds_a_point < 60
-    assert admission.most_tasks is None
+    assert preflight.memory_bytes is not None
+    assert 5e8 < preflight.memory_bytes < 2e9
+    assert preflight.seconds_a_point is not None
+    assert 1 < preflight.seconds_a_point < 60
+    assert preflight.most_tasks is None
 
 
 def test_more_work_is_reckoned_to_take_longer(write_job: WriteJob) -> None:
@@ -82,7 +82,7 @@ def test_of_a_large_table_only_the_columns_are_read(
     monkeypatch.setattr(admit_module, "MAX_READ_BYTES", 1000)
     monkeypatch.setattr(admit_module, "open_table", lambda data: 1 / 0)
 
-    assert check(write_job(), local()) == Admission()
+    assert check(write_job(), local()) == Preflight()
     with pytest.raises(DataError, match="has no column 'z'"):
         check(write_job(data={"target": "z"}), local())
 
@@ -153,9 +153,9 @@ def test_the_login_node_is_left_its_threads(write_job: WriteJob) -> None:
     job = write_job()
     code = (
         "import sys; from pathlib import Path; import pyarrow as pa;"
-        "from dnnjob.config import *; from dnnjob.launch.admit import admit;"
+        "from dnnjob.config import *; from dnnjob.launch.preflight import check_before;"
         "points = make_points(load_job(Path(sys.argv[1])));"
-        "admit(points, resolve_profile({'executor': 'local'}, origin=''), root=Path('/'));"
+        "check_before(points, resolve_profile({'executor': 'local'}, origin=''), root=Path('/'));"
         "print(pa.cpu_count(), pa.io_thread_count(), 'tensorflow' in sys.modules)"
     )
 
@@ -202,16 +202,16 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, slurm.Partition]:
     return partitions
 
 
-def send(job: Path, root: Path, **profile: object) -> Admission:
-    return admit(make_points(load_job(job)), on_slurm(**profile), root=root)
+def send(job: Path, root: Path, **profile: object) -> Preflight:
+    return check_before(make_points(load_job(job)), on_slurm(**profile), root=root)
 
 
 def test_a_root_on_the_clusters_storage_passes(
     cluster: dict[str, slurm.Partition], write_job: WriteJob
 ) -> None:
-    admission = send(write_job(), Path("/scratch/me/runs"))
+    preflight = send(write_job(), Path("/scratch/me/runs"))
 
-    assert admission.site == slurm.Site("far", kill_wait_s=30)
+    assert preflight.site == slurm.Site("far", kill_wait_s=30)
 
 
 @pytest.mark.parametrize("root", ["/tmp/runs", "/dev/shm/runs", "/var/tmp/runs"])
@@ -264,9 +264,9 @@ def test_a_sweep_has_no_more_tasks_than_may_be_queued(
     found = None if room is None else slurm.SubmitLimit(100, "the QOS few", room=room)
     monkeypatch.setattr(slurm, "find_room", lambda *_, **__: found)
 
-    admission = send(write_job(sweep={"seed": [0, 1]}), Path("/scratch"))
+    preflight = send(write_job(sweep={"seed": [0, 1]}), Path("/scratch"))
 
-    assert admission.most_tasks == most
+    assert preflight.most_tasks == most
 
 
 def test_a_full_queue_is_told_with_whose_limit_it_is(
@@ -300,7 +300,7 @@ def test_all_tables_together_are_read_within_the_login_nodes_share(
     monkeypatch.setattr(admit_module, "MAX_READ_BYTES", 1.5 * Path(source).stat().st_size)
 
     with caplog.at_level("INFO"):
-        admission = check(job, local())
+        preflight = check(job, local())
 
     assert caplog.text.count("too large to be checked here") == 1
-    assert admission.memory_bytes is not None
+    assert preflight.memory_bytes is not None

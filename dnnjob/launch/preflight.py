@@ -1,6 +1,6 @@
 """Whether a job can work where it is sent, found out before anything is queued.
 
-admission = admit(points, profile, root=Path("runs"), force=False)
+preflight = check_before(points, profile, root=Path("runs"), force=False)
 """
 
 import logging
@@ -18,7 +18,7 @@ from dnnjob.data.builtin import is_builtin
 from dnnjob.data.source_files import COMPRESSED_SUFFIXES
 from dnnjob.data.sources import open_table, peek_job
 from dnnjob.errors import JobError, SlurmError
-from dnnjob.launch.checks import PointCheck, check_point
+from dnnjob.launch.job_check import PointCheck, check_point
 from dnnjob.launch.point_tables import PointTables
 from dnnjob.machine import count_cores, user_name
 
@@ -41,7 +41,7 @@ _LOCAL_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 
 
 @dataclass(frozen=True)
-class Admission:
+class Preflight:
     """What the checks found out that submitting needs.
 
     Attributes:
@@ -57,14 +57,14 @@ class Admission:
     most_tasks: int | None = None
 
 
-def admit(
+def check_before(
     points: Sequence[Point],
     profile: ProfileConfig,
     *,
     root: Path,
     force: bool = False,
     dry_run: bool = False,
-) -> Admission:
+) -> Preflight:
     """Refuses what cannot work, and what may not unless forced.
 
     Args:
@@ -92,7 +92,7 @@ def admit(
             if not dry_run:
                 raise
     _weigh(doubts, passes=force or dry_run)
-    return Admission(
+    return Preflight(
         site=site,
         memory_bytes=memory_bytes,
         seconds_a_point=_estimate_seconds(points, checks, profile),

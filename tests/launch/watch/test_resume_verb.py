@@ -10,8 +10,8 @@ import pytest
 from dnnjob.config import resolve_profile
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.submit import follow_profile
-from dnnjob.launch.watch import resume
-from dnnjob.launch.watch.resume import is_live, resume_command
+from dnnjob.launch.watch import resume_verb
+from dnnjob.launch.watch.resume_verb import is_live, resume_command
 from dnnjob.launch.watch.run_views import RunView
 from dnnjob.runs import Cancel, RunPaths, Submission, write_cancel
 from tests.launch.watch.made import ago, attempt, attempt_here, make_run, send, status, submission
@@ -71,7 +71,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         folders.append(folder)
         return submission("8")
 
-    monkeypatch.setattr(resume, "resubmit", note)
+    monkeypatch.setattr(resume_verb, "resubmit", note)
     return folders
 
 

@@ -73,10 +73,10 @@ def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> Ex
     submission = resubmit(folder, words)
     print(paths.root, flush=True)
     logger.info(
-        "%s %s. `dnnjob status %s` shows how it goes.",
+        "%s %s. %s shows how it goes.",
         "Slurm job" if submission.executor == "slurm" else "Process",
         submission.job_id,
-        paths.root,
+        quote_command("status", paths.root),
     )
     return ExitCode.DONE
 
