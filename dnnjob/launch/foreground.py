@@ -5,7 +5,7 @@ code = run_foreground(Path("jobs/housing.toml"), ["seed=7"], root=Path("runs"))
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from dnnjob.data.sources import peek_columns
 from dnnjob.errors import DnnJobError, ExitCode, MissingError
 from dnnjob.launch.local_tasks import run_local_tasks, run_processes
 from dnnjob.launch.outcome import explain_os_error
+from dnnjob.launch.own_process import telling_troubles
 from dnnjob.launch.shared_step import refuse_other_tasks, share_run
 from dnnjob.launch.worker import clear_complete, run_attempt
 from dnnjob.machine import process_age_s
@@ -132,6 +133,8 @@ class _Sweep:
     task: Task
     points: Sequence[Point]
     root: Path
+    told: set[str] = field(default_factory=set)
+    """Warnings that stderr has heard."""
 
     @cached_property
     def listed(self) -> "_SweepList":
@@ -157,7 +160,9 @@ class _Sweep:
         paths = _make_run(point, root=self.root, task=place)
         if self.task.is_chief:
             self.listed.add(point, paths)
-        return _run_new(point, paths, task=place, age_s=age_s, apart=apart, stop=stop)
+        # Each point's own log has the rest, and the table at the end its result.
+        with telling_troubles(self.told):
+            return _run_new(point, paths, task=place, age_s=age_s, apart=apart, stop=stop)
 
 
 class _SweepList:

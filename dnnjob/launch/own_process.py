@@ -98,6 +98,31 @@ def logging_to(path: Path, *, rank: int, keeps_stderr: bool) -> Iterator[None]:
             one.stream.close()
 
 
+@contextmanager
+def telling_troubles(told: set[str]) -> Iterator[None]:
+    """Inside, stderr hears warnings and errors alone, each once; the logs of runs keep all.
+
+    Args:
+        told: Those that it has heard; what it hears inside is added.
+    """
+
+    def is_news(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if record.levelno < logging.WARNING or message in told:
+            return False
+        told.add(message)
+        return True
+
+    handlers = list(logging.getLogger().handlers)
+    for handler in handlers:
+        handler.addFilter(is_news)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_news)
+
+
 def _make_trouble_handler(rank: int) -> "logging.StreamHandler[TextIO]":
     """Takes stderr over: warnings and errors alone, but those that the chief says as well."""
     for other in logging.getLogger().handlers:
