@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from dnnjob.launch.checks import check_job
 from pydantic import BaseModel
 
 from dnnjob.config.job import JobConfig
 from dnnjob.data.draft import DATA, MODEL, TRAIN, draft_job, job_name
 from dnnjob.data.sources import open_table
 from dnnjob.errors import DataError
+from dnnjob.launch.job_check import check_job
 
 
 @pytest.fixture
