@@ -12,7 +12,7 @@ from dnnjob.data import sources
 from dnnjob.data.sources import JobFiles, Table
 from dnnjob.data.split import split_rows
 from dnnjob.errors import DataError, JobError
-from dnnjob.launch import checks, point_tables
+from dnnjob.launch import job_check, point_tables
 from dnnjob.launch.job_check import check_job, render_check
 from dnnjob.results.report import read_report
 from tests.conftest import FEATURES, Command, FinishedRun, WriteJob, make_frame
@@ -246,7 +246,7 @@ def test_memory_grows_with_rows_and_parameters(write_job: WriteJob) -> None:
 def test_too_little_memory_is_warned_about(
     write_job: WriteJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(checks, "memory_limit_bytes", lambda: 2**28)
+    monkeypatch.setattr(job_check, "memory_limit_bytes", lambda: 2**28)
     check = check_job(write_job())
     assert "this machine gives 0.2 GiB" in check.warnings[0]
     assert check.warnings[0] in caplog.text

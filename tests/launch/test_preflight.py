@@ -11,7 +11,7 @@ import pytest
 from dnnjob import slurm
 from dnnjob.config import ProfileConfig, load_job, make_points, resolve_profile
 from dnnjob.errors import DataError, JobError
-from dnnjob.launch import check_before as admit_module
+from dnnjob.launch import preflight as preflight_module
 from dnnjob.launch.preflight import Preflight, check_before
 from tests.conftest import WriteJob, make_frame
 
@@ -79,8 +79,8 @@ def test_every_table_of_a_sweep_is_looked_at(write_job: WriteJob, tmp_path: Path
 def test_of_a_large_table_only_the_columns_are_read(
     write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admit_module, "MAX_READ_BYTES", 1000)
-    monkeypatch.setattr(admit_module, "open_table", lambda data: 1 / 0)
+    monkeypatch.setattr(preflight_module, "MAX_READ_BYTES", 1000)
+    monkeypatch.setattr(preflight_module, "open_table", lambda data: 1 / 0)
 
     assert check(write_job(), local()) == Preflight()
     with pytest.raises(DataError, match="has no column 'z'"):
@@ -93,7 +93,7 @@ def test_files_of_test_rows_count_too(
     make_frame(2000).to_csv(tmp_path / "test.csv", index=False)
     job = write_job(data={"split": "files", "test_source": "test.csv"})
     size = (tmp_path / "test.csv").stat().st_size
-    monkeypatch.setattr(admit_module, "MAX_READ_BYTES", size)
+    monkeypatch.setattr(preflight_module, "MAX_READ_BYTES", size)
 
     assert check(job, local()).memory_bytes is None
 
@@ -105,7 +105,7 @@ def test_a_compressed_table_counts_as_what_it_unpacks_to(
     pd.concat([make_frame()] * 20).to_csv(tmp_path / "table.csv.gz", index=False)
     size = (tmp_path / "table.csv.gz").stat().st_size
 
-    monkeypatch.setattr(admit_module, "MAX_READ_BYTES", 2 * size)
+    monkeypatch.setattr(preflight_module, "MAX_READ_BYTES", 2 * size)
 
     assert check(job, local()).memory_bytes is None
 
@@ -132,7 +132,7 @@ def test_what_may_not_work_needs_force(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(admit_module, "_ask_slurm", lambda *_, **__: ("here", None, []))
+    monkeypatch.setattr(preflight_module, "_ask_slurm", lambda *_, **__: ("here", None, []))
     job = write_job()
 
     with pytest.raises(JobError, match="--force submits it") as caught:
@@ -297,7 +297,7 @@ def test_all_tables_together_are_read_within_the_login_nodes_share(
 ) -> None:
     job = write_job(sweep={"data.missing": [["?"], ["-"]], "seed": [0, 1]})
     (source,) = {point.job.data.source for point in make_points(load_job(job))}
-    monkeypatch.setattr(admit_module, "MAX_READ_BYTES", 1.5 * Path(source).stat().st_size)
+    monkeypatch.setattr(preflight_module, "MAX_READ_BYTES", 1.5 * Path(source).stat().st_size)
 
     with caplog.at_level("INFO"):
         preflight = check(job, local())

@@ -94,11 +94,16 @@ def test_a_run_that_loses_a_task_goes_on(
 
     os.kill(find_task(paths, rank=1), signal.SIGKILL)
     os.kill(chief(paths), signal.SIGCONT)
-    wait_for_end(any_cluster, paths)
+    # That it goes on is enough: how soon it ends is up to the machine.
+    wait_until(lambda: _resumed(paths), seconds=280)
 
-    first, second = read_attempts(paths)
+    first, _ = read_attempts(paths)
     assert first.reason == "peer_lost"
-    assert second.resumed_from is not None
+
+
+def _resumed(paths: RunPaths) -> bool:
+    attempts = read_attempts(paths)
+    return len(attempts) == 2 and attempts[1].resumed_from is not None
 
 
 def test_memory_that_runs_out_is_told_with_what_was_asked_and_used(
