@@ -15,7 +15,7 @@ from dnnjob.data.sources import peek_columns
 from dnnjob.errors import DnnJobError, ExitCode, MissingError
 from dnnjob.launch.local_tasks import run_local_tasks, run_processes
 from dnnjob.launch.outcome import explain_os_error
-from dnnjob.launch.own_process import telling_troubles
+from dnnjob.launch.own_process import TroubleFilter, filtering_stderr
 from dnnjob.launch.shared_step import refuse_other_tasks, share_run
 from dnnjob.launch.worker import clear_complete, run_attempt
 from dnnjob.machine import process_age_s
@@ -133,8 +133,8 @@ class _Sweep:
     task: Task
     points: Sequence[Point]
     root: Path
-    told: set[str] = field(default_factory=set)
-    """Warnings that stderr has heard."""
+    told: TroubleFilter = field(default_factory=TroubleFilter)
+    """What stderr hears of the points."""
 
     @cached_property
     def listed(self) -> "_SweepList":
@@ -161,7 +161,7 @@ class _Sweep:
         if self.task.is_chief:
             self.listed.add(point, paths)
         # Each point's own log has the rest, and the table at the end its result.
-        with telling_troubles(self.told):
+        with filtering_stderr(self.told):
             return _run_new(point, paths, task=place, age_s=age_s, apart=apart, stop=stop)
 
 

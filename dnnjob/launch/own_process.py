@@ -98,29 +98,33 @@ def logging_to(path: Path, *, rank: int, keeps_stderr: bool) -> Iterator[None]:
             one.stream.close()
 
 
-@contextmanager
-def telling_troubles(told: set[str]) -> Iterator[None]:
-    """Inside, stderr hears warnings and errors alone, each once; the logs of runs keep all.
+class TroubleFilter(logging.Filter):
+    """Lets warnings and errors alone pass, each once."""
 
-    Args:
-        told: Those that it has heard; what it hears inside is added.
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[str] = set()
 
-    def is_news(record: logging.LogRecord) -> bool:
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is news of a trouble."""
         message = record.getMessage()
-        if record.levelno < logging.WARNING or message in told:
-            return False
-        told.add(message)
-        return True
+        is_news = record.levelno >= logging.WARNING and message not in self._told
+        self._told.add(message)
+        return is_news
 
-    handlers = list(logging.getLogger().handlers)
+
+@contextmanager
+def filtering_stderr(told: logging.Filter) -> Iterator[None]:
+    """Inside, stderr hears what a filter lets pass; the logs of runs keep all."""
+    # The command's own handler is the first of the root's.
+    handlers = logging.getLogger().handlers[:1]
     for handler in handlers:
-        handler.addFilter(is_news)
+        handler.addFilter(told)
     try:
         yield
     finally:
         for handler in handlers:
-            handler.removeFilter(is_news)
+            handler.removeFilter(told)
 
 
 def _make_trouble_handler(rank: int) -> "logging.StreamHandler[TextIO]":

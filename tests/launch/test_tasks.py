@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomli_w
-from tests.launch.test_local import Done, run
 
 from tests.conftest import make_frame, write_tiny_job
+from tests.launch.test_local_tasks import Done, run
 from tests.training.test_reference_job import TABLE
 
 

@@ -25,7 +25,7 @@ from dnnjob.errors import (
 )
 from dnnjob.launch.foreground import resume_foreground
 from dnnjob.launch.outcome import explain_end
-from dnnjob.launch.own_process import logging_to, telling_troubles
+from dnnjob.launch.own_process import TroubleFilter, filtering_stderr, logging_to
 from dnnjob.launch.shared_step import share_run
 from dnnjob.launch.watch.resume_verb import resume_command
 from dnnjob.launch.worker import run_attempt
@@ -200,15 +200,15 @@ def test_a_sweeps_points_tell_stderr_their_troubles_alone_and_each_once() -> Non
         def emit(self, record: logging.LogRecord) -> None:
             heard.append(record.getMessage())
 
-    ear, told = Ear(), set[str]()
-    logging.getLogger().addHandler(ear)
+    ear, told, root = Ear(), TroubleFilter(), logging.getLogger()
+    root.handlers.insert(0, ear)
     try:
         for _ in range(2):
-            with telling_troubles(told):
+            with filtering_stderr(told):
                 logging.getLogger("dnnjob").info("Epoch 1 of 9")
                 logging.getLogger("dnnjob").warning("Half the rows are equal.")
         logging.getLogger("dnnjob").warning("Half the rows are equal.")
     finally:
-        logging.getLogger().removeHandler(ear)
+        root.removeHandler(ear)
 
     assert heard == ["Half the rows are equal."] * 2
