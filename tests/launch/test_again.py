@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.launch.test_pool import wait_for, wait_for_pool
 
 from dnnjob.errors import ExitCode
 from dnnjob.machine import count_cores
 from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths, read_settled
 from tests.conftest import command_line, make_frame, run_command, write_tiny_job
+from tests.launch.test_local_queue import wait_for, wait_for_pool
 from tests.launch.test_local_tasks import SECTIONS, Command, Done, run
 
 LONGER = {"epochs": 1500, "global_batch_size": 128, "patience": 1500, "checkpoint_every_s": 0.05}
