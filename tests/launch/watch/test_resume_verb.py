@@ -1,6 +1,8 @@
 """Which runs may go on."""
 
 import os
+import re
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,7 +143,8 @@ def test_a_completed_run_is_left_alone(root: Path, sent: list[Path]) -> None:
 def test_another_job_is_refused_as_another_run(
     failed: RunPaths, sent: list[Path], continued: list[Path], word: str
 ) -> None:
-    with pytest.raises(JobError, match=rf"got '{word}'.* `dnnjob run {failed.job} {word}`"):
+    command = re.escape(f"`dnnjob run {failed.job} {shlex.quote(word)}`")
+    with pytest.raises(JobError, match=rf"got '{word}'.* {command}"):
         resume_command(failed.root, [word], here=True)
 
     assert (sent, continued) == ([], [])
