@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dnnjob.config import JobConfig
 from dnnjob.errors import JobError, PeerLostError
-from dnnjob.runs import RunPaths, create_run, read_status
+from dnnjob.runs import RunPaths, create_run, read_settled
 from dnnjob.tasks import WAIT_S, Task, fresh_names, looks
 
 _OPEN = ("CREATED", "RUNNING")
@@ -69,6 +69,6 @@ def _find(folder: Path, token: str) -> RunPaths | None:
 
 def _is_open(paths: RunPaths) -> bool:
     try:
-        return read_status(paths).state in _OPEN
+        return read_settled(paths).state in _OPEN
     except (OSError, ValueError):
         return False

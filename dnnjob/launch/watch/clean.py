@@ -139,7 +139,7 @@ def _last_change(folder: Path) -> datetime:
     """When a run's or sweep's folder, or what shows whether it is in use, last changed."""
     paths = RunPaths(folder)
     records = (paths.status, paths.report, paths.submission, paths.cancel)
-    folders = (folder, paths.attempts, paths.checkpoints, paths.submission_folder)
+    folders = (folder, paths.attempts, paths.checkpoints, paths.events, paths.submission_folder)
     files = (*records, *folders, SweepPaths(folder).sweep)
     times = [file.stat().st_mtime for file in files if file.exists()]
     return datetime.fromtimestamp(max(times, default=0), UTC)

@@ -15,7 +15,7 @@ from dnnjob.runs import (
     Submission,
     SweepPaths,
     read_cancel,
-    read_status,
+    read_settled,
     read_submission,
     read_sweep,
     state_before,
@@ -86,7 +86,7 @@ def _points(sweep: SweepPaths) -> list[RunPaths]:
 
 def _is_wanted(paths: RunPaths) -> bool:
     try:
-        is_over = state_before(read_status(paths), read_submission(paths)) in OVER
+        is_over = state_before(read_settled(paths), read_submission(paths)) in OVER
     except (OSError, ValueError):
         return False
     return not is_over and read_cancel(paths) is None

@@ -14,7 +14,7 @@ from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.watch.cancel import cancel_command
 from dnnjob.launch.watch.run_views import look
 from dnnjob.machine import process_key
-from dnnjob.runs import RunPaths, read_cancel
+from dnnjob.runs import Event, RunPaths, leave_event, read_cancel
 from tests.launch.watch.made import attempt, attempt_here, make_run, make_sweep, send, status
 
 
@@ -131,3 +131,19 @@ def test_a_copy_of_a_run_in_the_foreground_is_refused_too(
         cancel_command(copied)
 
     assert process.poll() is None
+
+
+def test_a_point_that_its_queue_has_closed_keeps_no_process_from_being_ended(
+    root: Path, process: "subprocess.Popen[bytes]"
+) -> None:
+    closed, waiting = make_run(root, 1), make_run(root, 2)
+    sweep = make_sweep(root, [closed, waiting])
+    for paths in (closed, waiting):
+        carry(process, paths, sweep_id=sweep.name, folder=f"../sweeps/{sweep.name}/submission")
+    event = Event(writer="local_queue", attempt=0, job_id=str(process.pid), state="FAILED")
+    leave_event(closed, "local-queue-attempt-0", event)
+
+    # The sweep's other point is all that the process still carries.
+    cancel_command(waiting.root)
+
+    assert process.wait(10) == -signal.SIGTERM
