@@ -27,7 +27,8 @@ from dnnjob.runs import Journal
 from dnnjob.tasks import Crew
 from dnnjob.training.checkpoint import Checkpoint, CheckpointStore
 from dnnjob.training.history import EpochLog
-from dnnjob.training.step import CompiledStep, Stopping, chunk_rows
+from dnnjob.training.row_chunks import chunk_rows
+from dnnjob.training.step import CompiledStep, Stopping
 from dnnjob.training.strategy import Devices
 from dnnjob.training.train import EPOCHS_DONE, TrainingState
 

@@ -15,18 +15,14 @@ import numpy as np
 import tensorflow as tf
 
 from dnnjob.config import JobConfig
-from dnnjob.data.order import Plan, StepPlan
+from dnnjob.data.order import Plan
+from dnnjob.training.dropout import draw_masks
 from dnnjob.training.finite import all_finite
-from dnnjob.training.model import dropout_units, forward, kernels
+from dnnjob.training.losses import robust_error, squared_error
+from dnnjob.training.model import dropout_units, forward
+from dnnjob.training.row_chunks import chunk_rows, cut, validation_indices
 from dnnjob.training.strategy import Devices, Placed
-
-# Rows of one matrix product. A larger batch is added up from chunks, whose activations stay in
-# the caches: 20 % faster at 8192 rows than one product (docs/decisions/xla.md).
-_LEAST_CHUNK_ROWS, _CHUNK_ROWS_A_THREAD = 512, 256
-_GPU_CHUNK_ROWS = 1024
-# Of validation, which keeps no activations.
-_VALIDATION_ROWS = 1024
-_MAX_LAYERS = 1024
+from dnnjob.training.weight_update import WeightUpdate
 
 
 class Stopping(NamedTuple):
@@ -81,6 +77,35 @@ class Outcome(NamedTuple):
     stopping: Stopping
 
 
+class _Rows(NamedTuple):
+    """What a call computes on, as `ResidentData` has it."""
+
+    x: Placed
+    y: Placed
+    x_validation: Placed
+    y_validation: Placed
+
+
+class _Steps(NamedTuple):
+    """Which steps a call takes, as tensors, so that one compilation serves all.
+
+    Attributes:
+        indices: Row numbers, `(num_steps, num_replicas, rows_per_replica)`.
+        rates: Learning rates, `(num_steps,)`.
+        first_step: Number of the first in the whole training.
+        start: The first to take.
+        stop: The step to stop before.
+        seed: Of the dropout masks.
+    """
+
+    indices: Any
+    rates: Any
+    first_step: Any
+    start: Any
+    stop: Any
+    seed: Any
+
+
 class _Carry(NamedTuple):
     """Loop variables of the compiled call."""
 
@@ -112,27 +137,27 @@ class CompiledStep:
         plan: Plan,
         devices: Devices,
     ) -> None:
-        self._dnn, self._optimizer, self._data = dnn, optimizer, data
+        self._dnn, self._data = dnn, data
         self._seed = job.seed
         self._job, self._plan, self._strategy = job, plan, devices.strategy
         self._devices = devices
         self._num_replicas = devices.num_replicas
         self._chunk_rows = chunk_rows(devices, threads=job.devices.threads)
         self._variables = [variable.value for variable in dnn.trainable_variables]
-        self._kernels = kernels(dnn)
         self.validates = data.num_validation_rows > 0
-        self._validation_indices = _validation_indices(data.num_validation_rows, self._num_replicas)
+        self._validation_indices = validation_indices(data.num_validation_rows, self._num_replicas)
         with devices.strategy.scope():
             self.best_weights = self._copy_weights() if job.train.patience else []
         # One device compiles the whole loop. Several compile what each computes alone, since
         # XLA cannot compile the reduction between them.
         alone = self._num_replicas == 1
-        self._is_fused = devices.xla and alone
-        self._local = _jit(self._local_gradients) if devices.xla and not alone else None
-        self._call = tf.function(self._train_range, jit_compile=self._is_fused, autograph=False)
-        self._add_errors = tf.function(
-            self._sum_errors, jit_compile=self._is_fused, autograph=False
+        is_fused = devices.xla and alone
+        self._update = WeightUpdate(
+            dnn, optimizer, job=job, strategy=devices.strategy, is_fused=is_fused
         )
+        self._local = _jit(self._local_gradients) if devices.xla and not alone else None
+        self._call = tf.function(self._train_range, jit_compile=is_fused, autograph=False)
+        self._add_errors = tf.function(self._sum_errors, jit_compile=is_fused, autograph=False)
 
     def __call__(
         self,
@@ -156,10 +181,14 @@ class CompiledStep:
             stop: Step to stop before.
             stopping: State of early stopping so far.
         """
-        rows = rows or (self._data.x, self._data.y)
-        return self._take(
-            rows, indices, rates, first_step, start=start, stop=stop, stopping=stopping
+        steps = _Steps(
+            tf.convert_to_tensor(indices),
+            tf.constant(rates),
+            *(tf.constant(number, tf.int32) for number in (first_step, start, stop)),
+            tf.constant(self._seed, tf.int64),
         )
+        x, y = rows or (self._data.x, self._data.y)
+        return self._take(self._with_validation(x, y), steps, stopping)
 
     def place(self, parts: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> tuple[Placed, Placed]:
         """Inputs and targets of each local replica, on its device."""
@@ -192,26 +221,11 @@ class CompiledStep:
         for variable, best in zip(self._variables, self.best_weights, strict=True):
             best.assign(variable)
 
-    def _take(
-        self,
-        rows: tuple[Placed, Placed],
-        indices: tf.Tensor,
-        rates: np.ndarray,
-        first_step: int,
-        *,
-        start: int,
-        stop: int,
-        stopping: Stopping,
-    ) -> Outcome:
-        carry = self._call(
-            *self._with_validation(rows),
-            tf.convert_to_tensor(indices),
-            tf.constant(rates),
-            *(tf.constant(number, tf.int32) for number in (first_step, start, stop)),
-            tf.constant(self._seed, tf.int64),
-            tf.constant(stopping.best_loss, tf.float32),
-            tf.constant(stopping.best_epoch, tf.int32),
+    def _take(self, rows: _Rows, steps: _Steps, stopping: Stopping) -> Outcome:
+        best = Stopping(
+            tf.constant(stopping.best_loss, tf.float32), tf.constant(stopping.best_epoch, tf.int32)
         )
+        carry = self._call(rows, steps, best)
         values = _Carry(*(value.numpy() for value in carry))
         return Outcome(
             stop=int(values.step),
@@ -225,28 +239,34 @@ class CompiledStep:
     def trace(self) -> None:
         """Traces the call, which keeps the interpreter busy; compiling it does not."""
         scalar = tf.TensorSpec((), tf.int32)
-        self._call.get_concrete_function(
-            *self._with_validation((self._data.x, self._data.y)),
+        steps = _Steps(
             tf.TensorSpec(self._plan.block_shape, tf.int32),
             tf.TensorSpec(self._plan.block_shape[:1], tf.float32),
             *(scalar, scalar, scalar),
             tf.TensorSpec((), tf.int64),
-            tf.TensorSpec((), tf.float32),
-            scalar,
+        )
+        self._call.get_concrete_function(
+            self._with_validation(self._data.x, self._data.y),
+            steps,
+            Stopping(tf.TensorSpec((), tf.float32), scalar),
         )
 
     def compile(self) -> None:
         """Compiles the call, traced or not; trains nothing."""
         indices = tf.zeros(self._plan.block_shape, tf.int32)
         rates = np.zeros(len(indices), np.float32)
-        if self._local is None:
-            y, stop = self._data.y, 0
-        else:
-            # What replicas compile apart is compiled at the first step: one with targets of NaN,
-            # which makes no update.
-            y, stop = self._spoil(self._data.y), 1
-        rows = self._data.x, y
-        self._take(rows, indices, rates, 0, start=0, stop=stop, stopping=Stopping.begin())
+        # What replicas compile apart is compiled at the first step: one with targets of NaN, which
+        # makes no update.
+        y, stop = (self._data.y, 0) if self._local is None else (self._spoil(self._data.y), 1)
+        self(
+            indices,
+            rows=(self._data.x, y),
+            rates=rates,
+            first_step=0,
+            start=0,
+            stop=stop,
+            stopping=Stopping.begin(),
+        )
 
     def _spoil(self, y: Placed) -> Placed:
         def on_replica(y: tf.Tensor) -> tf.Tensor:
@@ -259,8 +279,8 @@ class CompiledStep:
         for variable, best in zip(self._variables, self.best_weights, strict=True):
             variable.assign(best)
 
-    def _with_validation(self, rows: tuple[Placed, Placed]) -> tuple[Placed, ...]:
-        return *rows, self._data.x_validation, self._data.y_validation
+    def _with_validation(self, x: Placed, y: Placed) -> _Rows:
+        return _Rows(x, y, self._data.x_validation, self._data.y_validation)
 
     def _copy_weights(self) -> list[tf.Variable]:
         return [
@@ -268,54 +288,40 @@ class CompiledStep:
             for variable in self._variables
         ]
 
-    def _train_range(
-        self,
-        x: Placed,
-        y: Placed,
-        x_validation: Placed,
-        y_validation: Placed,
-        indices: tf.Tensor,
-        rates: tf.Tensor,
-        first_step: tf.Tensor,
-        start: tf.Tensor,
-        stop: tf.Tensor,
-        seed: tf.Tensor,
-        best_loss: tf.Tensor,
-        best_epoch: tf.Tensor,
-    ) -> _Carry:
-        num_steps = int(indices.shape[0])
-        first_epoch = first_step // self._plan.steps_per_epoch
+    def _train_range(self, rows: _Rows, steps: _Steps, stopping: Stopping) -> _Carry:
+        num_steps = int(steps.indices.shape[0])
 
         def goes_on(carry: _Carry) -> tf.Tensor:
-            return (carry.step < stop) & carry.finite & ~carry.patience_ended
+            return (carry.step < steps.stop) & carry.finite & ~carry.patience_ended
 
         def take_step(carry: _Carry) -> tuple[_Carry]:
-            stream = tf.stack([seed, tf.cast(first_step + carry.step, tf.int64)])
-            gradients, error, finite = self._gradients(x, y, tf.gather(indices, carry.step), stream)
-            self._update_if(finite, gradients, tf.gather(rates, carry.step))
+            stream = tf.stack([steps.seed, tf.cast(steps.first_step + carry.step, tf.int64)])
+            indices = tf.gather(steps.indices, carry.step)
+            gradients, error, finite = self._gradients(rows, indices, stream)
+            self._update.apply_if(finite, gradients, tf.gather(steps.rates, carry.step))
             carry = carry._replace(
                 step=carry.step + tf.cast(finite, tf.int32),
                 finite=finite,
                 squared_errors=_put(carry.squared_errors, carry.step, error),
             )
             if self._data.num_validation_rows:
-                carry = self._validate_at_epoch_end(carry, x_validation, y_validation, first_epoch)
+                carry = self._validate_at_epoch_end(carry, rows, steps)
             return (carry,)
 
         carry = _Carry(
-            step=start,
+            step=steps.start,
             finite=tf.constant(True),
             patience_ended=tf.constant(False),
             squared_errors=tf.zeros((num_steps,)),
             validation_losses=tf.zeros((max(1, num_steps // self._plan.steps_per_epoch),)),
-            best_loss=best_loss,
-            best_epoch=best_epoch,
+            best_loss=stopping.best_loss,
+            best_epoch=stopping.best_epoch,
         )
         ended: tuple[_Carry] = tf.while_loop(goes_on, take_step, (carry,), parallel_iterations=1)
         return ended[0]
 
     def _gradients(
-        self, x: Placed, y: Placed, indices: tf.Tensor, stream: tf.Tensor
+        self, rows: _Rows, indices: tf.Tensor, stream: tf.Tensor
     ) -> tuple[list[Placed], tf.Tensor, tf.Tensor]:
         """Gradients of the global batch's mean squared error, its sum of squared errors, its end.
 
@@ -330,24 +336,11 @@ class CompiledStep:
                 self._variables, x, y, tf.gather(indices, replica), num_rows, stream, replica
             )
             *gradients, error = self._add_over_replicas(parts)
-            gradients = self._penalize_and_clip(gradients)
+            gradients = self._update.penalize_and_clip(gradients)
             return gradients, error, all_finite([error, *gradients])
 
-        gradients, error, finite = self._strategy.run(on_replica, args=(x, y))
+        gradients, error, finite = self._strategy.run(on_replica, args=(rows.x, rows.y))
         return gradients, self._first(error), self._first(finite)
-
-    def _penalize_and_clip(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        penalty = 2.0 * self._job.model.l2
-        if penalty:
-            gradients = [
-                gradient + penalty * variable if is_kernel else gradient
-                for gradient, variable, is_kernel in zip(
-                    gradients, self._variables, self._kernels, strict=True
-                )
-            ]
-        if self._job.train.clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self._job.train.clip_norm)
-        return gradients
 
     def _first(self, values: Placed) -> tf.Tensor:
         """What the first local replica has: after a reduction, all have the same."""
@@ -365,12 +358,19 @@ class CompiledStep:
     ) -> list[tf.Tensor]:
         """One replica's share of the gradients, and of the sum of squared errors."""
         rows = int(indices.shape[0])
-        masks = self._dropout_masks(stream, replica, rows=rows)
+        masks = draw_masks(
+            dropout_units(self._dnn),
+            rate=self._job.model.dropout_rate,
+            stream=stream,
+            replica=replica,
+            num_replicas=self._num_replicas,
+            rows=rows,
+        )
         num_chunks = math.ceil(rows / self._chunk_rows)
         if num_chunks == 1:
             return self._chunk_gradients(weights, x, y, indices, num_rows, masks)
-        places = _cut(indices, num_chunks, padding=-1)
-        masks = [_cut(mask, num_chunks, padding=0.0) for mask in masks]
+        places = cut(indices, num_chunks, padding=-1)
+        masks = [cut(mask, num_chunks, padding=0.0) for mask in masks]
 
         def add_chunk(chunk: tf.Tensor, *totals: tf.Tensor) -> tuple[tf.Tensor, ...]:
             chunk_masks = [tf.gather(mask, chunk) for mask in masks]
@@ -404,9 +404,9 @@ class CompiledStep:
                 state_mapping=list(zip(self._dnn.trainable_variables, weights, strict=True))
             ):
                 residuals, roots = self._residuals(x, y, indices, masks)
-            error = _squared(residuals, roots)
-            # The mean squared error is what is shown, whatever is minimised.
-            total = error if train.loss == "mse" else _robust(residuals, roots, train.delta)
+            # The squared error is what is shown, whatever is minimised.
+            error = squared_error(residuals, roots)
+            total = error if train.loss == "mse" else robust_error(train, residuals, roots)
             loss = total / num_rows
         # An embedding's gradient comes as the rows it touches.
         return [*map(tf.convert_to_tensor, tape.gradient(loss, weights)), error]
@@ -423,39 +423,6 @@ class CompiledStep:
         )
         return tf.where(indices >= 0, predicted - observed, 0.0), roots
 
-    def _dropout_masks(
-        self, stream: tf.Tensor, replica: tf.Tensor, *, rows: int
-    ) -> list[tf.Tensor]:
-        """This replica's rows of the masks of the global batch, each `(rows, units)`.
-
-        `stream` has the seed and the number of the step.
-        """
-        seed, step = tf.unstack(stream)
-        rate = self._job.model.dropout_rate
-        masks = []
-        for layer, units in enumerate(dropout_units(self._dnn)):
-            key = tf.stack([seed, step * _MAX_LAYERS + layer])
-            drawn = self._draw_rows(key, replica, rows=rows, units=units)
-            masks.append(tf.cast(drawn >= rate, tf.float32) / (1.0 - rate))
-        return masks
-
-    def _draw_rows(self, key: tf.Tensor, replica: tf.Tensor, *, rows: int, units: int) -> tf.Tensor:
-        """This replica's rows of the global batch's uniform numbers, without drawing the others.
-
-        Philox makes four numbers of each count, in order, so those from the nth on begin at count
-        n // 4.
-        """
-        if self._num_replicas == 1:
-            return tf.random.stateless_uniform((rows, units), seed=key, alg="philox")
-        size = rows * units
-        first = tf.cast(replica, tf.int64) * size
-        keys, count = tf.raw_ops.StatelessRandomGetKeyCounter(seed=key)
-        count += tf.stack([tf.cast(first // 4, tf.uint64), tf.constant(0, tf.uint64)])
-        shape = [4 * math.ceil((size + 3) / 4)]
-        # 1 is Philox.
-        drawn = tf.raw_ops.StatelessRandomUniformV2(shape=shape, key=keys, counter=count, alg=1)
-        return tf.reshape(tf.slice(drawn, [first % 4], [size]), (rows, units))
-
     def _add_over_replicas(self, parts: list[tf.Tensor]) -> list[tf.Tensor]:
         """Sums over all replicas, in one reduction among the devices; called by each of them."""
         if self._num_replicas == 1:
@@ -465,49 +432,18 @@ class CompiledStep:
         totals = tf.split(total, [part.shape.num_elements() for part in parts])
         return [tf.reshape(each, part.shape) for each, part in zip(totals, parts, strict=True)]
 
-    def _update_if(self, finite: tf.Tensor, gradients: Sequence[Placed], rate: tf.Tensor) -> None:
-        if not self._is_fused:
-            tf.cond(finite, lambda: self._update(gradients, rate), tf.no_op)
-            return
-        # XLA makes one loop of an update and the choice after it, where it copies the variables
-        # around a conditional.
-        variables = [*self._variables, *(each.value for each in self._optimizer.variables)]
-        before = [variable.read_value() for variable in variables]
-        self._update(gradients, rate)
-        for variable, old in zip(variables, before, strict=True):
-            variable.assign(tf.where(finite, variable.read_value(), old))
-
-    def _update(self, gradients: Sequence[Placed], rate: tf.Tensor) -> tf.Operation:
-        """Lets the optimizer change every replica's copy of the weights.
-
-        Keras's own `apply` would reduce over the replicas a second time.
-        """
-        decay = self._job.train.decay
-
-        def change(variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor) -> None:
-            if decay:
-                variable.assign_sub(variable * (decay * rate))
-            self._optimizer.update_step(gradient, variable, rate)
-
-        for variable, gradient in zip(self._variables, gradients, strict=True):
-            self._strategy.extended.update(variable, change, args=(gradient, rate), group=False)
-        self._optimizer.iterations.value.assign_add(1)
-        return tf.no_op()
-
-    def _validate_at_epoch_end(
-        self, carry: _Carry, x: Placed, y: Placed, first_epoch: tf.Tensor
-    ) -> _Carry:
+    def _validate_at_epoch_end(self, carry: _Carry, rows: _Rows, steps: _Steps) -> _Carry:
         per_epoch = self._plan.steps_per_epoch
         ended = carry.finite & (carry.step % per_epoch == 0)
         place = carry.step // per_epoch - 1
         loss = tf.cond(
-            ended, lambda: self._validation_loss(x, y), lambda: tf.constant(0.0, tf.float32)
+            ended, lambda: self._validation_loss(rows), lambda: tf.constant(0.0, tf.float32)
         )
         place = tf.maximum(place, 0)
         kept = tf.where(ended, loss, tf.gather(carry.validation_losses, place))
         carry = carry._replace(validation_losses=_put(carry.validation_losses, place, kept))
         better = ended & (loss < carry.best_loss - self._job.train.min_delta)
-        epoch = first_epoch + place
+        epoch = steps.first_step // per_epoch + place
         if self.best_weights:
             tf.cond(better, self._keep_best, tf.no_op)
         best_epoch = tf.where(better, epoch, carry.best_epoch)
@@ -519,8 +455,9 @@ class CompiledStep:
             patience_ended=waited_out,
         )
 
-    def _validation_loss(self, x: Placed, y: Placed) -> tf.Tensor:
-        total = self._sum_errors(x, y, tf.constant(self._validation_indices))
+    def _validation_loss(self, rows: _Rows) -> tf.Tensor:
+        places = tf.constant(self._validation_indices)
+        total = self._sum_errors(rows.x_validation, rows.y_validation, places)
         return total / self._data.num_validation_rows
 
     def _sum_errors(self, x: Placed, y: Placed, places: tf.Tensor) -> tf.Tensor:
@@ -531,7 +468,7 @@ class CompiledStep:
 
             def add_chunk(chunk: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
                 indices = tf.gather(tf.gather(places, chunk), replica)
-                return chunk + 1, total + _squared(*self._residuals(x, y, indices))
+                return chunk + 1, total + squared_error(*self._residuals(x, y, indices))
 
             _, total = tf.while_loop(
                 lambda chunk, _: chunk < num_chunks,
@@ -550,52 +487,6 @@ class CompiledStep:
                 best, lambda best, weights: best.assign(weights), args=(variable,), group=False
             )
         return tf.no_op()
-
-
-def chunk_rows(devices: Devices, *, threads: int) -> int:
-    """The most rows of a batch that one product takes.
-
-    Args:
-        devices: What the run computes on.
-        threads: Of a task; 0 where the job leaves them open.
-    """
-    if devices.kind == "gpu":
-        return _GPU_CHUNK_ROWS
-    return max(_LEAST_CHUNK_ROWS, _CHUNK_ROWS_A_THREAD * (threads // len(devices.names)))
-
-
-def _validation_indices(num_rows: int, num_replicas: int) -> np.ndarray:
-    """The validation rows in chunks, each cut among the replicas; -1 is padding."""
-    if num_rows == 0:
-        return np.zeros((0, num_replicas, 1), np.int32)
-    plan = StepPlan(num_rows, _VALIDATION_ROWS, num_replicas, epochs=1)
-    shape = (plan.steps_per_epoch, num_replicas, plan.rows_per_replica)
-    places = np.full(np.prod(shape), -1, np.int32)
-    places[:num_rows] = np.arange(num_rows)
-    return places.reshape(shape)
-
-
-def _cut(rows: tf.Tensor, num_chunks: int, *, padding: float) -> tf.Tensor:
-    """Rows in chunks of equal size, `(num_chunks, rows_per_chunk, ...)`, padded at the end."""
-    size = math.ceil(int(rows.shape[0]) / num_chunks)
-    missing = num_chunks * size - int(rows.shape[0])
-    widths = [(0, missing)] + [(0, 0)] * (rows.shape.rank - 1)
-    padded = tf.pad(rows, widths, constant_values=padding)
-    return tf.reshape(padded, (num_chunks, size, *rows.shape[1:]))
-
-
-def _squared(residuals: tf.Tensor, roots: tf.Tensor | None) -> tf.Tensor:
-    """Sum of squared errors, of weights by their roots."""
-    return tf.reduce_sum(tf.square(residuals if roots is None else residuals * roots))
-
-
-def _robust(residuals: tf.Tensor, roots: tf.Tensor | None, delta: float | None) -> tf.Tensor:
-    """Sum of absolute errors; with a delta, of half their squares up to there (Huber's loss)."""
-    losses = tf.abs(residuals)
-    if delta is not None:
-        squares = 0.5 * tf.square(residuals)
-        losses = tf.where(losses <= delta, squares, delta * losses - 0.5 * delta**2)
-    return tf.reduce_sum(losses if roots is None else losses * tf.square(roots))
 
 
 def _jit(function: Callable[..., list[tf.Tensor]]) -> Callable[..., list[tf.Tensor]]:

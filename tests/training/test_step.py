@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.model import build_dnn
-from dnnjob.training.step import Stopping, chunk_rows
+from dnnjob.training.row_chunks import chunk_rows
+from dnnjob.training.step import Stopping
 from dnnjob.training.strategy import Devices
 
 OPTIMIZERS = {
@@ -231,7 +232,7 @@ def test_a_batch_added_up_from_chunks_trains_as_one_product(
 ) -> None:
     weights = []
     for rows in (1024, 24):
-        monkeypatch.setattr("dnnjob.training.step._LEAST_CHUNK_ROWS", rows)
+        monkeypatch.setattr("dnnjob.training.row_chunks._LEAST_CHUNK_ROWS", rows)
         training = make_training(
             model={"dropout_rate": 0.5}, train={"global_batch_size": 50}, devices={"xla": xla}
         )
