@@ -5,12 +5,12 @@ for window in stream_windows(plan, source, seed=0, first_step=0): ...     # with
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ class WindowSource:
     """Training rows read so far."""
     _resident: "dict[int, _Block]" = field(default_factory=dict)
     _counting: threading.Lock = field(default_factory=threading.Lock)
-    _rooms: "_Rooms" = field(default_factory=lambda: _Rooms())
+    _buffers: "_Buffers" = field(default_factory=lambda: _Buffers())
 
     @property
     def shapes(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -131,10 +131,15 @@ class WindowSource:
         return (rows, self.num_inputs), targets
 
     def fill(self, epoch: int, window: int, *, seed: int, pool: ThreadPoolExecutor) -> list[Floats]:
-        """Inputs and targets of each replica's part of a window, one after the other."""
+        """Inputs and targets of each replica's part of a window, one after the other.
+
+        Of two windows that are filled the first must be released before a third is: it gets the
+        memory.
+        """
         filled: list[Floats] = []
+        buffer = iter(self._buffers.take(_flatten(self.shapes)))
         for replica in self.replicas:
-            x, y = map(self._rooms.take, self._shapes(replica))
+            x, y = next(buffer), next(buffer)
             pieces = self.plan.pieces(epoch, window, replica=replica, seed=seed)
             ends = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
 
@@ -146,9 +151,13 @@ class WindowSource:
             filled += [x, y]
         return filled
 
+    def release(self) -> None:
+        """Lets the memory of the oldest window be filled again; its rows are no longer its own."""
+        self._buffers.release()
+
     def forget(self) -> None:
         """Lets go of all memory: TensorFlow keeps what fills windows in a circle of references."""
-        self._rooms = _Rooms()
+        self._buffers = _Buffers()
         self._resident = {}
 
     def _rows_of(self, piece: range) -> tuple[Floats, Floats]:
@@ -208,7 +217,8 @@ def stream_windows(
 ) -> Iterator[Window]:
     """The windows of training from that of `first_step` on; earlier ones are not read.
 
-    A window is filled in the background while the one before trains.
+    A window is filled in the background while the one before trains. Its rows are there until the
+    next is asked for.
     """
     places = [
         (epoch, window) for epoch in range(plan.epochs) for window in range(plan.windows_per_epoch)
@@ -240,7 +250,7 @@ def stream_windows(
                 indices=indices,
                 rows=tuple(zip(parts[::2], parts[1::2], strict=True)),
             )
-            del indices, parts, tensor
+            source.release()
 
 
 @contextmanager
@@ -255,30 +265,34 @@ def _flatten(pairs: Sequence[tuple[Any, Any]]) -> list[Any]:
     return [one for pair in pairs for one in pair]
 
 
-class _Rooms:
-    """Memory for windows, used again: clearing fresh pages costs as much as reading the rows."""
+class _Buffers:
+    """Memory of two windows, in turn: clearing fresh pages costs as much as reading the rows."""
 
     def __init__(self) -> None:
-        self._rooms: list[npt.NDArray[np.uint8]] = []
+        self._buffers: tuple[list[Floats], list[Floats]] = [], []
+        self._num_taken = 0
+        self._vacant = threading.Semaphore(len(self._buffers))
 
-    def take(self, shape: tuple[int, ...]) -> Floats:
-        """An array at an address that TensorFlow takes as it is, with any numbers in it.
+    def take(self, shapes: Sequence[tuple[int, ...]]) -> list[Floats]:
+        """Arrays of these shapes with any numbers in them, once a buffer is vacant."""
+        self._vacant.acquire()
+        buffer = self._buffers[self._num_taken % len(self._buffers)]
+        self._num_taken += 1
+        if [array.shape for array in buffer] != list(shapes):
+            buffer[:] = map(_aligned, shapes)
+        return list(buffer)
 
-        Its memory is free again once neither it nor a tensor made of it is left.
-        """
-        size = 4 * int(np.prod(shape))
-        room = self._free(size + _ALIGNMENT)
-        start = -room.ctypes.data % _ALIGNMENT
-        return room[start : start + size].view(np.float32).reshape(shape)
+    def release(self) -> None:
+        """Makes the buffer that was taken first vacant."""
+        self._vacant.release()
 
-    def _free(self, num_bytes: int) -> npt.NDArray[np.uint8]:
-        for number in range(len(self._rooms)):
-            # Two refer to one that is free: the list, and the argument of this call.
-            if len(self._rooms[number]) == num_bytes and getrefcount(self._rooms[number]) == 2:
-                return self._rooms[number]
-        room = np.zeros(num_bytes, np.uint8)
-        self._rooms.append(room)
-        return room
+
+def _aligned(shape: tuple[int, ...]) -> Floats:
+    """An array at an address that TensorFlow takes as it is."""
+    size = 4 * math.prod(shape)
+    memory = np.zeros(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(np.float32).reshape(shape)
 
 
 def _options() -> tf.data.Options:

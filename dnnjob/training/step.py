@@ -155,7 +155,9 @@ class CompiledStep:
         self._update = WeightUpdate(
             dnn, optimizer, job=job, strategy=devices.strategy, is_fused=is_fused
         )
-        self._local = _jit(self._local_gradients) if devices.xla and not alone else None
+        self._local: Callable[..., list[tf.Tensor]] | None = None
+        if devices.xla and not alone:
+            self._local = tf.function(self._local_gradients, jit_compile=True, autograph=False)
         self._call = tf.function(self._train_range, jit_compile=is_fused, autograph=False)
         self._add_errors = tf.function(self._sum_errors, jit_compile=is_fused, autograph=False)
 
@@ -182,10 +184,12 @@ class CompiledStep:
             stopping: State of early stopping so far.
         """
         steps = _Steps(
-            tf.convert_to_tensor(indices),
-            tf.constant(rates),
-            *(tf.constant(number, tf.int32) for number in (first_step, start, stop)),
-            tf.constant(self._seed, tf.int64),
+            indices=tf.convert_to_tensor(indices),
+            rates=tf.constant(rates),
+            first_step=tf.constant(first_step, tf.int32),
+            start=tf.constant(start, tf.int32),
+            stop=tf.constant(stop, tf.int32),
+            seed=tf.constant(self._seed, tf.int64),
         )
         x, y = rows or (self._data.x, self._data.y)
         return self._take(self._with_validation(x, y), steps, stopping)
@@ -222,9 +226,8 @@ class CompiledStep:
             best.assign(variable)
 
     def _take(self, rows: _Rows, steps: _Steps, stopping: Stopping) -> Outcome:
-        best = Stopping(
-            tf.constant(stopping.best_loss, tf.float32), tf.constant(stopping.best_epoch, tf.int32)
-        )
+        loss, epoch = stopping
+        best = Stopping(tf.constant(loss, tf.float32), tf.constant(epoch, tf.int32))
         carry = self._call(rows, steps, best)
         values = _Carry(*(value.numpy() for value in carry))
         return Outcome(
@@ -240,16 +243,16 @@ class CompiledStep:
         """Traces the call, which keeps the interpreter busy; compiling it does not."""
         scalar = tf.TensorSpec((), tf.int32)
         steps = _Steps(
-            tf.TensorSpec(self._plan.block_shape, tf.int32),
-            tf.TensorSpec(self._plan.block_shape[:1], tf.float32),
-            *(scalar, scalar, scalar),
-            tf.TensorSpec((), tf.int64),
+            indices=tf.TensorSpec(self._plan.block_shape, tf.int32),
+            rates=tf.TensorSpec(self._plan.block_shape[:1], tf.float32),
+            first_step=scalar,
+            start=scalar,
+            stop=scalar,
+            seed=tf.TensorSpec((), tf.int64),
         )
-        self._call.get_concrete_function(
-            self._with_validation(self._data.x, self._data.y),
-            steps,
-            Stopping(tf.TensorSpec((), tf.float32), scalar),
-        )
+        rows = self._with_validation(self._data.x, self._data.y)
+        stopping = Stopping(tf.TensorSpec((), tf.float32), scalar)
+        self._call.get_concrete_function(rows, steps, stopping)
 
     def compile(self) -> None:
         """Compiles the call, traced or not; trains nothing."""
@@ -487,13 +490,6 @@ class CompiledStep:
                 best, lambda best, weights: best.assign(weights), args=(variable,), group=False
             )
         return tf.no_op()
-
-
-def _jit(function: Callable[..., list[tf.Tensor]]) -> Callable[..., list[tf.Tensor]]:
-    compiled: Callable[..., list[tf.Tensor]] = tf.function(
-        function, jit_compile=True, autograph=False
-    )
-    return compiled
 
 
 def _put(vector: tf.Tensor, at: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
