@@ -10,21 +10,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnnjob.clock import Stopwatch
 from dnnjob.config import DataConfig, JobConfig, list_keys, load_job, resolve_job, to_toml
 from dnnjob.data.encoding import Encoding, FeatureKind
+from dnnjob.data.loading import open_table
+from dnnjob.data.schema import log_warnings
+from dnnjob.data.scratch import scratch_folder
 from dnnjob.data.split import choose_split
+from dnnjob.data.table import Table
 from dnnjob.data.text_format import TextFormat
 from dnnjob.imports import importing_tensorflow
 from dnnjob.machine import memory_share_bytes
 from dnnjob.results.assemble import Facts
-from dnnjob.results.evaluated import count_params
+from dnnjob.results.evaluation import PredictedParts, count_params, evaluate
 from dnnjob.results.publish import publish
 from dnnjob.results.report import Report
 from dnnjob.runs import Journal, write_text
-from dnnjob.tables import RunTable, open_run_table
 from dnnjob.tasks import Crew, configure_process, count_threads, limit_threads, lower_threads
 
 if TYPE_CHECKING:
@@ -63,7 +67,7 @@ def run_job(
     check = partial(_check, crew, journal)
     with ThreadPoolExecutor(max_workers=1) as background:
         with watch.time("load"):
-            table = open_run_table(job, journal, stack=stack, crew=crew, threads=cores)
+            table = _open_table(job, journal, stack=stack, crew=crew, threads=cores)
         crew.check()
         encoding = table.fit_encoding(job.data)
         flop = step_flop(job, encoding, num_tasks=crew.task.num_tasks)
@@ -71,13 +75,15 @@ def run_job(
         with watch.time("import"), importing_tensorflow():
             from dnnjob.training.fit import fit_dnn
             from dnnjob.training.strategy import make_devices
+            from dnnjob.training.windowed import WindowedRows
 
         devices = make_devices(job.devices, crew)
         job = _complete(job, table, crew=crew, threads=threads, devices=devices)
         if crew.is_chief:
             _tell(job, encoding, journal)
         crew.check()
-        rows = table.make_rows(encoding, budget_bytes=_memory_budget(job, crew), threads=cores)
+        budget_bytes = _memory_budget(job, crew)
+        rows = WindowedRows.of(table, encoding, budget_bytes=budget_bytes, threads=cores)
         fitted = fit_dnn(
             job,
             rows,
@@ -93,19 +99,25 @@ def run_job(
             return None
         crew.release()
         crew.check()
-        evaluated = table.evaluate(
+        evaluated = evaluate(
+            table,
             encoding,
-            rows,
-            fitted,
+            rows.encode,
+            fitted.predict,
             job=job,
-            parts=journal.paths.checkpoints,
+            parts=PredictedParts(
+                journal=journal,
+                trained=fitted.trained,
+                key=fitted.digest,
+                every_s=job.train.checkpoint_every_s,
+                check=check,
+            ),
             watch=watch,
-            check=check,
         )
     facts = Facts(
         job=job,
         journal=journal,
-        table=table.content,
+        table=table,
         encoding=encoding,
         fitted=fitted,
         devices=devices,
@@ -138,6 +150,22 @@ def _load_fitting(journal: Journal, crew: Crew, words: Sequence[str]) -> JobConf
     return job.model_copy(update={"devices": devices})
 
 
+def _open_table(
+    job: JobConfig, journal: Journal, *, stack: ExitStack, crew: Crew, threads: int
+) -> Table:
+    """The job's table; the stack clears away the copy that some need."""
+
+    def make_scratch() -> Path:
+        folder = scratch_folder(job.data, journal.paths.run_id, attempt=journal.number)
+        return stack.enter_context(folder)
+
+    table = open_table(
+        job, make_scratch=make_scratch, threads=threads, crew=crew, kept=journal.paths.statistics
+    )
+    log_warnings(job.data.source, table.warnings)
+    return table
+
+
 def _check(crew: Crew, journal: Journal) -> None:
     """Raises where the run shall stop, or another attempt has taken it over."""
     crew.check()
@@ -157,23 +185,22 @@ def _memory_budget(job: JobConfig, crew: Crew) -> float:
 
 def _complete(
     job: JobConfig,
-    table: RunTable,
+    table: Table,
     *,
     crew: Crew,
     threads: int,
     devices: "Devices",
 ) -> JobConfig:
     """The job with every default filled in."""
-    values = job.model_dump()
-    text_format = table.content.text_format
+    values, text_format = job.model_dump(), table.typed.text_format
     values["data"] |= {
         **({} if text_format is None else text_format.keys),
-        "features": table.content.features,
+        "features": table.features,
         "exclude": (),
         "split_seed": job.split_seed,
-        "split": choose_split(job.data.split, table.content.num_rows),
+        "split": choose_split(job.data.split, table.num_rows),
         "window_rows": table.window_rows,
-        "columns": resolve_columns(job.data, table.content.kinds, text_format),
+        "columns": resolve_columns(job.data, table.kinds, text_format),
     }
     values["train"] |= {"weight_decay": job.train.decay, "huber_delta": job.train.delta}
     values["devices"] |= {

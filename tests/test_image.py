@@ -11,7 +11,7 @@ import pytest
 from dnnjob import image
 from dnnjob.collect.write import check_place
 from dnnjob.config import load_job
-from dnnjob.data.sources import open_table
+from dnnjob.data.sources import hold_table
 from dnnjob.doctor import check_image, check_root
 from dnnjob.errors import DataError, JobError, MissingError
 from dnnjob.image import is_lost, mount_hint, read_image
@@ -185,7 +185,7 @@ def test_a_missing_table_job_or_run_names_the_folder_to_mount(
     inside()
     job = load_job(job_file, overrides=["data.source=/data/2026/*.csv"])
     with pytest.raises(DataError, match="--volume /data/2026:/data/2026, apptainer exec --bind"):
-        open_table(job.data)
+        hold_table(job.data)
     with pytest.raises(JobError, match="--volume /jobs:/jobs"):
         load_job(Path("/jobs/a.toml"))
     with pytest.raises(JobError, match="--volume /runs/a:/runs/a"):

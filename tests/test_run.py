@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from dnnjob.results.held import evaluate_table
 
 from dnnjob.config import load_job, to_toml
 from dnnjob.data.split import split_rows
 from dnnjob.errors import ExitCode
 from dnnjob.launch.foreground import resume_foreground, run_foreground
-from dnnjob.results.held import evaluate_table
 from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths, claim_attempt, read_status
 from dnnjob.tasks import StopFlag

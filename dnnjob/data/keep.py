@@ -34,7 +34,7 @@ from dnnjob.runs import write_file
 logger = logging.getLogger(__name__)
 
 # Another way to add up or to write down is another number.
-_FORMAT = 3
+_FORMAT = 4
 _HEADER = "header"
 # Keys of [data] that change what the pass finds; how it is standardized does not.
 _KEYS = (
@@ -174,7 +174,12 @@ def _pack_totals(totals: Totals, place: str, arrays: dict[str, Any]) -> dict[str
     del values["sketch"]
     for level, held in enumerate(totals.sketch.levels):
         arrays[f"{place} {level}"] = held
-    return {**values, "place": place, "turns": list(totals.sketch.turns)}
+    return {
+        **values,
+        "place": place,
+        "turns": list(totals.sketch.turns),
+        "room": totals.sketch.room,
+    }
 
 
 def _unpack(arrays: Mapping[str, Any], *, key: str) -> KeptPass:
@@ -201,5 +206,6 @@ def _unpack_totals(values: Mapping[str, Any], arrays: Mapping[str, Any]) -> Tota
         return TextTotals(**{**values, "counts": dict(values["counts"])})
     rest = dict(values)
     place, turns = rest.pop("place"), tuple(rest.pop("turns"))
+    room = rest.pop("room")
     levels = tuple(arrays[f"{place} {level}"] for level in range(len(turns)))
-    return NumberTotals(**rest, sketch=QuantileSketch(levels, turns))
+    return NumberTotals(**rest, sketch=QuantileSketch(levels, turns, room))

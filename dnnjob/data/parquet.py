@@ -112,6 +112,12 @@ class ParquetRows:
         """The same rows, of which these columns are read."""
         return ParquetRows(self.groups, self.schemas, columns)
 
+    def select(self, names: Sequence[str]) -> "ParquetRows":
+        """The same rows, of which these columns are read."""
+        mine = self.columns
+        schema = pa.schema([mine.schema.field(name) for name in names])
+        return self.wanting(CommonColumns(schema, mine.kinds, mine.missing))
+
     @property
     def schema(self) -> pa.Schema:
         """Columns that are read, and their types."""

@@ -19,16 +19,16 @@ from dnnjob.data.heads import TextPlan, read_head_columns
 from dnnjob.data.kinds import ReadAs, infer_arrow
 from dnnjob.data.parquet import ParquetRows, RowGroup, open_parquet, reading
 from dnnjob.data.schema import ColumnData, join_columns
-from dnnjob.data.sources import JobFiles, Table, finish_column, make_table
+from dnnjob.data.sources import JobFiles, finish_column
 from dnnjob.data.split import SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from dnnjob.data.splitter import (
     PartRows,
     SplitFacts,
     expected_train_rows,
     make_splitter,
-    read_keys,
 )
 from dnnjob.data.text_format import TextFormat
+from dnnjob.data.typed import TypedTable, hold_columns
 
 # Row groups, spread over the table, and rows of each.
 _NUM_GROUPS = 32
@@ -49,7 +49,7 @@ class SampledTable:
         is_counted: Whether these are exact; else they are told by the bytes of the files.
     """
 
-    table: Table
+    table: TypedTable
     part_rows: PartRows
     is_counted: bool
 
@@ -87,9 +87,9 @@ def _make_table(
     found: JobFiles,
     columns: dict[str, ColumnData],
     text_format: TextFormat | None = None,
-) -> Table:
+) -> TypedTable:
     num_rows = next(iter(columns.values())).num_rows
-    return make_table(
+    return hold_columns(
         data,
         found.features,
         columns,
@@ -160,16 +160,15 @@ def estimate_splits(data: DataConfig, sampled: SampledTable, *, seed: int) -> li
     Raises:
         DataError: If a row of the sample has no place in any.
     """
-    labelled = ~np.isnan(sampled.table.y)
+    y, keys = sampled.table.targets_and_keys()
+    labelled = ~np.isnan(y)
     # Where no row of a sample has a target, others may.
     share = float(labelled.mean()) or 1.0
     counts = np.zeros(len(SPLITS))
-    if data.split == "column" and sampled.table.split_column is not None:
-        keys = read_keys(sampled.table.split_column, data)
+    if data.split == "column":
         splitter = make_splitter(data, sampled.part_rows, SplitFacts(), seed=seed)
-        labels = splitter(0, sampled.table.y, keys)
-        counts = np.bincount(labels, minlength=len(SPLITS)) / len(labels) * sampled.num_rows
-        return [round(count) for count in counts]
+        counts = np.bincount(splitter(0, y, keys), minlength=len(SPLITS)) / len(y)
+        return [round(count) for count in counts * sampled.num_rows]
     train = expected_train_rows(data, sampled.part_rows)
     held_in = train / (1 - data.validation_fraction)
     counts[TRAIN], counts[VALIDATION] = train, held_in - train

@@ -6,6 +6,7 @@ check_target(source, target)
 
 import difflib
 import json
+import logging
 import math
 import re
 from collections import Counter
@@ -15,11 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from dnnjob.alike import ALIKE
 from dnnjob.data.block import FloatArray, RawColumn, Texts, join_texts
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:
     from dnnjob.config.job import DataConfig
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["numeric", "boolean", "codes", "text", "datetime", "other"]
 
@@ -45,6 +49,7 @@ class Column:
         num_text: Rows whose value is no number.
         num_values: Distinct texts or codes; 0 for other kinds.
         example: The first value that is no number.
+        num_beyond: Rows with a finite number that float32 has not.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Column:
     num_text: int = 0
     num_values: int = 0
     example: str | None = None
+    num_beyond: int = 0
 
     @property
     def is_number(self) -> bool:
@@ -151,6 +157,7 @@ def make_column(
         maximum=float(finite.max()) if len(finite) else None,
         num_text=len(finite) if kind == "datetime" else 0,
         example=example,
+        num_beyond=int((np.abs(finite) > FLOAT32_MAX).sum()),
     )
     return ColumnData(column, num_rows=len(values), values=values)
 
@@ -217,6 +224,7 @@ def _join_values(parts: Sequence[ColumnData], *, source: str, files: Sequence[st
         # Without the values nobody knows how many the files share.
         num_values=max(column.num_values for column in columns),
         example=next((c.example for c in columns if c.example is not None), None),
+        num_beyond=sum(column.num_beyond for column in columns),
     )
     numbers = [
         # A file of gaps alone may have been taken for texts.
@@ -473,10 +481,15 @@ def problem_of(data: ColumnData) -> str | None:
         return None
     if column.num_infinite:
         return f"infinite in {column.num_infinite} {rows}"
-    if max(abs(column.minimum or 0.0), abs(column.maximum or 0.0)) > FLOAT32_MAX:
-        count = int((np.abs(data.numbers) > FLOAT32_MAX).sum())
-        return f"beyond the range of float32 (3.4e38) in {count} {rows}"
+    if column.num_beyond:
+        return f"beyond the range of float32 (3.4e38) in {column.num_beyond} {rows}"
     return None
+
+
+def log_warnings(source: str, warnings: Iterable[str]) -> None:
+    """Says what a person should know of a table."""
+    for warning in warnings:
+        logger.warning("%s: %s", source, warning, extra=ALIKE)
 
 
 def show_date(seconds: float) -> str:

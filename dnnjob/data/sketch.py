@@ -12,29 +12,38 @@ import numpy.typing as npt
 from dnnjob.data.block import FloatArray
 
 # Numbers a level keeps. Ranks err by less than levels / (2 * 4096), mostly by a tenth of that.
-_KEPT = 4096
+_ROOM = 4096
+# Of tables up to here all numbers are held.
+_MAX_EXACT_ROWS = 2**17
+
+
+def sketch_room(num_rows: int) -> int:
+    """What sketches of a table of so many rows keep a level: of a small one all."""
+    return max(_ROOM, num_rows) if num_rows <= _MAX_EXACT_ROWS else _ROOM
 
 
 @dataclass(frozen=True, eq=False)
 class QuantileSketch:
     """Sorted samples of a stream; one of level `n` stands for `2**n` numbers.
 
-    Up to 8192 numbers it holds them all. A level that grows beyond that is halved: every other
+    Up to twice its room it holds them all. A level that grows beyond that is halved: every other
     number, in turn the even and the odd ones, moves up. After Manku, Rajagopalan and Lindsay,
     doi:10.1145/304181.304204, and Karnin, Lang and Liberty, doi:10.1109/FOCS.2016.17.
 
     Attributes:
         levels: Samples by level, each ascending.
         turns: How often each level was halved.
+        room: Numbers a level keeps at least.
     """
 
     levels: tuple[FloatArray, ...] = ()
     turns: tuple[int, ...] = ()
+    room: int = _ROOM
 
     def added(self, values: FloatArray) -> "QuantileSketch":
         """The sketch of these numbers, too; none of them NaN."""
         level = 0
-        while len(values) >> level > 2 * _KEPT:
+        while len(values) >> level > 2 * self.room:
             level += 1
         step = 1 << level
         whole = len(values) // step * step
@@ -43,7 +52,7 @@ class QuantileSketch:
         levels = [np.empty(0)] * level + [sample]
         # As they came, or the rest would be the largest.
         levels[0] = np.sort(np.concatenate([levels[0], values[whole:]]))
-        return self + QuantileSketch(tuple(levels), (0,) * len(levels))
+        return self + QuantileSketch(tuple(levels), (0,) * len(levels), self.room)
 
     def __add__(self, other: "QuantileSketch") -> "QuantileSketch":
         """The sketch of both streams."""
@@ -53,11 +62,12 @@ class QuantileSketch:
             np.sort(np.concatenate(pair), kind="stable")
             for pair in zip(mine.levels, theirs.levels, strict=True)
         ]
+        room = max(self.room, other.room)
         turns = [sum(pair) for pair in zip(mine.turns, theirs.turns, strict=True)]
         level = 0
         while level < len(levels):
             full = levels[level]
-            if len(full) > 2 * _KEPT:
+            if len(full) > 2 * room:
                 even = len(full) // 2 * 2
                 moved = full[turns[level] % 2 : even : 2]
                 levels[level] = full[even:]
@@ -69,7 +79,7 @@ class QuantileSketch:
                     np.concatenate([levels[level + 1], moved]), kind="stable"
                 )
             level += 1
-        return QuantileSketch(tuple(levels), tuple(turns))
+        return QuantileSketch(tuple(levels), tuple(turns), room)
 
     def quantile(self, share: float) -> float:
         """The number that `share` of the stream lies below; NaN of an empty stream.
@@ -98,4 +108,5 @@ class QuantileSketch:
 
     def _padded(self, num_levels: int) -> "QuantileSketch":
         missing = num_levels - len(self.levels)
-        return QuantileSketch(self.levels + (np.empty(0),) * missing, self.turns + (0,) * missing)
+        levels = self.levels + (np.empty(0),) * missing
+        return QuantileSketch(levels, self.turns + (0,) * missing, self.room)

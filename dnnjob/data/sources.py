@@ -1,13 +1,13 @@
 """Tables from CSV or Parquet files, folders and globs of them, and the built-in ones.
 
-table = open_table(job.data)                  # checked, with raw float64 values
-table.block, table.y, table.columns, table.fingerprint
+typed = hold_table(job.data)                  # in memory, each column of one kind
+typed.rows, typed.kinds, typed.columns, typed.fingerprint
 rows = read_columns("new.parquet", table.kinds)
 """
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,26 +15,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dnnjob.config.job import MISSING_MARKERS, DataConfig
-from dnnjob.data.block import Block, FloatArray, RawColumn, Texts
+from dnnjob.data.block import RawColumn
 from dnnjob.data.builtin import builtin_names, is_builtin, load_builtin
-from dnnjob.data.checks import check_values
 from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.fingerprint import Fingerprint, fingerprint_files
 from dnnjob.data.kinds import ReadAs, as_kind, infer_arrow
 from dnnjob.data.reading import READ_ERRORS, reading_file
 from dnnjob.data.schema import (
-    Column,
     ColumnData,
     check_features,
     check_names,
     check_present,
-    check_weights,
     join_columns,
     make_column,
 )
 from dnnjob.data.source_files import find_files, peek_alike, peek_files
 from dnnjob.data.text_format import NO_FORMAT, TextFormat
+from dnnjob.data.typed import TypedTable, hold_columns
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,64 +42,6 @@ if TYPE_CHECKING:
     from dnnjob.data.csv_files import TypedText
 
 COLUMNS_AT_ONCE = 64
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """A table that passed every check, with the raw values the job asks for.
-
-    Attributes:
-        source: Where it came from, as the job says it.
-        features: Names of the columns that are predicted from.
-        target: Name of `y`.
-        block: Raw values of the features.
-        y: Shape `(num_rows,)`, NaN where unlabelled.
-        columns: All columns of the source, in its order.
-        fingerprint: What tells it from another table.
-        warnings: What training can live with and a person should know; logged too.
-        weights: Of the rows in the loss, >= 0, shape `(num_rows,)`; None where all weigh the same.
-        ids: Columns carried into the predictions, as the files have them.
-        part_rows: Rows of data.source, data.validation_source and data.test_source.
-        split_column: What the split goes by, where it goes by a column.
-        text_format: How its text writes numbers and dates; None without text.
-    """
-
-    source: str
-    features: tuple[str, ...]
-    target: str
-    block: Block
-    y: FloatArray
-    columns: tuple[Column, ...]
-    fingerprint: Fingerprint
-    warnings: tuple[str, ...] = ()
-    weights: FloatArray | None = None
-    ids: Mapping[str, "pa.ChunkedArray[Any]"] = field(default_factory=dict)
-    part_rows: tuple[int, int, int] = (0, 0, 0)
-    split_column: ColumnData | None = None
-    text_format: TextFormat | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the source."""
-        return len(self.y)
-
-    @property
-    def x(self) -> FloatArray:
-        """Features that are all numbers or dates side by side, `(num_rows, num_features)`."""
-        return np.stack([self.number(name) for name in self.features], axis=1)
-
-    def number(self, name: str) -> FloatArray:
-        """A feature of numbers or dates, shape `(num_rows,)`."""
-        column = self.block[name]
-        if isinstance(column, Texts):
-            raise TypeError(f"{name!r} holds texts.")
-        return column
-
-    @property
-    def kinds(self) -> dict[str, FeatureKind]:
-        """What the features hold, in their order."""
-        by_name = {column.name: column for column in self.columns}
-        return {name: feature_kind(by_name[name]) for name in self.features}
 
 
 @dataclass(frozen=True)
@@ -134,20 +74,20 @@ class JobFiles:
         return sum(file_rows[:first]), sum(file_rows[first:second]), sum(file_rows[second:third])
 
 
-def open_table(data: DataConfig) -> Table:
-    """The table of a job, read and checked.
+def hold_table(data: DataConfig) -> TypedTable:
+    """The table of a job, read into memory.
 
     Raises:
-        DataError: If it cannot be read, or not be trained on as the job asks.
+        DataError: If it cannot be read, or a column is of a kind that the job has no use for.
     """
     if is_builtin(data.source):
-        return _open_builtin(data)
+        return _hold_builtin(data)
     found = peek_job(data)
     wanted = ReadAs.of(data)
     keep = {*found.features, data.target, *wanted.also}
     parts, text_format = _read_parts(found.files, keep=keep, wanted=wanted)
     columns = _join_files(found.files, parts, source=data.source)
-    return make_table(
+    return hold_columns(
         data,
         found.features,
         columns,
@@ -288,69 +228,14 @@ def read_all(
     }
 
 
-def _open_builtin(data: DataConfig) -> Table:
+def _hold_builtin(data: DataConfig) -> TypedTable:
     features = check_names(data, builtin_names(data.source))
     content = load_builtin(data.source).content
     method: Literal["sha256-bytes", "sha256-values"]
     method = "sha256-bytes" if content.startswith(b"PK") else "sha256-values"
     fingerprint = Fingerprint(method, hashlib.sha256(content).hexdigest())
     columns = read_all(data.source, wanted=ReadAs.of(data))
-    return make_table(data, features, columns, fingerprint, part_rows=(_num_rows(columns), 0, 0))
-
-
-def make_table(
-    data: DataConfig,
-    features: tuple[str, ...],
-    columns: dict[str, ColumnData],
-    fingerprint: Fingerprint,
-    *,
-    part_rows: tuple[int, int, int],
-    is_sample: bool = False,
-    text_format: TextFormat | None = None,
-) -> Table:
-    """A table of columns that were read, checked.
-
-    Args:
-        data: What the job says.
-        features: The columns to predict from.
-        columns: All columns.
-        fingerprint: What tells it from another table.
-        part_rows: Rows of data.source, data.validation_source and data.test_source.
-        is_sample: Whether the table has further rows: what these may cure is warned about.
-        text_format: How its text writes numbers and dates.
-
-    Raises:
-        DataError: If it cannot be trained on as the job asks.
-    """
-    chosen = [columns[name] for name in features]
-    doubts = () if text_format is None else text_format.doubts_of([*features, data.target])
-    warnings = check_values(data, chosen, columns[data.target], is_sample=is_sample, doubts=doubts)
-    weights = None
-    if data.weight_column is not None:
-        check_weights(data.source, columns[data.weight_column], is_sample=is_sample)
-        weights = columns[data.weight_column].numbers
-    return Table(
-        source=data.source,
-        features=features,
-        target=data.target,
-        block={name: columns[name].raw for name in features},
-        y=columns[data.target].numbers,
-        columns=tuple(column.column for column in columns.values()),
-        fingerprint=fingerprint,
-        warnings=warnings,
-        weights=weights,
-        ids={name: columns[name].original for name in data.id_columns},
-        part_rows=part_rows,
-        split_column=None if data.split_column is None else columns[data.split_column],
-        text_format=text_format,
-    )
-
-
-def feature_kind(column: Column) -> FeatureKind:
-    """The kind of a column that can be a feature."""
-    if column.kind == "other":
-        raise TypeError(f"{column.name!r} can be no feature.")
-    return column.kind
+    return hold_columns(data, features, columns, fingerprint, part_rows=(_num_rows(columns), 0, 0))
 
 
 def _peek_names(source: str, encoding: str | None) -> tuple[str, ...]:

@@ -3,12 +3,11 @@
 facts = scan_rows(job.data, num_rows, blocks)       # looks at all rows, where a split needs it
 splitter = make_splitter(job.data, part_rows, facts, seed=0)
 splitter(first_row, y, keys)                        # of consecutive rows: a place in SPLITS each
-split = split_table(table, job)                     # the same of a table in memory
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
 
@@ -28,7 +27,6 @@ from dnnjob.data.split import (
     VALIDATION,
     IndexArray,
     Labels,
-    Split,
     choose_split,
     split_labelled,
     uniform,
@@ -37,7 +35,6 @@ from dnnjob.errors import DataError
 
 if TYPE_CHECKING:
     from dnnjob.config.job import DataConfig, JobConfig
-    from dnnjob.data.sources import Table
 
 PartRows = tuple[int, int, int]
 """Rows of data.source, data.validation_source and data.test_source, which follow each other."""
@@ -114,28 +111,6 @@ def make_splitter(
     return label
 
 
-def split_table(table: "Table", job: "JobConfig") -> Split:
-    """The rows of each split of a table in memory.
-
-    Raises:
-        DataError: If a split that the job asks for is empty, or a row has no place in any.
-    """
-    data, y = job.data, table.y
-    keys = None if table.split_column is None else read_keys(table.split_column, data)
-
-    def blocks() -> Iterator[tuple[FloatArray, RawColumn | None]]:
-        for first in range(0, len(y), SCAN_ROWS):
-            rows = slice(first, first + SCAN_ROWS)
-            yield y[rows], None if keys is None else _take(keys, rows)
-
-    facts = scan_rows(data, len(y), blocks())
-    splitter = make_splitter(data, table.part_rows, facts, seed=job.split_seed)
-    labels = splitter(0, y, keys)
-    split = Split(*(np.flatnonzero(labels == place) for place in range(len(SPLITS))))
-    refuse_empty_splits(job, np.bincount(labels, minlength=len(SPLITS)))
-    return split
-
-
 def read_keys(column: ColumnData, data: "DataConfig") -> RawColumn:
     """What a split goes by: the values of data.split_column, of all rows or some.
 
@@ -143,11 +118,6 @@ def read_keys(column: ColumnData, data: "DataConfig") -> RawColumn:
         DataError: If the column holds what cannot be split by.
     """
     name, kind = column.column.name, column.column.kind
-    if kind == "other":
-        raise DataError(
-            f"data.split_column must hold numbers, booleans, texts or dates, but {name!r} in "
-            f"{data.source} holds others. Name another column."
-        )
     if data.split == "column" and kind != "text":
         column = as_kind(column, "text", source=data.source)
     elif data.split == "time" and kind == "boolean":
@@ -405,7 +375,3 @@ def _times(keys: RawColumn | None) -> FloatArray:
     if isinstance(times, Texts):
         raise TypeError("The times of data.split_column were not read as such.")
     return times
-
-
-def _take(keys: RawColumn, rows: slice) -> RawColumn:
-    return keys.take(rows) if isinstance(keys, Texts) else keys[rows]

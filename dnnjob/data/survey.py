@@ -17,8 +17,9 @@ from dnnjob.config.job import DataConfig
 from dnnjob.data.block import Block, FloatArray, RawColumn, Texts, take_rows
 from dnnjob.data.encoding import FeatureKind, transform_target
 from dnnjob.data.kinds import TEXT_KINDS, as_kind, infer_arrow
-from dnnjob.data.parquet import ParquetRows
+from dnnjob.data.rows import Rows
 from dnnjob.data.scratch import Copy
+from dnnjob.data.sketch import sketch_room
 from dnnjob.data.split import SPLITS, Labels
 from dnnjob.data.splitter import read_keys
 from dnnjob.data.totals import Totals, join_totals, measure_column
@@ -97,7 +98,7 @@ class _Sums:
 
 
 def survey_rows(
-    rows: ParquetRows,
+    rows: Rows,
     data: DataConfig,
     kinds: Mapping[str, FeatureKind],
     splitter: RowSplitter,
@@ -125,12 +126,12 @@ def survey_rows(
     """
     reads = raw_kinds(data, kinds)
     waiting: list[tuple[int, Future[_Measured]]] = []
-    sums = _Sums(starts)
+    sums, room = _Sums(starts), sketch_room(rows.num_rows)
 
     def measure(first: int, table: pa.Table) -> _Measured:
         block = raw_block(table, reads, data, source=data.source)
         y = np.asarray(block[data.target], dtype=np.float64)
-        return _measure(data, block, first, splitter(first, y, table))
+        return _measure(data, block, first, splitter(first, y, table), room=room)
 
     if not rows.num_rows:
         raise DataError(f"A table needs rows, but {data.source} has only a header. Add rows.")
@@ -149,7 +150,7 @@ def survey_rows(
     return Survey(sums.totals, sums.differing, sums.counts)
 
 
-def copy_rows(rows: ParquetRows, copy: Copy, *, check: Callable[[], object]) -> None:
+def copy_rows(rows: Rows, copy: Copy, *, check: Callable[[], object]) -> None:
     """Copies a table of which everything else is known.
 
     Args:
@@ -191,6 +192,16 @@ def raw_block(
     }
 
 
+def read_target(table: pa.Table, data: DataConfig) -> FloatArray:
+    """The targets of these rows, NaN where missing.
+
+    Raises:
+        DataError: If a value is no number.
+    """
+    kinds = {data.target: raw_kinds(data, {})[data.target]}
+    return np.asarray(raw_block(table, kinds, data, source=data.source)[data.target], np.float64)
+
+
 def key_block(table: pa.Table, data: DataConfig, kind: FeatureKind | None) -> RawColumn | None:
     """What the split of these rows goes by, where it goes by a column.
 
@@ -210,16 +221,16 @@ def key_block(table: pa.Table, data: DataConfig, kind: FeatureKind | None) -> Ra
     return read_keys(as_kind(found, kind, source=data.source), data)
 
 
-def _measure(data: DataConfig, block: Block, first: int, labels: Labels) -> _Measured:
+def _measure(data: DataConfig, block: Block, first: int, labels: Labels, *, room: int) -> _Measured:
     y = np.asarray(block[data.target], dtype=np.float64)
     totals = {}
     for place in np.unique(labels):
         rows = np.flatnonzero(labels == place)
         part = block if len(rows) == len(labels) else take_rows(block, rows)
-        found = {name: measure_column(column) for name, column in part.items()}
+        found = {name: measure_column(column, room=room) for name, column in part.items()}
         if data.target_transform != "none":
             transformed = transform_target(y[rows], data.target_transform)
-            found[TRANSFORMED] = measure_column(transformed)
+            found[TRANSFORMED] = measure_column(transformed, room=room)
         else:
             found[TRANSFORMED] = found[data.target]
         totals[SPLITS[place]] = found

@@ -12,6 +12,7 @@ import numpy as np
 
 from dnnjob.data.block import FloatArray, RawColumn, Texts
 from dnnjob.data.encoding import ColumnStatistics
+from dnnjob.data.schema import FLOAT32_MAX
 from dnnjob.data.sketch import QuantileSketch
 
 # Distinct texts that are counted; of more, those seen once so far are forgotten.
@@ -31,6 +32,8 @@ class NumberTotals:
     """Sum of the squared deviations from the mean."""
     minimum: float = float("inf")
     maximum: float = float("-inf")
+    num_beyond: int = 0
+    """Finite numbers that float32 has not."""
     sketch: QuantileSketch = field(default_factory=QuantileSketch)
 
     @property
@@ -56,6 +59,7 @@ class NumberTotals:
             + shift**2 * share * self.num_finite,
             minimum=min(self.minimum, other.minimum),
             maximum=max(self.maximum, other.maximum),
+            num_beyond=self.num_beyond + other.num_beyond,
             sketch=self.sketch + other.sketch,
         )
 
@@ -112,11 +116,11 @@ class TextTotals:
 Totals = NumberTotals | TextTotals
 
 
-def measure_column(column: RawColumn) -> Totals:
-    """Totals of some rows of a column."""
+def measure_column(column: RawColumn, *, room: int = QuantileSketch.room) -> Totals:
+    """Totals of some rows of a column; `room` is that of the sketch of numbers."""
     if isinstance(column, Texts):
         return TextTotals(len(column), column.num_missing, column.counts())
-    return _measure_numbers(column)
+    return _measure_numbers(column, room=room)
 
 
 def add_totals(one: Totals, other: Totals) -> Totals:
@@ -139,7 +143,7 @@ def join_totals(parts: list[dict[str, Totals]]) -> dict[str, Totals]:
     )
 
 
-def _measure_numbers(values: FloatArray) -> NumberTotals:
+def _measure_numbers(values: FloatArray, *, room: int) -> NumberTotals:
     values = np.asarray(values, dtype=np.float64)
     finite = values[np.isfinite(values)]
     num_missing = 0 if len(finite) == len(values) else int(np.isnan(values).sum())
@@ -158,5 +162,6 @@ def _measure_numbers(values: FloatArray) -> NumberTotals:
         squared_deviation=float(np.square(shifted).sum()),
         minimum=float(finite.min()),
         maximum=float(finite.max()),
-        sketch=QuantileSketch().added(finite),
+        num_beyond=int((np.abs(finite) > FLOAT32_MAX).sum()),
+        sketch=QuantileSketch(room=room).added(finite),
     )

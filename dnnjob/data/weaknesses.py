@@ -1,6 +1,6 @@
-"""What training on a table can live with and a person should know, from memory or from a pass.
+"""What training on a table can live with and a person should know, from one pass over it.
 
-facts = facts_of_values(feature, target.numbers)
+facts = facts_of_totals(column, totals, is_target=False)
 for warning in find_weaknesses(job.data, [facts, ...], target_facts): ...
 """
 
@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dnnjob.config.job import DataConfig
-from dnnjob.data.block import FloatArray, Texts
-from dnnjob.data.schema import FLOAT32_TINY, Column, ColumnData, listed
+from dnnjob.data.schema import FLOAT32_TINY, Column, listed
 from dnnjob.data.totals import NumberTotals, Totals
 
 # A float32 keeps 24 bits: below this spread a column would keep fewer than about 100 levels.
@@ -48,27 +47,14 @@ class ColumnFacts:
         return self.column.kind == "text" and 0 < self.column.num_text <= num_present / 10
 
 
-def facts_of_values(data: ColumnData, y: FloatArray) -> ColumnFacts:
-    """Of a column in memory; `y` is the target."""
-    if isinstance(data.values, Texts):
-        most = max(data.values.counts().values(), default=0)
-        return ColumnFacts(data.column, data.num_rows, most_frequent=most)
-    return ColumnFacts(
-        data.column,
-        data.num_rows,
-        is_target=_equals(data, y),
-        is_narrow=_values_are_narrow(data),
-    )
-
-
 def facts_of_totals(column: Column, found: Totals, *, is_target: bool) -> ColumnFacts:
-    """Of a column that passed by."""
+    """Of a column; `is_target` if it differs from the target in no row."""
     if not isinstance(found, NumberTotals):
         return ColumnFacts(
             column, found.num_rows, most_frequent=max(found.counts.values(), default=0)
         )
     is_target = is_target and column.is_number and found.num_finite > 0
-    is_narrow = column.is_number and _totals_are_narrow(found)
+    is_narrow = column.is_number and _is_narrow(found)
     return ColumnFacts(column, found.num_rows, is_target=is_target, is_narrow=is_narrow)
 
 
@@ -120,27 +106,7 @@ def _weak_forms(features: Sequence[ColumnFacts], target: ColumnFacts) -> Iterato
         )
 
 
-def _equals(feature: ColumnData, y: FloatArray) -> bool:
-    if not feature.column.is_number:
-        return False
-    both = np.isfinite(feature.numbers) & np.isfinite(y)
-    return bool(both.any() and np.array_equal(feature.numbers[both], y[both]))
-
-
-def _values_are_narrow(data: ColumnData) -> bool:
-    column = data.column
-    if not column.is_number or column.is_constant:
-        return False
-    if column.minimum is None or column.maximum is None:
-        return False
-    magnitude = max(-column.minimum, column.maximum)
-    # Divided first, since squares of numbers near either limit leave the range of float64.
-    scaled = data.numbers / magnitude
-    spread = float(np.nanstd(scaled) if column.num_missing else scaled.std())
-    return spread < NARROW_SPREAD or spread * magnitude < FLOAT32_TINY
-
-
-def _totals_are_narrow(found: NumberTotals) -> bool:
+def _is_narrow(found: NumberTotals) -> bool:
     if found.minimum >= found.maximum:
         return False
     spread = float(np.sqrt(found.squared_deviation / found.num_finite))

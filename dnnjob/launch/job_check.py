@@ -9,22 +9,21 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from dnnjob.config import JobConfig, Point, load_job, make_points
 from dnnjob.data.encoding import Encoding
 from dnnjob.data.order import refuse_short_window, window_rows
-from dnnjob.data.schema import listed, show_date
-from dnnjob.data.sources import Table, find_pieces
-from dnnjob.data.split import Split
-from dnnjob.data.splitter import split_table
-from dnnjob.data.statistics import fit_encoding
-from dnnjob.launch.point_tables import AnyTable, PointTables
+from dnnjob.data.schema import listed, log_warnings, show_date
+from dnnjob.data.sources import find_pieces
+from dnnjob.data.typed import TypedTable
+from dnnjob.launch.point_tables import AnyTable, PointTables, measure_rows
 from dnnjob.machine import memory_limit_bytes, memory_share_bytes
 from dnnjob.runs import Record
 from dnnjob.text import align
+
+if TYPE_CHECKING:
+    from dnnjob.data.table import Table
 
 logger = logging.getLogger(__name__)
 
@@ -108,27 +107,51 @@ def check_job(job_file: Path, overrides: Sequence[str] = ()) -> JobCheck:
     """
     job = load_job(job_file, overrides=overrides)
     points, tables = make_points(job), PointTables()
-    checks = tuple(check_point(point, tables.read(point.job.data)) for point in points)
-    limit_mb = memory_limit_bytes() / MIB
-    told = [warning for table in tables.tables for warning in _rows_of(table).warnings]
+    checked = [check_point(point, tables.read(point.job.data)) for point in points]
+    checks, limit_mb = tuple(one.check for one in checked), memory_limit_bytes() / MIB
+    warnings = log_point_warnings(checked)
     return JobCheck(
         name=job.name,
         job_file=str(job_file),
         target=job.data.target,
-        columns=_check_columns(points[0], tables.read(points[0].job.data)),
+        columns=_check_columns(points[0], checked[0]),
         points=checks,
         memory_limit_mb=limit_mb,
-        warnings=(*told, *_warn_of_memory(checks, limit_mb), *_warn_of_warmup(points, checks)),
+        warnings=(*warnings, *_warn_of_memory(checks, limit_mb), *_warn_of_warmup(points, checks)),
     )
 
 
-def _check_columns(point: Point, found: AnyTable) -> tuple[ColumnCheck, ...]:
-    data, table = point.job.data, _rows_of(found)
-    encoding = fit_encoding(table, _look(point.job, found).split, data)
+@dataclass(frozen=True, eq=False)
+class CheckedPoint:
+    """What one run would do, and the rows that tell it.
+
+    Attributes:
+        check: What it would do.
+        rows: Those at hand.
+        encoding: How their columns become inputs.
+        warnings: What training can live with, with the source that it is said of.
+    """
+
+    check: PointCheck
+    rows: TypedTable
+    encoding: Encoding
+    warnings: tuple[tuple[str, str], ...]
+
+
+def log_point_warnings(points: Sequence[CheckedPoint]) -> list[str]:
+    """Logs what there is to know of the points' tables, each thing once."""
+    warnings = dict.fromkeys(warning for point in points for warning in point.warnings)
+    for source, warning in warnings:
+        log_warnings(source, [warning])
+    return [warning for _, warning in warnings]
+
+
+def _check_columns(point: Point, checked: CheckedPoint) -> tuple[ColumnCheck, ...]:
+    data = point.job.data
     roles = {} if data.split_column is None else {data.split_column: "split"}
-    roles |= {name: "id" for name in data.id_columns} | {table.target: "target"}
+    roles |= {name: "id" for name in data.id_columns} | {data.target: "target"}
     roles |= {} if data.weight_column is None else {data.weight_column: "weight"}
-    num_inputs = {column.name: column.num_inputs for column in encoding.columns}
+    num_inputs = {column.name: column.num_inputs for column in checked.encoding.columns}
     return tuple(
         ColumnCheck(
             name=column.name,
@@ -139,61 +162,30 @@ def _check_columns(point: Point, found: AnyTable) -> tuple[ColumnCheck, ...]:
             minimum=column.minimum,
             maximum=column.maximum,
         )
-        for column in table.columns
+        for column in checked.rows.columns
     )
 
 
-@dataclass(frozen=True)
-class _Looked:
-    """A table as a job splits it.
-
-    Attributes:
-        split: The rows at hand; of a sample all that have a target train.
-        counts: Rows of each of `SPLITS` in the whole table.
-    """
-
-    split: Split
-    counts: Sequence[int]
-
-
-def _look(job: JobConfig, found: AnyTable) -> _Looked:
-    if isinstance(found, Table):
-        split = split_table(found, job)
-        parts = (split.train, split.validation, split.test, split.unlabelled)
-        return _Looked(split, [len(rows) for rows in parts])
-    from dnnjob.data.sample import estimate_splits
-
-    labelled, none = ~np.isnan(found.table.y), np.zeros(0, np.int64)
-    # Further rows may have what none of these has.
-    labelled |= not labelled.any()
-    split = Split(np.flatnonzero(labelled), none, none, np.flatnonzero(~labelled))
-    return _Looked(split, estimate_splits(job.data, found, seed=job.split_seed))
-
-
-def _rows_of(found: AnyTable) -> Table:
-    return found if isinstance(found, Table) else found.table
-
-
-def check_point(point: Point, found: AnyTable) -> PointCheck:
+def check_point(point: Point, found: AnyTable) -> CheckedPoint:
     """What one run would do.
 
     Raises:
         JobError: If a window holds less than the training rows of a table in memory.
-        DataError: If the table is too small for its splits.
+        DataError: If the table cannot be trained on as the job asks.
     """
-    job, table = point.job, _rows_of(found)
-    looked = _look(job, found)
-    train, validation, test, unlabelled = looked.counts
+    job, table = point.job, measure_rows(point.job, found)
+    counts = _count_rows(job, found, table)
+    train, validation, test, unlabelled = counts
     is_asked = job.data.window_rows is not None
-    if is_asked and isinstance(found, Table) and find_pieces(job.data) is None:
+    if is_asked and isinstance(found, TypedTable) and find_pieces(job.data) is None:
         refuse_short_window(job.data, train)
-    encoding = fit_encoding(table, looked.split, job.data)
+    encoding = table.fit_encoding(job.data)
     embeddings = encoding.embedding_shapes
     num_inputs = encoding.num_inputs + sum(units - 1 for _, units in embeddings)
     num_params = job.model.count_params(num_inputs=encoding.num_inputs, embeddings=embeddings)
     steps_per_epoch = math.ceil(train / job.train.global_batch_size)
     memory = _estimate_memory(job, found, encoding, num_inputs=num_inputs, num_params=num_params)
-    return PointCheck(
+    check = PointCheck(
         values=point.values,
         source=job.data.source,
         num_rows=found.num_rows,
@@ -201,8 +193,8 @@ def check_point(point: Point, found: AnyTable) -> PointCheck:
         num_validation_rows=validation,
         num_test_rows=test,
         num_unlabelled_rows=unlabelled,
-        num_sampled_rows=None if isinstance(found, Table) else table.num_rows,
-        num_rows_is_estimated=not (isinstance(found, Table) or found.is_counted),
+        num_sampled_rows=None if isinstance(found, TypedTable) else table.num_rows,
+        num_rows_is_estimated=not (isinstance(found, TypedTable) or found.is_counted),
         layers=(num_inputs, *job.model.hidden_units, 1),
         num_trainable_params=num_params,
         epochs=job.train.epochs,
@@ -210,6 +202,17 @@ def check_point(point: Point, found: AnyTable) -> PointCheck:
         steps=job.train.epochs * steps_per_epoch,
         memory_mb=memory / MIB,
     )
+    warnings = tuple((job.data.source, warning) for warning in table.warnings)
+    return CheckedPoint(check, table.typed, encoding, warnings)
+
+
+def _count_rows(job: JobConfig, found: AnyTable, table: "Table") -> list[int]:
+    """Rows of each of `SPLITS` in the whole table."""
+    if isinstance(found, TypedTable):
+        return [int(count) for count in table.group_counts.sum(axis=0)]
+    from dnnjob.data.sample import estimate_splits
+
+    return estimate_splits(job.data, found, seed=job.split_seed)
 
 
 def _estimate_memory(
@@ -221,7 +224,7 @@ def _estimate_memory(
     num_params: int,
 ) -> float:
     sizes = {"num_inputs": num_inputs, "num_params": num_params}
-    if isinstance(found, Table):
+    if isinstance(found, TypedTable):
         return estimate_memory_bytes(job, found.num_rows, **sizes)
     rows = window_rows(job.data, found.table.kinds)
     windows = 2 * 4 * rows * (encoding.num_inputs + 1)

@@ -1,21 +1,24 @@
-"""The tables of a job's points, each looked at once: most sweeps have one.
+"""The tables of a job's points, each read once: most sweeps have one.
 
 tables = PointTables()
-table = tables.read(point.job.data)        # all rows, or some of one that a run reads in pieces
+found = tables.read(point.job.data)        # all rows, or some of one that a run reads in pieces
 tables.key(point.job.data)                 # what points share that have the same table
+measure_rows(point.job, found)             # the rows at hand, as a job splits them
 """
 
 from typing import TYPE_CHECKING, Union
 
-from dnnjob.config import DataConfig
-from dnnjob.data.sources import Table, find_pieces, open_table
+from dnnjob.config import DataConfig, JobConfig
+from dnnjob.data.sources import find_pieces, hold_table
+from dnnjob.data.typed import TypedTable
 
 if TYPE_CHECKING:
     from dnnjob.data.heads import TextPlan
-    from dnnjob.data.pieces import PiecesPlan
+    from dnnjob.data.loading import PiecesPlan
     from dnnjob.data.sample import SampledTable
+    from dnnjob.data.table import Table
 
-AnyTable = Union[Table, "SampledTable"]
+AnyTable = Union[TypedTable, "SampledTable"]
 """All rows of a table, or some of one that a run reads in pieces."""
 
 Plan = Union["PiecesPlan", "TextPlan"]
@@ -32,16 +35,11 @@ class PointTables:
         self._plans: dict[str, Plan | None] = {}
         self._tables: dict[str, AnyTable] = {}
 
-    @property
-    def tables(self) -> tuple[AnyTable, ...]:
-        """Those that were read."""
-        return tuple(self._tables.values())
-
     def read(self, data: DataConfig) -> AnyTable:
         """A table, read unless it was: all rows, or some of one that a run reads in pieces.
 
         Raises:
-            DataError: If it cannot be read, or not be trained on as the job asks.
+            DataError: If it cannot be read, or a column is of a kind that the job has no use for.
         """
         key = self.key(data)
         if key not in self._tables:
@@ -73,6 +71,19 @@ class PointTables:
         return self._plans[key]
 
 
+def measure_rows(job: JobConfig, found: AnyTable) -> "Table":
+    """The rows at hand after a pass over them, as a job splits them; of a sample all train.
+
+    Raises:
+        DataError: If they cannot be trained on as the job asks.
+    """
+    from dnnjob.data.measure import measure_sample, measure_table
+
+    if isinstance(found, TypedTable):
+        return measure_table(job, found)
+    return measure_sample(found.table)
+
+
 def _make_plan(data: DataConfig) -> Plan | None:
     found = find_pieces(data)
     if found is None:
@@ -82,14 +93,14 @@ def _make_plan(data: DataConfig) -> Plan | None:
         from dnnjob.data.heads import plan_text
 
         return plan_text(data, found)
-    from dnnjob.data.pieces import plan_pieces
+    from dnnjob.data.loading import plan_pieces
 
     return plan_pieces(data, found)
 
 
 def _read(data: DataConfig, plan: Plan | None) -> AnyTable:
     if plan is None:
-        return open_table(data)
+        return hold_table(data)
     from dnnjob.data.heads import TextPlan
     from dnnjob.data.sample import sample_table, sample_text
 

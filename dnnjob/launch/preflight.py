@@ -16,9 +16,9 @@ from dnnjob import slurm
 from dnnjob.config import DataConfig, JobConfig, Point, ProfileConfig
 from dnnjob.data.builtin import is_builtin
 from dnnjob.data.source_files import COMPRESSED_SUFFIXES
-from dnnjob.data.sources import open_table, peek_job
+from dnnjob.data.sources import hold_table, peek_job
 from dnnjob.errors import JobError, SlurmError
-from dnnjob.launch.job_check import PointCheck, check_point
+from dnnjob.launch.job_check import CheckedPoint, PointCheck, check_point, log_point_warnings
 from dnnjob.launch.point_tables import PointTables
 from dnnjob.machine import count_cores, user_name
 
@@ -122,7 +122,8 @@ def _check_tables(points: Sequence[Point]) -> list[PointCheck]:
     tables = PointTables()
     for point in points:
         sharing.setdefault(tables.key(point.job.data), []).append(point)
-    left, checks = MAX_READ_BYTES, []
+    left = MAX_READ_BYTES
+    checked: list[CheckedPoint] = []
     for group in sharing.values():
         data = group[0].job.data
         num_bytes = _count_bytes(data)
@@ -130,9 +131,10 @@ def _check_tables(points: Sequence[Point]) -> list[PointCheck]:
             logger.info("%s is too large to be checked here; its columns are.", data.source)
             continue
         left -= num_bytes
-        table = open_table(data)
-        checks += [check_point(point, table) for point in group]
-    return checks
+        table = hold_table(data)
+        checked += [check_point(point, table) for point in group]
+    log_point_warnings(checked)
+    return [one.check for one in checked]
 
 
 def _count_bytes(data: DataConfig) -> int:

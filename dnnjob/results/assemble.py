@@ -21,11 +21,10 @@ from dnnjob import machine
 from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig
 from dnnjob.data.encoding import CategoryColumn, Encoding
-from dnnjob.data.sources import Table
-from dnnjob.data.stream import StreamedTable
+from dnnjob.data.table import Table
 from dnnjob.image import read_image
 from dnnjob.results import report as parts
-from dnnjob.results.evaluated import Evaluated, count_params
+from dnnjob.results.evaluation import Evaluated, count_params
 from dnnjob.runs import Journal
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class Facts:
 
     job: JobConfig
     journal: Journal
-    table: Table | StreamedTable
+    table: Table
     encoding: Encoding
     fitted: "Fitted"
     devices: "Devices"
@@ -109,10 +108,10 @@ def _data(facts: Facts) -> parts.Data:
     table = facts.table
     fingerprint = parts.Fingerprint(method=table.fingerprint.method, value=table.fingerprint.value)
     return parts.Data(
-        source=table.source,
+        source=table.data.source,
         num_rows=table.num_rows,
         num_features=len(table.features),
-        columns=(*table.features, table.target),
+        columns=(*table.features, table.data.target),
         trained=_trained(facts.encoding),
         fingerprint=fingerprint,
         warnings=table.warnings,

@@ -99,10 +99,9 @@ class RunPaths:
         """The last checkpoint of a complete run, from which more epochs go on."""
         return self.model.with_name("training_state.ckpt")
 
-    @property
-    def predicted(self) -> Path:
-        """Predictions on their way, among the checkpoints."""
-        return self.checkpoints / "predicted.part"
+    def predicted(self, key: str, first: int) -> Path:
+        """Predictions on their way, from a row on, among the checkpoints; `key` is of weights."""
+        return self.checkpoints / f"predicted-{key}-{first:012d}.parquet"
 
     @property
     def attempts(self) -> Path:

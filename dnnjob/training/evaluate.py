@@ -1,6 +1,6 @@
 """Predictions of every row, in blocks.
 
-y_pred = predict_rows(dnn, x, kept=kept)      # standardized, float64
+y_pred = predict_rows(dnn, x)      # standardized, float64
 """
 
 from collections.abc import Callable
@@ -12,7 +12,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from dnnjob.training.model import forward
-from dnnjob.training.predicted import PredictionKeeper
 
 RowPredictor = Callable[[Any], npt.NDArray[np.float64]]
 
@@ -21,26 +20,9 @@ RowPredictor = Callable[[Any], npt.NDArray[np.float64]]
 _BLOCK_ROWS = 8192
 
 
-def predict_rows(
-    dnn: keras.Sequential, x: Any, *, kept: PredictionKeeper | None = None
-) -> npt.NDArray[np.float64]:
-    """Standardized predictions `(num_rows,)` for standardized inputs `(num_rows, num_inputs)`.
-
-    Args:
-        dnn: The network.
-        x: The inputs.
-        kept: What keeps predictions on their way for a later attempt, where one may come.
-
-    Raises:
-        StoppedError: If a signal asked for it; a later attempt predicts the rest.
-    """
-    predict_block = _trace(dnn)
-    blocks = [] if kept is None else [kept.restore(dnn, len(x))]
-    for start in range(sum(map(len, blocks)), len(x), _BLOCK_ROWS):
-        blocks.append(predict_block(x[start : start + _BLOCK_ROWS]).numpy())
-        if kept is not None:
-            kept.keep(blocks)
-    return np.concatenate(blocks, dtype=np.float64)
+def predict_rows(dnn: keras.Sequential, x: Any) -> npt.NDArray[np.float64]:
+    """Standardized predictions `(num_rows,)` for standardized inputs `(num_rows, num_inputs)`."""
+    return make_predictor(dnn)(x)
 
 
 def make_predictor(dnn: keras.Sequential) -> RowPredictor:

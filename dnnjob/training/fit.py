@@ -13,70 +13,27 @@ from functools import cached_property
 import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig
 from dnnjob.data.block import FloatArray
-from dnnjob.data.encoding import Encoding
-from dnnjob.data.fingerprint import Fingerprint
-from dnnjob.data.order import Plan, StepPlan
-from dnnjob.data.sources import Table
-from dnnjob.data.split import Split
-from dnnjob.errors import DataError, NonFiniteError, StoppedError
-from dnnjob.runs import Journal
+from dnnjob.data.order import Plan
+from dnnjob.errors import NonFiniteError, StoppedError
+from dnnjob.runs import Journal, Position
 from dnnjob.tasks import Crew
 from dnnjob.training.checkpoint import CheckpointStore
-from dnnjob.training.encoder import build_encoder, encode
-from dnnjob.training.evaluate import RowPredictor, make_predictor, predict_rows
+from dnnjob.training.evaluate import RowPredictor, make_predictor
 from dnnjob.training.history import EpochLog
 from dnnjob.training.model import summarize
 from dnnjob.training.network import make_network
-from dnnjob.training.predicted import PredictionKeeper
 from dnnjob.training.progress import open_progress
 from dnnjob.training.resume import Keeper, identify
 from dnnjob.training.step import ResidentData
 from dnnjob.training.strategy import Devices
 from dnnjob.training.train import Pace, TrainingLoop, TrainingState
-from dnnjob.training.windowed import Feed, Prepared, WindowedRows
+from dnnjob.training.windowed import WindowedRows
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A table ready for the network.
-
-    Attributes:
-        x: Standardized inputs of all rows, `(num_rows, num_inputs)` float32.
-        y: Standardized targets of all rows, `(num_rows,)` float32; with weights `(num_rows, 2)`,
-            as `ResidentData` has them.
-        split: Which rows train and validate.
-        fingerprint: What tells this table from another.
-        embeddings: Buckets and units of the embeddings that the last inputs are codes for.
-    """
-
-    x: npt.NDArray[np.float32]
-    y: npt.NDArray[np.float32]
-    split: Split
-    fingerprint: Fingerprint
-    embeddings: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def num_inputs(self) -> int:
-        """Inputs of the network."""
-        return int(self.x.shape[1])
-
-    def prepare(self, job: JobConfig, devices: Devices, *, first_replica: int) -> Prepared:
-        """What a training of the job takes; every device holds all rows, whichever it is."""
-        del first_replica
-        plan = StepPlan(
-            num_rows=len(self.split.train),
-            global_batch_size=job.train.global_batch_size,
-            num_replicas=devices.num_replicas,
-            epochs=job.train.epochs,
-        )
-        return Prepared(plan, _place(self, devices), lambda _: Feed())
 
 
 @dataclass(frozen=True)
@@ -94,19 +51,12 @@ class Fitted:
     """Epoch whose weights the network has, from 1."""
     inexact: str | None
     """Why the weights may differ in bits from a run never interrupted."""
-    kept: PredictionKeeper
+    trained: Position
+    """Where training ended."""
 
     def predict(self, x: npt.NDArray[np.float32]) -> FloatArray:
         """Standardized predictions `(num_rows,)` of standardized rows."""
         return self._predictor(x)
-
-    def predict_table(self, x: npt.NDArray[np.float32]) -> FloatArray:
-        """The same of a whole table, kept on the way.
-
-        Raises:
-            StoppedError: If a signal asked for it; a later attempt predicts the rest.
-        """
-        return predict_rows(self.dnn, x, kept=self.kept)
 
     @cached_property
     def digest(self) -> str:
@@ -119,36 +69,9 @@ class Fitted:
         return make_predictor(self.dnn)
 
 
-def encode_rows(table: Table, split: Split, encoding: Encoding) -> Rows:
-    """The table's rows through the encoder that the exported model has too."""
-    x = encode(build_encoder(encoding), encoding.numbers(table.block))
-    y = encoding.target.scale(table.y)
-    if table.weights is not None:
-        y = np.stack([y, root_weights(table.weights, split)], axis=1)
-    return Rows(x, y, split, table.fingerprint, encoding.embedding_shapes)
-
-
-def root_weights(weights: FloatArray, split: Split) -> npt.NDArray[np.float32]:
-    """Roots of the weights, which have the mean 1 in the training and in the validation rows.
-
-    Raises:
-        DataError: If all weights of one of these splits are zero.
-    """
-    scaled = np.array(weights)
-    for name, rows in (("training", split.train), ("validation", split.validation)):
-        if len(rows) and not scaled[rows].any():
-            raise DataError(
-                f"Each split needs a row of a weight above 0, but none of the {len(rows)} {name} "
-                "rows has one. Set data.weight_column, or split the rows otherwise."
-            )
-        if len(rows):
-            scaled[rows] /= scaled[rows].mean()
-    return np.sqrt(scaled).astype(np.float32)
-
-
 def fit_dnn(
     job: JobConfig,
-    rows: Rows | WindowedRows,
+    rows: WindowedRows,
     *,
     devices: Devices,
     journal: Journal,
@@ -235,13 +158,7 @@ def fit_dnn(
         best_epoch=state.best_epoch,
         kept_epoch=state.kept_epoch(job.train),
         inexact=keeper.inexact,
-        kept=PredictionKeeper(
-            path=journal.paths.predicted,
-            journal=journal,
-            crew=crew,
-            trained=state.position,
-            every_s=job.train.checkpoint_every_s,
-        ),
+        trained=state.position,
     )
 
 
@@ -254,17 +171,6 @@ def _train(loop: TrainingLoop, keeper: Keeper, state: TrainingState, watch: Stop
         raise
     keeper.write(state)
     return pace
-
-
-def _place(rows: Rows, devices: Devices) -> ResidentData:
-    train, validation = rows.split.train, rows.split.validation
-    return ResidentData(
-        x=devices.place(lambda: tf.constant(rows.x[train])),
-        y=devices.place(lambda: tf.constant(rows.y[train])),
-        x_validation=devices.place(lambda: tf.constant(rows.x[validation])),
-        y_validation=devices.place(lambda: tf.constant(rows.y[validation])),
-        num_validation_rows=len(validation),
-    )
 
 
 def _announce(plan: Plan, devices: Devices, *, warmup_steps: int) -> None:

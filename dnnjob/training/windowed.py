@@ -1,4 +1,4 @@
-"""Training rows of a table larger than memory: what feeds the compiled step window by window.
+"""Training rows of a table: resident, or what feeds the compiled step window by window.
 
 rows = WindowedRows.of(table, encoding, budget_bytes=2**30, threads=2)
 prepared = rows.prepare(job, devices, first_replica=0)
@@ -22,7 +22,7 @@ from dnnjob.data.encoding import Encoding
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.order import Plan, StepPlan, WindowPlan, window_rows
 from dnnjob.data.split import TRAIN, VALIDATION
-from dnnjob.data.stream import Piece, StreamedTable, piece_rows, take_piece
+from dnnjob.data.table import Piece, Table, piece_rows, take_piece
 from dnnjob.data.windows import (
     Window,
     WindowSource,
@@ -78,7 +78,7 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class WindowedRows:
-    """A streamed table ready for the network.
+    """A table ready for the network.
 
     Attributes:
         table: The rows.
@@ -88,7 +88,7 @@ class WindowedRows:
         threads: Threads to read with.
     """
 
-    table: StreamedTable
+    table: Table
     encoding: Encoding
     encode: Callable[[Floats], Floats]
     budget_bytes: float
@@ -96,7 +96,7 @@ class WindowedRows:
 
     @classmethod
     def of(
-        cls, table: StreamedTable, encoding: Encoding, *, budget_bytes: float, threads: int
+        cls, table: Table, encoding: Encoding, *, budget_bytes: float, threads: int
     ) -> "WindowedRows":
         """A table's rows; its encoder is built here."""
         encode = trace_encoder(build_encoder(encoding))
@@ -148,7 +148,7 @@ class WindowedRows:
         return Prepared(plan, data, partial(self._make_feed, source, job.seed))
 
     def _prepare_resident(self, job: JobConfig, devices: Devices) -> Prepared:
-        """As a table in memory is prepared: every device holds all rows."""
+        """Every device holds all rows."""
         plan = StepPlan(
             num_rows=self.table.num_split_rows(TRAIN),
             global_batch_size=job.train.global_batch_size,

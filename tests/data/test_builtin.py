@@ -14,8 +14,9 @@ from sklearn.datasets import load_diabetes
 
 from dnnjob.config.job import DataConfig
 from dnnjob.data import builtin
-from dnnjob.data.sources import open_table, peek_columns
+from dnnjob.data.sources import peek_columns
 from dnnjob.errors import DataError, ExitCode
+from tests.data.opened import open_table
 
 BOSTON = DataConfig(source="builtin:boston_housing", target="MEDV")
 

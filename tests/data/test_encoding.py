@@ -18,8 +18,8 @@ from dnnjob.data.encoding import (
     TargetEncoding,
     fit_columns,
 )
-from dnnjob.data.statistics import measure_block
 from dnnjob.errors import DataError
+from tests.data.opened import measure_block
 
 TARGET = TargetEncoding("y", "none", 0.0, 1.0, 1.0)
 

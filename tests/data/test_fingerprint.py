@@ -10,7 +10,7 @@ import pytest
 from dnnjob.config.job import DataConfig
 from dnnjob.data import fingerprint
 from dnnjob.data.fingerprint import fingerprint_files
-from dnnjob.data.sources import open_table
+from tests.data.opened import open_table
 
 ROWS = pd.DataFrame({"a": [1.0, 2.0, 3.0], "y": [2.0, 4.0, 6.0]})
 

@@ -9,7 +9,7 @@ import pytest
 
 from dnnjob.config import DataConfig
 from dnnjob.data import order
-from dnnjob.data.pieces import plan_pieces
+from dnnjob.data.loading import plan_pieces
 from dnnjob.data.sources import peek_job
 
 

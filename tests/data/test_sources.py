@@ -22,12 +22,11 @@ from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.source_files import find_files
 from dnnjob.data.sources import (
-    Table,
-    open_table,
     peek_columns,
     read_columns,
 )
 from dnnjob.errors import DataError, ExitCode
+from tests.data.opened import OpenedTable, open_table
 
 ROWS = pd.DataFrame(
     {
@@ -54,7 +53,7 @@ def config(
     return DataConfig(source=str(source), target=target, features=features)
 
 
-def assert_is(table: Table, frame: pd.DataFrame) -> None:
+def assert_is(table: OpenedTable, frame: pd.DataFrame) -> None:
     """The table holds exactly the frame's numbers."""
     features = frame.drop(columns="y")
     assert table.features == tuple(features.columns)
@@ -513,8 +512,9 @@ def test_a_peek_refuses_the_names_that_opening_refuses(
 def test_importing_and_peeking_at_a_csv_file_leaves_heavy_libraries_alone(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(TEXT)
     program = (
-        "import sys; from dnnjob.config.job import DataConfig; import dnnjob.data;"
-        f"dnnjob.data.peek_columns(DataConfig(source={str(tmp_path / 't.csv')!r}, target='y'));"
+        "import sys; from dnnjob.config.job import DataConfig;"
+        "from dnnjob.data.sources import peek_columns;"
+        f"peek_columns(DataConfig(source={str(tmp_path / 't.csv')!r}, target='y'));"
         "print({'pandas', 'pyarrow', 'sklearn', 'scipy', 'tensorflow'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

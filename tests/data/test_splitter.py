@@ -1,6 +1,7 @@
 """Splits of every kind, of tables in memory and of streamed ones, against pandas."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from dnnjob.config import JobConfig
 from dnnjob.data import splitter as module
 from dnnjob.data.block import Texts
 from dnnjob.data.scratch import Scratch
-from dnnjob.data.sources import open_table, peek_job
-from dnnjob.data.splitter import SplitFacts, make_splitter, split_table
-from dnnjob.data.stream import open_stream
+from dnnjob.data.sketch import QuantileSketch
+from dnnjob.data.splitter import SplitFacts, make_splitter
 from dnnjob.errors import DataError
+from tests.data.opened import open_files, open_table, split_table
 
 NUM_ROWS = 3000
 NAMES = np.array(["train", "validation", "test", "unlabelled"])
@@ -43,16 +44,13 @@ def make_job(folder: Path, **data: object) -> JobConfig:
 
 
 def in_memory(folder: Path, job: JobConfig) -> Labels:
-    table = open_table(job.data)
-    return split_table(table, job).labels
+    return split_table(job).split.labels
 
 
 def streamed(folder: Path, job: JobConfig) -> Labels:
     scratch = folder.parent / "scratch"
     scratch.mkdir(exist_ok=True)
-    table = open_stream(
-        job, peek_job(job.data), block_rows=200, get_scratch=lambda: Scratch(scratch), threads=1
-    )
+    table = open_files(job, block_rows=200, get_scratch=lambda: Scratch(scratch))
     pieces = list(table.pieces(size=700))
     return NAMES[np.concatenate([piece.labels for piece in pieces])]
 
@@ -175,7 +173,7 @@ def test_cuts_of_long_tables_are_near_and_the_same_both_ways(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_SHUFFLED_ROWS", 100)
-    monkeypatch.setattr("dnnjob.data.sketch._KEPT", 64)
+    monkeypatch.setattr(module, "QuantileSketch", partial(QuantileSketch, room=64))
     frame = make_frame()
     job = make_job(tmp_path / "tables", split="time", split_column="second")
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from dnnjob.config import DataConfig, JobConfig
-from dnnjob.data import stream
+from dnnjob.data import measure
+from dnnjob.data.loading import goes_by_windows, streams
 from dnnjob.data.scratch import Scratch, scratch_folder
-from dnnjob.data.sources import open_table, peek_job
 from dnnjob.data.split import (
     MAX_SHUFFLED_ROWS,
     TEST,
@@ -20,13 +20,12 @@ from dnnjob.data.split import (
     UNLABELLED,
     VALIDATION,
     choose_split,
-    split_rows,
 )
-from dnnjob.data.splitter import Labels, SplitFacts, make_splitter, split_table
-from dnnjob.data.statistics import fit_encoding
-from dnnjob.data.stream import StreamedTable, goes_by_windows, open_stream, streams
+from dnnjob.data.splitter import Labels, SplitFacts, make_splitter
+from dnnjob.data.table import Table
 from dnnjob.errors import DataError, JobError, StoppedError
 from dnnjob.tasks import Crew, StopFlag
+from tests.data.opened import open_files, open_table, split_table
 
 NUM_ROWS = 5000
 FEATURES = ("plain", "gaps", "word", "flag", "day")
@@ -76,7 +75,7 @@ def open_frame(
     row_group: int | None = None,
     features: tuple[str, ...] = FEATURES,
     **changes: object,
-) -> StreamedTable:
+) -> Table:
     tables, scratch = folder / "tables", folder / "scratch"
     tables.mkdir()
     scratch.mkdir()
@@ -84,32 +83,12 @@ def open_frame(
         path = tables / f"{number:03d}.parquet"
         frame.iloc[part].to_parquet(path, index=False, row_group_size=row_group or len(frame))
     data = make_data(tables, features=features, **changes)
-    return open_stream(
+    return open_files(
         make_job(data),
-        peek_job(data),
         block_rows=700,
         get_scratch=lambda: Scratch(scratch),
         threads=2,
     )
-
-
-def test_statistics_are_those_of_the_table_in_memory(tmp_path: Path) -> None:
-    streamed = open_frame(make_frame(), tmp_path)
-    data = streamed.data
-    table = open_table(data)
-    split = split_rows(NUM_ROWS, test_fraction=data.test_fraction, validation_fraction=0.2, seed=1)
-
-    found, expected = streamed.fit_encoding(), fit_encoding(table, split, data)
-
-    assert found.places == expected.places
-    for ours, theirs in zip(found.columns, expected.columns, strict=True):
-        for name, value in vars(theirs).items():
-            if isinstance(value, float):
-                assert getattr(ours, name) == pytest.approx(value, rel=1e-9), (ours.name, name)
-            else:
-                assert getattr(ours, name) == value
-    assert found.target.mean == pytest.approx(expected.target.mean, rel=1e-9)
-    assert found.target.raw_std == pytest.approx(expected.target.raw_std, rel=1e-9)
 
 
 @pytest.mark.parametrize(("cuts", "row_group"), [(1, None), (1, 50), (7, None), (50, 40)])
@@ -122,13 +101,14 @@ def test_the_layout_of_files_changes_nothing(
     whole = open_frame(frame, tmp_path / "a")
     other = open_frame(frame, tmp_path / "b", cuts=cuts, row_group=row_group)
 
-    assert other.fit_encoding() == whole.fit_encoding()
+    assert other.fit_encoding(make_data(Path())) == whole.fit_encoding(make_data(Path()))
     for split in (TRAIN, VALIDATION, TEST):
         assert other.num_split_rows(split) == whole.num_split_rows(split)
     one, two = (table.read_split(TRAIN, 600, 1500) for table in (whole, other))
     np.testing.assert_array_equal(one.row_ids, two.row_ids)
     np.testing.assert_array_equal(
-        whole.fit_encoding().numbers(one.block), other.fit_encoding().numbers(two.block)
+        whole.fit_encoding(make_data(Path())).numbers(one.block),
+        other.fit_encoding(make_data(Path())).numbers(two.block),
     )
 
 
@@ -208,7 +188,9 @@ def test_wide_tables_are_passed_over_in_blocks_of_fewer_rows(tmp_path: Path) -> 
 
     rows = table.read_split(TRAIN, 0, table.num_split_rows(TRAIN)).row_ids
     expected = wide["x7"].to_numpy(np.float64)[rows].mean()
-    assert table.fit_encoding().columns[7].mean == pytest.approx(expected, rel=1e-9)
+    assert table.fit_encoding(make_data(Path())).columns[7].mean == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,11 +208,10 @@ def test_a_pass_that_was_kept_is_not_made_again(
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
 
-    def open_again(scratch: Path) -> StreamedTable:
+    def open_again(scratch: Path) -> Table:
         data = first.data
-        return open_stream(
+        return open_files(
             make_job(data),
-            peek_job(data),
             block_rows=700,
             get_scratch=lambda: Scratch(scratch),
             threads=1,
@@ -243,9 +224,12 @@ def test_a_pass_that_was_kept_is_not_made_again(
     if row_group is not None:
         assert made.rows.num_read_bytes > 0
     assert found.rows.num_read_bytes == 0
-    assert found.fit_encoding() == made.fit_encoding() == first.fit_encoding()
+    assert (
+        found.fit_encoding(make_data(Path()))
+        == made.fit_encoding(make_data(Path()))
+        == first.fit_encoding(make_data(Path()))
+    )
     assert found.warnings == made.warnings
-    assert found.columns == made.columns
     np.testing.assert_array_equal(found.group_counts, made.group_counts)
     for one, two in zip(made.pieces(size=999), found.pieces(size=999), strict=True):
         np.testing.assert_array_equal(one.labels, two.labels)
@@ -260,12 +244,11 @@ def test_looking_for_what_the_split_must_know_can_be_stopped(
     data = open_frame(make_frame(), tmp_path, row_group=100, **changes).data
     stop = StopFlag()
     stop.want(signal.SIGTERM)
-    monkeypatch.delattr(stream, "survey_rows")
+    monkeypatch.delattr(measure, "survey_rows")
 
     with pytest.raises(StoppedError):
-        open_stream(
+        open_files(
             make_job(data),
-            peek_job(data),
             block_rows=700,
             get_scratch=lambda: Scratch(tmp_path / "scratch"),
             threads=1,
@@ -282,9 +265,8 @@ def test_files_whose_columns_are_of_other_kinds_are_refused(tmp_path: Path) -> N
     data = make_data(tmp_path / "tables")
 
     with pytest.raises(DataError, match=r"'plain' is numeric in .*a\.parquet, text in .*b\.parq"):
-        open_stream(
+        open_files(
             make_job(data),
-            peek_job(data),
             block_rows=700,
             get_scratch=lambda: Scratch(tmp_path / "scratch"),
             threads=1,
@@ -299,9 +281,8 @@ def test_ids_of_other_types_in_other_files_are_texts(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "tables" / "b.parquet")
     data = make_data(tmp_path / "tables", features=["plain"])
 
-    table = open_stream(
+    table = open_files(
         make_job(data),
-        peek_job(data),
         block_rows=700,
         get_scratch=lambda: Scratch(tmp_path / "scratch"),
         threads=1,
@@ -324,16 +305,15 @@ def test_ids_of_other_types_in_other_files_split_the_rows_as_in_memory(tmp_path:
     for key in keys:
         split = {"split": "group", "split_column": key, "id_columns": (key,)}
         job = make_job(make_data(tmp_path / "tables", features=["plain"], **split))
-        table = open_stream(
+        table = open_files(
             job,
-            peek_job(job.data),
             block_rows=700,
             get_scratch=partial(Scratch, tmp_path / key),
             threads=1,
         )
         (piece,) = table.pieces(size=10**6)
 
-        expected = split_table(open_table(job.data), job)
+        expected = split_table(job).split
         np.testing.assert_array_equal(np.flatnonzero(piece.labels == TEST), expected.test)
         np.testing.assert_array_equal(np.flatnonzero(piece.labels == TRAIN), expected.train)
 

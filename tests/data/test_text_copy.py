@@ -13,16 +13,16 @@ from dnnjob.config import DataConfig, JobConfig
 from dnnjob.data import csv_reader
 from dnnjob.data.block import Texts
 from dnnjob.data.csv_files import most_rows
-from dnnjob.data.pieces import open_pieces
+from dnnjob.data.loading import open_table
 from dnnjob.data.scratch import Scratch
-from dnnjob.data.sources import open_table, peek_job
+from dnnjob.data.sources import peek_job
 from dnnjob.data.split import TEST, TRAIN, VALIDATION
-from dnnjob.data.splitter import split_table
-from dnnjob.data.stream import StreamedTable
+from dnnjob.data.table import Table
 from dnnjob.data.text_copy import look_over_job, rewrite
 from dnnjob.errors import DataError, JobError
 from dnnjob.tasks import Crew, StopFlag, Task
 from dnnjob.tasks.rendezvous import Peer
+from tests.data.opened import split_table
 
 CHUNK, CHUNK_BYTES = 50, 2**12
 NUM_ROWS = 4 * CHUNK
@@ -71,16 +71,15 @@ def make_job(source: Path, **changes: object) -> JobConfig:
     return JobConfig.model_validate({"name": "t", "data": data | changes})
 
 
-def open_text(job: JobConfig, scratch: Path) -> StreamedTable | None:
+def open_text(job: JobConfig, scratch: Path) -> Table:
     scratch.mkdir(exist_ok=True)
-    return open_pieces(
+    return open_table(
         job, make_scratch=lambda: scratch, threads=2, crew=Crew(StopFlag()), kept=None
     )
 
 
 def assert_as_in_memory(job: JobConfig, scratch: Path) -> None:
-    streamed, table = open_text(job, scratch), open_table(job.data)
-    assert streamed is not None
+    streamed, table = open_text(job, scratch), split_table(job)
     assert streamed.kinds == table.kinds
     assert streamed.fingerprint == table.fingerprint
     (piece,) = streamed.pieces(size=10**6)
@@ -93,7 +92,7 @@ def assert_as_in_memory(job: JobConfig, scratch: Path) -> None:
         np.testing.assert_array_equal(ours, theirs, err_msg=name)
     for name, column in table.ids.items():
         assert piece.ids[name].to_pylist() == column.to_pylist(), name
-    split = split_table(table, job)
+    split = table.split
     for place, rows in ((TRAIN, split.train), (VALIDATION, split.validation), (TEST, split.test)):
         np.testing.assert_array_equal(np.flatnonzero(piece.labels == place), rows)
 
@@ -173,9 +172,11 @@ def test_a_file_below_a_window_is_not_looked_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_frame().to_csv(tmp_path / "t.csv", index=False)
-    monkeypatch.setattr("dnnjob.data.pieces.look_over_job", None)
+    monkeypatch.setattr("dnnjob.data.loading.look_over_job", None)
 
-    assert open_text(make_job(tmp_path / "t.csv", window_rows=None), tmp_path / "s") is None
+    open_text(make_job(tmp_path / "t.csv", window_rows=None), tmp_path / "s")
+
+    assert not list((tmp_path / "s").iterdir())
 
 
 def test_lines_bound_the_rows(tmp_path: Path) -> None:
@@ -245,7 +246,7 @@ def test_there_must_be_room_for_the_copies_of_all_tasks_of_a_machine(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dnnjob.data.scratch.LEAST_GROUP_ROWS", 1)
-    monkeypatch.setattr("dnnjob.data.stream.LEAST_GROUP_ROWS", 1)
+    monkeypatch.setattr("dnnjob.data.measure.LEAST_GROUP_ROWS", 1)
     frame = make_frame()[["plain", "y"]]
     if suffix == "csv":
         frame.to_csv(tmp_path / "t.csv", index=False)
@@ -256,10 +257,10 @@ def test_there_must_be_room_for_the_copies_of_all_tasks_of_a_machine(
     usage = type("Usage", (), {"free": 1.2 * 16 * NUM_ROWS if suffix == "csv" else 2800})
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
 
-    def open_as(crew: Crew) -> StreamedTable | None:
+    def open_as(crew: Crew) -> Table:
         scratch = tmp_path / type(crew).__name__
         scratch.mkdir()
-        return open_pieces(job, make_scratch=lambda: scratch, threads=1, crew=crew, kept=None)
+        return open_table(job, make_scratch=lambda: scratch, threads=1, crew=crew, kept=None)
 
     assert open_as(Crew(StopFlag())) is not None
     with pytest.raises(JobError, match="2 tasks' copies need"):
@@ -305,19 +306,19 @@ def test_tasks_that_see_one_folder_share_one_copy(
     tmp_path: Path, suffix: str, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dnnjob.data.scratch.LEAST_GROUP_ROWS", 1)
-    monkeypatch.setattr("dnnjob.data.stream.LEAST_GROUP_ROWS", 1)
+    monkeypatch.setattr("dnnjob.data.measure.LEAST_GROUP_ROWS", 1)
     if suffix == "csv":
         make_frame().to_csv(tmp_path / "t.csv", index=False)
     else:
         make_frame().to_parquet(tmp_path / "t.parquet", index=False)
     job, ring = make_job(tmp_path / f"t.{suffix}"), Ring(2)
 
-    def open_as(rank: int) -> StreamedTable | None:
+    def open_as(rank: int) -> Table:
         def make_scratch() -> Path:
             (tmp_path / f"scratch-{rank}").mkdir()
             return tmp_path / f"scratch-{rank}"
 
-        return open_pieces(
+        return open_table(
             job,
             make_scratch=make_scratch,
             threads=1,

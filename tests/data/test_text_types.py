@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from dnnjob.data.pieces import open_pieces
+from dnnjob.data.stream import StreamedTable
 
 from dnnjob.config import DataConfig, JobConfig
 from dnnjob.data import csv_reader, incoming
 from dnnjob.data.incoming import read_rows
-from dnnjob.data.pieces import open_pieces
 from dnnjob.data.sources import Table, open_table
-from dnnjob.data.stream import StreamedTable
 from dnnjob.errors import DataError
 from dnnjob.run import resolve_columns
 from dnnjob.tasks import Crew, StopFlag

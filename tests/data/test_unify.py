@@ -12,10 +12,10 @@ import pytest
 from dnnjob.config import DataConfig, JobConfig
 from dnnjob.data.block import Texts
 from dnnjob.data.scratch import Scratch
-from dnnjob.data.sources import Table, open_table, peek_job
 from dnnjob.data.split import TRAIN
-from dnnjob.data.stream import Piece, StreamedTable, open_stream
+from dnnjob.data.table import Piece, Table
 from dnnjob.errors import DataError
+from tests.data.opened import OpenedTable, open_files, open_table
 
 NUM_ROWS = 60
 DAY = datetime.datetime(2024, 5, 6, 7, 8, 9)
@@ -32,21 +32,19 @@ def write_files(folder: Path, *files: Columns) -> DataConfig:
     return DataConfig(source=str(folder), target="y", features=("x",), id_columns=("id",))
 
 
-def stream(data: DataConfig, folder: Path, *, block_rows: int = 1000) -> StreamedTable:
+def stream(data: DataConfig, folder: Path, *, block_rows: int = 1000) -> Table:
     scratch = folder.parent / f"scratch-{block_rows}"
     scratch.mkdir()
     job = JobConfig(name="t", data=data)
-    return open_stream(
-        job, peek_job(data), block_rows=block_rows, get_scratch=lambda: Scratch(scratch), threads=2
-    )
+    return open_files(job, block_rows=block_rows, get_scratch=lambda: Scratch(scratch))
 
 
-def whole(table: StreamedTable) -> Piece:
+def whole(table: Table) -> Piece:
     (piece,) = table.pieces(size=10**6)
     return piece
 
 
-def assert_alike(piece: Piece, table: Table) -> None:
+def assert_alike(piece: Piece, table: OpenedTable) -> None:
     np.testing.assert_array_equal(piece.y, table.y)
     ours, theirs = piece.block["x"], table.block["x"]
     if isinstance(theirs, Texts):

@@ -9,8 +9,9 @@ import pytest
 
 from dnnjob.config import DataConfig
 from dnnjob.data import sources
-from dnnjob.data.sources import JobFiles, Table
+from dnnjob.data.sources import JobFiles
 from dnnjob.data.split import split_rows
+from dnnjob.data.typed import TypedTable
 from dnnjob.errors import DataError, JobError
 from dnnjob.launch import job_check, point_tables
 from dnnjob.launch.job_check import check_job, render_check
@@ -73,12 +74,12 @@ def test_a_table_is_read_once_for_all_points(
 ) -> None:
     opened = []
 
-    def count(data: DataConfig) -> Table:
+    def count(data: DataConfig) -> TypedTable:
         opened.append(data)
         return real(data)
 
-    real = point_tables.open_table
-    monkeypatch.setattr(point_tables, "open_table", count)
+    real = point_tables.hold_table
+    monkeypatch.setattr(point_tables, "hold_table", count)
     check_job(write_job(sweep={"seed": [1, 2, 3]}))
     assert len(opened) == 1
 
@@ -196,7 +197,7 @@ def test_of_a_long_file_of_text_the_first_rows_are_looked_at(
     write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dnnjob.data.heads._NUM_ROWS", 300)
-    monkeypatch.setattr(point_tables, "open_table", lambda data: 1 / 0)
+    monkeypatch.setattr(point_tables, "hold_table", lambda data: 1 / 0)
     job_file = write_job(make_frame(4000), data={"window_rows": 1000})
 
     check = check_job(job_file)

@@ -80,7 +80,7 @@ def test_of_a_large_table_only_the_columns_are_read(
     write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight_module, "MAX_READ_BYTES", 1000)
-    monkeypatch.setattr(preflight_module, "open_table", lambda data: 1 / 0)
+    monkeypatch.setattr(preflight_module, "hold_table", lambda data: 1 / 0)
 
     assert check(write_job(), local()) == Preflight()
     with pytest.raises(DataError, match="has no column 'z'"):

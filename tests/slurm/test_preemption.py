@@ -159,7 +159,7 @@ def test_a_run_that_meets_its_time_limit_while_it_predicts_predicts_the_rest(
     reference = run_reference(job, tmp_path / "undisturbed")
     limits = {"time_limit_min": 3, "warning_lead_s": 110, "memory_gb": 3}
     paths = submit(unbooked, job, tmp_path, **limits)
-    hold(paths, written=paths.predicted.name)
+    hold(paths, written="predicted-*.parquet")
     pid = chief(paths)
 
     wait_until(lambda: _is_pending(pid, signal.SIGUSR2), seconds=120)

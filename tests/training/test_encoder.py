@@ -21,11 +21,11 @@ from dnnjob.data.encoding import (
     TargetEncoding,
     fit_columns,
 )
-from dnnjob.data.statistics import measure_block
 from dnnjob.training.encoder import build_encoder, build_model, build_readers, encode
 from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.export import as_input, build_export, load_predictor, save_model
 from dnnjob.training.model import build_dnn, summarize
+from tests.data.opened import measure_block
 
 TARGET = TargetEncoding("y", "none", mean=20.0, std=5.0, raw_std=5.0)
 MODEL = ModelConfig(hidden_units=(7, 3))

@@ -1,34 +1,35 @@
-"""Rows of a table that is read in pieces, against the same table in memory."""
+"""Rows of a table as training takes them, against pandas and scikit-learn."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.preprocessing import StandardScaler
 
 from dnnjob.config import DevicesConfig, JobConfig
 from dnnjob.data.order import StepPlan
-from dnnjob.data.scratch import Scratch
-from dnnjob.data.sources import open_table, peek_job
-from dnnjob.data.split import Split, split_labelled
-from dnnjob.data.statistics import fit_encoding
-from dnnjob.data.stream import open_stream, piece_rows
+from dnnjob.data.split import split_labelled
 from dnnjob.tasks import Crew, StopFlag
-from dnnjob.training.fit import encode_rows
 from dnnjob.training.strategy import make_devices
 from dnnjob.training.windowed import WindowedRows
+from tests.data.opened import open_files, split_table
 
 NUM_ROWS = 3000
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> JobConfig:
+def frame() -> pd.DataFrame:
     rng = np.random.default_rng(5)
     frame = pd.DataFrame(rng.normal(size=(NUM_ROWS, 3)), columns=list("abc"))
-    frame["t"] = rng.choice(["x", "y", None], NUM_ROWS)
     frame["w"] = rng.random(NUM_ROWS) + 0.5
     frame["y"] = frame["a"] + rng.normal(size=NUM_ROWS)
     frame.loc[::50, "y"] = np.nan
+    return frame
+
+
+@pytest.fixture
+def job(frame: pd.DataFrame, tmp_path: Path) -> JobConfig:
     frame.to_parquet(tmp_path / "t.parquet", index=False)
     data = {"source": str(tmp_path / "t.parquet"), "target": "y", "weight_column": "w"}
     return JobConfig.model_validate(
@@ -36,31 +37,20 @@ def job(tmp_path: Path) -> JobConfig:
     )
 
 
-def split_of(job: JobConfig, y: np.ndarray) -> Split:
-    data = job.data
-    return split_labelled(
-        y,
-        test_fraction=data.test_fraction,
-        validation_fraction=data.validation_fraction,
-        seed=job.split_seed,
-    )
-
-
-def test_a_table_without_windows_trains_on_the_rows_of_one_in_memory(
-    job: JobConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_held", [True, False], ids=["in memory", "from its file"])
+def test_a_table_without_windows_trains_on_standardized_rows_and_roots_of_weights(
+    frame: pd.DataFrame, job: JobConfig, is_held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnnjob.data.stream._PIECE_ROWS", 700)
-    table = open_table(job.data)
-    split = split_of(job, table.y)
-    expected = encode_rows(table, split, fit_encoding(table, split, job.data))
-    streamed = open_stream(
-        job,
-        peek_job(job.data),
-        block_rows=None,
-        get_scratch=lambda: Scratch(tmp_path / "unused"),
-        threads=1,
+    monkeypatch.setattr("dnnjob.data.table._PIECE_ROWS", 700)
+    split = split_labelled(
+        frame["y"].to_numpy(), test_fraction=0.4, validation_fraction=0.2, seed=0
     )
-    rows = WindowedRows.of(streamed, streamed.fit_encoding(), budget_bytes=0, threads=1)
+    if is_held:
+        table = split_table(job).table
+    else:
+        table = open_files(job, block_rows=None, get_scratch=lambda: 1 / 0)
+    encoding = table.fit_encoding(job.data)
+    rows = WindowedRows.of(table, encoding, budget_bytes=0, threads=1)
 
     devices = make_devices(DevicesConfig(kind="cpu"), Crew(StopFlag()))
     prepared = rows.prepare(job, devices, first_replica=0)
@@ -69,16 +59,15 @@ def test_a_table_without_windows_trains_on_the_rows_of_one_in_memory(
     assert prepared.plan.num_rows == len(split.train)
     data = prepared.data
     assert data.num_validation_rows == len(split.validation)
-    for found, values, kept in (
-        (data.x, expected.x, split.train),
-        (data.y, expected.y, split.train),
-        (data.x_validation, expected.x, split.validation),
-        (data.y_validation, expected.y, split.validation),
+    values = frame[["a", "b", "c", "y"]]
+    scaler = StandardScaler().fit(values.iloc[split.train])
+    for x, y, part in (
+        (data.x, data.y, split.train),
+        (data.x_validation, data.y_validation, split.validation),
     ):
-        np.testing.assert_allclose(np.asarray(found), values[kept], rtol=1e-5, atol=1e-6)
-
-
-def test_rows_of_many_inputs_are_read_fewer_at_a_time() -> None:
-    assert piece_rows(20) == piece_rows(256) == 2**16
-    assert piece_rows(2560) == 2**26 // (4 * 2560)
-    assert piece_rows(10**9) == 1
+        expected = scaler.transform(values.iloc[part])
+        np.testing.assert_allclose(np.asarray(x), expected[:, :3], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(y)[:, 0], expected[:, 3], rtol=1e-4, atol=1e-5)
+        weights = frame["w"].iloc[part]
+        roots = np.sqrt(weights / weights.mean())
+        np.testing.assert_allclose(np.asarray(y)[:, 1], roots, rtol=1e-5)

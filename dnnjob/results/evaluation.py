@@ -1,0 +1,431 @@
+"""Predictions of every row of a table, kept on the way, and what they give.
+
+evaluated = evaluate(table, encoding, encode, predict, job=job, kept=kept, watch=watch)
+evaluated.metrics.test.mse
+evaluated.write_predictions(paths)
+"""
+
+import io
+import logging
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dnnjob.clock import Stopwatch
+from dnnjob.config import JobConfig
+from dnnjob.data.block import FloatArray, Texts
+from dnnjob.data.encoding import Encoding, NumberColumn
+from dnnjob.data.split import SPLITS, TEST, TRAIN
+from dnnjob.data.table import Piece, Table, piece_rows
+from dnnjob.errors import StoppedError
+from dnnjob.results.baselines import LinearSums
+from dnnjob.results.importance import Importance, measure_importance
+from dnnjob.results.metrics import Totals, add_up, pack_totals, unpack_totals
+from dnnjob.results.report import SplitBaselines, SplitMetrics, make_predictions
+from dnnjob.runs import Journal, Position, RunPaths, write_file
+
+logger = logging.getLogger(__name__)
+
+# Rows whose predictions stand in one file, and are in memory until it is written.
+_MAX_PART_ROWS = 2**20
+# Rows predicted at once times parameters: a second on a few cores, within which a run can stop.
+_MAX_PRODUCTS = 1e11
+# A multiple of what a network predicts at once, so that a row's prediction does not depend on the
+# rows beside it.
+_LEAST_ROWS = 8192
+# Rows drawn of the table, and again of its test rows, for plots and the worth of columns.
+_SAMPLE_ROWS = 20_000
+MAX_LINEAR_CATEGORIES = 64
+# What a cut or foreign file makes its reader raise.
+_DAMAGE = (*(OSError, ValueError, KeyError, EOFError), zipfile.BadZipFile, pa.ArrowException)
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+_Part: TypeAlias = "Path | pa.Table"
+"""Consecutive predictions: a file, or what could not be written."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Rows for plots: all of a table, of a long one a sample.
+
+    Attributes:
+        raw: Numbers, `(num_rows, num_number_columns)`, as the table has them.
+        y: Targets, `(num_rows,)`, NaN where unlabelled.
+        y_pred: Predictions, same shape, target units.
+        is_test: Which are test rows, same shape.
+    """
+
+    raw: FloatArray
+    y: FloatArray
+    y_pred: FloatArray
+    is_test: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """What the predictions of all rows give.
+
+    Attributes:
+        metrics: Of each split.
+        baselines: On the test rows.
+        importance: What each column is worth.
+        drawn: Rows for plots.
+        write_predictions: Writes them into a run folder, as `output.predictions` wants them.
+    """
+
+    metrics: SplitMetrics
+    baselines: SplitBaselines
+    importance: tuple[Importance, ...]
+    drawn: Drawn
+    write_predictions: Callable[[RunPaths], None]
+
+
+@dataclass(frozen=True)
+class PredictedParts:
+    """The predictions of a run on their way, in files beside its checkpoints.
+
+    Attributes:
+        journal: Told how far predicting has come.
+        trained: Where training ended.
+        key: Names the trained weights: parts of others do not count.
+        every_s: Seconds between two writings.
+        check: Called between pieces; raises where the run shall stop.
+    """
+
+    journal: Journal
+    trained: Position
+    key: str
+    every_s: float
+    check: Callable[[], None]
+
+    def path(self, first: int) -> Path:
+        """The file that begins with a row."""
+        return self.journal.paths.predicted(self.key, first)
+
+    def position(self, num_rows: int) -> Position:
+        """Where a run stands that has predicted so many rows."""
+        return self.trained.model_copy(update={"predicted": num_rows})
+
+
+@dataclass(eq=False)
+class _Sums:
+    """What the rows predicted so far leave, beside their predictions.
+
+    Attributes:
+        errors: Totals of train, validation and test rows.
+        linear: Of the training and test rows.
+        num_rows: How many rows.
+        num_tests: Test rows among them.
+        sample: Of each piece, raw numbers, targets, predictions and splits of some of its rows, and
+            the network's inputs of the test rows among them.
+        num_written: Pieces of the sample that stand in files.
+    """
+
+    linear: LinearSums
+    errors: list[Totals] = field(default_factory=lambda: [Totals()] * 3)
+    num_rows: int = 0
+    num_tests: int = 0
+    sample: dict[str, list[Any]] = field(
+        default_factory=lambda: {name: [] for name in ("raw", "y", "y_pred", "labels", "inputs")}
+    )
+
+    num_written: int = 0
+
+    def joined(self, name: str, first: int = 0) -> Any:
+        """The sample from one of its pieces on."""
+        return np.concatenate(self.sample[name][first:])
+
+    def dump(self) -> dict[str, Any]:
+        """What a later attempt needs to go on after these rows, with the sample not yet written."""
+        return {
+            "errors": pack_totals(self.errors),
+            "train": self.linear.train,
+            "test": self.linear.test,
+            "counts": np.array([self.num_rows, self.num_tests]),
+            **{name: self.joined(name, self.num_written) for name in self.sample},
+        }
+
+    def load(self, stored: Mapping[str, Any]) -> None:
+        """Goes on after the rows that a dump is of."""
+        values = {name: stored[name] for name in (*self.sample, "errors", "train", "test")}
+        self.errors = unpack_totals(values["errors"])
+        self.linear = replace(self.linear, train=values["train"], test=values["test"])
+        self.num_rows, self.num_tests = map(int, stored["counts"])
+        for name, each in self.sample.items():
+            each.append(values[name])
+        self.num_written = len(self.sample["y"])
+
+
+def evaluate(
+    table: Table,
+    encoding: Encoding,
+    encode: Callable[[Floats], Floats],
+    predict: Callable[[Floats], FloatArray],
+    *,
+    job: JobConfig,
+    parts: PredictedParts,
+    watch: Stopwatch,
+) -> Evaluated:
+    """Predicts every row, or finds what an earlier attempt has predicted, and measures the errors.
+
+    Args:
+        table: The rows.
+        encoding: How they become inputs.
+        encode: The encoder.
+        predict: From inputs to predictions of the scaled target.
+        job: The resolved job.
+        parts: Keeps what is predicted for a later attempt.
+        watch: Times predicting and evaluating.
+
+    Raises:
+        StoppedError: If a signal asked for it; a later attempt predicts the rest.
+    """
+    num_params = count_params(job, encoding)
+    pass_ = _PredictionPass(table, encoding, encode, predict, parts, watch, num_params)
+    sums, predictions = pass_.run()
+    parts.check()
+    with watch.time("evaluate"):
+        labels, target_std = sums.joined("labels"), encoding.target.raw_std
+        is_test = labels == TEST
+        named = zip(SPLITS, sums.errors, strict=False)
+        return Evaluated(
+            metrics=SplitMetrics(
+                **{name: one.metrics(target_std=target_std) for name, one in named}
+            ),
+            baselines=SplitBaselines(test=sums.linear.solve() if is_test.any() else None),
+            importance=measure_importance(
+                lambda x: encoding.target.restore(predict(x)),
+                sums.joined("inputs"),
+                sums.joined("y")[is_test],
+                places=encoding.places,
+                num_params=num_params,
+                seed=job.seed,
+            )
+            if is_test.any()
+            else (),
+            drawn=Drawn(sums.joined("raw"), sums.joined("y"), sums.joined("y_pred"), is_test),
+            write_predictions=partial(
+                _join_parts, predictions, tests_alone=job.output.predictions == "test"
+            ),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _PredictionPass:
+    """The pass over a table that predicts it, part by part."""
+
+    table: Table
+    encoding: Encoding
+    encode: Callable[[Floats], Floats]
+    predict: Callable[[Floats], FloatArray]
+    parts: PredictedParts
+    watch: Stopwatch
+    num_params: int
+
+    def run(self) -> tuple[_Sums, list[_Part]]:
+        """What all rows leave, and their predictions."""
+        sums, parts = self._restore()
+        tables: list[pa.Table] = []
+        pieces = self.table.pieces(size=self._piece_rows, first=sums.num_rows)
+        began, written_at = sums.num_rows, time.monotonic()
+        while sums.num_rows < self.table.num_rows:
+            with self.watch.time("predict"):
+                piece = next(pieces)
+                x = self.encode(self.encoding.numbers(piece.block))
+                y_pred = self.encoding.target.restore(self.predict(x))
+                tables.append(_predictions_of(piece, y_pred))
+            with self.watch.time("evaluate"):
+                self._add(sums, piece, x, y_pred)
+            is_due = time.monotonic() - written_at >= self.parts.every_s
+            is_full = sums.num_rows - began >= _MAX_PART_ROWS
+            if is_due or is_full or sums.num_rows == self.table.num_rows or self._is_to_stop():
+                with self.watch.time("predict"):
+                    part = pa.concat_tables(tables)
+                    is_written = self._write(sums, part, began)
+                written_at = time.monotonic()
+                if is_written:
+                    parts.append(self.parts.path(began))
+                    began = sums.num_rows
+                    tables.clear()
+            self.parts.check()
+        return sums, [*parts, *tables]
+
+    def _is_to_stop(self) -> bool:
+        try:
+            self.parts.check()
+        except StoppedError:
+            return True
+        return False
+
+    @property
+    def _piece_rows(self) -> int:
+        most = piece_rows(self.encoding.num_inputs)
+        affordable = max(_LEAST_ROWS, int(_MAX_PRODUCTS / self.num_params))
+        rows = min(most, affordable)
+        return rows // _LEAST_ROWS * _LEAST_ROWS or rows
+
+    def _restore(self) -> tuple[_Sums, list[_Part]]:
+        """What an earlier attempt has left of these weights."""
+        sums = self._begin()
+        parts: list[_Part] = []
+        while (path := self.parts.path(sums.num_rows)).is_file():
+            try:
+                pq.read_metadata(path)
+                # From memory: of a damaged file NumPy leaves the handle open.
+                content = io.BytesIO(_side(path).read_bytes())
+                with np.load(content, allow_pickle=False) as stored:
+                    sums.load(stored)
+            except _DAMAGE as error:
+                logger.warning("Skipping the damaged predictions %s: %s.", path, error)
+                break
+            parts.append(path)
+        if parts:
+            self.parts.journal.mark_resumed(self.parts.position(sums.num_rows))
+            logger.info(
+                "Going on from predicted row %d of %d.", sums.num_rows + 1, self.table.num_rows
+            )
+        return sums, parts
+
+    def _begin(self) -> _Sums:
+        columns, table = self.encoding.columns, self.table
+        num_inputs = len(columns) if self._is_plain else _count_linear_inputs(self.encoding)
+        num_rows = table.num_split_rows(TRAIN) + table.num_split_rows(TEST)
+        return _Sums(LinearSums.of(num_rows=num_rows, num_inputs=num_inputs))
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether a linear model takes the columns as they are: all are numbers without gaps."""
+        return all(
+            isinstance(column, NumberColumn)
+            and not column.indicator
+            and not self.table.num_missing(column.name, (TRAIN, TEST))
+            for column in self.encoding.columns
+        )
+
+    def _add(self, sums: _Sums, piece: Piece, x: Floats, y_pred: Doubles) -> None:
+        for place in range(3):
+            rows = piece.labels == place
+            if rows.any():
+                sums.errors[place] = sums.errors[place] + add_up(piece.y[rows], y_pred[rows])
+        rows = (piece.labels == TRAIN) | (piece.labels == TEST)
+        sums.linear = sums.linear.added(
+            self._linear_inputs(piece, x, rows),
+            piece.y[rows] - self.table.train_mean(self.table.data.target),
+            is_test=piece.labels[rows] == TEST,
+        )
+        drawn, is_test = self._draw(sums, piece), piece.labels == TEST
+        sums.num_rows += len(piece.y)
+        sums.num_tests += int(is_test.sum())
+        raw = _raw_numbers(piece, self.encoding)
+        sample = (
+            raw[drawn],
+            piece.y[drawn],
+            y_pred[drawn],
+            piece.labels[drawn],
+            x[drawn & is_test],
+        )
+        for each, values in zip(sums.sample.values(), sample, strict=True):
+            each.append(values)
+
+    def _linear_inputs(self, piece: Piece, x: Floats, rows: npt.NDArray[np.bool_]) -> Doubles:
+        if not self._is_plain:
+            return linear_inputs(self.encoding, x[rows]).astype(np.float64)
+        # Deviations: sums of squares of large numbers would lose the small differences.
+        means = [self.table.train_mean(column.name) for column in self.encoding.columns]
+        return _raw_numbers(piece, self.encoding)[rows] - means
+
+    def _draw(self, sums: _Sums, piece: Piece) -> npt.NDArray[np.bool_]:
+        """Which rows of the next piece to keep: of all rows and of the test rows."""
+        every = -(-self.table.num_rows // _SAMPLE_ROWS)
+        every_test = -(-self.table.num_split_rows(TEST) // _SAMPLE_ROWS)
+        tests = piece.labels == TEST
+        ranks = sums.num_tests + np.cumsum(tests) - 1
+        return np.asarray((piece.row_ids % every == 0) | (tests & (ranks % every_test == 0)))
+
+    def _write(self, sums: _Sums, part: pa.Table, first: int) -> bool:
+        """Leaves what is predicted for a later attempt; False where it cannot be written."""
+        path, journal = self.parts.path(first), self.parts.journal
+        journal.recheck()
+        content = io.BytesIO()
+        np.savez(content, **sums.dump())
+        try:
+            write_file(_side(path), lambda file: file.write(content.getvalue()))
+            # Written last: its presence means that both are whole.
+            write_file(path, lambda file: pq.write_table(part, file, compression="zstd"))
+        except OSError as error:
+            logger.warning("The predictions so far could not be kept: %s.", error)
+            return False
+        sums.num_written = len(sums.sample["y"])
+        journal.mark_reached(self.parts.position(sums.num_rows))
+        return True
+
+
+def _predictions_of(piece: Piece, y_pred: Doubles) -> pa.Table:
+    return make_predictions(
+        row_id=piece.row_ids, split=piece.labels, y_true=piece.y, y_pred=y_pred, ids=piece.ids
+    )
+
+
+def _side(path: Path) -> Path:
+    return path.with_suffix(".npz")
+
+
+def _join_parts(parts: Sequence[_Part], paths: RunPaths, *, tests_alone: bool) -> None:
+    """Joins predictions to the file of the run."""
+
+    def join(file: BinaryIO) -> None:
+        first = parts[0]
+        schema = pq.read_schema(first) if isinstance(first, Path) else first.schema
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for part in parts:
+                table = pq.read_table(part) if isinstance(part, Path) else part
+                if tests_alone:
+                    codes = table["split"].combine_chunks().indices
+                    table = table.filter(pa.compute.equal(codes, TEST))
+                writer.write_table(table)
+
+    write_file(paths.predictions, join)
+
+
+def _raw_numbers(piece: Piece, encoding: Encoding) -> Doubles:
+    columns = [piece.block[column.name] for column in encoding.number_columns]
+    numbers = [np.asarray(one, np.float64) for one in columns if not isinstance(one, Texts)]
+    return np.stack(numbers, axis=1) if numbers else np.zeros((len(piece.y), 0))
+
+
+def linear_inputs(encoding: Encoding, inputs: Floats) -> Floats:
+    """What a linear model takes instead of the network's inputs.
+
+    It has no embeddings: the most frequent categories as one-hot inputs instead.
+    """
+    embedded = len(encoding.embedded_columns)
+    if not embedded:
+        return inputs
+    codes = inputs[:, -embedded:]
+    shown = [
+        codes[:, [place]] == np.arange(1, min(len(column.values), MAX_LINEAR_CATEGORIES) + 1)
+        for place, column in enumerate(encoding.embedded_columns)
+    ]
+    return np.concatenate([inputs[:, :-embedded], *shown], axis=1, dtype=np.float32)
+
+
+def _count_linear_inputs(encoding: Encoding) -> int:
+    inputs = np.zeros((1, encoding.num_inputs), np.float32)
+    return int(linear_inputs(encoding, inputs).shape[1])
+
+
+def count_params(job: JobConfig, encoding: Encoding) -> int:
+    """Trainable parameters of the job's network on a table's columns."""
+    return job.model.count_params(
+        num_inputs=encoding.num_inputs, embeddings=encoding.embedding_shapes
+    )

@@ -1,0 +1,225 @@
+"""What the predictions of a table give, and how predicting goes on where it stopped."""
+
+from pathlib import Path
+from signal import SIGTERM
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from sklearn.linear_model import LinearRegression
+
+from dnnjob.clock import Stopwatch
+from dnnjob.config import JobConfig, resolve_job
+from dnnjob.errors import StoppedError
+from dnnjob.results import baselines, evaluation
+from dnnjob.results.evaluation import Evaluated, PredictedParts, evaluate
+from dnnjob.runs import Attempt, Journal, Position, create_run
+from dnnjob.tasks import Crew, StopFlag
+from tests.data.opened import split_table
+
+NUM_ROWS = 1000
+TRAINED = Position(epoch=3)
+
+
+def make_frame(num_rows: int = NUM_ROWS) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    x = rng.normal(1000, 5, num_rows)
+    frame = pd.DataFrame({"x": x, "y": 3 * x + rng.normal(0, 1, num_rows)})
+    frame["id"] = np.arange(num_rows) + 10**18
+    frame["s"] = np.where(np.arange(num_rows) < num_rows // 2, "train", "test")
+    return frame
+
+
+def make_job(frame: pd.DataFrame, folder: Path) -> JobConfig:
+    frame.to_csv(folder / "t.csv", index=False)
+    data = {"source": str(folder / "t.csv"), "target": "y", "split": "column", "split_column": "s"}
+    return resolve_job({"name": "t", "data": data | {"id_columns": ["id"]}}, origin="test")
+
+
+class Attempts:
+    """Attempts to predict one table, through a network that predicts its first input."""
+
+    def __init__(self, job: JobConfig, folder: Path) -> None:
+        self.job, self.paths = job, create_run(folder / "runs", job)
+        self.table = split_table(job).table
+        self.watch = Stopwatch()
+
+    def predict(
+        self, *, stop: StopFlag | None = None, every_s: float = 1000.0, key: str = "k"
+    ) -> tuple[Evaluated | None, Attempt]:
+        """What one attempt finds, None if it was stopped, and how it stands in the journal."""
+        encoding = self.table.fit_encoding(self.job.data)
+        (column,) = encoding.number_columns
+        journal = Journal(self.paths)
+        parts = PredictedParts(journal, TRAINED, key, every_s, Crew(stop or StopFlag()).check)
+
+        def encode(numbers: np.ndarray) -> np.ndarray:
+            filled = np.where(np.isnan(numbers), column.fill, numbers)
+            return ((filled - column.mean) / column.std).astype(np.float32)
+
+        def predict(inputs: np.ndarray) -> np.ndarray:
+            return inputs[:, 0].astype(np.float64)
+
+        try:
+            found = evaluate(
+                self.table, encoding, encode, predict, job=self.job, parts=parts, watch=self.watch
+            )
+        except StoppedError:
+            found = None
+        return found, journal.status.attempts[-1]
+
+    def predictions(self, found: Evaluated | None) -> pd.DataFrame:
+        assert found is not None
+        found.write_predictions(self.paths)
+        return pq.read_table(self.paths.predictions).to_pandas()
+
+
+@pytest.fixture
+def attempts(tmp_path: Path) -> Attempts:
+    return Attempts(make_job(make_frame(), tmp_path), tmp_path)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "_LEAST_ROWS", 64)
+    monkeypatch.setattr(evaluation, "_MAX_PRODUCTS", 1)
+
+
+# What they give
+
+
+@pytest.mark.parametrize("held_values", [10, 2**20], ids=["products", "rows"])
+def test_a_gap_among_the_test_rows_alone_leaves_the_linear_baseline_a_baseline(
+    tmp_path: Path, held_values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baselines, "MAX_HELD_VALUES", held_values)
+    frame, half = make_frame(), NUM_ROWS // 2
+    frame.loc[half + 50, "x"] = np.nan
+    filled = frame.fillna(frame["x"][:half].median())
+    linear = LinearRegression().fit(filled[["x"]][:half], filled["y"][:half])
+    mse = np.mean((linear.predict(filled[["x"]][half:]) - filled["y"][half:]) ** 2)
+
+    found, _ = Attempts(make_job(frame, tmp_path), tmp_path).predict()
+
+    assert found is not None
+    assert found.baselines.test.linear.mse == pytest.approx(mse, rel=1e-3)
+
+
+def test_errors_are_those_of_the_rows_of_each_split(attempts: Attempts) -> None:
+    found, _ = attempts.predict()
+
+    predictions = attempts.predictions(found)
+    tests = predictions[predictions["split"] == "test"]
+    assert found is not None
+    assert found.metrics.test is not None
+    mse = ((tests["y_true"] - tests["y_pred"]) ** 2).mean()
+    assert found.metrics.test.mse == pytest.approx(mse, rel=1e-12)
+    assert found.metrics.validation is None
+    assert predictions["row_id"].tolist() == list(range(NUM_ROWS))
+    assert predictions["id"].tolist() == list(range(10**18, 10**18 + NUM_ROWS))
+
+
+def test_predicting_and_evaluating_are_timed(attempts: Attempts) -> None:
+    attempts.predict()
+
+    assert set(attempts.watch.seconds) == {"predict", "evaluate"}
+    assert min(attempts.watch.seconds.values()) > 0
+
+
+# How it goes on
+
+
+def stop_at_once() -> StopFlag:
+    stop = StopFlag()
+    stop.want(SIGTERM)
+    return stop
+
+
+def same(one: Evaluated | None, other: Evaluated | None) -> bool:
+    """Whether two attempts found the same, to the bit."""
+    assert one is not None
+    assert other is not None
+    for name, values in vars(one.drawn).items():
+        np.testing.assert_array_equal(values, getattr(other.drawn, name))
+    return (one.metrics, one.baselines, one.importance) == (
+        other.metrics,
+        other.baselines,
+        other.importance,
+    )
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("held_values", [10, 2**20], ids=["products", "rows"])
+def test_predicting_that_was_stopped_goes_on_to_the_same_bits(
+    attempts: Attempts, tmp_path: Path, held_values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baselines, "MAX_HELD_VALUES", held_values)
+    (tmp_path / "b").mkdir()
+    undisturbed = Attempts(make_job(make_frame(), tmp_path / "b"), tmp_path / "b")
+    whole, _ = undisturbed.predict()
+
+    nothing, stopped = attempts.predict(stop=stop_at_once())
+    found, resumed = attempts.predict()
+
+    assert nothing is None
+    assert stopped.reached == Position(epoch=3, predicted=64)
+    assert resumed.resumed_from == Position(epoch=3, predicted=64)
+    assert resumed.reached == Position(epoch=3, predicted=NUM_ROWS)
+    assert same(found, whole)
+    assert attempts.predictions(found).equals(undisturbed.predictions(whole))
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_each_stop_leaves_progress(attempts: Attempts) -> None:
+    reached = [attempts.predict(stop=stop_at_once())[1].reached for _ in range(3)]
+
+    assert [one.predicted for one in reached if one is not None] == [64, 128, 192]
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_predictions_are_kept_in_time_for_a_kill(attempts: Attempts) -> None:
+    attempts.predict(every_s=0.0)
+
+    _, again = attempts.predict()
+
+    assert again.resumed_from == Position(epoch=3, predicted=NUM_ROWS)
+
+
+def test_predictions_of_other_weights_are_left_alone(attempts: Attempts) -> None:
+    attempts.predict()
+
+    _, other = attempts.predict(key="other")
+
+    assert other.resumed_from is None
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("suffix", [".parquet", ".npz"])
+def test_damaged_predictions_are_made_again(
+    attempts: Attempts, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, _ = attempts.predict(every_s=0.0)
+    _cut(attempts.paths.predicted("k", 64).with_suffix(suffix))
+
+    found, again = attempts.predict()
+
+    assert again.resumed_from == Position(epoch=3, predicted=64)
+    assert "damaged predictions" in caplog.text
+    assert same(found, whole)
+
+
+def test_a_disk_that_refuses_does_not_end_the_run(
+    attempts: Attempts, caplog: pytest.LogCaptureFixture
+) -> None:
+    # A file in the place of the folder: nothing can be written below it.
+    attempts.paths.checkpoints.write_text("")
+
+    found, _ = attempts.predict(every_s=0.0)
+
+    assert len(attempts.predictions(found)) == NUM_ROWS
+    assert "could not be kept" in caplog.text
