@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from dnnjob.results.held import evaluate_table
 
 from dnnjob.config import load_job, to_toml
 from dnnjob.data.split import split_rows
 from dnnjob.errors import ExitCode
 from dnnjob.launch.foreground import resume_foreground, run_foreground
+from dnnjob.results import evaluation
 from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths, claim_attempt, read_status
 from dnnjob.tasks import StopFlag
@@ -514,9 +514,9 @@ def test_an_attempt_that_is_superseded_while_it_predicts_publishes_nothing(
     def evaluate(*arguments: Any, **options: Any) -> Any:
         (folder,) = (tmp_path / "runs" / "tiny").iterdir()
         claim_attempt(RunPaths(folder))
-        return evaluate_table(*arguments, **options)
+        return evaluation.evaluate(*arguments, **options)
 
-    monkeypatch.setattr("dnnjob.tables.evaluate_table", evaluate)
+    monkeypatch.setattr("dnnjob.run.evaluate", evaluate)
 
     code = run_foreground(write_job(train={"epochs": 2}), [], root=tmp_path / "runs")
 

@@ -229,7 +229,9 @@ def _measure(data: DataConfig, block: Block, first: int, labels: Labels, *, room
         part = block if len(rows) == len(labels) else take_rows(block, rows)
         found = {name: measure_column(column, room=room) for name, column in part.items()}
         if data.target_transform != "none":
-            transformed = transform_target(y[rows], data.target_transform)
+            # What has no logarithm is refused by its minimum.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                transformed = transform_target(y[rows], data.target_transform)
             found[TRANSFORMED] = measure_column(transformed, room=room)
         else:
             found[TRANSFORMED] = found[data.target]

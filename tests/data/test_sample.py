@@ -8,6 +8,7 @@ import pytest
 
 from dnnjob.config import DataConfig
 from dnnjob.data.kinds import ReadAs
+from dnnjob.data.measure import measure_sample
 from dnnjob.data.sample import estimate_splits, sample_columns, sample_table
 from dnnjob.data.sources import peek_job
 from dnnjob.errors import DataError
@@ -81,21 +82,21 @@ def test_what_further_rows_may_cure_is_a_warning(tmp_path: Path, y: float, told:
 
     sampled = sample_table(data, peek_job(data))
 
-    assert told in sampled.table.warnings[0]
+    assert told in measure_sample(sampled.table).warnings[0]
     assert estimate_splits(data, sampled, seed=0) == [35_000, 0, 15_000, 0]
 
 
 def test_weights_of_zero_may_be_followed_by_others(tmp_path: Path) -> None:
     data = write(tmp_path / "t", weight=0.0).model_copy(update={"weight_column": "weight"})
 
-    assert sample_table(data, peek_job(data)).num_rows == NUM_ROWS
+    assert measure_sample(sample_table(data, peek_job(data)).table).warnings == ()
 
 
 def test_what_no_further_row_can_cure_is_refused(tmp_path: Path) -> None:
     data = write(tmp_path / "t", y=np.inf)
 
     with pytest.raises(DataError, match=r"'y' .* it is infinite in 16000 of 16000 rows"):
-        sample_table(data, peek_job(data))
+        measure_sample(sample_table(data, peek_job(data)).table)
 
 
 def test_shuffled_rows_are_counted_as_they_are_split(tmp_path: Path) -> None:

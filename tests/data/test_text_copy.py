@@ -334,7 +334,7 @@ def test_tasks_that_see_one_folder_share_one_copy(
     assert list((tmp_path / "scratch-0").rglob("*.parquet"))
     assert not list((tmp_path / "scratch-1").iterdir())
     assert follower.rows.groups == chief.rows.groups
-    assert follower.fit_encoding() == chief.fit_encoding()
+    assert follower.fit_encoding(job.data) == chief.fit_encoding(job.data)
     for one, two in zip(chief.pieces(size=999), follower.pieces(size=999), strict=True):
         np.testing.assert_array_equal(one.labels, two.labels)
         np.testing.assert_array_equal(one.y, two.y)
