@@ -19,6 +19,7 @@ from dnnjob.data.scratch import Scratch
 from dnnjob.data.sources import hold_table, peek_job
 from dnnjob.data.split import SPLITS, Split
 from dnnjob.data.table import Piece, Table
+from dnnjob.data.text_format import TextFormat
 from dnnjob.data.totals import measure_column
 from dnnjob.data.typed import TypedTable, hold_columns
 from dnnjob.tasks import Crew
@@ -57,6 +58,10 @@ class OpenedTable:
     @property
     def warnings(self) -> tuple[str, ...]:
         return self.table.warnings
+
+    @property
+    def text_format(self) -> TextFormat | None:
+        return self.table.typed.text_format
 
     @property
     def block(self) -> Block:

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 
 from dnnjob.config.job import JobConfig
 from dnnjob.data.draft import DATA, MODEL, TRAIN, draft_job, job_name
-from dnnjob.data.sources import open_table
 from dnnjob.errors import DataError
 from dnnjob.launch.job_check import check_job
+from tests.data.opened import open_table
 
 
 @pytest.fixture
