@@ -7,7 +7,6 @@ steps = crew.agree(steps)                            # the chief's word, at the 
 """
 
 from dnnjob.tasks.alive import sees_process
-from dnnjob.tasks.crew import ChiefEndedError, Crew, FollowerCrew
 from dnnjob.tasks.environment import (
     LOGICAL_CPUS,
     configure_process,
@@ -18,6 +17,7 @@ from dnnjob.tasks.environment import (
     refuse_without_gpu,
 )
 from dnnjob.tasks.join import follow_crew, lead_crew
+from dnnjob.tasks.process_group import ChiefEndedError, Crew, FollowerCrew
 from dnnjob.tasks.rendezvous import WAIT_S, fresh_names, introduced, looks
 from dnnjob.tasks.stop import StopFlag, stop_signals
 from dnnjob.tasks.task import Task, find_task

@@ -17,7 +17,7 @@ from dnnjob.alike import ALIKE
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import MissingError
 from dnnjob.machine import core_grants, cpu_name, lacks_instructions, visible_gpus
-from dnnjob.tasks.crew import Crew, tf_cluster
+from dnnjob.tasks.process_group import Crew, tf_cluster
 from dnnjob.tasks.rendezvous import Peer
 from dnnjob.tasks.stop import StopFlag
 

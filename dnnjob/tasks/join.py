@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import PeerLostError
 from dnnjob.runs import RunPaths
-from dnnjob.tasks.crew import ChiefCrew, FollowerCrew
+from dnnjob.tasks.message_socket import Line, connect
+from dnnjob.tasks.process_group import ChiefCrew, FollowerCrew
 from dnnjob.tasks.rendezvous import (
     WAIT_S,
     HeldPort,
@@ -25,7 +26,6 @@ from dnnjob.tasks.rendezvous import (
 )
 from dnnjob.tasks.stop import StopFlag
 from dnnjob.tasks.task import Task
-from dnnjob.tasks.wire import Line, connect
 
 _ANSWER_S = 5.0
 

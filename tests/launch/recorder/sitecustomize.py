@@ -24,7 +24,7 @@ def main() -> None:
 
 def _record(file: int) -> None:
     from dnnjob import clock, runs
-    from dnnjob.tasks.crew import ChiefCrew, Crew
+    from dnnjob.tasks.process_group import ChiefCrew, Crew
 
     def note(what: str, **facts: Any) -> None:
         line = {"at": time.monotonic(), "pid": os.getpid(), "what": what, **facts}

@@ -15,8 +15,8 @@ from dnnjob.config import DevicesConfig
 from dnnjob.errors import DataError, ExitCode, PeerLostError, StoppedError
 from dnnjob.runs import RunPaths
 from dnnjob.tasks import ChiefEndedError, Crew, FollowerCrew, StopFlag, Task
-from dnnjob.tasks.crew import ChiefCrew
 from dnnjob.tasks.join import follow_crew, lead_crew
+from dnnjob.tasks.process_group import ChiefCrew
 
 
 @dataclass
@@ -34,8 +34,8 @@ class Pair:
 
 @pytest.fixture
 def make_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setattr("dnnjob.tasks.crew._TICK_S", 0.05)
-    monkeypatch.setattr("dnnjob.tasks.crew.GRACE_S", 0.3)
+    monkeypatch.setattr("dnnjob.tasks.process_group._TICK_S", 0.05)
+    monkeypatch.setattr("dnnjob.tasks.process_group.GRACE_S", 0.3)
     paths = RunPaths(tmp_path)
     (paths.attempts / "1").mkdir(parents=True)
     with ExitStack() as stack:
@@ -249,7 +249,7 @@ def test_what_came_before_training_does_not_count_in_it(make_pair: Any) -> None:
 def test_a_task_that_waits_goes_on_waiting_while_the_chief_gets_on(
     make_pair: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnnjob.tasks.crew._UNCOUNTED_LIMIT_S", 0.6)
+    monkeypatch.setattr("dnnjob.tasks.process_group._UNCOUNTED_LIMIT_S", 0.6)
     pair = make_pair(hang_timeout_s=0.6)
     pair.chief.release()
     waiting = threading.Thread(target=pair.follower.await_end)
@@ -268,7 +268,7 @@ def test_a_task_that_waits_goes_on_waiting_while_the_chief_gets_on(
 def test_a_task_that_waits_gives_up_a_chief_that_lives_and_does_nothing(
     make_pair: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnnjob.tasks.crew._UNCOUNTED_LIMIT_S", 0.6)
+    monkeypatch.setattr("dnnjob.tasks.process_group._UNCOUNTED_LIMIT_S", 0.6)
     pair = make_pair(hang_timeout_s=0.6)
     pair.chief.release()
 

@@ -16,10 +16,10 @@ from signal import Signals
 from typing import Any
 
 from dnnjob.errors import DnnJobError, ExitCode, PeerLostError, StoppedError
+from dnnjob.tasks.message_socket import Line
 from dnnjob.tasks.rendezvous import HeldPort, Peer, reachable
 from dnnjob.tasks.stop import StopFlag
 from dnnjob.tasks.task import Task
-from dnnjob.tasks.wire import Line
 
 logger = logging.getLogger(__name__)
 
