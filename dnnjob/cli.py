@@ -8,19 +8,24 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
 import dnnjob
+from dnnjob.completion import (
+    complete_keys,
+    complete_profiles,
+    complete_runs,
+    complete_submit_keys,
+)
 from dnnjob.errors import DnnJobError, ExitCode, JobError, explain_os_error
 from dnnjob.streams import UnfailingFile, excuse_stdout, guarded_streams
 
 app = typer.Typer(
     name="dnnjob",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     # Brackets stand for themselves, as in [train]; and rich takes a third of the start-up.
     rich_markup_mode=None,
@@ -34,14 +39,34 @@ Overrides = Annotated[
         metavar="KEY=VALUE",
         help="Keys of the job file with other values, as TOML: train.epochs=100 seed=7.",
         show_default=False,
+        autocompletion=complete_keys,
+    ),
+]
+SubmitOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Keys of the job file with other values, as TOML: train.epochs=100 seed=7.",
+        show_default=False,
+        autocompletion=complete_submit_keys,
     ),
 ]
 Root = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder that holds the runs.")]
 RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run folder, as `dnnjob run` printed it.")
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="A run folder, as `dnnjob run` printed it.",
+        autocompletion=complete_runs,
+    ),
 ]
 RunOrSweep = Annotated[
-    Path, typer.Argument(metavar="RUN|SWEEP", help="A run folder, or the folder of a sweep.")
+    Path,
+    typer.Argument(
+        metavar="RUN|SWEEP",
+        help="A run folder, or the folder of a sweep.",
+        autocompletion=complete_runs,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -128,11 +153,15 @@ def run(job: JobFile, overrides: Overrides = None, root: Root = Path("runs")) ->
 @app.command(cls=_KeyedCommand)
 def submit(
     job: JobFile,
-    overrides: Overrides = None,
+    overrides: SubmitOverrides = None,
     *,
     profile: Annotated[
         str,
-        typer.Option(metavar="PROFILE", help="A TOML profile, or the name of one in slurm/."),
+        typer.Option(
+            metavar="PROFILE",
+            help="A TOML profile, or the name of one in slurm/.",
+            autocompletion=complete_profiles,
+        ),
     ],
     root: Root = Path("runs"),
     dry_run: Annotated[
@@ -348,7 +377,11 @@ def doctor(
     root: Root = Path("runs"),
     profile: Annotated[
         str | None,
-        typer.Option(metavar="PROFILE", help="Look there, by a short job, instead of here."),
+        typer.Option(
+            metavar="PROFILE",
+            help="Look there, by a short job, instead of here.",
+            autocompletion=complete_profiles,
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -489,6 +522,24 @@ def init(
     from dnnjob.data.draft import draft_job
 
     typer.echo(draft_job(table, target=target), nl=False)
+
+
+@app.command()
+def schema(
+    kind: Annotated[
+        Literal["job", "profile"], typer.Argument(metavar="job|profile", help="Of which files.")
+    ],
+) -> None:
+    """Print the JSON Schema of job files or profiles, by which editors complete and check them.
+
+    What `dnnjob init` writes begins with a line that names it, for editors that read such lines.
+
+    \b
+      dnnjob schema job > job.schema.json
+    """
+    from dnnjob.config.schema import render_schema
+
+    typer.echo(render_schema(kind), nl=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

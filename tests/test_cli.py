@@ -18,7 +18,7 @@ from tests.conftest import CHECKOUT, Command, Golden, WriteJob, command_line, ma
 
 VERBS = (
     "run", "submit", "resume", "status", "logs", "cancel", "wait", "clean",
-    "predict", "validate", "doctor", "init", "collect", "best", "compare",
+    "predict", "validate", "doctor", "init", "collect", "best", "compare", "schema",
 )  # fmt: skip
 JOBS = sorted((CHECKOUT / "jobs").glob("*.toml"))
 
@@ -116,7 +116,10 @@ def test_job_files_open_with_what_they_are_and_the_command(path: Path) -> None:
 def test_the_example_is_what_init_writes(dnnjob: Command, request: pytest.FixtureRequest) -> None:
     path = CHECKOUT / "jobs" / "example.toml"
     header, _, body = path.read_text().partition("\n\n")
-    written = dnnjob("init", "builtin:diabetes").stdout
+    schema, _, written = dnnjob("init", "builtin:diabetes").stdout.partition("\n")
+    # Where dnnjob is installed; TOML's language servers read it.
+    assert schema.startswith("#:schema file:///")
+    assert Path(schema.removeprefix("#:schema file://")).name == "job.json"
     written = written.replace('name = "diabetes"', 'name = "example"')
     if request.config.getoption("--update-golden"):
         path.write_text(f"{header}\n\n{written}")

@@ -19,6 +19,7 @@ import tomli_w
 from pydantic import BaseModel
 
 from dnnjob.config.job import RESULT_COLUMNS, JobConfig
+from dnnjob.config.schema import schema_file
 from dnnjob.data.builtin import is_builtin
 from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.heads import estimate_rows, head_columns, read_heads
@@ -102,7 +103,8 @@ def draft_job(source: str | Path, *, folder: Path | None = None, target: str | N
         "id_columns": _reasons(parts.ids),
     }
     lines = _section_lines(JobConfig, chosen, notes)
-    return "\n".join([*_comment(OPENING), "", *lines, ""])
+    schema = f"#:schema {schema_file('job').as_uri()}"
+    return "\n".join([schema, *_comment(OPENING), "", *lines, ""])
 
 
 def _read(source: str) -> tuple[Mapping[str, ColumnData], list[str]]:
