@@ -261,7 +261,7 @@ def test_a_read_only_root_ends_with_4(
 def test_an_interrupt_before_the_run_begins_ends_with_130(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dnnjob.data.draft.draft_job", interrupt)
@@ -269,7 +269,7 @@ def test_an_interrupt_before_the_run_begins_ends_with_130(
 
 
 def test_a_bug_shows_where_it_is(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnnjob.data.draft.draft_job", lambda _: 1 / 0)
+    monkeypatch.setattr("dnnjob.data.draft.draft_job", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["init", "table.csv"])
 
