@@ -28,8 +28,8 @@ DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_LINES = 20
 UTF8 = "utf-8"
 BLANKS = r"\s+"
-# A row must fit into a block, of which a few are held at a time.
-_BLOCK_BYTES = 2**24
+# Some rows must fit into a block, of which a few are held at a time.
+_BLOCK_BYTES, _BLOCK_ROWS = 2**22, 8
 # Parts the fields of files that are aligned with blanks: no such letter is in a text.
 _UNIT_SEPARATOR = "\x1f"
 _FIELD = re.compile(r'"(?:[^"]|"")*"|\S+')
@@ -48,6 +48,7 @@ class TableFile:
         names: Of its columns.
         delimiter: Between the fields of text; `BLANKS` for any number of them.
         encoding: Of text.
+        row_bytes: Of a row of text, at most, as far as its first lines tell.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class TableFile:
     names: tuple[str, ...]
     delimiter: str = ","
     encoding: str = UTF8
+    row_bytes: int = 0
 
 
 def peek_csv(path: Path, *, encoding: str) -> TableFile:
@@ -77,7 +79,7 @@ def peek_csv(path: Path, *, encoding: str) -> TableFile:
         )
     # As pandas calls them.
     names = tuple(name or f"Unnamed: {number}" for number, name in enumerate(header))
-    return TableFile(path, "csv", names, delimiter, encoding)
+    return TableFile(path, "csv", names, delimiter, encoding, 4 * max(map(len, lines)))
 
 
 def _sniff_delimiter(lines: Sequence[str]) -> str:
@@ -147,7 +149,7 @@ def _read_strings(
         quotes,
         # Names of their own: the header is the first row, wherever it stands.
         arrow_csv.ReadOptions(
-            block_size=_BLOCK_BYTES,
+            block_size=max(_BLOCK_BYTES, _BLOCK_ROWS * file.row_bytes),
             column_names=places,
             encoding="utf8" if encoding == UTF8 else encoding,
         ),

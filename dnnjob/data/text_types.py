@@ -24,6 +24,7 @@ from dnnjob.data.text_values import (
     BOOLEANS,
     ArrowArray,
     all_match,
+    cast_all_or_none,
     cast_or_none,
     cast_untidied,
     has_unit,
@@ -97,7 +98,7 @@ class Evidence:
             texts = tidy(texts, self.missing).drop_null()
             if not len(texts):
                 return
-            numbers = cast_or_none(texts, pa.float64())
+            numbers = cast_all_or_none(texts, pa.float64())
         self.num_values += len(texts)
         self.example = self.example or texts[0].as_py()
         if numbers is None:
@@ -112,7 +113,7 @@ class Evidence:
             self.marks = ()
         self.unit = self.unit or ""
         largest = max(abs(end.as_py() or 0.0) for end in pc.min_max(numbers).values())
-        if cast_or_none(texts, pa.int64()) is None:
+        if not self.is_whole or cast_all_or_none(texts, pa.int64()) is None:
             is_huge = largest >= _INT64_END and self.is_whole
             self.is_whole = is_huge and all_match(texts, r"^[+-]?\d+$")
             self.fits_int64 = False
@@ -147,9 +148,15 @@ class Evidence:
 
     def _narrow(self, numbers: ArrowArray, *, is_plain: bool = False) -> None:
         """Keeps the marks with which all of these are numbers."""
-        if all(one.decimal == "." for one in self.marks) and is_plain:
+        if is_plain and all(one.decimal == "." for one in self.marks):
             return
-        self.marks = tuple(one for one in self.marks if all_match(numbers, one.pattern))
+        self.marks = tuple(
+            one
+            for one in self.marks
+            if (is_plain and one.decimal == ".") or all_match(numbers, one.pattern)
+        )
+        if not any(one.decimal == "," for one in self.marks) and is_plain:
+            return
         if self.marks and self.marked is None:
             is_whole = pc.match_substring_regex(numbers, r"^[+-]?\d+$")
             marked = numbers.filter(pc.invert(is_whole))

@@ -40,13 +40,19 @@ def cast_or_none(texts: ArrowArray, dtype: pa.DataType) -> ArrowArray | None:
         return None
 
 
+def cast_all_or_none(texts: ArrowArray, dtype: pa.DataType) -> ArrowArray | None:
+    """As `cast_or_none`, which takes twenty times as long where many are none."""
+    first = cast_or_none(texts.slice(0, _FIRST), dtype)
+    return None if first is None else cast_or_none(texts, dtype)
+
+
 def cast_untidied(
     texts: ArrowArray, dtype: pa.DataType, missing: Collection[str]
 ) -> ArrowArray | None:
     """The texts as numbers where none has a gap or blanks, as most columns; else None."""
     if _stand_numbers_for_gaps(tuple(missing)):
         return None
-    numbers = cast_or_none(texts, dtype)
+    numbers = cast_all_or_none(texts, dtype)
     if numbers is None or not pa.types.is_floating(dtype):
         return numbers
     return None if pc.any(pc.is_nan(numbers)).as_py() else numbers

@@ -27,7 +27,7 @@ def write(case: Case, path: Path) -> DataConfig:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, delimiter="\t")
         writer.writerow([*columns, "y"])
-        for number in range(20 * len(case.written)):
+        for number in range(60 * len(case.written)):
             place = number % len(case.written)
             row = [values[place % len(values)] for values in columns.values()]
             writer.writerow([*row, number])
@@ -62,7 +62,7 @@ def test_text_is_what_the_page_says(
         parts = [as_kind(one, kind, source="t") if kind else one for one in columns]
     assert {part.column.kind for part in parts} == {case.kind}
     found = [value for part in parts for value in values_of(part)]
-    assert found == list(case.values) * 20
+    assert found == list(case.values) * 60
 
 
 def page_table() -> str:
