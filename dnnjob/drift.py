@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from dnnjob.data.block import Block, FloatArray, Texts
 from dnnjob.data.encoding import MISSING
+from dnnjob.data.raw_columns import Block, FloatArray, Texts
 from dnnjob.results.report import TrainedColumn
 
 MAX_TOLD = 8

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dnnjob.config import DevicesConfig, JobConfig, list_job_keys, load_job
-from dnnjob.data.block import FloatArray
 from dnnjob.data.builtin import builtin_names, is_builtin
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.fingerprint import fingerprint_files
-from dnnjob.data.incoming import IncomingRows, read_rows
+from dnnjob.data.inference_rows import IncomingRows, read_rows
+from dnnjob.data.raw_columns import FloatArray
 from dnnjob.data.schema import check_present
 from dnnjob.data.source_files import find_files, peek_source
 from dnnjob.drift import Drift, Finding, describe_findings

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from dnnjob.clock import Stopwatch
 from dnnjob.config import DataConfig, JobConfig, list_keys, load_job, resolve_job, to_toml
 from dnnjob.data.encoding import Encoding, FeatureKind
-from dnnjob.data.loading import open_table
 from dnnjob.data.schema import log_warnings
-from dnnjob.data.scratch import scratch_folder
 from dnnjob.data.split import choose_split
+from dnnjob.data.spool import scratch_folder
 from dnnjob.data.table import Table
+from dnnjob.data.table_loading import open_table
 from dnnjob.data.text_format import TextFormat
 from dnnjob.imports import importing_tensorflow
 from dnnjob.machine import memory_share_bytes

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dnnjob.data.block import Texts
+from dnnjob.data.raw_columns import Texts
 from dnnjob.drift import Drift, Finding, describe_findings
 from dnnjob.results.report import TrainedColumn
 

@@ -105,7 +105,7 @@ def test_gaps_in_the_target_are_null(finished: FinishedRun, tmp_path: Path) -> N
 @pytest.fixture
 def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of 16 rows, and models that take 8 at once."""
-    monkeypatch.setattr("dnnjob.data.incoming.PIECE_ROWS", 16)
+    monkeypatch.setattr("dnnjob.data.inference_rows.PIECE_ROWS", 16)
     monkeypatch.setattr("dnnjob.training.export._BLOCK_ROWS", 8)
 
 
@@ -127,7 +127,7 @@ def test_pieces_are_predicted_as_the_whole_table(
     for source in ("text.csv", "parts"):
         out = tmp_path / f"{source}.out.parquet"
         predict_table(finished.paths.root, str(tmp_path / source), out=out)
-    monkeypatch.setattr("dnnjob.data.incoming.PIECE_ROWS", 2**16)
+    monkeypatch.setattr("dnnjob.data.inference_rows.PIECE_ROWS", 2**16)
     predict_table(
         finished.paths.root, str(tmp_path / "text.csv"), out=tmp_path / "whole.out.parquet"
     )

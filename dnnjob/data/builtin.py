@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dnnjob.data.block import FloatArray
+from dnnjob.data.raw_columns import FloatArray
 from dnnjob.errors import DataError
 from dnnjob.folders import user_cache
 from dnnjob.runs import write_file

@@ -6,7 +6,9 @@ warnings = check_totals(job.data, kinds, totals, differing)
 from collections.abc import Iterable, Mapping, Sequence
 
 from dnnjob.config.job import DataConfig
+from dnnjob.data.data_warnings import facts_of_totals, find_weaknesses
 from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.running_statistics import NumberTotals, Totals
 from dnnjob.data.schema import (
     Column,
     ColumnData,
@@ -16,8 +18,6 @@ from dnnjob.data.schema import (
     is_a_number,
     lack_of_target,
 )
-from dnnjob.data.totals import NumberTotals, Totals
-from dnnjob.data.weaknesses import facts_of_totals, find_weaknesses
 from dnnjob.errors import DataError
 
 

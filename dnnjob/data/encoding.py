@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnnjob.config.job import ColumnConfig, Cycle, DataConfig
-from dnnjob.data.block import Block, FloatArray, RawColumn, Texts
+from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts
 from dnnjob.errors import DataError
 
 Mode = Literal["train", "table", "none"]

@@ -24,7 +24,7 @@ from dnnjob.data.schema import ColumnData, join_columns
 from dnnjob.data.sources import JobFiles, text_columns
 from dnnjob.data.splitter import PartRows, expected_train_rows
 from dnnjob.data.text_format import TextFormat
-from dnnjob.data.typed import feature_kind
+from dnnjob.data.typed_table import feature_kind
 
 # Files, spread over the table, rows of all their heads, and values: of a wide table fewer rows.
 _NUM_FILES = 32

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, assert_never
 import numpy as np
 
 from dnnjob.config.job import MISSING_MARKERS, DataConfig
-from dnnjob.data.block import FloatArray, Texts
 from dnnjob.data.dates import parse_date
 from dnnjob.data.encoding import MISSING, FeatureKind
+from dnnjob.data.raw_columns import FloatArray, Texts
 from dnnjob.data.schema import (
     Column,
     ColumnData,

@@ -28,7 +28,7 @@ from dnnjob.data.splitter import (
     make_splitter,
 )
 from dnnjob.data.text_format import TextFormat
-from dnnjob.data.typed import TypedTable, hold_columns
+from dnnjob.data.typed_table import TypedTable, hold_columns
 
 # Row groups, spread over the table, and rows of each.
 _NUM_GROUPS = 32

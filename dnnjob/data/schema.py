@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dnnjob.alike import ALIKE
-from dnnjob.data.block import FloatArray, RawColumn, Texts, join_texts
+from dnnjob.data.raw_columns import FloatArray, RawColumn, Texts, join_texts
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:

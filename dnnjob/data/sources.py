@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dnnjob.config.job import MISSING_MARKERS, DataConfig
-from dnnjob.data.block import RawColumn
 from dnnjob.data.builtin import builtin_names, is_builtin, load_builtin
 from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.fingerprint import Fingerprint, fingerprint_files
 from dnnjob.data.kinds import ReadAs, as_kind, infer_arrow
+from dnnjob.data.raw_columns import RawColumn
 from dnnjob.data.reading import READ_ERRORS, reading_file
 from dnnjob.data.schema import (
     ColumnData,
@@ -32,7 +32,7 @@ from dnnjob.data.schema import (
 )
 from dnnjob.data.source_files import find_files, peek_alike, peek_files
 from dnnjob.data.text_format import NO_FORMAT, TextFormat
-from dnnjob.data.typed import TypedTable, hold_columns
+from dnnjob.data.typed_table import TypedTable, hold_columns
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:

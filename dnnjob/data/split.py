@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dnnjob.data.block import FloatArray
+from dnnjob.data.raw_columns import FloatArray
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
-from dnnjob.data.block import FloatArray, RawColumn, Texts
 from dnnjob.data.kinds import as_kind, write_number
+from dnnjob.data.quantiles import QuantileSketch
+from dnnjob.data.raw_columns import FloatArray, RawColumn, Texts
 from dnnjob.data.schema import ColumnData, listed
-from dnnjob.data.sketch import QuantileSketch
 from dnnjob.data.split import (
     MAX_SHUFFLED_ROWS,
     SPLITS,

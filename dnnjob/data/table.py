@@ -14,15 +14,15 @@ import numpy as np
 import pyarrow as pa
 
 from dnnjob.config.job import DataConfig
-from dnnjob.data.block import Block, FloatArray, take_rows
 from dnnjob.data.encoding import Encoding, FeatureKind, fit_columns, fit_target
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.order import window_rows
+from dnnjob.data.raw_columns import Block, FloatArray, take_rows
 from dnnjob.data.rows import Rows
+from dnnjob.data.running_statistics import NumberTotals, Totals, join_totals
 from dnnjob.data.split import SPLITS, TRAIN, UNLABELLED, Labels
-from dnnjob.data.survey import TRANSFORMED, RowSplitter, raw_block
-from dnnjob.data.totals import NumberTotals, Totals, join_totals
-from dnnjob.data.typed import TypedTable, carried_columns
+from dnnjob.data.statistics_pass import TRANSFORMED, RowSplitter, raw_block
+from dnnjob.data.typed_table import TypedTable, carried_columns
 from dnnjob.data.unify import raw_kinds
 from dnnjob.errors import DataError
 

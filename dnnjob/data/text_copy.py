@@ -17,8 +17,8 @@ from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs, arrow_kind
 from dnnjob.data.schema import Column, ColumnData, common_kind
-from dnnjob.data.scratch import Copy, CopyPlan, Scratch, refuse_full_disk
 from dnnjob.data.sources import JobFiles
+from dnnjob.data.spool import Copy, CopyPlan, Scratch, refuse_full_disk
 from dnnjob.data.unify import wanted_columns
 from dnnjob.tasks import Crew
 

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from dnnjob.config.job import DataConfig
-from dnnjob.data.block import RawColumn, Texts
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import TEXT_KINDS, arrow_kind, as_kind, infer_arrow
+from dnnjob.data.raw_columns import RawColumn, Texts
 from dnnjob.data.schema import Column, ColumnData, Kind, common_kind
 from dnnjob.errors import DataError
 

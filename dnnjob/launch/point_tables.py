@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Union
 
 from dnnjob.config import DataConfig, JobConfig
 from dnnjob.data.sources import find_pieces, hold_table
-from dnnjob.data.typed import TypedTable
+from dnnjob.data.typed_table import TypedTable
 
 if TYPE_CHECKING:
     from dnnjob.data.heads import TextPlan
-    from dnnjob.data.loading import PiecesPlan
     from dnnjob.data.sample import SampledTable
     from dnnjob.data.table import Table
+    from dnnjob.data.table_loading import PiecesPlan
 
 AnyTable = Union[TypedTable, "SampledTable"]
 """All rows of a table, or some of one that a run reads in pieces."""
@@ -77,7 +77,7 @@ def measure_rows(job: JobConfig, found: AnyTable) -> "Table":
     Raises:
         DataError: If they cannot be trained on as the job asks.
     """
-    from dnnjob.data.measure import measure_sample, measure_table
+    from dnnjob.data.measurement import measure_sample, measure_table
 
     if isinstance(found, TypedTable):
         return measure_table(job, found)
@@ -93,7 +93,7 @@ def _make_plan(data: DataConfig) -> Plan | None:
         from dnnjob.data.heads import plan_text
 
         return plan_text(data, found)
-    from dnnjob.data.loading import plan_pieces
+    from dnnjob.data.table_loading import plan_pieces
 
     return plan_pieces(data, found)
 

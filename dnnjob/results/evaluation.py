@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig
-from dnnjob.data.block import FloatArray, Texts
 from dnnjob.data.encoding import Encoding, NumberColumn
+from dnnjob.data.raw_columns import FloatArray, Texts
 from dnnjob.data.split import SPLITS, TEST, TRAIN
 from dnnjob.data.table import Piece, Table, piece_rows
 from dnnjob.errors import StoppedError

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from dnnjob.data.sketch import QuantileSketch
+from dnnjob.data.quantiles import QuantileSketch
 from dnnjob.errors import DataError, NonFiniteError
 from dnnjob.runs import Record
 

@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from dnnjob.config import ModelConfig
-from dnnjob.data.block import Block, FloatArray, RawColumn, Texts, take_rows
 from dnnjob.data.encoding import MISSING, Encoding, FeatureKind
+from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts, take_rows
 from dnnjob.data.schema import listed
 from dnnjob.errors import JobError
 from dnnjob.runs import write_file

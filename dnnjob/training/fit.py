@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig
-from dnnjob.data.block import FloatArray
 from dnnjob.data.order import Plan
+from dnnjob.data.raw_columns import FloatArray
 from dnnjob.errors import NonFiniteError, StoppedError
 from dnnjob.runs import Journal, Position
 from dnnjob.tasks import Crew

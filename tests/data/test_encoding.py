@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from dnnjob.config.job import DataConfig
-from dnnjob.data.block import Block, Texts
 from dnnjob.data.encoding import (
     CategoryColumn,
     ColumnStatistics,
@@ -18,6 +17,7 @@ from dnnjob.data.encoding import (
     TargetEncoding,
     fit_columns,
 )
+from dnnjob.data.raw_columns import Block, Texts
 from dnnjob.errors import DataError
 from tests.data.opened import measure_block
 

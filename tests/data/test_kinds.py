@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dnnjob.data.block import Texts
 from dnnjob.data.dates import parse_date
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs, arrow_kind, as_kind, infer_arrow
+from dnnjob.data.raw_columns import Texts
 from dnnjob.data.schema import Column, ColumnData, make_column, make_text_column
 from dnnjob.data.sources import read_all
 from dnnjob.data.unify import read_column

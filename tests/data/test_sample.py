@@ -8,7 +8,7 @@ import pytest
 
 from dnnjob.config import DataConfig
 from dnnjob.data.kinds import ReadAs
-from dnnjob.data.measure import measure_sample
+from dnnjob.data.measurement import measure_sample
 from dnnjob.data.sample import estimate_splits, sample_columns, sample_table
 from dnnjob.data.sources import peek_job
 from dnnjob.errors import DataError

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnnjob.config.job import DataConfig
-from dnnjob.data.block import Texts
-from dnnjob.data.measure import measure_sample
+from dnnjob.data.measurement import measure_sample
+from dnnjob.data.raw_columns import Texts
 from dnnjob.data.schema import (
     Column,
     ColumnData,

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnnjob.config.job import ColumnConfig, DataConfig
-from dnnjob.data.block import RawColumn, Texts
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.parquet import ParquetRows
+from dnnjob.data.raw_columns import RawColumn, Texts
 from dnnjob.data.source_files import find_files
 from dnnjob.data.sources import (
     peek_columns,

@@ -11,10 +11,10 @@ from sklearn.model_selection import train_test_split
 
 from dnnjob.config import JobConfig
 from dnnjob.data import splitter as module
-from dnnjob.data.block import Texts
-from dnnjob.data.scratch import Scratch
-from dnnjob.data.sketch import QuantileSketch
+from dnnjob.data.quantiles import QuantileSketch
+from dnnjob.data.raw_columns import Texts
 from dnnjob.data.splitter import SplitFacts, make_splitter
+from dnnjob.data.spool import Scratch
 from dnnjob.errors import DataError
 from tests.data.opened import open_files, open_table, split_table
 

@@ -7,9 +7,9 @@ import scipy.stats
 from sklearn.preprocessing import StandardScaler
 
 from dnnjob.config import DataConfig, JobConfig
-from dnnjob.data.block import Block, Texts
 from dnnjob.data.encoding import Encoding
-from dnnjob.data.measure import measure_table
+from dnnjob.data.measurement import measure_table
+from dnnjob.data.raw_columns import Block, Texts
 from dnnjob.data.schema import make_column
 from dnnjob.data.split import TRAIN, Split, split_rows
 from dnnjob.data.table import Table, piece_rows

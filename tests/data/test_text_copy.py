@@ -11,13 +11,13 @@ import pytest
 
 from dnnjob.config import DataConfig, JobConfig
 from dnnjob.data import csv_reader
-from dnnjob.data.block import Texts
 from dnnjob.data.csv_files import most_rows
-from dnnjob.data.loading import open_table
-from dnnjob.data.scratch import Scratch
+from dnnjob.data.raw_columns import Texts
 from dnnjob.data.sources import peek_job
 from dnnjob.data.split import TEST, TRAIN, VALIDATION
+from dnnjob.data.spool import Scratch
 from dnnjob.data.table import Table
+from dnnjob.data.table_loading import open_table
 from dnnjob.data.text_copy import look_over_job, rewrite
 from dnnjob.errors import DataError, JobError
 from dnnjob.tasks import Crew, StopFlag, Task
@@ -172,7 +172,7 @@ def test_a_file_below_a_window_is_not_looked_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_frame().to_csv(tmp_path / "t.csv", index=False)
-    monkeypatch.setattr("dnnjob.data.loading.look_over_job", None)
+    monkeypatch.setattr("dnnjob.data.table_loading.look_over_job", None)
 
     open_text(make_job(tmp_path / "t.csv", window_rows=None), tmp_path / "s")
 
@@ -245,8 +245,8 @@ class TwoApart(Crew):
 def test_there_must_be_room_for_the_copies_of_all_tasks_of_a_machine(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnnjob.data.scratch.LEAST_GROUP_ROWS", 1)
-    monkeypatch.setattr("dnnjob.data.measure.LEAST_GROUP_ROWS", 1)
+    monkeypatch.setattr("dnnjob.data.spool.LEAST_GROUP_ROWS", 1)
+    monkeypatch.setattr("dnnjob.data.measurement.LEAST_GROUP_ROWS", 1)
     frame = make_frame()[["plain", "y"]]
     if suffix == "csv":
         frame.to_csv(tmp_path / "t.csv", index=False)
@@ -305,8 +305,8 @@ class OfRing(Crew):
 def test_tasks_that_see_one_folder_share_one_copy(
     tmp_path: Path, suffix: str, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnnjob.data.scratch.LEAST_GROUP_ROWS", 1)
-    monkeypatch.setattr("dnnjob.data.measure.LEAST_GROUP_ROWS", 1)
+    monkeypatch.setattr("dnnjob.data.spool.LEAST_GROUP_ROWS", 1)
+    monkeypatch.setattr("dnnjob.data.measurement.LEAST_GROUP_ROWS", 1)
     if suffix == "csv":
         make_frame().to_csv(tmp_path / "t.csv", index=False)
     else:

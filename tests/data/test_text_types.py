@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from dnnjob.config import DataConfig, JobConfig
-from dnnjob.data import csv_reader, incoming
-from dnnjob.data.incoming import read_rows
-from dnnjob.data.loading import open_table as open_job_table
+from dnnjob.data import csv_reader, inference_rows
+from dnnjob.data.inference_rows import read_rows
+from dnnjob.data.table_loading import open_table as open_job_table
 from dnnjob.errors import DataError
 from dnnjob.run import resolve_columns
 from dnnjob.tasks import Crew, StopFlag
@@ -85,7 +85,7 @@ def test_values_with_other_marks_are_refused_with_pattern_and_keys(
     tmp_path: Path, pieces: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if pieces:
-        monkeypatch.setattr(incoming, "PIECE_ROWS", 16)
+        monkeypatch.setattr(inference_rows, "PIECE_ROWS", 16)
         monkeypatch.setattr(csv_reader, "_BLOCK_BYTES", 100)
     source = write(tmp_path / "t.csv", {"p": ["7804,5", "12,25"], "y": ["15608", "24"]})
     data = DataConfig(source=source, target="y")

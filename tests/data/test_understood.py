@@ -8,9 +8,9 @@ import pytest
 
 from dnnjob.config import DataConfig
 from dnnjob.data import csv_reader
-from dnnjob.data.block import Texts
 from dnnjob.data.csv_files import look_over, read_typed
 from dnnjob.data.kinds import ReadAs, as_kind, infer_arrow
+from dnnjob.data.raw_columns import Texts
 from dnnjob.data.schema import ColumnData
 from dnnjob.data.source_files import peek_source
 from dnnjob.data.sources import read_all

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnnjob.config import DataConfig, JobConfig
-from dnnjob.data.block import Texts
-from dnnjob.data.scratch import Scratch
+from dnnjob.data.raw_columns import Texts
 from dnnjob.data.split import TRAIN
+from dnnjob.data.spool import Scratch
 from dnnjob.data.table import Piece, Table
 from dnnjob.errors import DataError
 from tests.data.opened import OpenedTable, open_files, open_table

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from dnnjob.config import DataConfig, ModelConfig
-from dnnjob.data.block import Block, Texts, take_rows
 from dnnjob.data.encoding import (
     CategoryColumn,
     DateColumn,
@@ -21,6 +20,7 @@ from dnnjob.data.encoding import (
     TargetEncoding,
     fit_columns,
 )
+from dnnjob.data.raw_columns import Block, Texts, take_rows
 from dnnjob.training.encoder import build_encoder, build_model, build_readers, encode
 from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.export import as_input, build_export, load_predictor, save_model

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from dnnjob.data.block import Texts, join_texts, take_rows
+from dnnjob.data.raw_columns import Texts, join_texts, take_rows
 
 WORDS = ["b", None, "a", "b", " ? ", "c", ""]
 

@@ -13,17 +13,17 @@ from dnnjob.data.csv_files import most_rows
 from dnnjob.data.encoding import FeatureKind, most_inputs
 from dnnjob.data.fingerprint import fingerprint_files
 from dnnjob.data.kinds import ReadAs
-from dnnjob.data.measure import measure_table
+from dnnjob.data.measurement import measure_table
 from dnnjob.data.order import WindowPlan, default_window_rows, refuse_short_window, window_rows
 from dnnjob.data.parquet import ParquetRows
-from dnnjob.data.scratch import Scratch
 from dnnjob.data.sources import JobFiles, find_pieces, hold_table
 from dnnjob.data.split import TRAIN
 from dnnjob.data.splitter import PartRows, expected_train_rows
+from dnnjob.data.spool import Scratch
 from dnnjob.data.table import Table
 from dnnjob.data.text_copy import key_kind, look_over_job, rewrite, text_kinds
 from dnnjob.data.text_format import TextFormat
-from dnnjob.data.typed import TypedTable
+from dnnjob.data.typed_table import TypedTable
 from dnnjob.data.unify import CommonColumns, agree_on_kinds, raw_kinds, wanted_columns
 from dnnjob.tasks import Crew
 

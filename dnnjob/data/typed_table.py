@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dnnjob.config.job import DataConfig
-from dnnjob.data.block import FloatArray, RawColumn
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.fingerprint import Fingerprint
+from dnnjob.data.raw_columns import FloatArray, RawColumn
 from dnnjob.data.schema import Column, ColumnData, check_features, check_target, check_weights
 from dnnjob.data.text_format import TextFormat
 from dnnjob.errors import DataError
@@ -68,7 +68,7 @@ class TypedTable:
 
     def targets_and_keys(self) -> tuple[FloatArray, RawColumn | None]:
         """Targets of all rows, and what the split goes by, where it goes by a column."""
-        from dnnjob.data.survey import key_block, read_target
+        from dnnjob.data.statistics_pass import key_block, read_target
 
         table = self.rows.read(range(len(self.rows.starts) - 1))
         return read_target(table, self.data), key_block(table, self.data, self.key_kind)

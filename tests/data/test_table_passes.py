@@ -10,9 +10,7 @@ import pandas as pd
 import pytest
 
 from dnnjob.config import DataConfig, JobConfig
-from dnnjob.data import measure
-from dnnjob.data.loading import goes_by_windows, streams
-from dnnjob.data.scratch import Scratch, scratch_folder
+from dnnjob.data import measurement
 from dnnjob.data.split import (
     MAX_SHUFFLED_ROWS,
     TEST,
@@ -22,7 +20,9 @@ from dnnjob.data.split import (
     choose_split,
 )
 from dnnjob.data.splitter import Labels, SplitFacts, make_splitter
+from dnnjob.data.spool import Scratch, scratch_folder
 from dnnjob.data.table import Table
+from dnnjob.data.table_loading import goes_by_windows, streams
 from dnnjob.errors import DataError, JobError, StoppedError
 from dnnjob.tasks import Crew, StopFlag
 from tests.data.opened import open_files, open_table, split_table
@@ -244,7 +244,7 @@ def test_looking_for_what_the_split_must_know_can_be_stopped(
     data = open_frame(make_frame(), tmp_path, row_group=100, **changes).data
     stop = StopFlag()
     stop.want(signal.SIGTERM)
-    monkeypatch.delattr(measure, "survey_rows")
+    monkeypatch.delattr(measurement, "survey_rows")
 
     with pytest.raises(StoppedError):
         open_files(

@@ -14,15 +14,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dnnjob.config.job import DataConfig
-from dnnjob.data.block import Block, FloatArray, RawColumn, Texts, take_rows
 from dnnjob.data.encoding import FeatureKind, transform_target
 from dnnjob.data.kinds import TEXT_KINDS, as_kind, infer_arrow
+from dnnjob.data.quantiles import sketch_room
+from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts, take_rows
 from dnnjob.data.rows import Rows
-from dnnjob.data.scratch import Copy
-from dnnjob.data.sketch import sketch_room
+from dnnjob.data.running_statistics import Totals, join_totals, measure_column
 from dnnjob.data.split import SPLITS, Labels
 from dnnjob.data.splitter import read_keys
-from dnnjob.data.totals import Totals, join_totals, measure_column
+from dnnjob.data.spool import Copy
 from dnnjob.data.unify import raw_kinds, read_column
 from dnnjob.errors import DataError
 

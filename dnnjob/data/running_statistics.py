@@ -10,10 +10,10 @@ from functools import reduce
 
 import numpy as np
 
-from dnnjob.data.block import FloatArray, RawColumn, Texts
 from dnnjob.data.encoding import ColumnStatistics
+from dnnjob.data.quantiles import QuantileSketch
+from dnnjob.data.raw_columns import FloatArray, RawColumn, Texts
 from dnnjob.data.schema import FLOAT32_MAX
-from dnnjob.data.sketch import QuantileSketch
 
 # Distinct texts that are counted; of more, those seen once so far are forgotten.
 _MAX_COUNTED = 2**20

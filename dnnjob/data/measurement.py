@@ -13,12 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dnnjob.config.job import JobConfig
-from dnnjob.data.block import FloatArray, RawColumn
 from dnnjob.data.checks import check_totals
-from dnnjob.data.keep import KeptPass, PassKeeper, key_of_pass
 from dnnjob.data.kinds import arrow_kind
 from dnnjob.data.parquet import ParquetRows
-from dnnjob.data.scratch import LEAST_GROUP_ROWS, Copy, CopyPlan, Scratch, copied_schema
+from dnnjob.data.raw_columns import FloatArray, RawColumn
+from dnnjob.data.running_statistics import join_totals
 from dnnjob.data.split import TRAIN, UNLABELLED, Labels
 from dnnjob.data.splitter import (
     SCAN_ROWS,
@@ -27,7 +26,9 @@ from dnnjob.data.splitter import (
     refuse_empty_splits,
     scan_rows,
 )
-from dnnjob.data.survey import (
+from dnnjob.data.spool import LEAST_GROUP_ROWS, Copy, CopyPlan, Scratch, copied_schema
+from dnnjob.data.statistics_cache import KeptPass, PassKeeper, key_of_pass
+from dnnjob.data.statistics_pass import (
     RowSplitter,
     Survey,
     copy_rows,
@@ -36,8 +37,7 @@ from dnnjob.data.survey import (
     survey_rows,
 )
 from dnnjob.data.table import Table
-from dnnjob.data.totals import join_totals
-from dnnjob.data.typed import TypedTable
+from dnnjob.data.typed_table import TypedTable
 from dnnjob.data.unify import CommonColumns
 from dnnjob.errors import DataError
 from dnnjob.tasks import Crew, StopFlag

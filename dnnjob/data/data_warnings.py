@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dnnjob.config.job import DataConfig
+from dnnjob.data.running_statistics import NumberTotals, Totals
 from dnnjob.data.schema import FLOAT32_TINY, Column, listed
-from dnnjob.data.totals import NumberTotals, Totals
 
 # A float32 keeps 24 bits: below this spread a column would keep fewer than about 100 levels.
 NARROW_SPREAD = 1e-5

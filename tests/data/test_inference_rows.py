@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 
 from dnnjob.config import DataConfig
-from dnnjob.data import incoming
-from dnnjob.data.block import RawColumn, Texts
+from dnnjob.data import inference_rows
 from dnnjob.data.encoding import FeatureKind
-from dnnjob.data.incoming import read_rows
+from dnnjob.data.inference_rows import read_rows
+from dnnjob.data.raw_columns import RawColumn, Texts
 from dnnjob.errors import DataError
 
 DATA = DataConfig(source="t.parquet", target="y", id_columns=("key",))
@@ -43,7 +43,7 @@ def test_a_table_without_rows_is_refused_before_it_is_read(tmp_path: Path) -> No
 
 
 def test_pieces_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incoming, "PIECE_ROWS", 100)
+    monkeypatch.setattr(inference_rows, "PIECE_ROWS", 100)
     pd.DataFrame({"x": np.arange(10_000.0)}).to_parquet(tmp_path / "a.parquet", row_group_size=100)
     pieces = read_rows(str(tmp_path), {"x": "numeric"}, DATA)
 
@@ -88,7 +88,7 @@ def test_long_text_is_read_in_pieces_as_it_is_whole(
         "zip": "codes",
     }
     (whole,) = read_rows(str(tmp_path / "t"), kinds, DATA)
-    monkeypatch.setattr(incoming, "PIECE_ROWS", 64)
+    monkeypatch.setattr(inference_rows, "PIECE_ROWS", 64)
     monkeypatch.setattr("dnnjob.data.csv_reader._BLOCK_BYTES", 2**12)
 
     pieces = list(read_rows(str(tmp_path / "t"), kinds, DATA))
@@ -115,7 +115,7 @@ def values_of(column: RawColumn) -> list[str | float | None]:
 def test_a_bad_text_late_in_a_long_file_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(incoming, "PIECE_ROWS", 64)
+    monkeypatch.setattr(inference_rows, "PIECE_ROWS", 64)
     monkeypatch.setattr("dnnjob.data.csv_reader._BLOCK_BYTES", 2**12)
     pd.DataFrame({"x": [*range(300), "high"]}).to_csv(tmp_path / "t.csv", index=False)
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from dnnjob.data.parquet import ParquetRows
-from dnnjob.data.scratch import Copy, CopyPlan
+from dnnjob.data.spool import Copy, CopyPlan
 from dnnjob.errors import JobError
 
 NUM_ROWS = 1000

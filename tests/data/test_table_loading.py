@@ -9,8 +9,8 @@ import pytest
 
 from dnnjob.config import DataConfig
 from dnnjob.data import order
-from dnnjob.data.loading import plan_pieces
 from dnnjob.data.sources import peek_job
+from dnnjob.data.table_loading import plan_pieces
 
 
 def plan(folder: Path, **changes: object) -> tuple[int, tuple[int, int, int]] | None:

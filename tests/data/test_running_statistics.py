@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 
-from dnnjob.data.block import Texts
-from dnnjob.data.sketch import QuantileSketch
-from dnnjob.data.totals import NumberTotals, Totals, add_totals, join_totals, measure_column
+from dnnjob.data.quantiles import QuantileSketch
+from dnnjob.data.raw_columns import Texts
+from dnnjob.data.running_statistics import (
+    NumberTotals,
+    Totals,
+    add_totals,
+    join_totals,
+    measure_column,
+)
 
 BLOCK = 4099
 

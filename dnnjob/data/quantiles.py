@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dnnjob.data.block import FloatArray
+from dnnjob.data.raw_columns import FloatArray
 
 # Numbers a level keeps. Ranks err by less than levels / (2 * 4096), mostly by a tenth of that.
 _ROOM = 4096

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from dnnjob.config import DataConfig
-from dnnjob.data.block import Texts
 from dnnjob.data.fingerprint import Fingerprint
-from dnnjob.data.keep import KeptPass, PassKeeper, key_of_pass
+from dnnjob.data.raw_columns import Texts
+from dnnjob.data.running_statistics import NumberTotals, TextTotals, measure_column
 from dnnjob.data.splitter import SplitFacts
-from dnnjob.data.survey import Survey
-from dnnjob.data.totals import NumberTotals, TextTotals, measure_column
+from dnnjob.data.statistics_cache import KeptPass, PassKeeper, key_of_pass
+from dnnjob.data.statistics_pass import Survey
 
 FACTS = SplitFacts(unlabelled=np.array([2, 30_000]), cuts=(0.1, float("inf")))
 DATA: dict[str, Any] = {"source": "/t.parquet", "target": "y"}

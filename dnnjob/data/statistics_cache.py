@@ -24,11 +24,11 @@ from dnnjob import __version__
 from dnnjob.config.job import DataConfig
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.fingerprint import Fingerprint
-from dnnjob.data.sketch import QuantileSketch
+from dnnjob.data.quantiles import QuantileSketch
+from dnnjob.data.running_statistics import NumberTotals, TextTotals, Totals
 from dnnjob.data.split import choose_split
 from dnnjob.data.splitter import SplitFacts
-from dnnjob.data.survey import Survey
-from dnnjob.data.totals import NumberTotals, TextTotals, Totals
+from dnnjob.data.statistics_pass import Survey
 from dnnjob.runs import write_file
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dnnjob.config.job import DataConfig
-from dnnjob.data.block import Block, FloatArray, Texts
 from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs
+from dnnjob.data.raw_columns import Block, FloatArray, Texts
 from dnnjob.data.schema import check_features, check_present, make_column
 from dnnjob.data.source_files import peek_source
 from dnnjob.data.sources import read_columns
@@ -205,7 +205,7 @@ class _Pieces:
                 yield self._make_rows(*found)
 
     def _make_rows(self, first: int, table: "pa.Table") -> IncomingRows:
-        from dnnjob.data.survey import raw_block
+        from dnnjob.data.statistics_pass import raw_block
 
         place = f"{self._source} (rows {first} to {first + table.num_rows - 1})"
         block = raw_block(table, self._kinds, self._data, source=place)
