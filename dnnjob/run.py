@@ -28,6 +28,7 @@ from dnnjob.results.assemble import Facts
 from dnnjob.results.evaluation import PredictedParts, count_params, evaluate
 from dnnjob.results.publish import publish
 from dnnjob.results.report import Report
+from dnnjob.results.trees import Yardstick
 from dnnjob.runs import Journal, write_text
 from dnnjob.tasks import Crew, configure_process, count_threads, limit_threads, lower_threads
 
@@ -84,6 +85,7 @@ def run_job(
         crew.check()
         budget_bytes = _memory_budget(job, crew)
         rows = WindowedRows.of(table, encoding, budget_bytes=budget_bytes, threads=cores)
+        yardstick = Yardstick(job, table, has_idle_core=devices.kind == "gpu" or cores > threads)
         fitted = fit_dnn(
             job,
             rows,
@@ -92,8 +94,9 @@ def run_job(
             watch=watch,
             crew=crew,
             threads=threads,
-            # Two seconds of imports, which pass while the network compiles and trains.
-            meanwhile=partial(_import_plots, job, crew, background),
+            # Two seconds of imports, and the yardstick where a core is idle, which pass while
+            # the network compiles and trains.
+            meanwhile=partial(_work_beside, job, crew, yardstick, background),
         )
         if not crew.is_chief:
             return None
@@ -114,6 +117,8 @@ def run_job(
             ),
             watch=watch,
         )
+        with watch.time("evaluate"):
+            trees = yardstick.measure(check=check)
     facts = Facts(
         job=job,
         journal=journal,
@@ -122,6 +127,7 @@ def run_job(
         fitted=fitted,
         devices=devices,
         evaluated=evaluated,
+        trees=trees,
         watch=watch,
     )
     return publish(facts, check=check)
@@ -172,9 +178,14 @@ def _check(crew: Crew, journal: Journal) -> None:
     journal.recheck()
 
 
-def _import_plots(job: JobConfig, crew: Crew, background: ThreadPoolExecutor) -> None:
-    if job.output.plots and crew.is_chief:
+def _work_beside(
+    job: JobConfig, crew: Crew, yardstick: Yardstick, background: ThreadPoolExecutor
+) -> None:
+    if not crew.is_chief:
+        return
+    if job.output.plots:
         background.submit(import_module, "dnnjob.results.plots")
+    yardstick.begin(background)
 
 
 def _memory_budget(job: JobConfig, crew: Crew) -> float:

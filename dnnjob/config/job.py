@@ -461,6 +461,8 @@ class OutputConfig(Section):
     """Save model/model.keras."""
     plots: bool = True
     """Draw plots/."""
+    trees: bool = True
+    """Fit gradient-boosted trees to the same training rows, as a yardstick in the report."""
 
 
 def _swept_as(values: object) -> Literal["list", "range"]:

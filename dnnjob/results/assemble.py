@@ -24,6 +24,7 @@ from dnnjob.data.encoding import CategoryColumn, Encoding
 from dnnjob.data.table import Table
 from dnnjob.image import read_image
 from dnnjob.results import report as parts
+from dnnjob.results.baselines import TreesBaseline
 from dnnjob.results.evaluation import Evaluated, count_params
 from dnnjob.runs import Journal
 
@@ -44,6 +45,7 @@ class Facts:
     fitted: "Fitted"
     devices: "Devices"
     evaluated: Evaluated
+    trees: TreesBaseline | None
     watch: Stopwatch
 
 
@@ -66,7 +68,7 @@ def assemble_report(facts: Facts, *, environ: Mapping[str, str]) -> parts.Report
         state="COMPLETED",
         job=job.model_dump(mode="json", exclude={"sweep"}),
         metrics=facts.evaluated.metrics,
-        baselines=facts.evaluated.baselines,
+        baselines=_baselines(facts),
         importance=facts.evaluated.importance,
         training=_training(facts),
         model=_model(facts),
@@ -81,6 +83,12 @@ def assemble_report(facts: Facts, *, environ: Mapping[str, str]) -> parts.Report
         ),
         provenance=_provenance(facts, environ),
     )
+
+
+def _baselines(facts: Facts) -> parts.SplitBaselines:
+    test = facts.evaluated.baselines.test
+    trees = {"trees": facts.trees}
+    return parts.SplitBaselines(test=None if test is None else test.model_copy(update=trees))
 
 
 def _training(facts: Facts) -> parts.Training:
