@@ -66,7 +66,10 @@ class LinearSums:
     @classmethod
     def of(cls, *, num_rows: int, num_inputs: int) -> "LinearSums":
         """Of no rows yet, for a table of so many training and test rows together."""
-        size, holds_rows = num_inputs + 2, num_rows * num_inputs <= MAX_HELD_VALUES
+        size = num_inputs + 2
+        # Of a table wider than long the rows are the smaller of the two, and solving them takes
+        # time that grows with the inputs, where products take its third power.
+        holds_rows = num_rows * num_inputs <= MAX_HELD_VALUES or num_rows <= num_inputs
         none = np.zeros((0, size) if holds_rows else (size, size))
         return cls(holds_rows, none, none)
 

@@ -92,6 +92,11 @@ def test_a_feature_constant_in_training_alone_is_left_out() -> None:
     assert found.linear.mse == pytest.approx(plain.linear.mse, rel=1e-9)
 
 
+def test_a_table_wider_than_long_is_solved_by_its_rows() -> None:
+    assert LinearSums.of(num_rows=300, num_inputs=10_000).holds_rows
+    assert not LinearSums.of(num_rows=30_000, num_inputs=100).holds_rows
+
+
 def test_more_features_than_rows_give_the_shortest_solution() -> None:
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(30, 20)), rng.normal(size=30)
