@@ -204,7 +204,7 @@ def test_the_same_user_without_the_group_reads_nothing_and_says_so(shared_root: 
     done = subprocess.run(
         [find_python_for(nobody), "-B", "-c", COLLECT, str(shared_root)],
         user=nobody, group=nobody, extra_groups=[], umask=0o027, cwd="/",
-        env={"PYTHONPATH": f"{CHECKOUT}:{packages}", "HOME": "/nonexistent"},
+        env={"PYTHONPATH": f"{CHECKOUT}:{packages}", "HOME": str(shared_root / "no-home")},
         capture_output=True, text=True,
     )  # fmt: skip
     assert "cannot be listed: unreadable: Permission denied" in done.stderr

@@ -8,6 +8,7 @@ hold(paths)
 import json
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -120,16 +121,22 @@ def chief(paths: RunPaths, *, attempt: int = 1) -> int:
     return read_attempts(paths)[attempt - 1].pid
 
 
-def wait_for_end(cluster: Cluster, *runs: RunPaths, seconds: float = 300) -> None:
-    """Returns once every run is complete; fails with what is known where one fails."""
+def wait_for_end(cluster: Cluster, *runs: RunPaths, still_s: float = 300) -> None:
+    """Returns once every run is complete; fails where one fails, or where none stirs any more.
 
-    def are_complete() -> bool:
-        states = {paths.root.name: read_settled(paths) for paths in runs}
-        failed = [status for status in states.values() if status.state in ("FAILED", "CANCELLED")]
+    However slow a machine: a run at work gives a sign of life every ten seconds.
+    """
+    heard, since = None, time.monotonic()
+    while True:
+        said = [read_settled(paths) for paths in runs]
+        failed = [status for status in said if status.state in ("FAILED", "CANCELLED")]
         assert not failed, failed
-        return all(status.state == "COMPLETED" for status in states.values())
-
-    wait_until(are_complete, seconds=seconds)
+        if all(status.state == "COMPLETED" for status in said):
+            break
+        if said != heard:
+            heard, since = said, time.monotonic()
+        assert time.monotonic() - since < still_s, f"nothing has stirred for {still_s} s: {said}"
+        time.sleep(0.2)
     wait_until(lambda: not any(_is_queued(cluster, paths) for paths in runs), seconds=30)
 
 

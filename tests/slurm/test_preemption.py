@@ -139,7 +139,7 @@ def test_a_run_that_its_time_limit_kills_before_it_could_answer_goes_on(
         any_cluster.ask("scontrol", "update", f"JobId={job_id(paths)}", "TimeLimit=1")
         wait_until(lambda: process_key(pid) is None, seconds=200)
     any_cluster.ask("scontrol", "update", f"JobId={job_id(paths)}", "TimeLimit=10")
-    wait_for_end(any_cluster, paths, seconds=400)
+    wait_for_end(any_cluster, paths)
 
     reference.check(paths)
     assert_resumed(paths, reasons=["time_limit"])
@@ -208,7 +208,7 @@ def test_a_run_of_a_minute_preempted_three_times_in_a_row_ends_in_the_same_bits(
     for attempt in (1, 2, 3):
         hold(paths, attempt=attempt)
         where.preempt()
-    wait_for_end(where, paths, seconds=600)
+    wait_for_end(where, paths)
 
     minute.check(paths)
     assert_resumed(paths, reasons=["preempted"] * 3)
@@ -221,7 +221,7 @@ def test_a_run_of_a_minute_meets_its_time_limit_again_and_again(
 ) -> None:
     paths = submit(cluster, minute.job, tmp_path, time_limit_min=1, warning_lead_s=16)
 
-    wait_for_end(cluster, paths, seconds=900)
+    wait_for_end(cluster, paths)
 
     minute.check(paths)
     assert len(read_attempts(paths)) > 1
@@ -239,7 +239,7 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_unaided(
 
     any_cluster.run("kill", node)
     try:
-        wait_for_end(any_cluster, paths, seconds=400)
+        wait_for_end(any_cluster, paths)
     finally:
         any_cluster.run("revive", node)
 

@@ -166,7 +166,7 @@ def test_replicas_of_one_cpu_share_its_threads(
 def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of temporary files of a user without a home."""
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
-    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setenv("HOME", str(tmp_path.with_name("no-home")))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return tmp_path
 
