@@ -10,7 +10,8 @@ from pathlib import Path
 def user_cache() -> Path | None:
     """`$XDG_CACHE_HOME/dnnjob`, by default `~/.cache/dnnjob`; None where nothing can be kept.
 
-    A home that nobody knows of, or that is not there, as in many containers, is never made.
+    A home that nobody knows of, that is not there, as in many containers, or that may not be looked
+    into, is never made.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification says to ignore a relative path.
@@ -18,6 +19,6 @@ def user_cache() -> Path | None:
         return base / "dnnjob"
     try:
         home = Path.home()
-    except RuntimeError:
+        return home / ".cache" / "dnnjob" if home.is_dir() else None
+    except (OSError, RuntimeError):
         return None
-    return home / ".cache" / "dnnjob" if home.is_dir() else None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dnnjob.cli import main
+from dnnjob import cli
 
 HERE = Path(__file__).parent / "bench"
 
@@ -35,6 +35,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_the_runs_of_a_work_are_valid(
     bench: Any, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(cli, "_exit", sys.exit)
     monkeypatch.setattr("sys.argv", ["bench.py", "--rows", "30000", "--only", name])
     arguments = bench.parse_arguments()
 
@@ -45,5 +46,5 @@ def test_the_runs_of_a_work_are_valid(
         _, verb, *words, _, _ = contender.command(1)
         assert verb == "run"
         with pytest.raises(SystemExit) as ended:
-            main(["validate", *words])
+            cli.main(["validate", *words])
         assert not ended.value.code, capsys.readouterr().err
