@@ -127,7 +127,7 @@ def test_the_report_says_how_many_inputs_each_column_became(houses: Houses) -> N
     assert "embedding_1" in model.summary
     for told in (model.summary, said_by(houses.paths)):
         assert "6 columns become 20 inputs:" in told
-        assert "  style: 4, 3 values, missing" in told
+        assert "  style: 4 inputs (3 values, gaps)" in told
     assert f"Total params: {model.num_trainable_params:,}" in model.summary
     assert "17 inputs" in houses.paths.page.read_text()
 

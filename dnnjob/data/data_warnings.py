@@ -42,9 +42,14 @@ class ColumnFacts:
 
     @property
     def is_nearly_numeric(self) -> bool:
-        """Whether nearly all of its texts are numbers."""
+        """Whether most of its texts are numbers."""
         num_present = self.num_rows - self.column.num_missing
-        return self.column.kind == "text" and 0 < self.column.num_text <= num_present / 10
+        return self.column.kind == "text" and 0 < self.column.num_text <= num_present / 2
+
+    @property
+    def is_numeric_text(self) -> bool:
+        """Whether all of its texts are numbers, as in Parquet files."""
+        return self.column.kind == "text" and not (self.is_empty or self.column.num_text)
 
 
 def facts_of_totals(column: Column, found: Totals, *, is_target: bool) -> ColumnFacts:
@@ -76,7 +81,14 @@ def find_weaknesses(
             f"every text of {listed(rare)} is in fewer than {data.min_category_rows} rows, which "
             "tells nothing. Leave it out of data.features, or lower data.min_category_rows."
         )
-    for feature in features:
+    said = {name for name, column in data.columns.items() if column.kind is not None}
+    for feature in (feature for feature in features if feature.column.name not in said):
+        if feature.is_numeric_text:
+            name = feature.column.name
+            yield (
+                f"{name} is taken for text, as the file has it, but all of its texts are numbers. "
+                f'If it is one, set data.columns.{name}.kind = "numeric"; if not, "text".'
+            )
         if feature.is_nearly_numeric:
             column = feature.column
             yield (

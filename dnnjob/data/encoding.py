@@ -333,17 +333,22 @@ def _describe(column: ColumnEncoding) -> str:
     """What a column becomes; "" for one z-score."""
     match column:
         case NumberColumn():
-            return "2, its z-score and where it is missing" if column.indicator else ""
+            return "2 inputs (its z-score, whether it is missing)" if column.indicator else ""
         case DateColumn():
-            parts = ["days"] + ["where it is missing"] * column.indicator + list(column.cycles)
-            return f"{column.num_inputs}, {', '.join(parts)}"
+            parts = ["days"] + ["whether it is missing"] * column.indicator + list(column.cycles)
+            return f"{_count(column.num_inputs, 'input')} ({', '.join(parts)})"
         case CategoryColumn():
-            parts = [f"{len(set(column.values) - {MISSING})} values"]
-            parts += ["missing"] * (MISSING in column.values)
-            parts += ["the others"] * (column.has_other_input or column.units is not None)
+            num_values = len(set(column.values) - {MISSING})
+            parts = [_count(num_values, "value")] * (num_values > 0)
+            parts += ["gaps"] * (MISSING in column.values)
+            parts += ["all other values"] * (column.has_other_input or column.units is not None)
             if column.units:
-                return f"{column.units}, an embedding of {', '.join(parts)}"
-            return f"{column.num_inputs}, {', '.join(parts)}"
+                return f"{_count(column.units, 'input')} (an embedding of {', '.join(parts)})"
+            return f"{_count(column.num_inputs, 'input')} ({', '.join(parts)})"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _each(column: ColumnEncoding) -> list[str]:

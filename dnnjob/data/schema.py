@@ -466,6 +466,9 @@ def problem_of_target(data: ColumnData) -> str | None:
     if data.is_empty:
         return f"missing in all {data.num_rows} rows"
     if not column.is_number:
+        if column.kind == "text" and not column.num_text:
+            kind = f'data.columns.{column.name}.kind = "numeric"'
+            return f"text, though all of its texts are numbers (to read it so, set {kind})"
         example = "" if column.example is None else f", such as {column.example[:40]!r}"
         return f"{column.kind} ({column.num_text} {rows} hold no number{example})"
     return problem_of(data)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +21,18 @@ from dnnjob.data.raw_columns import RawColumn, Texts
 from dnnjob.data.schema import Column, ColumnData, Kind, common_kind
 from dnnjob.errors import DataError
 
-if TYPE_CHECKING:
-    from dnnjob.data.parquet import ParquetRows
+
+class FileSchemas(Protocol):
+    """What is asked of several files before their rows are read."""
+
+    @property
+    def schemas(self) -> Mapping[Path, pa.Schema]:
+        """Columns of each file."""
+        ...
+
+    def is_empty(self, path: Path, name: str) -> bool:
+        """Whether no row of a file has a value in a column."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +147,7 @@ def as_arrow(raw: RawColumn, dtype: pa.DataType) -> "pa.Array[Any]":
 
 
 def agree_on_kinds(
-    data: DataConfig, rows: "ParquetRows", features: Sequence[str]
+    data: DataConfig, rows: FileSchemas, features: Sequence[str]
 ) -> dict[str, FeatureKind]:
     """What features, target and split column hold: what the job says, or what all files agree on.
 
@@ -151,12 +161,13 @@ def agree_on_kinds(
     if target not in ("numeric", "boolean"):
         raise DataError(
             f"The target must be numbers that vary, but {data.target!r} in {data.source} is "
-            f"{target}. Set data.target."
+            f"{target}. Set data.target, or data.columns.{data.target}.kind where its texts are "
+            "numbers."
         )
     return found
 
 
-def _agreed_kind(data: DataConfig, rows: "ParquetRows", name: str) -> FeatureKind:
+def _agreed_kind(data: DataConfig, rows: FileSchemas, name: str) -> FeatureKind:
     wanted = data.columns[name].kind if name in data.columns else None
     if wanted is not None:
         return wanted

@@ -222,10 +222,10 @@ def test_columns_that_become_several_inputs_are_told() -> None:
     columns = {"many": {"encoding": "embedding"}, "day": {"cycles": ["week"]}}
     assert fit(block, kinds, columns=columns).description == (
         "5 columns become 10 inputs:\n"
-        "  few: 2, 1 values, the others\n"
-        "  gaps: 2, its z-score and where it is missing\n"
-        "  day: 3, days, week\n"
-        "  many: 2, an embedding of 1 values, the others"
+        "  few: 2 inputs (1 value, all other values)\n"
+        "  gaps: 2 inputs (its z-score, whether it is missing)\n"
+        "  day: 3 inputs (days, week)\n"
+        "  many: 2 inputs (an embedding of 1 value, all other values)"
     )
     assert fit({"n": np.array([1.0, 2.0])}, {"n": "numeric"}).description == ""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dnnjob.config import DataConfig, JobConfig
@@ -191,3 +192,36 @@ def test_time_to_read_grows_as_the_columns_do(tmp_path: Path) -> None:
     few, many = (min(each) for each in zip(*times, strict=True))
     # In proportion four times; by the square of them sixteen.
     assert many < 8 * few
+
+
+def write_parquet(path: Path, **columns: list[str]) -> str:
+    rows = range(40)
+    values = {name: [texts[row % len(texts)] for row in rows] for name, texts in columns.items()}
+    pq.write_table(pa.table({"x": values.pop("x"), "y": values.pop("y", list(rows))}), path)
+    return str(path)
+
+
+def test_texts_of_parquet_that_are_all_numbers_are_told_with_the_key(tmp_path: Path) -> None:
+    data = DataConfig(source=write_parquet(tmp_path / "t.parquet", x=["1", "2", "7"]), target="y")
+    (warning,) = open_table(data).warnings
+    assert "x is taken for text, as the file has it, but all of its texts are numbers" in warning
+    assert 'data.columns.x.kind = "numeric"' in warning
+    said = DataConfig.model_validate(data.model_dump() | {"columns": {"x": "text"}})
+    assert open_table(said).warnings == ()
+
+
+def test_a_target_of_numbers_as_texts_names_its_cure(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "t.parquet", x=["1", "a"], y=["3", "4"])
+    with pytest.raises(DataError, match=r'set data\.columns\.y\.kind = "numeric"'):
+        open_table(DataConfig(source=source, target="y"))
+    cured = DataConfig.model_validate(
+        {"source": source, "target": "y", "columns": {"y": "numeric"}}
+    )
+    np.testing.assert_array_equal(open_table(cured).y[:2], [3.0, 4.0])
+
+
+def test_a_word_for_a_gap_is_told_however_frequent(tmp_path: Path) -> None:
+    source = write(tmp_path / "t.csv", {"x": ["1", "2", "3", r"\N"], "y": ["1", "2", "3"]})
+    told = [one for one in open_table(DataConfig(source=source, target="y")).warnings if "x" in one]
+    assert r"x is taken for text, since 20 of 80 rows hold no number, such as '\\N'" in told[0]
+    assert "name it in data.missing" in told[0]
