@@ -39,7 +39,7 @@ def test_predict_reads_numbers_as_the_run_did(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text(f"{header}1;7804.5;5 %;1.2.2021;Bern\n")
 
     done = [
-        run_command("predict", paths.folder, tmp_path / f"{name}.csv", "--out", "-", cwd=tmp_path)
+        run_command("predict", paths.root, tmp_path / f"{name}.csv", "--out", "-", cwd=tmp_path)
         for name in "abc"
     ]
 
