@@ -20,7 +20,8 @@ from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.order import default_window_rows, window_rows
 from dnnjob.data.reading import reading_file
-from dnnjob.data.schema import ColumnData, join_columns
+from dnnjob.data.schema import ColumnData
+from dnnjob.data.schema_merge import join_columns
 from dnnjob.data.sources import JobFiles, text_columns
 from dnnjob.data.splitter import PartRows, expected_train_rows
 from dnnjob.data.text_format import TextFormat

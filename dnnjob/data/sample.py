@@ -18,7 +18,8 @@ from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.heads import TextPlan, read_head_columns
 from dnnjob.data.kinds import ReadAs, infer_arrow
 from dnnjob.data.parquet import ParquetRows, RowGroup, open_parquet, reading
-from dnnjob.data.schema import ColumnData, join_columns
+from dnnjob.data.schema import ColumnData
+from dnnjob.data.schema_merge import join_columns
 from dnnjob.data.sources import JobFiles, finish_column
 from dnnjob.data.split import SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from dnnjob.data.splitter import (

@@ -15,7 +15,8 @@ from dnnjob.alike import ALIKE
 from dnnjob.data.builtin import is_builtin
 from dnnjob.data.csv_reader import UTF8, TableFile, peek_csv
 from dnnjob.data.reading import reading_file
-from dnnjob.data.schema import check_alike, check_unique, listed
+from dnnjob.data.schema import check_unique, listed
+from dnnjob.data.schema_merge import check_alike
 from dnnjob.errors import DataError
 from dnnjob.image import mount_hint
 

@@ -27,9 +27,9 @@ from dnnjob.data.schema import (
     check_features,
     check_names,
     check_present,
-    join_columns,
     make_column,
 )
+from dnnjob.data.schema_merge import join_columns
 from dnnjob.data.source_files import find_files, peek_alike, peek_files
 from dnnjob.data.text_format import NO_FORMAT, TextFormat
 from dnnjob.data.typed_table import TypedTable, hold_columns

@@ -16,7 +16,8 @@ from dnnjob.data.csv_files import Outline, TextLook, look_over, read_typed
 from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs, arrow_kind
-from dnnjob.data.schema import Column, ColumnData, common_kind
+from dnnjob.data.schema import Column, ColumnData
+from dnnjob.data.schema_merge import common_kind
 from dnnjob.data.sources import JobFiles
 from dnnjob.data.spool import Copy, CopyPlan, Scratch, refuse_full_disk
 from dnnjob.data.unify import wanted_columns

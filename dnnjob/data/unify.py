@@ -18,7 +18,8 @@ from dnnjob.config.job import DataConfig
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import TEXT_KINDS, arrow_kind, as_kind, infer_arrow
 from dnnjob.data.raw_columns import RawColumn, Texts
-from dnnjob.data.schema import Column, ColumnData, Kind, common_kind
+from dnnjob.data.schema import Column, ColumnData, Kind
+from dnnjob.data.schema_merge import common_kind
 from dnnjob.errors import DataError
 
 

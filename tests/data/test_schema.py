@@ -16,11 +16,11 @@ from dnnjob.data.schema import (
     check_features,
     check_names,
     check_target,
-    join_columns,
     listed,
     make_column,
     make_text_column,
 )
+from dnnjob.data.schema_merge import join_columns
 from dnnjob.data.sources import read_all
 from dnnjob.errors import DataError, ExitCode
 from tests.data.opened import hold, open_table
