@@ -287,6 +287,7 @@ np.save(sys.argv[3], predicted[:, 0])
 """
 
 
+@pytest.mark.long
 def test_plain_keras_takes_a_frame_of_raw_columns(
     tmp_path: Path, block: Block, encoding: Encoding
 ) -> None:

@@ -75,6 +75,7 @@ def test_runs_of_one_kind_compile_once() -> None:
     assert first.step._call.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "other",
     [

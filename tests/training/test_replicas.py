@@ -24,6 +24,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 ROWS = 66
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("num_replicas", [2, 4])
 def test_replicas_train_as_one_device_does(
@@ -49,6 +50,7 @@ def test_replicas_train_as_one_device_does(
 
 
 # Numbers of bfloat16 stand 2**-7 apart; of tf32 2**-10, but a CPU takes float32 for it.
+@pytest.mark.long
 @pytest.mark.parametrize(("precision", "rtol"), [("bfloat16", 2**-7), ("tf32", 1e-5)])
 def test_replicas_train_as_one_device_does_in_short_arithmetic(
     make_training: Any, monkeypatch: pytest.MonkeyPatch, precision: str, rtol: float

@@ -137,6 +137,7 @@ def write_one(make_training: Any, paths: RunPaths) -> None:
         train(training, make_keeper(training, paths), interrupted_after=1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("keys", "value", "told"),
     [
@@ -181,6 +182,7 @@ def test_a_checkpoint_from_before_a_key_existed_counts_as_its_default(
     assert state.log.num_steps == 1
 
 
+@pytest.mark.long
 def test_going_on_elsewhere_is_allowed_warned_about_and_remembered(
     make_training: Any, paths: RunPaths, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -273,6 +275,7 @@ def test_a_checkpoint_whose_attempt_cannot_be_looked_up_warns(
     assert [path.name for path in paths.checkpoints.iterdir()] == ["00000001-1.ckpt"]
 
 
+@pytest.mark.long
 def test_another_task_restores_what_the_chief_names(make_training: Any, paths: RunPaths) -> None:
     write_one(make_training, paths)
     training = make_training(**SECTIONS)

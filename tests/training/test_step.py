@@ -124,6 +124,7 @@ def test_robust_losses_train_as_they_do_in_keras_and_histories_show_squared_erro
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("xla", "batch"), [("on", 16), ("off", 16), ("on", 2000)])
 def test_embeddings_train_as_they_do_in_keras(make_training: Any, xla: str, batch: int) -> None:
     random = np.random.default_rng(5)
@@ -226,6 +227,7 @@ def test_how_steps_are_cut_into_calls_never_changes_a_bit(make_training: Any, xl
         np.testing.assert_array_equal(whole, cut)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("xla", ["on", "off"])
 def test_a_batch_added_up_from_chunks_trains_as_one_product(
     make_training: Any, monkeypatch: pytest.MonkeyPatch, xla: str
