@@ -150,7 +150,9 @@ def varying_keys(table: pa.Table) -> list[str]:
     chosen = json.loads((table.schema.metadata or {}).get(CHOSEN, b"[]"))
     names = [name for name in table.column_names if name.startswith(JOB) and name not in SEEDS]
     derived = DERIVED.difference(chosen)
-    names = [name for name in names if name != "job.name" and name not in derived]
+    # What a run leaves beside its report changes no figure.
+    names = [name for name in names if not name.startswith(("job.name", "job.output."))]
+    names = [name for name in names if name not in derived]
     return [name for name in names if _varies(table, name)]
 
 

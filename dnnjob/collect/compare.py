@@ -168,7 +168,7 @@ def _measures(report: Report) -> dict[str, float | None]:
         f"{split}_{name}": value
         for split in SPLITS
         if (metrics := getattr(splits, split, None)) is not None
-        for name, value in metrics.model_dump().items()
+        for name, value in metrics.model_dump(exclude={"mape_num_rows"}).items()
     }
     return found | {
         "baseline_mean_mse": baselines.mean.mse if baselines else None,

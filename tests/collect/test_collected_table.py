@@ -188,6 +188,8 @@ def test_what_varies_is_neither_a_seed_nor_what_a_run_fills_in() -> None:
             make_run(0, **{"seed": 0, "data.split_seed": 0, "name": "a", "devices.threads": 0}),
             make_run(1, **{"seed": 1, "data.split_seed": 1, "name": "b", "devices.threads": 2}),
             make_run(2, **{"model.l2": 0.0, "devices.xla": "auto", "data.window_rows": None}),
+            make_run(4, **{"output.trees": True}),
+            make_run(5, **{"output.trees": False}),
             make_run(3, **{"model.l2": 0.1, "devices.xla": "on", "data.window_rows": 9}),
         ]
     )
