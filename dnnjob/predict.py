@@ -184,13 +184,13 @@ def _without_keys() -> Iterator[None]:
 
 
 def without_keys(message: str) -> str:
-    """A message without its sentences about keys of the job file."""
+    """A message without the ways out that are keys of the job file; its first sentence stays."""
     names = "|".join(re.escape(key) for key in list_job_keys() if "." in key)
-    sentences = re.split(r"(?<=[.?!]) (?=[A-Z`])", message)
+    first, *sentences = re.split(r"(?<=[.?!]) (?=[A-Z`])", message)
     kept = [one for one in sentences if not re.search(rf"(?<![\w/])(?:{names})(?![\w/])", one)]
     if len(kept) == len(sentences):
         return message
-    return " ".join([*kept, "Predicting reads columns as training did: repair the table."])
+    return " ".join([first, *kept, "Predicting reads columns as training did: repair the table."])
 
 
 def _trained_on(files: Sequence[Path], data: str, job: JobConfig, report: Report) -> bool:
