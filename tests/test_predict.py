@@ -339,6 +339,8 @@ def test_errors_name_no_key_that_predicting_cannot_take() -> None:
     assert (
         without_keys("/data/name.csv is empty. Add rows.") == "/data/name.csv is empty. Add rows."
     )
+    first = "'a' must be numeric (data.decimal is '.'), but holds 'x'."
+    assert without_keys(f"{first} Change data.decimal.").startswith(f"{first} Predicting reads")
 
 
 def test_the_json_tells_what_the_words_tell(
