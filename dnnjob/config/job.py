@@ -518,6 +518,17 @@ class JobConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _predictions_have_test_rows(self) -> Self:
+        keys = {"data.test_fraction", "data.split", "data.folds", "output.predictions"}
+        may_test = self.data.needs_test_rows or self.data.split in ("column", "files")
+        if self.output.predictions == "test" and not may_test and not keys & set(self.sweep):
+            raise ValueError(
+                'output.predictions = "test" writes the test rows alone, but data.test_fraction is '
+                '0. Set output.predictions = "all", or hold test rows out.'
+            )
+        return self
+
     @property
     def split_seed(self) -> int:
         """Seed of the splits: `data.split_seed`, or the job's seed."""

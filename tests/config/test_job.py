@@ -73,7 +73,7 @@ DEFAULTS = {
         "hang_timeout_s": 900.0,
         "port_range": None,
     },
-    "output": {"predictions": "all", "model": True, "plots": True},
+    "output": {"predictions": "all", "model": True, "plots": True, "trees": True},
     "sweep": {},
     "search": {"points": None},
 }
@@ -255,6 +255,13 @@ def test_momentum_belongs_to_sgd_and_rmsprop() -> None:
 
 def test_nesterov_goes_with_sgd_and_momentum() -> None:
     assert make(train__momentum=0.9, train__nesterov=True).train.nesterov
+
+
+def test_predictions_of_test_rows_alone_need_test_rows() -> None:
+    wish = {"data__test_fraction": 0.0, "output__predictions": "test"}
+    with pytest.raises(JobError, match=r"data.test_fraction is 0"):
+        make(**wish)
+    assert make(**wish, data__folds=5).data.folds == 5
 
 
 def test_patience_goes_with_validation_rows() -> None:
