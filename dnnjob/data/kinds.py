@@ -226,7 +226,7 @@ def refuse_value(
     rule, keys = rules[kind], ""
     if found is not None and kind == "numeric":
         unit = found.units.get(name)
-        rule += f" with {found.marks}" + (f" and the unit {unit!r}" if unit else "")
+        rule += f" with {found.marks.described}" + (f" and the unit {unit!r}" if unit else "")
         keys = f", data.decimal, data.thousands or data.columns.{name}.unit"
     if found is not None and kind == "datetime":
         rule += "".join(f" or as {one}" for one in found.dates or ())

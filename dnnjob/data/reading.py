@@ -41,7 +41,7 @@ def reading_file(path: Path) -> Iterator[None]:
         told = str(error).strip().splitlines() or [type(error).__name__]
         if isinstance(error, UnicodeError) or "invalid UTF8" in told[0]:
             raise DataError(
-                f"Text must be UTF-8, or what data.encoding says, but reading {path} failed: "
+                f"Text must be UTF-8 unless another encoding is named, but reading {path} failed: "
                 f'{told[0].rstrip(".")}. Set data.encoding to what wrote it, such as "latin-1", '
                 '"cp1252" or "utf-16", or save it as UTF-8.'
             ) from error

@@ -34,6 +34,12 @@ class Marks(NamedTuple):
         """What stands between thousands, as RE2 has it."""
         return _THOUSANDS[self.thousands]
 
+    @property
+    def described(self) -> str:
+        """In words, for whoever cannot set keys of a job."""
+        between = repr(self.thousands) if self.thousands else "nothing"
+        return f"{self.decimal!r} before their fraction and {between} between thousands"
+
     def __str__(self) -> str:
         """As keys of a job."""
         thousands = f' and data.thousands = "{self.thousands}"' if self.thousands else ""

@@ -94,8 +94,8 @@ def test_values_with_other_marks_are_refused_with_pattern_and_keys(
     new = write(tmp_path / "new.csv", {"p": ["7804,5", "7.804"], "y": ["15608"]})
 
     pattern = (
-        r"'p' must be numeric, that is numbers with data\.decimal = \",\", but in .*new\.csv it "
-        r"holds '7\.804'\. Change .*data\.thousands"
+        r"'p' must be numeric, that is numbers with ',' before their fraction and nothing between "
+        r"thousands, but in .*new\.csv it holds '7\.804'\. Change .*data\.thousands"
     )
     with pytest.raises(DataError, match=pattern):
         list(read_rows(new, {"p": "numeric"}, job))
