@@ -347,7 +347,7 @@ class _PredictionPass:
     def _draw(self, sums: _Sums, piece: Piece) -> npt.NDArray[np.bool_]:
         """Which rows of the next piece to keep: of all rows and of the test rows."""
         every = -(-self.table.num_rows // _SAMPLE_ROWS)
-        every_test = -(-self.table.num_split_rows(TEST) // _SAMPLE_ROWS)
+        every_test = max(1, -(-self.table.num_split_rows(TEST) // _SAMPLE_ROWS))
         tests = piece.labels == TEST
         ranks = sums.num_tests + np.cumsum(tests) - 1
         return np.asarray((piece.row_ids % every == 0) | (tests & (ranks % every_test == 0)))
