@@ -25,7 +25,7 @@ from dnnjob.data.text_format import TextFormat
 from dnnjob.imports import importing_tensorflow
 from dnnjob.machine import memory_share_bytes
 from dnnjob.results.assemble import Facts
-from dnnjob.results.evaluation import PredictedParts, count_params, evaluate
+from dnnjob.results.evaluation import PredictedParts, evaluate
 from dnnjob.results.publish import publish
 from dnnjob.results.report import Report
 from dnnjob.results.trees import Yardstick
@@ -136,7 +136,7 @@ def run_job(
 def step_flop(job: JobConfig, encoding: Encoding, *, num_tasks: int) -> float:
     """Floating-point operations of a step in each task: six a parameter and row."""
     rows = math.ceil(job.train.global_batch_size / num_tasks)
-    return 6.0 * count_params(job, encoding) * rows
+    return 6.0 * encoding.count_params(job.model) * rows
 
 
 def _load_fitting(journal: Journal, crew: Crew, words: Sequence[str]) -> JobConfig:

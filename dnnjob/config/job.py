@@ -5,8 +5,8 @@ job.train.global_batch_size
 """
 
 import codecs
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations, pairwise
+from collections.abc import Iterator, Mapping
+from itertools import combinations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -54,8 +54,9 @@ class ColumnConfig(Section):
     look like numbers and need saying."""
     fill: Literal["median", "mean"] | Annotated[float, Field(allow_inf_nan=False)] = "median"
     """What a missing number or date counts as: of the training rows, or a number."""
-    encoding: Literal["auto", "one_hot", "embedding"] = "auto"
-    """How categories enter: one input each, as a learned embedding, or by data.max_one_hot."""
+    encoding: Literal["auto", "one_hot", "embedding", "plain"] = "auto"
+    """How categories enter: one input each, as a learned embedding, or by data.max_one_hot. A
+    number that is plain has no part in model.numeric_embedding."""
     cycles: tuple[Cycle, ...] = ()
     """Cycles of a date whose place enters beside its days: a sine and a cosine each."""
     unit: Annotated[str, Field(min_length=1)] | None = None
@@ -106,9 +107,12 @@ class DataConfig(Section):
     data.test_fraction. Sweep data.fold over all, and `dnnjob collect --predictions` joins them."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Which of the folds is the test split, from 0."""
-    standardize: Literal["train", "table", "none"] = "train"
-    """Rows whose mean and standard deviation make the z-scores: the training rows, all rows (as
-    the course does: the test rows take part), or no z-scores."""
+    standardize: Literal["train", "table", "robust", "none"] = "train"
+    """How numbers are scaled: z-scores of the training rows, or of all rows (as the course does:
+    the test rows take part); robust, by median and quartiles of the training rows, with tails bent
+    smoothly towards 3; or not at all. The target has z-scores in each case but none."""
+    target_range: Literal["free", "trained"] = "free"
+    """Whether predictions stay between the least and the largest target of the training rows."""
     window_rows: Annotated[int, Field(ge=1)] | None = None
     """Training rows of a window: a longer table is trained window by window. Default: from the
     table alone."""
@@ -302,21 +306,16 @@ class ModelConfig(Section):
     """Activation of the hidden layers."""
     dropout_rate: Fraction = 0.0
     """Share of each hidden layer's outputs dropped in training."""
+    numeric_embedding: Literal["none", "piecewise", "periodic"] = "none"
+    """How a number of more than two values enters: as one input; as a learned vector, linear
+    between quantiles of the training rows; or as one of cosines of learned frequencies."""
+    embedding_bins: Literal[2, 3, 4, 6, 8, 12, 16, 24, 48] = 16
+    """Bins between quantiles of a piecewise embedding, frequencies of a periodic one."""
+    embedding_units: Annotated[int, Field(ge=2)] = 8
+    """Units of the vector of a number."""
     l2: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     """Penalty on the sum of squared kernels, added to the loss that is minimised; histories and
     reports show the loss without it."""
-
-    def count_params(self, *, num_inputs: int, embeddings: Sequence[tuple[int, int]] = ()) -> int:
-        """Trainable parameters: embeddings, and the kernel and biases of every layer.
-
-        Args:
-            num_inputs: Inputs of a row, the codes of embeddings included.
-            embeddings: Buckets and units of each.
-        """
-        width = num_inputs + sum(units - 1 for _, units in embeddings)
-        widths = [width, *self.hidden_units, 1]
-        dense = sum((below + 1) * above for below, above in pairwise(widths))
-        return dense + sum(buckets * units for buckets, units in embeddings)
 
 
 class TrainConfig(Section):
@@ -343,9 +342,14 @@ class TrainConfig(Section):
     """Nesterov's momentum, for sgd."""
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = None
     """Decoupled weight decay, for adamw. Default there: 0.004, as Keras has it."""
-    schedule: Literal["constant", "cosine", "exponential"] = "constant"
-    """Course of the learning rate after the warm-up: constant, half a cosine down to zero, or an
-    exponential decay to a hundredth, over the epochs of the job."""
+    decayed: Literal["all", "kernels"] = "all"
+    """Weights that decay: all, as Keras has it, or only those of matrix products, no biases."""
+    beta_2: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.999
+    """Share of the mean squared gradient that a step of adam and adamw keeps."""
+    schedule: Literal["constant", "cosine", "coslog4", "exponential"] = "constant"
+    """Course of the learning rate after the warm-up: constant, half a cosine down to zero, four
+    cosines of doubling length that end at zero, or an exponential decay to a hundredth, over the
+    epochs of the job."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the learning rate first rises linearly."""
     clip_norm: Rate | None = None
@@ -369,6 +373,11 @@ class TrainConfig(Section):
             raise ValueError(
                 "train.nesterov needs sgd with momentum above 0. Set train.momentum, or leave "
                 "nesterov out."
+            )
+        if self.beta_2 != 0.999 and self.optimizer not in ("adam", "adamw"):
+            raise ValueError(
+                f"train.beta_2 is for adam and adamw, the optimizer is {self.optimizer!r}. "
+                "Leave beta_2 out, or choose another optimizer."
             )
         if self.weight_decay is not None and self.optimizer != "adamw":
             raise ValueError(

@@ -10,16 +10,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import ClassVar, Literal, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
-from dnnjob.config.job import ColumnConfig, Cycle, DataConfig
+from dnnjob.config.job import ColumnConfig, Cycle, DataConfig, ModelConfig
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts
 from dnnjob.errors import DataError
 
-Mode = Literal["train", "table", "none"]
+Mode = Literal["train", "table", "robust", "none"]
 FeatureKind = Literal["numeric", "boolean", "codes", "text", "datetime"]
 FloatMatrix = npt.NDArray[np.float32]
 
@@ -29,6 +30,10 @@ MAX_CODE = 2**24
 # sqrt of the number of categories, up to here.
 MAX_EMBEDDING_UNITS = 32
 MISSING = ""
+# Shares of the rows at which quantiles are known: as many bins as divide 48 have theirs among them.
+QUANTILE_SHARES = tuple(place / 48 for place in range(49))
+# Where the smooth clip of robust scaling bends (RealMLP, arXiv:2407.04491).
+CLIP_SCALE = 3.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class ColumnStatistics:
         median: Of the values.
         counts: Rows of each text; empty for numbers.
         num_uncounted: Rows whose text was too rare to be counted.
+        quantiles: At `QUANTILE_SHARES`; empty where there are no numbers.
     """
 
     num_rows: int
@@ -56,6 +62,7 @@ class ColumnStatistics:
     median: float = math.nan
     counts: Mapping[str, int] = field(default_factory=dict)
     num_uncounted: int = 0
+    quantiles: tuple[float, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -71,8 +78,9 @@ class NumberColumn:
         name: Of the column.
         fill: What a missing value counts as.
         indicator: Whether an input says which rows had none.
-        mean: What is subtracted.
-        std: What is divided by, > 0.
+        mean: What is subtracted: the mean, or the median of robust scaling.
+        std: What is divided by, > 0: the standard deviation, or the distance of the quartiles.
+        quantiles: Of the raw values, at `QUANTILE_SHARES`; empty where the column has no embedding.
     """
 
     name: str
@@ -80,6 +88,7 @@ class NumberColumn:
     indicator: bool
     mean: float
     std: float
+    quantiles: tuple[float, ...] = ()
 
     input_dtype: ClassVar = "float32"
     num_numbers: ClassVar = 1
@@ -188,6 +197,39 @@ ColumnEncoding = NumberColumn | DateColumn | CategoryColumn
 
 
 @dataclass(frozen=True)
+class NumericEmbedding:
+    """How numbers enter the network as vectors.
+
+    Attributes:
+        kind: As `model.numeric_embedding` has it.
+        places: The inputs that it takes, z-scores or robust scores of numbers.
+        edges: Ascending edges of each one's bins, in the units of the inputs.
+        units: Of each vector.
+        frequencies: Of each column, where it is periodic.
+    """
+
+    kind: Literal["piecewise", "periodic"]
+    places: tuple[int, ...]
+    edges: tuple[tuple[float, ...], ...]
+    units: int
+    frequencies: int
+
+    @property
+    def num_inputs(self) -> int:
+        """What the network gets instead of the numbers."""
+        return len(self.places) * self.units
+
+    @property
+    def num_params(self) -> int:
+        """Trainable parameters."""
+        num_columns = len(self.places)
+        if self.kind == "periodic":
+            return num_columns * (2 * self.frequencies + (self.frequencies + 1) * (self.units - 1))
+        num_bins = max(map(len, self.edges)) - 1
+        return num_columns * self.units * (2 + num_bins)
+
+
+@dataclass(frozen=True)
 class TargetEncoding:
     """What the network learns instead of the raw target: transformed, then a z-score.
 
@@ -197,6 +239,8 @@ class TargetEncoding:
         mean: Of the transformed target; 0 unscaled.
         std: Of the same, > 0; 1 unscaled.
         raw_std: Standard deviation in target units, of the same rows; None unscaled.
+        bounds: Least and largest target, in target units, that predictions stay within; None where
+            they are free.
     """
 
     name: str
@@ -204,6 +248,7 @@ class TargetEncoding:
     mean: float
     std: float
     raw_std: float | None
+    bounds: tuple[float, float] | None = None
 
     def scale(self, y: FloatArray) -> FloatMatrix:
         """Scaled targets of raw ones, `(num_rows,)`; NaN stays."""
@@ -212,7 +257,8 @@ class TargetEncoding:
     def restore(self, scaled: FloatArray) -> FloatArray:
         """Target units of what the network predicts, `(num_rows,)`."""
         transformed = scaled * self.std + self.mean
-        return np.expm1(transformed) if self.transform == "log1p" else transformed
+        y = np.expm1(transformed) if self.transform == "log1p" else transformed
+        return y if self.bounds is None else np.clip(y, *self.bounds)
 
 
 def transform_target(y: FloatArray, transform: Literal["none", "log1p"]) -> FloatArray:
@@ -292,6 +338,51 @@ class Encoding:
             if column.units
         )
 
+    def count_network_inputs(self, model: ModelConfig) -> int:
+        """Inputs of the first dense layer: vectors count with all their units."""
+        width = self.num_inputs + sum(units - 1 for _, units in self.embedding_shapes)
+        if (numbers := self.numeric_embedding(model)) is not None:
+            width += numbers.num_inputs - len(numbers.places)
+        return width
+
+    def count_params(self, model: ModelConfig) -> int:
+        """Trainable parameters of the network: embeddings, kernels and biases of every layer."""
+        total = sum(buckets * units for buckets, units in self.embedding_shapes)
+        if (numbers := self.numeric_embedding(model)) is not None:
+            total += numbers.num_params
+        widths = [self.count_network_inputs(model), *model.hidden_units, 1]
+        return total + sum((below + 1) * above for below, above in pairwise(widths))
+
+    def numeric_embedding(self, model: ModelConfig) -> NumericEmbedding | None:
+        """How the numbers of more than two values enter the network; None where they do plainly.
+
+        Bins end at quantiles of the rows that scale the inputs; equal ones make fewer bins.
+        """
+        if model.numeric_embedding == "none":
+            return None
+        step = (len(QUANTILE_SHARES) - 1) // model.embedding_bins
+        edges = {
+            place: ends
+            for place, column in enumerate(self.number_columns)
+            if len(ends := self._edges(column, step)) > 2
+        }
+        if not edges:
+            return None
+        return NumericEmbedding(
+            kind=model.numeric_embedding,
+            places=tuple(edges),
+            edges=tuple(edges.values()),
+            units=model.embedding_units,
+            frequencies=model.embedding_bins,
+        )
+
+    def _edges(self, column: NumberColumn, step: int) -> tuple[float, ...]:
+        scores = (np.array(column.quantiles[::step]) - column.mean) / column.std
+        if self.mode == "robust":
+            scores = smooth_clip(scores)
+        # Inputs are float32: bins narrower than its steps would divide by nothing.
+        return tuple(map(float, np.unique(scores.astype(np.float32))))
+
     @cached_property
     def places(self) -> dict[str, tuple[int, ...]]:
         """The inputs that each column became, by their place."""
@@ -327,6 +418,12 @@ class Encoding:
         """
         parts = [part for column in self.ordered for part in column.numbers(block[column.name])]
         return np.stack(parts, axis=1)
+
+
+def smooth_clip(scores: FloatArray) -> FloatArray:
+    """Robust scores with their tails bent towards +-3: x / sqrt(1 + (x / 3)^2)."""
+    bent: FloatArray = scores / np.sqrt(1 + np.square(scores / CLIP_SCALE))
+    return bent
 
 
 def _describe(column: ColumnEncoding) -> str:
@@ -396,6 +493,7 @@ def fit_target(
         mean=_mean(transformed) if scaled else 0.0,
         std=_std(transformed) if scaled else 1.0,
         raw_std=_std(raw) if scaled else None,
+        bounds=(raw.minimum, raw.maximum) if data.target_range == "trained" else None,
     )
 
 
@@ -410,8 +508,9 @@ def _fit_column(
                 name=name,
                 fill=_fill(wanted, found),
                 indicator=0 < found.num_missing < found.num_rows,
-                mean=_mean(found) if scaled else 0.0,
-                std=_std(found) if scaled else 1.0,
+                mean=_centre(data, found) if scaled else 0.0,
+                std=_spread(data, found) if scaled else 1.0,
+                quantiles=() if wanted.encoding == "plain" else found.quantiles,
             )
         case "datetime":
             middle = 0.0 if found.is_empty else found.median
@@ -449,6 +548,23 @@ def _mean(found: ColumnStatistics) -> float:
 
 def _std(found: ColumnStatistics) -> float:
     return 1.0 if is_constant(found) else math.sqrt(found.variance)
+
+
+def _centre(data: DataConfig, found: ColumnStatistics) -> float:
+    """What is subtracted of a number."""
+    return found.median if _is_robust(data, found) else _mean(found)
+
+
+def _spread(data: DataConfig, found: ColumnStatistics) -> float:
+    """What a number is divided by: without a distance of its quartiles, half its range."""
+    if not _is_robust(data, found):
+        return _std(found)
+    lower, upper = (found.quantiles[QUANTILE_SHARES.index(share)] for share in (0.25, 0.75))
+    return upper - lower or (found.maximum - found.minimum) / 2
+
+
+def _is_robust(data: DataConfig, found: ColumnStatistics) -> bool:
+    return data.standardize == "robust" and not is_constant(found)
 
 
 def is_constant(found: ColumnStatistics) -> bool:

@@ -4,6 +4,8 @@ sketch = QuantileSketch().added(values) + other
 sketch.quantile(0.5)
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,15 +88,23 @@ class QuantileSketch:
 
         Between two numbers, the mean of both, as `numpy.median` has it.
         """
+        (quantile,) = self.quantiles([share])
+        return quantile
+
+    def quantiles(self, shares: Sequence[float]) -> tuple[float, ...]:
+        """The numbers that these shares of the stream lie below, as `quantile` has each."""
         values, weights = self.samples()
         if not len(values):
-            return float("nan")
+            return (math.nan,) * len(shares)
         order = np.argsort(values, kind="stable")
         ends = np.cumsum(weights[order])
-        rank = share * (int(ends[-1]) - 1)
-        below, above = np.searchsorted(ends, [np.floor(rank), np.ceil(rank)], side="right")
+        ranks = np.asarray(shares) * (int(ends[-1]) - 1)
         ordered = values[order]
-        return float((ordered[below] + ordered[above]) / 2)
+        below, above = (
+            ordered[np.searchsorted(ends, whole, side="right")]
+            for whole in (np.floor(ranks), np.ceil(ranks))
+        )
+        return tuple(((below + above) / 2).tolist())
 
     def samples(self) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """The numbers held, and how many of the stream each stands for."""

@@ -10,7 +10,7 @@ from functools import reduce
 
 import numpy as np
 
-from dnnjob.data.encoding import ColumnStatistics
+from dnnjob.data.encoding import QUANTILE_SHARES, ColumnStatistics
 from dnnjob.data.quantiles import QuantileSketch
 from dnnjob.data.raw_columns import FloatArray, RawColumn, Texts
 from dnnjob.data.schema import FLOAT32_MAX
@@ -75,6 +75,7 @@ class NumberTotals:
             minimum=self.minimum,
             maximum=self.maximum,
             median=self.sketch.quantile(0.5),
+            quantiles=self.sketch.quantiles(QUANTILE_SHARES),
         )
 
 

@@ -180,9 +180,8 @@ def check_point(point: Point, found: AnyTable) -> CheckedPoint:
     if is_asked and isinstance(found, TypedTable) and find_pieces(job.data) is None:
         refuse_short_window(job.data, train)
     encoding = table.fit_encoding(job.data)
-    embeddings = encoding.embedding_shapes
-    num_inputs = encoding.num_inputs + sum(units - 1 for _, units in embeddings)
-    num_params = job.model.count_params(num_inputs=encoding.num_inputs, embeddings=embeddings)
+    num_inputs = encoding.count_network_inputs(job.model)
+    num_params = encoding.count_params(job.model)
     steps_per_epoch = math.ceil(train / job.train.global_batch_size)
     memory = _estimate_memory(job, found, encoding, num_inputs=num_inputs, num_params=num_params)
     check = PointCheck(

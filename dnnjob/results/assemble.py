@@ -25,7 +25,7 @@ from dnnjob.data.table import Table
 from dnnjob.image import read_image
 from dnnjob.results import report as parts
 from dnnjob.results.baselines import TreesBaseline
-from dnnjob.results.evaluation import Evaluated, count_params
+from dnnjob.results.evaluation import Evaluated
 from dnnjob.runs import Journal
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _training(facts: Facts) -> parts.Training:
 def _model(facts: Facts) -> parts.Model:
     encoding = facts.encoding
     return parts.Model(
-        num_trainable_params=count_params(facts.job, encoding),
+        num_trainable_params=encoding.count_params(facts.job.model),
         summary="\n".join(filter(None, [facts.fitted.summary, encoding.description])),
         inputs={column.name: column.input_dtype for column in encoding.columns},
         num_inputs={column.name: column.num_inputs for column in encoding.columns},

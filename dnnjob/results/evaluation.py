@@ -190,7 +190,7 @@ def evaluate(
     Raises:
         StoppedError: If a signal asked for it; a later attempt predicts the rest.
     """
-    num_params = count_params(job, encoding)
+    num_params = encoding.count_params(job.model)
     pass_ = _PredictionPass(table, encoding, encode, predict, parts, watch, num_params)
     sums, predictions = pass_.run()
     parts.check()
@@ -422,10 +422,3 @@ def linear_inputs(encoding: Encoding, inputs: Floats) -> Floats:
 def _count_linear_inputs(encoding: Encoding) -> int:
     inputs = np.zeros((1, encoding.num_inputs), np.float32)
     return int(linear_inputs(encoding, inputs).shape[1])
-
-
-def count_params(job: JobConfig, encoding: Encoding) -> int:
-    """Trainable parameters of the job's network on a table's columns."""
-    return job.model.count_params(
-        num_inputs=encoding.num_inputs, embeddings=encoding.embedding_shapes
-    )

@@ -17,6 +17,7 @@ from keras import ops
 
 from dnnjob.config.job import Cycle
 from dnnjob.data.encoding import (
+    CLIP_SCALE,
     MISSING,
     SECONDS_A_DAY,
     CategoryColumn,
@@ -60,7 +61,7 @@ def build_encoder(encoding: Encoding, *, name: str = "encoder") -> keras.Model:
 
 
 def _encode_numbers(numbers: Any, encoding: Encoding) -> list[Any]:
-    """Z-scores with gaps filled, and the indicators of gaps."""
+    """Z-scores or robust scores with gaps filled, and the indicators of gaps."""
     columns = encoding.number_columns
     missing = ops.isnan(numbers)
     fill = np.array([column.fill for column in columns], dtype=np.float32)
@@ -72,6 +73,8 @@ def _encode_numbers(numbers: Any, encoding: Encoding) -> list[Any]:
         std = np.array([column.std for column in columns])
         z = keras.layers.Rescaling(1.0, (-mean).tolist(), name="centred")(z)
         z = keras.layers.Rescaling((1.0 / std).tolist(), name="z_scores")(z)
+    if encoding.mode == "robust":
+        z = z / ops.sqrt(1.0 + ops.square(z / CLIP_SCALE))
     shown = [place for place, column in enumerate(columns) if column.indicator]
     if not shown:
         return [z]

@@ -29,7 +29,7 @@ from dnnjob.training.encoder import (
     free_name,
     slashes_in_columns,
 )
-from dnnjob.training.model import build_dnn
+from dnnjob.training.model import build_encoded_dnn
 
 Predictor = Callable[[Block], FloatArray]
 
@@ -57,17 +57,13 @@ def build_export(
     names = [column.name for column in encoding.columns]
     inputs, numbers = build_readers(encoding)
     encoded = build_encoder(encoding, name=free_name("encoder", names))(numbers)
-    dnn = build_dnn(
-        model,
-        num_inputs=encoding.num_inputs,
-        embeddings=encoding.embedding_shapes,
-        seed=0,
-        precision=precision,
-        name=free_name("dnn", names),
+    dnn = build_encoded_dnn(
+        model, encoding, seed=0, precision=precision, name=free_name("dnn", names)
     )
     dnn.set_weights(list(weights))
     predicted = dnn(encoded)
-    if encoding.mode != "none" or encoding.target.transform != "none":
+    target = encoding.target
+    if encoding.mode != "none" or target.transform != "none" or target.bounds is not None:
         restore = _build_restore(encoding, name=free_name("target_units", names))
         predicted = restore(predicted)
     return build_model(inputs, predicted, name="dnnjob")
@@ -77,10 +73,15 @@ def _build_restore(encoding: Encoding, *, name: str) -> keras.layers.Layer:
     """What turns the network's output into target units."""
     target = encoding.target
     scaling = keras.layers.Rescaling(target.std, target.mean, name=name)
-    if target.transform == "none":
+    if target.transform == "none" and target.bounds is None:
         return scaling
     output = keras.Input((1,), name="output")
-    return keras.Model(output, keras.ops.expm1(scaling(output)), name=name)
+    y = scaling(output)
+    if target.transform == "log1p":
+        y = keras.ops.expm1(y)
+    if target.bounds is not None:
+        y = keras.ops.clip(y, *target.bounds)
+    return keras.Model(output, y, name=name)
 
 
 def save_model(path: Path, model: keras.Model) -> None:

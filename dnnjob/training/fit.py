@@ -97,8 +97,7 @@ def fit_dnn(
             job,
             plan,
             prepared.data,
-            num_inputs=rows.num_inputs,
-            embeddings=rows.embeddings,
+            encoding=rows.encoding,
             devices=devices,
         )
     dnn, optimizer, step = network.dnn, network.optimizer, network.step

@@ -4,12 +4,16 @@ dnn = build_dnn(job.model, num_inputs=12, seed=0, precision="float32")
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from dnnjob.config import ModelConfig
+from dnnjob.data.encoding import Encoding, NumericEmbedding
 from dnnjob.data.order import weight_seeds
+from dnnjob.training.numeric_embedding import NUM_SEEDS, embed_numbers
 
 _POLICIES = {"float32": "float32", "tf32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -21,6 +25,7 @@ def build_dnn(
     seed: int,
     precision: str,
     embeddings: Sequence[tuple[int, int]] = (),
+    numbers: NumericEmbedding | None = None,
     name: str = "dnn",
 ) -> keras.Sequential:
     """The untrained network from standardized inputs to one standardized output.
@@ -31,17 +36,19 @@ def build_dnn(
         model: Layers, activation and dropout.
         num_inputs: Inputs of a row, > 0, the codes of embeddings included.
         embeddings: Buckets and units of the embeddings that the last inputs are codes for.
+        numbers: How numbers enter, where not plainly.
         seed: Seed of the initial weights.
         precision: `devices.precision` of the job.
         name: Keras's name of the network.
     """
     num_dense = len(model.hidden_units) + 1
     # Those of the dense layers first: embeddings leave them as they are.
-    drawn = weight_seeds(seed, count=num_dense + len(embeddings))
+    num_seeds = num_dense + len(embeddings) + (NUM_SEEDS if numbers else 0)
+    drawn = weight_seeds(seed, count=num_seeds)
     seeds = iter(drawn[:num_dense])
     layers: list[keras.layers.Layer] = [keras.Input((num_inputs,), name="features")]
-    if embeddings:
-        layers.append(_build_embeddings(num_inputs, embeddings, drawn[num_dense:]))
+    if embeddings or numbers:
+        layers.append(_build_embeddings(num_inputs, embeddings, numbers, drawn[num_dense:]))
     for number, units in enumerate(model.hidden_units, start=1):
         dense = _dense_name(number - 1)
         layers.append(_dense(dense, units, model.activation, next(seeds), _POLICIES[precision]))
@@ -51,6 +58,21 @@ def build_dnn(
     dense = _dense_name(len(model.hidden_units))
     layers.append(_dense(dense, 1, "linear", next(seeds), "float32"))
     return keras.Sequential(layers, name=name)
+
+
+def build_encoded_dnn(
+    model: ModelConfig, encoding: Encoding, *, seed: int, precision: str, name: str = "dnn"
+) -> keras.Sequential:
+    """The untrained network for what an encoding makes of a table's columns."""
+    return build_dnn(
+        model,
+        num_inputs=encoding.num_inputs,
+        embeddings=encoding.embedding_shapes,
+        numbers=encoding.numeric_embedding(model),
+        seed=seed,
+        precision=precision,
+        name=name,
+    )
 
 
 def forward(dnn: keras.Sequential, x: tf.Tensor, *, masks: Sequence[tf.Tensor] = ()) -> tf.Tensor:
@@ -93,13 +115,25 @@ def summarize(dnn: keras.Sequential) -> str:
 
 
 def _build_embeddings(
-    num_inputs: int, embeddings: Sequence[tuple[int, int]], seeds: Sequence[int]
+    num_inputs: int,
+    embeddings: Sequence[tuple[int, int]],
+    numbers: NumericEmbedding | None,
+    seeds: Sequence[int],
 ) -> keras.Model:
-    """What replaces the codes at the end of a row by their learned vectors."""
+    """What replaces numbers, and the codes at the end of a row, by their learned vectors."""
     inputs = keras.Input((num_inputs,), name="inputs")
     num_plain = num_inputs - len(embeddings)
-    parts = [inputs[:, :num_plain]] if num_plain else []
-    for number, ((buckets, units), seed) in enumerate(zip(embeddings, seeds, strict=True)):
+    parts = []
+    if numbers is not None:
+        vectors = embed_numbers(
+            _take(inputs, numbers.places), numbers, seeds=seeds[len(embeddings) :]
+        )
+        parts.append(vectors)
+    embedded = set(() if numbers is None else numbers.places)
+    plain = [place for place in range(num_plain) if place not in embedded]
+    if plain:
+        parts.append(_take(inputs, plain))
+    for number, ((buckets, units), seed) in enumerate(zip(embeddings, seeds, strict=False)):
         code = keras.ops.cast(inputs[:, num_plain + number], "int32")
         embedding = keras.layers.Embedding(
             buckets,
@@ -110,6 +144,14 @@ def _build_embeddings(
         parts.append(embedding(code))
     joined = keras.layers.Concatenate(name="embedded")(parts) if len(parts) > 1 else parts[0]
     return keras.Model(inputs, joined, name="embeddings")
+
+
+def _take(inputs: Any, places: Sequence[int]) -> Any:
+    """Some of the inputs of each row, in their order."""
+    first, stop = places[0], places[-1] + 1
+    if len(places) == stop - first:
+        return inputs[:, first:stop]
+    return keras.ops.take(inputs, np.array(places, dtype=np.int32), axis=1)
 
 
 def _dense_name(place: int) -> str:

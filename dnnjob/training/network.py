@@ -1,6 +1,6 @@
 """A network with its compiled call; the runs of a sweep take it over from each other.
 
-network = make_network(job, plan, data, num_inputs=12, embeddings=(), devices=devices)
+network = make_network(job, plan, data, encoding=encoding, devices=devices)
 network.is_compiled          # True where the run before in this process had one of its kind
 """
 
@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from dnnjob.config import JobConfig
+from dnnjob.data.encoding import Encoding
 from dnnjob.data.order import Plan
-from dnnjob.training.model import build_dnn
+from dnnjob.training.model import build_encoded_dnn
 from dnnjob.training.optimizer import build_optimizer
 from dnnjob.training.step import CompiledStep, ResidentData
 from dnnjob.training.strategy import Devices
@@ -51,8 +52,7 @@ def make_network(
     plan: Plan,
     data: ResidentData,
     *,
-    num_inputs: int,
-    embeddings: Sequence[tuple[int, int]],
+    encoding: Encoding,
     devices: Devices,
 ) -> Network:
     """The job's network: that of the latest run in this process where it is of the same kind.
@@ -63,21 +63,14 @@ def make_network(
         job: The job.
         plan: Its steps.
         data: Its rows.
-        num_inputs: Inputs of the network.
-        embeddings: Buckets and units of each embedding.
+        encoding: What its inputs are.
         devices: What it computes on.
     """
     global _latest
     with devices.strategy.scope():
-        dnn = build_dnn(
-            job.model,
-            num_inputs=num_inputs,
-            embeddings=tuple(embeddings),
-            seed=job.seed,
-            precision=job.devices.precision,
-        )
+        dnn = build_encoded_dnn(job.model, encoding, seed=job.seed, precision=job.devices.precision)
         optimizer = build_optimizer(job.train, dnn)
-    kind = _kind(job, plan, data, num_inputs=num_inputs, embeddings=embeddings, devices=devices)
+    kind = _kind(job, plan, data, encoding=encoding, devices=devices)
     if devices.num_replicas == 1 and _latest is not None and _latest[0] == kind:
         network = replace(_latest[1], is_compiled=True)
         _copy(dnn.variables, network.dnn.variables)
@@ -97,13 +90,13 @@ def _kind(
     plan: Plan,
     data: ResidentData,
     *,
-    num_inputs: int,
-    embeddings: Sequence[tuple[int, int]],
+    encoding: Encoding,
     devices: Devices,
 ) -> Any:
     """What two runs must share to share a compiled call."""
     if devices.num_replicas > 1:
         return None
+    numbers = encoding.numeric_embedding(job.model)
     tensors = data.x, data.y, data.x_validation, data.y_validation
     return (
         job.model.model_dump(),
@@ -112,8 +105,10 @@ def _kind(
         plan,
         [None if tensor is None else tuple(tensor.shape) for tensor in tensors],
         data.num_validation_rows,
-        num_inputs,
-        tuple(embeddings),
+        encoding.num_inputs,
+        encoding.embedding_shapes,
+        # The edges of bins are weights; how many a column has is not.
+        None if numbers is None else (numbers.places, tuple(map(len, numbers.edges))),
         devices.names,
     )
 

@@ -17,7 +17,7 @@ def build_optimizer(train: TrainConfig, dnn: keras.Sequential) -> keras.Optimize
         case "sgd":
             optimizer = keras.optimizers.SGD(momentum=train.momentum, nesterov=train.nesterov)
         case "adam" | "adamw":
-            optimizer = keras.optimizers.Adam()
+            optimizer = keras.optimizers.Adam(beta_2=train.beta_2)
         case "rmsprop":
             optimizer = keras.optimizers.RMSprop(momentum=train.momentum)
     optimizer.build(dnn.trainable_variables)

@@ -23,7 +23,8 @@ def learning_rates(
 
     Returns:
         Same shape as `steps`. A cosine falls to zero at `num_steps` (Loshchilov and Hutter,
-        arXiv:1608.03983), an exponential to a hundredth of the peak.
+        arXiv:1608.03983), and so does the last of four whose length doubles (coslog4 of RealMLP,
+        arXiv:2407.04491); an exponential falls to a hundredth of the peak.
     """
     done = steps.astype(np.float64)
     warmup = np.minimum(1.0, (done + 1) / (train.warmup_steps + 1))
@@ -35,6 +36,8 @@ def learning_rates(
             factor = np.ones_like(progress)
         case "cosine":
             factor = 0.5 * (1 + np.cos(np.pi * progress))
+        case "coslog4":
+            factor = 0.5 * (1 - np.cos(2 * np.pi * np.log2(1 + 15 * progress)))
         case "exponential":
             factor = _EXPONENTIAL_END**progress
     rates: npt.NDArray[np.float32] = (train.learning_rate * warmup * factor).astype(np.float32)

@@ -73,14 +73,21 @@ class WeightUpdate:
 
         Keras's own `apply` would reduce over the replicas a second time.
         """
-        decay = self._job.train.decay
+        train = self._job.train
 
-        def change(variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor) -> None:
+        def change(
+            variable: tf.Variable, gradient: tf.Tensor, rate: tf.Tensor, decay: float | None
+        ) -> None:
             if decay:
                 variable.assign_sub(variable * (decay * rate))
             self._optimizer.update_step(gradient, variable, rate)
 
-        for variable, gradient in zip(self._variables, gradients, strict=True):
-            self._strategy.extended.update(variable, change, args=(gradient, rate), group=False)
+        for variable, gradient, is_kernel in zip(
+            self._variables, gradients, self._kernels, strict=True
+        ):
+            decay = train.decay if is_kernel or train.decayed == "all" else None
+            self._strategy.extended.update(
+                variable, change, args=(gradient, rate, decay), group=False
+            )
         self._optimizer.iterations.value.assign_add(1)
         return tf.no_op()

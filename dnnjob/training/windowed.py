@@ -108,11 +108,6 @@ class WindowedRows:
         return self.encoding.num_inputs
 
     @property
-    def embeddings(self) -> tuple[tuple[int, int], ...]:
-        """Buckets and units of the embeddings that the last inputs are codes for."""
-        return self.encoding.embedding_shapes
-
-    @property
     def fingerprint(self) -> Fingerprint:
         """What tells this table from another."""
         return self.table.fingerprint

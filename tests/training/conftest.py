@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from dnnjob.config import JobConfig, resolve_job
+from dnnjob.data.encoding import Encoding, NumberColumn, TargetEncoding
 from dnnjob.data.order import StepPlan
 
 # While tests are collected TensorFlow has not started yet: afterwards a CPU can no longer be
@@ -123,3 +124,9 @@ def random_table(num_rows: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(7)
     x = rng.normal(size=(num_rows, 5))
     return x, np.tanh(x[:, 0]) + 0.5 * x[:, 1] + 0.1 * rng.normal(size=num_rows)
+
+
+def plain_encoding(num_columns: int) -> Encoding:
+    """Of so many numbers, each one input, and an unscaled target."""
+    columns = tuple(NumberColumn(f"x{n}", 0.0, False, 0.0, 1.0) for n in range(num_columns))
+    return Encoding(columns, TargetEncoding("y", "none", 0.0, 1.0, None), "none")

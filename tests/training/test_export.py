@@ -13,6 +13,7 @@ from dnnjob.training.encoder import build_encoder, encode
 from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.export import build_export, save_model
 from dnnjob.training.model import build_dnn, summarize
+from tests.training.conftest import plain_encoding
 
 FEATURES = ("plain", "with space", "dot.ted", "größe", "a:b")
 KINDS: dict[str, FeatureKind] = dict.fromkeys(FEATURES, "numeric")
@@ -68,7 +69,8 @@ def test_preprocessing_equals_z_scores_in_float64_to_rounding() -> None:
 def test_the_reference_network_has_204601_parameters() -> None:
     dnn = build_dnn(ModelConfig(), num_inputs=12, seed=0, precision="float32")
 
-    assert dnn.count_params() == ModelConfig().count_params(num_inputs=12) == 204_601
+    encoding = plain_encoding(12)
+    assert dnn.count_params() == encoding.count_params(ModelConfig()) == 204_601
     assert "Total params: 204,601" in summarize(dnn)
 
 

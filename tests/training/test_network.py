@@ -14,7 +14,7 @@ from dnnjob.training.network import Network, make_network
 from dnnjob.training.step import ResidentData
 from dnnjob.training.strategy import make_devices
 from dnnjob.training.train import TrainingLoop, TrainingState
-from tests.training.conftest import random_table
+from tests.training.conftest import plain_encoding, random_table
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def train(job: JobConfig) -> tuple[Network, list[np.ndarray], list[float]]:
     parts = [tf.constant(part) for part in (x[:80], y[:80], x[80:100], y[80:100])]
     plan = StepPlan(80, job.train.global_batch_size, 1, job.train.epochs)
     data = ResidentData(*parts, 20)
-    network = make_network(job, plan, data, num_inputs=5, embeddings=(), devices=devices)
+    network = make_network(job, plan, data, encoding=plain_encoding(5), devices=devices)
     state = TrainingState.begin(plan)
     crew = Crew(StopFlag())
     TrainingLoop(network.step, plan, job, keep=lambda _: None, crew=crew).train(state)
