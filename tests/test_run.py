@@ -408,7 +408,7 @@ def test_a_full_disk_fails_the_run_which_goes_on_once_there_is_room(
     code = run_foreground(job_file, [], root=tiny_disk)
     paths = only_run(tiny_disk)
     status = read_status(paths)
-    assert code == ExitCode.FAILED
+    assert code == ExitCode.ENVIRONMENT
     assert (status.state, status.reason) == ("FAILED", "error")
     assert "the disk is full" in str(status.error)
     assert "Traceback" not in caplog.text
