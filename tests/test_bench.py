@@ -1,10 +1,12 @@
-"""The works of `make bench`: that their tables can be written and their jobs are valid."""
+"""The works of `make bench` can be written and are valid; `make quality` judges by known truths."""
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from dnnjob import cli
@@ -48,3 +50,90 @@ def test_the_runs_of_a_work_are_valid(
         with pytest.raises(SystemExit) as ended:
             cli.main(["validate", *words])
         assert not ended.value.code, capsys.readouterr().err
+
+
+@pytest.fixture
+def quality(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The script of `make quality`."""
+    monkeypatch.syspath_prepend(str(HERE))
+    import quality  # type: ignore[import-not-found, unused-ignore]
+
+    yield quality
+    del sys.modules["quality"]
+
+
+def test_quality_is_the_geometric_mean_of_ratios_to_the_best_ensemble_of_each_table(
+    quality: Any,
+) -> None:
+    errors = {
+        # The forest has the least mean, though not the least error of the first split.
+        ("houses", "network"): (2.0, 4.0),
+        ("houses", "forest"): (2.0, 2.0),
+        ("houses", "boosting"): (1.0, 9.0),
+        ("wine", "network"): (1.0, 1.0),
+        ("wine", "forest"): (4.0, 4.0),
+        ("wine", "boosting"): (5.0, 3.5),
+    }
+    rows = [
+        {"table": table, "model": model, "seed": seed, "mse": mse, "seconds": 1.0 + seed}
+        for (table, model), line in errors.items()
+        for seed, mse in enumerate(line)
+    ]
+
+    summary = quality.summarize(rows)
+
+    houses, wine = summary["tables"]
+    assert (houses["best_trees"], wine["best_trees"]) == ("forest", "forest")
+    assert houses["ratio"] == pytest.approx(2**0.5)
+    assert (houses["lowest"], houses["highest"]) == (1.0, 2.0)
+    assert wine["ratio"] == pytest.approx(0.25)
+    mean, worst = summary["bars"]
+    assert mean["value"] == pytest.approx((2**0.5 * 0.25) ** 0.5)
+    assert worst["value"] == pytest.approx(2**0.5)
+    assert (mean["met"], worst["met"]) == (True, False)
+    page = quality.render(summary)
+    assert "| houses | 3 | forest | 2 | 1.414 (1.000 to 2.000) | 2 s |" in page
+    assert "the worst table: 1.414, at most 1.35: missed" in page
+
+
+def test_a_table_without_a_network_has_no_ratio(quality: Any) -> None:
+    rows = [
+        {"table": table, "model": model, "seed": 0, "mse": 2.0, "seconds": 1.0}
+        for table, model in [("a", "forest"), ("b", "forest"), ("b", "network")]
+    ]
+
+    assert [table["table"] for table in quality.summarize(rows)["tables"]] == ["b"]
+
+
+def test_an_ensemble_is_judged_by_the_run_s_test_rows_and_trains_on_the_others(
+    quality: Any,
+) -> None:
+    table = pd.DataFrame(
+        {
+            "kind": ["flat", "house", "flat", "house", None, "flat"],
+            "area": [1.0, 2.0, np.nan, 4.0, 1.0, 9.0],
+            "price": [10.0, 30.0, 14.0, 34.0, 99.0, np.nan],
+        }
+    )
+    frame = pd.DataFrame({"split": ["train", "train", "validation", "test", "test", "unlabelled"]})
+    seen: list[tuple[Any, Any]] = []
+
+    class Mean:
+        def fit(self, x: Any, y: Any) -> None:
+            seen.append((x, y))
+            self.mean = y.mean()
+
+        def predict(self, x: Any) -> Any:
+            seen.append((x, None))
+            return np.full(len(x), self.mean)
+
+    mse = quality.tree_error(Mean(), table, "price", frame)
+
+    # Trained on 10, 30 and 14: their mean, 18, stands for 34 and 99.
+    assert mse == pytest.approx((16.0**2 + 81.0**2) / 2)
+    (x_train, y_train), (x_test, _) = seen
+    assert y_train.tolist() == [10.0, 30.0, 14.0]
+    # Categories in the order of their texts; the gap of area is the median of 1 and 2.
+    assert x_train.tolist() == [[0.0, 1.0], [1.0, 2.0], [0.0, 1.5]]
+    # A gap of a category is the median of 0, 1 and 0.
+    assert x_test.tolist() == [[1.0, 4.0], [0.0, 1.0]]
