@@ -151,5 +151,33 @@ def test_a_reader_can_do_it_all_from_top_to_bottom(tmp_path: Path) -> None:
     predicted = pd.read_parquet(tmp_path / "predictions.parquet")
     assert predicted["row_id"].tolist() == list(range(30))
     assert predicted["y_pred"].notna().all()
+    assert pd.read_csv(tmp_path / "new-prices.csv").columns.tolist()[-2:] == ["house_id", "zip"]
+    assert len(pd.read_parquet(tmp_path / "best.parquet")) == 30
     verbs = {line.split()[1] for line in done if line.startswith("dnnjob")}
-    assert verbs >= {"init", "validate", "run", "predict", "submit", "status", "collect"}
+    assert verbs >= {"init", "validate", "run", "predict", "submit", "status", "collect", "best"}
+
+
+def test_the_house_has_the_rooms_of_the_contract_in_its_order() -> None:
+    settings = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    told = re.findall(r"^\| (`.*?) \|", _house().split("### ")[0], re.MULTILINE)
+
+    assert re.findall(r"\w+", " ".join(told).replace(".py", "")) == re.findall(
+        r"\w+", " ".join(layers)
+    )
+
+
+def test_the_modules_on_the_way_of_a_row_exist() -> None:
+    way = _house().split("### One row")[1].split("### ")[0]
+    modules = {path.stem for path in (CHECKOUT / "dnnjob").rglob("*.py")}
+    paths = re.findall(r"`((?:[a-z_]+/)*[a-z_]+)`", way)
+
+    assert len(paths) > 30
+    for path in paths:
+        exists = (CHECKOUT / "dnnjob" / f"{path}.py").is_file() if "/" in path else path in modules
+        assert exists, f"CONTRIBUTING.md names {path}"
+
+
+def _house() -> str:
+    text = (CHECKOUT / "CONTRIBUTING.md").read_text()
+    return text.split("## The house")[1].split("## Habits")[0]
