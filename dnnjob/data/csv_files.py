@@ -172,7 +172,7 @@ def _type_whole(table: pa.Table, outline: Outline, wanted: ReadAs, found: TextFo
     ]
     ids = {
         name: convert(name, table.column(name), outline.columns[name].dtype, wanted.missing, found)
-        for name in wanted.ids
+        for name in {*wanted.ids, *wanted.keys}
     }
     return TypedText(pa.Table.from_arrays(arrays, table.column_names), ids)
 
@@ -205,6 +205,9 @@ def _outline(
             dtype = holds
             if name in wanted.ids and not pa.types.is_string(holds):
                 dtype = type_of_ids(one)
+            elif name in wanted.keys and pa.types.is_floating(holds) and one.is_whole:
+                # Beyond 64 bits.
+                dtype = pa.string()
             typed[name] = TextColumn(dtype, holds, one.width)
         outlines.append(Outline(next(iter(columns.values())).num_rows, typed))
     return outlines

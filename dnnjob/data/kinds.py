@@ -5,7 +5,7 @@ data = as_kind(data, "codes", source="t.csv")
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # pandas writes integers beside gaps as 2.0.
 WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+(?:\.0*)?\s*", re.ASCII)
+# float64 holds every integer up to here.
+LARGEST_EXACT = 2**53
 TRUE_WORDS = ("true", "t", "yes", "y", "1", "1.0")
 FALSE_WORDS = ("false", "f", "no", "n", "0", "0.0")
 # Whoever needs these as texts reads them so: numbers lose leading zeros.
@@ -46,6 +48,7 @@ class ReadAs:
         missing: Texts that stand for a missing value, beside the empty one.
         ids: Columns that are kept as the files have them, too.
         also: Further columns whose values are wanted.
+        keys: Columns whose values are told apart digit by digit.
         format: How text writes numbers and dates.
     """
 
@@ -53,6 +56,7 @@ class ReadAs:
     missing: tuple[str, ...] = MISSING_MARKERS
     ids: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
     format: TextFormat = NO_FORMAT
 
     @classmethod
@@ -60,7 +64,9 @@ class ReadAs:
         """What a job says."""
         kinds = {name: column.kind for name, column in data.columns.items() if column.kind}
         also = tuple(name for name in (data.weight_column, data.split_column) if name is not None)
-        return cls(kinds, data.missing, data.id_columns, also, TextFormat.of(data))
+        is_key = data.split == "group" and data.split_column not in (data.features or ())
+        keys = (data.split_column,) if is_key and data.split_column is not None else ()
+        return cls(kinds, data.missing, data.id_columns, also, keys, TextFormat.of(data))
 
     def kind_of(self, name: str) -> FeatureKind | None:
         """What a column shall hold; None where its values say so."""
@@ -117,6 +123,47 @@ def infer_arrow(
             return ColumnData(column, num_rows=len(array))
         case _:
             assert_never(kind)
+
+
+def large_wholes(array: "pa.ChunkedArray[Any]", missing: Collection[str] = ()) -> Texts | None:
+    """Numbers digit by digit, where some are integers that float64 does not tell apart.
+
+    Args:
+        array: Numbers, or texts of them.
+        missing: Texts that stand for a missing value.
+
+    Returns:
+        The numbers as `write_number` has them, None where float64 holds them all.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(array.type):
+        array = array.cast(array.type.value_type)
+    if pa.types.is_integer(array.type):
+        ends = [end for end in pc.min_max(array).as_py().values() if end is not None]
+        if max(map(abs, ends), default=0) <= LARGEST_EXACT:
+            return None
+    elif not (pa.types.is_decimal(array.type) or arrow_kind(array.type) == "text"):
+        return None
+    texts = _texts_of_arrow(array).without(missing)
+    if not any(_is_whole(text) and abs(_whole(text)) > LARGEST_EXACT for text in texts.values):
+        return None
+    try:
+        return texts.renamed(_write_exactly)
+    except ValueError:
+        return None
+
+
+def _write_exactly(text: str) -> str:
+    return str(_whole(text)) if _is_whole(text) else write_number(parse_number(text))
+
+
+def are_integers(types: "Iterable[pa.DataType]") -> bool:
+    """Whether values of all these types are integers of 64 bits with a sign."""
+    import pyarrow as pa
+
+    return all(pa.types.is_integer(one) and not pa.types.is_uint64(one) for one in types)
 
 
 def arrow_kind(dtype: "pa.DataType") -> Kind:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dnnjob.data.kinds import are_integers
 from dnnjob.data.raw_columns import Texts, join_texts
 from dnnjob.data.schema import Column, ColumnData, Kind, listed, make_text_column
 from dnnjob.errors import DataError
@@ -34,7 +35,8 @@ def _join_originals(parts: Sequence[Any]) -> Any:
 
     types = {part.type for part in parts}
     # Ids that are numbers in one file and texts in another are texts.
-    wanted = next(iter(types)) if len(types) == 1 else pa.string()
+    wanted = pa.int64() if are_integers(types) else pa.string()
+    wanted = next(iter(types)) if len(types) == 1 else wanted
     return pa.chunked_array([chunk for part in parts for chunk in part.cast(wanted).chunks], wanted)
 
 

@@ -313,7 +313,7 @@ def finish_column(
     name = data.column.name
     if name in wanted.kinds:
         data = as_kind(data, wanted.kinds[name], source=source)
-    return data.with_original(original) if name in wanted.ids else data
+    return data.with_original(original) if name in {*wanted.ids, *wanted.keys} else data
 
 
 def _read_parquet(file: TableFile, wanted: ReadAs) -> Iterator[ColumnData]:

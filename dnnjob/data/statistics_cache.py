@@ -34,7 +34,7 @@ from dnnjob.runs import write_file
 logger = logging.getLogger(__name__)
 
 # Another way to add up or to write down is another number.
-_FORMAT = 4
+_FORMAT = 5
 _HEADER = "header"
 # Keys of [data] that change what the pass finds; how it is standardized does not.
 _KEYS = (

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from dnnjob.config.job import DataConfig
 from dnnjob.data.encoding import FeatureKind, transform_target
-from dnnjob.data.kinds import TEXT_KINDS, as_kind, infer_arrow
+from dnnjob.data.kinds import TEXT_KINDS, as_kind, infer_arrow, large_wholes
 from dnnjob.data.quantiles import sketch_room
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts, take_rows
 from dnnjob.data.rows import Rows
@@ -217,6 +217,10 @@ def key_block(table: pa.Table, data: DataConfig, kind: FeatureKind | None) -> Ra
     if data.split_column is None or kind is None:
         return None
     name, as_text = data.split_column, kind in TEXT_KINDS
+    if data.split == "group" and kind == "numeric":
+        exact = large_wholes(table.column(name), data.missing)
+        if exact is not None:
+            return exact
     found = infer_arrow(name, table.column(name), missing=data.missing, as_text=as_text)
     return read_keys(as_kind(found, kind, source=data.source), data)
 

@@ -12,7 +12,7 @@ from dnnjob.config.job import DataConfig, JobConfig
 from dnnjob.data.csv_files import most_rows
 from dnnjob.data.encoding import FeatureKind, most_inputs
 from dnnjob.data.fingerprint import fingerprint_files
-from dnnjob.data.kinds import ReadAs
+from dnnjob.data.kinds import ReadAs, arrow_kind
 from dnnjob.data.measurement import measure_table
 from dnnjob.data.order import WindowPlan, default_window_rows, refuse_short_window, window_rows
 from dnnjob.data.parquet import ParquetRows
@@ -215,14 +215,12 @@ def type_parquet(
         DataError: If a footer cannot be read, or the files differ in what a column holds.
     """
     files = ParquetRows.open(found.paths)
-    agreed = agree_on_kinds(data, files, found.features)
+    agreed = agree_on_kinds(data, files, found.features, key_kind=key_kind)
     if data.split_column is not None:
-        key_kind = key_kind or agreed[data.split_column]
-        agreed[data.split_column] = key_kind
+        key_kind = agreed[data.split_column]
     names = wanted_columns(data, found.features)
-    reads = {
-        name: kind for name, kind in raw_kinds(data, agreed).items() if name not in data.id_columns
-    }
+    as_stored = {*data.id_columns, *_stored_keys(data, files, key_kind)}
+    reads = {name: kind for name, kind in raw_kinds(data, agreed).items() if name not in as_stored}
     columns = CommonColumns.of(files.schemas.values(), names, reads, missing=data.missing)
     return TypedTable(
         data=data,
@@ -234,3 +232,14 @@ def type_parquet(
         fingerprint=fingerprint_files(originals or found.paths),
         text_format=text_format,
     )
+
+
+def _stored_keys(
+    data: DataConfig, files: ParquetRows, key_kind: FeatureKind | None
+) -> tuple[str, ...]:
+    """The split column, where its numbers are told apart digit by digit."""
+    types = [
+        one.field(name).type for name in ReadAs.of(data).keys for one in files.schemas.values()
+    ]
+    is_boolean = any(arrow_kind(dtype) == "boolean" for dtype in types)
+    return ReadAs.of(data).keys if key_kind == "numeric" and not is_boolean else ()

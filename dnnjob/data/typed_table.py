@@ -4,7 +4,7 @@ typed = hold_columns(job.data, features, columns, fingerprint, part_rows=(506, 0
 typed.kinds, typed.rows.schema
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,8 @@ def hold_columns(
         # Of what is an id alone only the original is there.
         if columns[name].values is not None
     }
+    if data.split == "group" and data.split_column is not None:
+        arrays |= _exact_keys(columns[data.split_column], data.missing)
     arrays |= {_CARRIED + name: columns[name].original for name in data.id_columns}
     return TypedTable(
         data=data,
@@ -158,6 +160,19 @@ def _refuse_kinds(
             f"data.split_column must hold numbers, booleans, texts or dates, but "
             f"{data.split_column!r} in {data.source} holds others. Name another column."
         )
+
+
+def _exact_keys(data: ColumnData, missing: Collection[str]) -> "dict[str, pa.Array[Any]]":
+    """The column by its name, where its numbers are integers that float64 does not hold."""
+    import pyarrow as pa
+
+    from dnnjob.data.kinds import large_wholes
+    from dnnjob.data.unify import as_arrow
+
+    if data.column.kind != "numeric" or not isinstance(data.original, pa.ChunkedArray | pa.Array):
+        return {}
+    texts = large_wholes(data.original, missing)
+    return {} if texts is None else {data.column.name: as_arrow(texts, pa.string())}
 
 
 def _as_arrow(data: ColumnData) -> "pa.Array[Any]":

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from dnnjob.config.job import DataConfig
 from dnnjob.data.encoding import FeatureKind
-from dnnjob.data.kinds import TEXT_KINDS, arrow_kind, as_kind, infer_arrow
+from dnnjob.data.kinds import TEXT_KINDS, are_integers, arrow_kind, as_kind, infer_arrow
 from dnnjob.data.raw_columns import RawColumn, Texts
 from dnnjob.data.schema import Column, ColumnData, Kind
 from dnnjob.data.schema_merge import common_kind
@@ -87,7 +87,8 @@ class CommonColumns:
     def _convert(
         self, field: pa.Field, array: "pa.ChunkedArray[Any]", path: Path
     ) -> "pa.ChunkedArray[Any]":
-        if array.type.equals(field.type) or field.name not in self.kinds:
+        is_whole = pa.types.is_integer(array.type) and pa.types.is_integer(field.type)
+        if array.type.equals(field.type) or is_whole or field.name not in self.kinds:
             return array.cast(field.type)
         raw = read_column(
             field.name, array, self.kinds[field.name], missing=self.missing, source=str(path)
@@ -148,16 +149,28 @@ def as_arrow(raw: RawColumn, dtype: pa.DataType) -> "pa.Array[Any]":
 
 
 def agree_on_kinds(
-    data: DataConfig, rows: FileSchemas, features: Sequence[str]
+    data: DataConfig,
+    rows: FileSchemas,
+    features: Sequence[str],
+    *,
+    key_kind: FeatureKind | None = None,
 ) -> dict[str, FeatureKind]:
     """What features, target and split column hold: what the job says, or what all files agree on.
+
+    Args:
+        data: What the job says.
+        rows: The files.
+        features: The columns to predict from.
+        key_kind: What the split column holds, where these files do not show it.
 
     Raises:
         DataError: If they do not, or if features or target can be none.
     """
     keys = [] if data.split_column is None else [data.split_column]
-    names = dict.fromkeys([*features, data.target, *keys])
-    found = {name: _agreed_kind(data, rows, name) for name in names}
+    names = [*features, data.target, *(keys if key_kind is None else [])]
+    found = {name: _agreed_kind(data, rows, name) for name in dict.fromkeys(names)}
+    if key_kind is not None:
+        found |= dict.fromkeys(keys, key_kind)
     target = found[data.target]
     if target not in ("numeric", "boolean"):
         raise DataError(
@@ -206,6 +219,8 @@ def _common_type(types: Sequence[pa.DataType], kind: FeatureKind | None) -> pa.D
         known = [pa.string() if pa.types.is_binary(dtype) else dtype for dtype in known]
     if all(dtype.equals(known[0]) for dtype in known):
         return known[0]
+    if are_integers(known):
+        return pa.int64()
     match kind:
         case "numeric" | "boolean":
             return pa.float64()

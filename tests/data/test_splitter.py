@@ -1,6 +1,7 @@
 """Splits of every kind, of tables in memory and of streamed ones, against pandas."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from dnnjob.data.quantiles import QuantileSketch
 from dnnjob.data.raw_columns import Texts
 from dnnjob.data.splitter import SplitFacts, make_splitter
 from dnnjob.data.spool import Scratch
+from dnnjob.data.table_loading import open_table as open_long_table
 from dnnjob.errors import DataError
+from dnnjob.tasks import Crew, StopFlag
 from tests.data.opened import open_files, open_table, split_table
 
 NUM_ROWS = 3000
@@ -102,6 +105,88 @@ def test_no_group_is_on_both_sides(split: Split, tmp_path: Path, column: str) ->
     shares = pd.Series(labels).value_counts(normalize=True)
     assert shares["test"] == pytest.approx(0.3, abs=0.1)
     assert shares["validation"] == pytest.approx(0.14, abs=0.08)
+
+
+def large_keys() -> list[int]:
+    """Integers of which float64 merges eight."""
+    return [1_582_218_195_625_938_901 + number // 3 for number in range(NUM_ROWS)]
+
+
+def expected_test_rows(keys: list[str], job: JobConfig) -> Labels:
+    """Which rows test, where each text of digits is a group."""
+    splitter = make_splitter(job.data, (NUM_ROWS, 0, 0), SplitFacts(), seed=3)
+    return splitter(0, np.zeros(NUM_ROWS), Texts.of(keys)) == NAMES.tolist().index("test")
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64", "Int64", "decimal"])
+def test_groups_of_integers_beyond_float64_stay_apart(
+    split: Split, tmp_path: Path, dtype: str
+) -> None:
+    keys = large_keys()
+    job = make_job(tmp_path / "tables", split="group", split_column="group")
+    column = pd.Series([Decimal(key) for key in keys]) if dtype == "decimal" else None
+    frame = make_frame().assign(group=pd.Series(keys, dtype=dtype) if column is None else column)
+
+    labels = split(frame, job)
+
+    np.testing.assert_array_equal(labels == "test", expected_test_rows([*map(str, keys)], job))
+    assert frame.assign(is_test=labels == "test").groupby("group")["is_test"].nunique().max() == 1
+
+
+def test_groups_that_float64_holds_are_split_as_numbers_beside_larger_ones_too(
+    split: Split, tmp_path: Path
+) -> None:
+    frame = make_frame()
+    job = make_job(tmp_path / "tables", split="group", split_column="group")
+    splitter = make_splitter(job.data, (NUM_ROWS, 0, 0), SplitFacts(), seed=3)
+    expected = splitter(0, np.zeros(NUM_ROWS), frame["group"].to_numpy(np.float64))
+    large = frame.assign(group=np.where(frame.index % 700 == 699, 2**53 + 1, frame["group"]))
+
+    labels = split(large, job)
+
+    small = frame.index % 700 != 699
+    np.testing.assert_array_equal(labels[small], NAMES[expected][small])
+
+
+def test_large_groups_of_files_with_other_types_stay_apart(tmp_path: Path) -> None:
+    keys, folder = large_keys(), tmp_path / "tables"
+    folder.mkdir()
+    keys[:1000] = range(1000)
+    frame = make_frame().assign(group=keys)
+    frame.iloc[:1000].astype({"group": "int32"}).to_parquet(folder / "a.parquet", index=False)
+    frame.iloc[1000:].to_parquet(folder / "b.parquet", index=False)
+    job = make_job(folder, split="group", split_column="group")
+
+    expected = expected_test_rows([*map(str, keys)], job)
+    np.testing.assert_array_equal(streamed(folder, job) == "test", expected)
+    np.testing.assert_array_equal(NAMES[split_table(job).piece.labels] == "test", expected)
+
+
+@pytest.mark.parametrize("digits", [19, 21])
+@pytest.mark.parametrize("ids", [(), ("group",)])
+def test_large_groups_in_text_stay_apart(tmp_path: Path, digits: int, ids: tuple[str, ...]) -> None:
+    keys, folder = [key + 10**digits - 10**19 for key in large_keys()], tmp_path / "tables"
+    folder.mkdir()
+    keys[:1000] = range(1000)
+    frame = make_frame().assign(group=[*map(str, keys)])
+    frame.iloc[:1000].to_csv(folder / "a.csv", index=False)
+    frame.iloc[1000:].to_csv(folder / "b.csv", index=False)
+    changes = {"split": "group", "split_column": "group", "id_columns": ids}
+    job = make_job(folder, **changes)
+    expected = expected_test_rows([*map(str, keys)], job)
+
+    held = split_table(job).piece.labels
+    np.testing.assert_array_equal(NAMES[held] == "test", expected)
+
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    windows = make_job(folder, window_rows=500, **changes)
+    table = open_long_table(
+        windows, make_scratch=lambda: scratch, threads=1, crew=Crew(StopFlag()), kept=None
+    )
+    pieces = [piece.labels for piece in table.pieces(size=700)]
+    assert table.by_windows
+    np.testing.assert_array_equal(NAMES[np.concatenate(pieces)] == "test", expected)
 
 
 def test_a_row_without_a_group_is_one_of_its_own(split: Split, tmp_path: Path) -> None:
@@ -282,7 +367,7 @@ def test_files_of_the_test_rows_must_have_the_same_columns(tmp_path: Path) -> No
 
 def test_a_file_that_would_train_and_test_is_refused(tmp_path: Path) -> None:
     make_frame().to_csv(tmp_path / "a.csv", index=False)
-    make_frame().to_csv(tmp_path / "b.csv", index=False)
+    make_frame().head(9).to_csv(tmp_path / "b.csv", index=False)
     job = make_job(
         tmp_path,
         split="files",
