@@ -49,6 +49,7 @@ class TableFile:
         delimiter: Between the fields of text; `BLANKS` for any number of them.
         encoding: Of text.
         row_bytes: Of a row of text, at most, as far as its first lines tell.
+        has_rows: Whether there is more than a header; without one there are no names either.
     """
 
     path: Path
@@ -57,18 +58,19 @@ class TableFile:
     delimiter: str = ","
     encoding: str = UTF8
     row_bytes: int = 0
+    has_rows: bool = True
 
 
 def peek_csv(path: Path, *, encoding: str) -> TableFile:
     """What the first lines of a file of text say.
 
     Raises:
-        DataError: If it is empty, or a row is longer than the header.
+        DataError: If a row is longer than the header.
     """
     with open_text(path, encoding) as text:
         lines = list(islice((line for line in text if line.strip()), SAMPLE_LINES))
     if not lines:
-        raise DataError(f"A table needs a header and rows, but {path} is empty.")
+        return TableFile(path, "csv", (), encoding=encoding, has_rows=False)
     delimiter = _sniff_delimiter(lines)
     header, *rows = _split_lines(lines, delimiter)
     if too_long := [row for row in rows if len(row) > len(header)]:
@@ -79,7 +81,8 @@ def peek_csv(path: Path, *, encoding: str) -> TableFile:
         )
     # As pandas calls them.
     names = tuple(name or f"Unnamed: {number}" for number, name in enumerate(header))
-    return TableFile(path, "csv", names, delimiter, encoding, 4 * max(map(len, lines)))
+    has_rows = bool(rows) or len(lines) == SAMPLE_LINES
+    return TableFile(path, "csv", names, delimiter, encoding, 4 * max(map(len, lines)), has_rows)
 
 
 def _sniff_delimiter(lines: Sequence[str]) -> str:

@@ -8,12 +8,13 @@ import glob
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from dnnjob.alike import ALIKE
 from dnnjob.data.builtin import is_builtin
-from dnnjob.data.csv_reader import UTF8, TableFile, peek_csv
+from dnnjob.data.csv_reader import UTF8, TableFile, open_bytes, peek_csv
 from dnnjob.data.reading import reading_file
 from dnnjob.data.schema import check_unique, listed
 from dnnjob.data.schema_merge import check_alike
@@ -44,6 +45,8 @@ _OTHER_SUFFIXES = {
 _LOGS = {"_delta_log": "Delta", ".hoodie": "Hudi"}
 # Of larger files ends and sizes have to do.
 _COMPARED_BYTES = 2**26
+# No header alone is longer.
+_HEADER_BYTES = 2**22
 
 
 def peek_source(source: str, *, encoding: str | None = None) -> tuple[TableFile, ...] | None:
@@ -69,14 +72,38 @@ def peek_alike(
 ) -> tuple[TableFile, ...]:
     """These files, all with the same columns, the order of which may differ.
 
+    Those without rows are passed over with a warning.
+
     Raises:
-        DataError: If one cannot be read, or they differ.
+        DataError: If one cannot be read, they differ, or none has rows.
     """
-    files = tuple(_peek_file(path, encoding=encoding or UTF8) for path in paths)
+    found = [_peek_file(path, encoding=encoding or UTF8) for path in paths]
+    files = tuple(file for file in found if file.has_rows)
+    if not files:
+        refuse_no_rows(source, found)
+    if empty := [str(file.path) for file in found if not file.has_rows]:
+        logger.warning(
+            "%s: %d of %d files without rows passed over: %s.",
+            *(source, len(empty), len(found), listed(empty)),
+            extra=ALIKE,
+        )
     for file in files:
         check_unique(str(file.path), file.names)
     check_alike(source, [(str(file.path), file.names) for file in files])
     return files
+
+
+def refuse_no_rows(source: str, files: Sequence[TableFile]) -> NoReturn:
+    """Refuses files of which none has rows.
+
+    Raises:
+        DataError: Always.
+    """
+    if len(files) > 1:
+        raise DataError(f"A table needs rows, but none of the {len(files)} files of {source} has.")
+    if not files[0].names:
+        raise DataError(f"A table needs a header and rows, but {source} is empty.")
+    raise DataError(f"A table needs rows, but {source} has only a header. Add rows.")
 
 
 def find_files(source: str) -> list[Path]:
@@ -142,19 +169,20 @@ def _peek_file(path: Path, *, encoding: str) -> TableFile:
         with path.open("rb") as file:
             magic = file.read(16)
         if not magic:
-            raise DataError(f"A table needs a header and rows, but {path} is empty.")
+            return TableFile(path, "csv", (), has_rows=False)
         _refuse_others(path, magic)
         if magic.startswith(b"PAR1") or path.suffix.lower() in (".parquet", ".pq"):
-            return TableFile(path, "parquet", _parquet_names(path))
+            return _peek_parquet(path)
         return peek_csv(path, encoding=encoding)
 
 
-def _parquet_names(path: Path) -> tuple[str, ...]:
+def _peek_parquet(path: Path) -> TableFile:
     import pyarrow.parquet as pq
 
-    names = pq.read_schema(path).names
-    # pandas hides the index that it stores under these names, and so do we.
-    return tuple(name for name in names if not name.startswith("__index_level_"))
+    with pq.ParquetFile(path) as file:
+        # pandas hides the index that it stores under these names, and so do we.
+        names = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
+        return TableFile(path, "parquet", tuple(names), has_rows=file.metadata.num_rows > 0)
 
 
 def _refuse_others(path: Path, magic: bytes) -> None:
@@ -220,9 +248,20 @@ def _refuse_twice(files: list[Path]) -> list[Path]:
     for size, alike in sizes.items():
         for path in alike if len(alike) > 1 and size else ():
             first = by_content.setdefault((size, _digest(path, size)), path)
-            if first.parent == path.parent:
+            if first.parent == path.parent and not _is_header(path, size):
                 _refuse_pair(first, path, "have the same content")
     return files
+
+
+def _is_header(path: Path, size: int) -> bool:
+    """Whether a file has no rows: parts of a table may have the same header and nothing else."""
+    if size > _HEADER_BYTES:
+        return False
+    with path.open("rb") as file:
+        if file.read(4) == b"PAR1":
+            return not _peek_parquet(path).has_rows
+    with open_bytes(path) as content:
+        return len([line for line in content if line.strip(b"\0 \t\r\n")]) < 2
 
 
 def _refuse_pair(first: Path, second: Path, why: str) -> None:

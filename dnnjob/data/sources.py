@@ -126,7 +126,15 @@ def peek_job(data: DataConfig) -> JobFiles:
     files = peek_alike(
         data.source, [path for part in parts for path in part], encoding=data.encoding
     )
-    first, second, third = map(len, parts)
+    there = {file.path for file in files}
+    counts = [sum(path in there for path in part) for part in parts]
+    for source, part, count in zip(sources, parts, counts, strict=True):
+        if source is not None and not count:
+            raise DataError(
+                f"A table needs rows, but no file of {source} has one ({len(part)} without). Add "
+                "rows, or name other files."
+            )
+    first, second, third = counts
     return JobFiles(files, (first, second, third), check_names(data, files[0].names))
 
 

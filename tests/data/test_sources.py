@@ -18,11 +18,13 @@ import pytest
 
 from dnnjob.config.job import ColumnConfig, DataConfig
 from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.inference_rows import read_rows
 from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.raw_columns import RawColumn, Texts
 from dnnjob.data.source_files import find_files
 from dnnjob.data.sources import (
     peek_columns,
+    peek_job,
     read_columns,
 )
 from dnnjob.errors import DataError, ExitCode
@@ -37,6 +39,7 @@ ROWS = pd.DataFrame(
     }
 )
 TEXT = ROWS.to_csv(index=False)
+KINDS: dict[str, FeatureKind] = {"a": "numeric", "b": "numeric", "c": "boolean"}
 
 
 @pytest.fixture
@@ -218,6 +221,40 @@ def test_a_folder_may_mix_csv_and_parquet_and_the_order_of_columns(tmp_path: Pat
     ROWS[:20].to_csv(tmp_path / "1.csv", index=False)
     ROWS[20:][["y", "c", "b", "a"]].to_parquet(tmp_path / "2.parquet")
     assert_is(open_table(config(tmp_path)), ROWS)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "csv.gz"])
+def test_parts_without_rows_are_passed_over_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    def write(rows: pd.DataFrame, name: str) -> None:
+        path = tmp_path / f"{name}.{ending}"
+        rows.to_parquet(path) if ending == "parquet" else rows.to_csv(path, index=False)
+
+    (tmp_path / f"0.{ending}").touch()
+    for name, rows in (("1", ROWS[:0]), ("2", ROWS[:20]), ("3", ROWS[:0]), ("4", ROWS[20:])):
+        write(rows, name)
+    (tmp_path / "5.csv").write_bytes(b"")
+
+    assert_is(open_table(config(tmp_path)), ROWS)
+    warned = f"4 of 6 files without rows passed over: {tmp_path / f'0.{ending}'}"
+    assert warned in caplog.text
+    found = list(read_rows(str(tmp_path), KINDS, config(tmp_path)))
+    assert sum(rows.num_rows for rows in found) == len(ROWS)
+
+
+@pytest.mark.parametrize("key", ["source", "test_source"])
+def test_a_source_of_nothing_but_parts_without_rows_is_refused(tmp_path: Path, key: str) -> None:
+    for folder in ("full", "none"):
+        (tmp_path / folder).mkdir()
+    ROWS.to_csv(tmp_path / "full" / "1.csv", index=False)
+    ROWS[:0].to_csv(tmp_path / "none" / "1.csv", index=False)
+    (tmp_path / "none" / "2.csv").touch()
+    sources = {"source": str(tmp_path / "full"), "split": "files"} if key != "source" else {}
+    data = DataConfig(target="y", **{**sources, key: str(tmp_path / "none")})
+
+    with pytest.raises(DataError, match=r"needs rows, but no(ne of the 2)? files? of .*none has"):
+        peek_job(data)
 
 
 def test_what_is_no_table_in_a_folder_is_left_alone(tmp_path: Path) -> None:
