@@ -1,12 +1,12 @@
 """Whether a job can train on a table's columns, from one pass over them.
 
-warnings = check_totals(job.data, kinds, totals, differing)
+warnings = check_totals(job.data, kinds, totals, survey)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from dnnjob.config.job import DataConfig
-from dnnjob.data.data_warnings import facts_of_totals, find_weaknesses
+from dnnjob.data.data_warnings import facts_of_totals, find_weaknesses, tell_twins
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.running_statistics import NumberTotals, Totals
 from dnnjob.data.schema import (
@@ -18,6 +18,7 @@ from dnnjob.data.schema import (
     is_a_number,
     lack_of_target,
 )
+from dnnjob.data.statistics_pass import Survey
 from dnnjob.errors import DataError
 
 
@@ -25,7 +26,7 @@ def check_totals(
     data: DataConfig,
     kinds: Mapping[str, FeatureKind],
     totals: Mapping[str, Totals],
-    differing: frozenset[str],
+    survey: Survey,
     *,
     is_sample: bool = False,
     doubts: Iterable[str] = (),
@@ -36,7 +37,7 @@ def check_totals(
         data: What the job says.
         kinds: What the features hold.
         totals: Of all rows of each column.
-        differing: Features that differ from the target somewhere.
+        survey: What else the pass found.
         is_sample: Whether the table has further rows: what these may cure is warned about.
         doubts: Warnings of how the columns were read.
 
@@ -54,11 +55,16 @@ def check_totals(
     lack = lack_of_target(target) if is_sample else None
     lacks = [] if lack is None else [_doubt(data, target.num_rows, lack)]
     facts = {
-        name: facts_of_totals(columns[name].column, found, is_target=name not in differing)
+        name: facts_of_totals(
+            columns[name].column,
+            found,
+            is_target=name not in survey.differing,
+            is_near_target=name in survey.near_copies,
+        )
         for name, found in totals.items()
     }
     weaknesses = find_weaknesses(data, [facts[name] for name in kinds], facts[data.target])
-    return (*doubts, *lacks, *weaknesses)
+    return (*doubts, *lacks, *weaknesses, *tell_twins(survey.twins))
 
 
 def describe_totals(name: str, kind: FeatureKind, found: Totals) -> Column:

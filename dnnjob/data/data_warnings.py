@@ -4,17 +4,23 @@ facts = facts_of_totals(column, totals, is_target=False)
 for warning in find_weaknesses(job.data, [facts, ...], target_facts): ...
 """
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dnnjob.config.job import DataConfig
+from dnnjob.data.resemblance import TwinCount
 from dnnjob.data.running_statistics import NumberTotals, Totals
 from dnnjob.data.schema import FLOAT32_TINY, Column, listed
 
 # A float32 keeps 24 bits: below this spread a column would keep fewer than about 100 levels.
 NARROW_SPREAD = 1e-5
+# Of fewer rows many a column counts upwards.
+LEAST_NUMBERED_ROWS = 20
+ID_NAME = re.compile(r"(^|[^a-z])(id|key|index|nr|no|row|number|uuid)s?($|[^a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class ColumnFacts:
         num_rows: Its length.
         most_frequent: Rows of its most frequent text; 0 for numbers.
         is_target: Whether it equals the target wherever both are known.
+        is_near_target: Whether it is nearly a linear function of the target.
+        is_id: Whether another value is in each row, as in one that numbers or names the rows.
         is_narrow: Whether a varying column's standard deviation is lost in float32.
     """
 
@@ -33,6 +41,8 @@ class ColumnFacts:
     num_rows: int
     most_frequent: int = 0
     is_target: bool = False
+    is_near_target: bool = False
+    is_id: bool = False
     is_narrow: bool = False
 
     @property
@@ -52,15 +62,47 @@ class ColumnFacts:
         return self.column.kind == "text" and not (self.is_empty or self.column.num_text)
 
 
-def facts_of_totals(column: Column, found: Totals, *, is_target: bool) -> ColumnFacts:
-    """Of a column; `is_target` if it differs from the target in no row."""
+def facts_of_totals(
+    column: Column, found: Totals, *, is_target: bool, is_near_target: bool = False
+) -> ColumnFacts:
+    """Of a column.
+
+    Args:
+        column: What it holds.
+        found: Of all its rows.
+        is_target: Whether it differs from the target in no row.
+        is_near_target: Whether it is nearly a linear function of the target.
+    """
     if not isinstance(found, NumberTotals):
         return ColumnFacts(
-            column, found.num_rows, most_frequent=max(found.counts.values(), default=0)
+            column,
+            found.num_rows,
+            most_frequent=max(found.counts.values(), default=0),
+            is_id=_differ_all(found.num_rows, column.num_values),
         )
     is_target = is_target and column.is_number and found.num_finite > 0
-    is_narrow = column.is_number and _is_narrow(found)
-    return ColumnFacts(column, found.num_rows, is_target=is_target, is_narrow=is_narrow)
+    return ColumnFacts(
+        column,
+        found.num_rows,
+        is_target=is_target,
+        is_near_target=is_near_target and not is_target,
+        is_id=column.kind == "numeric" and _tells_rows_apart(column.name, found),
+        is_narrow=column.is_number and _is_narrow(found),
+    )
+
+
+def _differ_all(num_rows: int, num_values: int) -> bool:
+    return num_rows == num_values and num_rows >= LEAST_NUMBERED_ROWS
+
+
+def _tells_rows_apart(name: str, found: NumberTotals) -> bool:
+    """Whether another whole number is in each row, by its name an id, or 1 and on."""
+    values, weights = found.sketch.samples()
+    if found.num_finite < max(found.num_rows, LEAST_NUMBERED_ROWS) or (weights > 1).any():
+        return False
+    if not (np.equal(np.mod(values, 1), 0).all() and len(np.unique(values)) == found.num_rows):
+        return False
+    return bool(ID_NAME.search(name)) or found.maximum - found.minimum == found.num_rows - 1
 
 
 def find_weaknesses(
@@ -76,7 +118,16 @@ def find_weaknesses(
         yield f"features without any value tell nothing: {listed(empty)}."
     if constant := [f.column.name for f in features if f.column.is_constant]:
         yield f"constant features tell nothing: {listed(constant)}."
-    if rare := [f.column.name for f in features if 0 < f.most_frequent < data.min_category_rows]:
+    if ids := [f.column.name for f in features if f.is_id]:
+        yield (
+            f"{listed(ids)} has another value in each of {target.num_rows} rows, as ids, which "
+            f"tells nothing of new rows. If it is one, set data.id_columns = {json.dumps(ids[:1])}."
+        )
+    if rare := [
+        f.column.name
+        for f in features
+        if 0 < f.most_frequent < data.min_category_rows and not f.is_id
+    ]:
         yield (
             f"every text of {listed(rare)} is in fewer than {data.min_category_rows} rows, which "
             "tells nothing. Leave it out of data.features, or lower data.min_category_rows."
@@ -101,7 +152,31 @@ def find_weaknesses(
             f"{listed(leaks)} equals the target {target.column.name} in every row: a leak, unless "
             "it is known before the target is. Leave it out of data.features."
         )
+    if near := [f.column.name for f in features if f.is_near_target]:
+        yield (
+            f"{listed(near)} is nearly the target {target.column.name}, up to scale and offset: a "
+            "leak, unless it is known before the target is. Leave it out of data.features."
+        )
     yield from _weak_forms(features, target)
+
+
+def tell_twins(found: TwinCount) -> Iterator[str]:
+    """That held-out rows equal training rows."""
+    told = [
+        f"{shared:,} of {held_out:,} {name} rows"
+        for name, shared, held_out in zip(
+            ("validation", "test"), found.shared, found.held_out, strict=True
+        )
+        if shared
+    ]
+    if not told:
+        return
+    sampled = "" if found.one_of == 1 else f" in a sample of one row in {found.one_of:,}"
+    yield (
+        f"{' and '.join(told)} equal a training row in all features and the target{sampled}, which "
+        "makes their errors too small. If rows were recorded twice, drop one of each; if not, keep "
+        'what belongs together on one side: data.split = "group".'
+    )
 
 
 def _weak_forms(features: Sequence[ColumnFacts], target: ColumnFacts) -> Iterator[str]:

@@ -22,6 +22,7 @@ from dnnjob.config.job import RESULT_COLUMNS, JobConfig
 from dnnjob.config.schema import schema_file
 from dnnjob.data.builtin import is_builtin
 from dnnjob.data.csv_reader import TableFile
+from dnnjob.data.data_warnings import ID_NAME, LEAST_NUMBERED_ROWS
 from dnnjob.data.heads import estimate_rows, head_columns, read_heads
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.schema import (
@@ -40,9 +41,6 @@ from dnnjob.errors import DataError
 logger = logging.getLogger(__name__)
 
 WIDTH = 100
-# Of fewer rows many a column counts upwards.
-_LEAST_NUMBERED_ROWS = 20
-_ID_NAME = re.compile(r"(^|[^a-z])(id|key|index|nr|no|row|number|uuid)s?($|[^a-z])", re.IGNORECASE)
 # Of a larger table a sample has to do; of Parquet files so many values take about a second.
 MAX_READ_VALUES = 2**24
 OPENING = (
@@ -212,14 +210,14 @@ def _why_id(data: ColumnData, *, is_first: bool) -> str | None:
         if num_rows == column.num_values > 1:
             return f"text that differs in all {num_rows} rows, as names and keys do"
         return None
-    if column.kind != "numeric" or column.num_missing or num_rows < _LEAST_NUMBERED_ROWS:
+    if column.kind != "numeric" or column.num_missing or num_rows < LEAST_NUMBERED_ROWS:
         return None
     values = data.numbers
     if not (np.isfinite(values).all() and np.equal(np.mod(values, 1), 0).all()):
         return None
-    if not (is_first or _ID_NAME.search(column.name)) or len(np.unique(values)) < num_rows:
+    if not (is_first or ID_NAME.search(column.name)) or len(np.unique(values)) < num_rows:
         return None
-    if _ID_NAME.search(column.name):
+    if ID_NAME.search(column.name):
         return f"another number in each of {num_rows} rows"
     first, last = int(values.min()), int(values.max())
     return f"numbers the rows, {first} to {last}" if last - first == num_rows - 1 else None

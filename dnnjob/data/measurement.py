@@ -150,7 +150,7 @@ def check_survey(typed: TypedTable, survey: Survey) -> tuple[str, ...]:
         typed.data,
         typed.kinds,
         columns,
-        survey.differing,
+        survey,
         is_sample=typed.is_sample,
         doubts=typed.doubts,
     )

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from dnnjob.config.job import DataConfig
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.quantiles import QuantileSketch
+from dnnjob.data.resemblance import TwinCount
 from dnnjob.data.running_statistics import NumberTotals, TextTotals, Totals
 from dnnjob.data.split import choose_split
 from dnnjob.data.splitter import SplitFacts
@@ -34,7 +35,7 @@ from dnnjob.runs import write_file
 logger = logging.getLogger(__name__)
 
 # Another way to add up or to write down is another number.
-_FORMAT = 5
+_FORMAT = 6
 _HEADER = "header"
 # Keys of [data] that change what the pass finds; how it is standardized does not.
 _KEYS = (
@@ -154,6 +155,8 @@ def _pack(found: KeptPass, *, key: str) -> dict[str, Any]:
     header = {
         "key": key,
         "differing": sorted(survey.differing),
+        "near_copies": sorted(survey.near_copies),
+        "twins": asdict(survey.twins),
         "cuts": list(found.facts.cuts),
         "totals": {
             split: {
@@ -191,12 +194,19 @@ def _unpack(arrays: Mapping[str, Any], *, key: str) -> KeptPass:
     if "unlabelled" in arrays:
         unlabelled = np.flatnonzero(np.unpackbits(arrays["unlabelled"], count=int(counts.sum())))
     first, second = header["cuts"]
+    twins = header["twins"]
     totals = {
         split: {name: _unpack_totals(values, arrays) for name, values in columns.items()}
         for split, columns in header["totals"].items()
     }
     return KeptPass(
-        Survey(totals, frozenset(header["differing"]), counts),
+        Survey(
+            totals,
+            frozenset(header["differing"]),
+            counts,
+            frozenset(header["near_copies"]),
+            TwinCount(tuple(twins["shared"]), tuple(twins["held_out"]), twins["one_of"]),
+        ),
         SplitFacts(unlabelled=unlabelled, cuts=(first, second)),
     )
 

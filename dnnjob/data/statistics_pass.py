@@ -18,6 +18,7 @@ from dnnjob.data.encoding import FeatureKind, transform_target
 from dnnjob.data.kinds import TEXT_KINDS, as_kind, infer_arrow, large_wholes
 from dnnjob.data.quantiles import sketch_room
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts, take_rows
+from dnnjob.data.resemblance import NO_TWINS, CoMoments, TwinCount, Twins, co_moments, hash_rows
 from dnnjob.data.rows import Rows
 from dnnjob.data.running_statistics import Totals, join_totals, measure_column
 from dnnjob.data.split import SPLITS, Labels
@@ -35,6 +36,10 @@ _BLOCKS_AHEAD = 4
 _WAITING_BYTES = 2**27
 RowSplitter = Callable[[int, FloatArray, pa.Table], Labels]
 """As a `Splitter`, which finds the keys among the columns of the rows itself."""
+# Of fewer rows many a column goes with the target by chance.
+_LEAST_ROWS = 20
+NEAR_COPY = 0.9999
+"""Correlation from which on a feature is nearly the target."""
 TRANSFORMED = "transformed target"
 """What the totals of the transformed target are called."""
 
@@ -47,11 +52,15 @@ class Survey:
         totals: Of each split's columns, by the name of the split; absent splits have none.
         differing: Features that differ from the target somewhere, and all texts.
         group_counts: Rows of each split in each row group, int64 `(num_groups, 4)`.
+        near_copies: Features that are nearly a linear function of the target.
+        twins: Held-out rows that equal a training row in features and target.
     """
 
     totals: Mapping[str, Mapping[str, Totals]]
     differing: frozenset[str]
     group_counts: np.ndarray
+    near_copies: frozenset[str] = frozenset()
+    twins: TwinCount = NO_TWINS
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +72,16 @@ class _Measured:
         totals: Of each split's columns, by its name; absent splits have none.
         labels: Splits of its rows.
         differing: As `Survey` has it.
+        moments: How features vary with the target.
+        twins: Rows by their hash.
     """
 
     first: int
     totals: dict[str, dict[str, Totals]]
     labels: Labels
     differing: frozenset[str]
+    moments: CoMoments
+    twins: Twins
 
 
 class _Sums:
@@ -77,6 +90,8 @@ class _Sums:
     def __init__(self, starts: np.ndarray) -> None:
         self.totals: dict[str, dict[str, Totals]] = {}
         self.differing: frozenset[str] = frozenset()
+        self.moments: CoMoments | None = None
+        self.twins = Twins()
         self.counts = np.zeros((len(starts) - 1, len(SPLITS)), dtype=np.int64)
         self._starts = starts
 
@@ -86,7 +101,15 @@ class _Sums:
             parts = [self.totals[name]] if name in self.totals else []
             self.totals[name] = join_totals([*parts, found])
         self.differing |= one.differing
+        self.moments = one.moments if self.moments is None else self.moments + one.moments
+        self.twins += one.twins
         self._count(one.first, one.labels)
+
+    def survey(self) -> Survey:
+        """What all blocks tell."""
+        found = {} if self.moments is None else self.moments.correlations(least_rows=_LEAST_ROWS)
+        near = {name for name, value in found.items() if abs(value) >= NEAR_COPY}
+        return Survey(self.totals, self.differing, self.counts, frozenset(near), self.twins.count())
 
     def _count(self, first: int, labels: Labels) -> None:
         begin = int(np.searchsorted(self._starts, first, side="right")) - 1
@@ -147,7 +170,7 @@ def survey_rows(
             sums.add(one.result())
     if copy is not None:
         copy.close()
-    return Survey(sums.totals, sums.differing, sums.counts)
+    return sums.survey()
 
 
 def copy_rows(rows: Rows, copy: Copy, *, check: Callable[[], object]) -> None:
@@ -243,7 +266,15 @@ def _measure(data: DataConfig, block: Block, first: int, labels: Labels, *, room
     differing = frozenset(
         name for name, column in block.items() if isinstance(column, Texts) or _differs(column, y)
     )
-    return _Measured(first, totals, labels, differing)
+    compared = {name: block[name] for name in block if name != data.weight_column}
+    return _Measured(
+        first,
+        totals,
+        labels,
+        differing,
+        co_moments(compared, data.target),
+        Twins.of(hash_rows(compared), labels),
+    )
 
 
 def _differs(column: FloatArray, y: FloatArray) -> bool:

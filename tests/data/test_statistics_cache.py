@@ -10,6 +10,7 @@ import pytest
 from dnnjob.config import DataConfig
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.raw_columns import Texts
+from dnnjob.data.resemblance import TwinCount
 from dnnjob.data.running_statistics import NumberTotals, TextTotals, measure_column
 from dnnjob.data.splitter import SplitFacts
 from dnnjob.data.statistics_cache import KeptPass, PassKeeper, key_of_pass
@@ -31,6 +32,8 @@ def make_pass() -> KeptPass:
         },
         differing=frozenset({"x", "größe"}),
         group_counts=np.array([[20_000, 1, 2, 0], [9_000, 900, 97, 2]]),
+        near_copies=frozenset({"größe"}),
+        twins=TwinCount((1, 2), (30, 40), 8),
     )
     return KeptPass(survey, FACTS)
 
@@ -56,6 +59,8 @@ def test_what_is_found_again_is_what_was_kept_bit_for_bit(tmp_path: Path) -> Non
             for one, other in zip(again.sketch.levels, totals.sketch.levels, strict=True):
                 np.testing.assert_array_equal(one, other)
     assert found.survey.differing == kept.survey.differing
+    assert found.survey.near_copies == kept.survey.near_copies
+    assert found.survey.twins == kept.survey.twins
     np.testing.assert_array_equal(found.survey.group_counts, kept.survey.group_counts)
     np.testing.assert_array_equal(found.facts.unlabelled, FACTS.unlabelled)
     assert found.facts.cuts == FACTS.cuts

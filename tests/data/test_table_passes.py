@@ -163,9 +163,70 @@ def test_a_constant_feature_and_a_leak_are_told(tmp_path: Path) -> None:
     assert "plain" not in told
 
 
+def test_near_copies_of_the_target_and_ids_are_told_as_in_memory(tmp_path: Path) -> None:
+    frame, rng = make_frame(), np.random.default_rng(3)
+    spread = frame["y"].std()
+    frame["near"] = 32 - 1.8 * (frame["y"] + rng.normal(0, 0.005 * spread, NUM_ROWS))
+    frame["far"] = frame["y"] + rng.normal(0, 0.05 * spread, NUM_ROWS)
+    frame.loc[frame.index % 7 == 0, "near"] = np.nan
+    frame["place"], frame["house_id"] = np.arange(NUM_ROWS), rng.permutation(NUM_ROWS) * 7
+    frame["year"] = np.arange(NUM_ROWS) * 3
+    names = ("near", "far", "place", "house_id", "year", "name")
+
+    table = open_frame(frame, tmp_path, features=names, id_columns=())
+
+    assert table.warnings == open_table(table.data).warnings
+    known = frame["near"].notna()
+    assert abs(np.corrcoef(frame["near"][known], frame["y"][known])[0, 1]) > 0.9999
+    assert 0.9 < abs(np.corrcoef(frame["far"], frame["y"])[0, 1]) < 0.9999
+    told = " ".join(table.warnings)
+    assert "near is nearly the target y, up to scale and offset: a leak" in told
+    assert "place, house_id, name has another value in each of 5000 rows" in told
+    assert 'data.id_columns = ["place"]' in told
+
+
+def test_rows_on_both_sides_of_the_split_are_counted_as_in_memory(tmp_path: Path) -> None:
+    frame = make_frame().assign(name=lambda rows: rows["name"].str[-2:])
+    frame.iloc[3000:3300] = frame.iloc[:300].to_numpy()
+    frame = frame.astype(make_frame().dtypes)
+    frame.loc[3000:3300, "weight"] = 1.0
+
+    table = open_frame(frame, tmp_path, row_group=700)
+
+    held = split_table(make_job(table.data))
+    assert held.warnings == table.warnings
+    told = [line for line in table.warnings if "equal a training row" in line]
+    rows = frame[[*FEATURES, "y"]].assign(label=held.piece.labels)
+    train = rows[rows["label"] == TRAIN].drop(columns="label").drop_duplicates()
+    counts = rows.merge(train, on=[*FEATURES, "y"])["label"].value_counts()
+    sizes = rows["label"].value_counts()
+    assert min(counts[TEST], counts[VALIDATION]) > 20
+    assert told[0].startswith(
+        f"{counts[VALIDATION]} of {sizes[VALIDATION]} validation rows and "
+        f"{counts[TEST]:,} of {sizes[TEST]:,} test rows equal a training row in all features"
+    )
+
+
+def test_the_duplicates_of_a_real_table_are_those_of_pandas() -> None:
+    path = Path(__file__).parents[2].parent / "shared" / "data" / "wine.csv"
+    if not path.is_file():
+        pytest.skip(f"the real table is not there: {path}")
+    frame = pd.read_csv(path)
+    target = str(frame.columns[-1])
+
+    table = split_table(make_job(DataConfig(source=str(path), target=target)))
+
+    rows = frame.assign(label=table.piece.labels)
+    train = frame[rows["label"] == TRAIN].drop_duplicates()
+    shared = int((rows.merge(train)["label"] == TEST).sum())
+    told = [line for line in table.warnings if "equal a training row" in line]
+    assert shared > 0
+    assert told[0].startswith(f"{shared} of {(rows['label'] == TEST).sum():,} test rows equal")
+
+
 def test_what_texts_and_headers_lack_is_told_as_in_memory(tmp_path: Path) -> None:
-    frame = make_frame().assign(rare=[f"only {number}" for number in range(NUM_ROWS)])
-    frame["nearly"] = [str(number) for number in range(NUM_ROWS)]
+    frame = make_frame().assign(rare=[f"only {number // 2}" for number in range(NUM_ROWS)])
+    frame["nearly"] = [str(number // 2) for number in range(NUM_ROWS)]
     frame.loc[7, "nearly"] = "none given"
     frame["Unnamed: 0"] = np.arange(NUM_ROWS)
 

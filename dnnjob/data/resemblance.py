@@ -1,0 +1,201 @@
+"""Which rows of a table are alike on both sides of its split, and which columns its target.
+
+twins = Twins.of(hash_rows(block), labels) + Twins.of(hash_rows(later), others)
+twins.count().shared
+moments = co_moments(block, "y") + co_moments(later, "y")
+moments.correlations()
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts
+from dnnjob.data.split import UNLABELLED, Labels
+
+Hashes = npt.NDArray[np.uint64]
+
+# Different rows that are held; of more, those whose hash ends in zeros.
+_MAX_HELD = 2**17
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_MIXING = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
+_GAP = np.uint64(0x7FF8000000000000)
+
+
+def hash_rows(block: Block) -> Hashes:
+    """A number of each row, equal where all its values are; each bit of it is as good as another.
+
+    SplitMix64 of one column after the other, doi:10.1145/2660193.2660195.
+    """
+    columns = iter(block.values())
+    total = _mix(_hash_column(next(columns)))
+    for column in columns:
+        total = _mix(total + _hash_column(column))
+    return total
+
+
+def _mix(numbers: Hashes) -> Hashes:
+    mixed = (numbers + _STEP) * _STEP
+    for shift, factor in _MIXING:
+        mixed = (mixed ^ (mixed >> shift)) * factor
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _hash_column(column: RawColumn) -> Hashes:
+    if isinstance(column, Texts):
+        hashes = np.full(len(column.values) + 1, _GAP)
+        for place in np.unique(column.codes[column.codes >= 0]):
+            digest = hashlib.blake2b(column.values[place].encode(), digest_size=8).digest()
+            hashes[place] = int.from_bytes(digest, "little")
+        # Missing rows have the code -1, which is the last place.
+        return hashes[column.codes]
+    # Zero has two signs, and a gap many bits.
+    numbers = np.asarray(column, np.float64) + 0.0
+    return np.where(np.isnan(numbers), _GAP, numbers.view(np.uint64))
+
+
+@dataclass(frozen=True)
+class TwinCount:
+    """Rows that equal a training row.
+
+    Attributes:
+        shared: Validation and test rows that do.
+        held_out: Validation and test rows that were compared.
+        one_of: Rows for each that was compared: 1 where all were.
+    """
+
+    shared: tuple[int, int] = (0, 0)
+    held_out: tuple[int, int] = (0, 0)
+    one_of: int = 1
+
+
+NO_TWINS = TwinCount()
+
+
+@dataclass(frozen=True, eq=False)
+class Twins:
+    """Rows of each split by their hash; `+` joins those of disjoint rows.
+
+    Attributes:
+        hashes: Different ones, ascending, `(num_hashes,)`.
+        counts: Rows of training, validation and test of each, int64 `(num_hashes, 3)`.
+        level: So many bits of each hash are zero, which makes them one of `2**level`.
+    """
+
+    hashes: Hashes = field(default_factory=lambda: np.zeros(0, np.uint64))
+    counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 3), np.int64))
+    level: int = 0
+
+    @classmethod
+    def of(cls, hashes: Hashes, labels: Labels) -> "Twins":
+        """Of some rows; those without a target do not count."""
+        labelled = labels != UNLABELLED
+        counts = np.eye(3, dtype=np.int64)[labels[labelled]]
+        return _thinned(*_joined(hashes[labelled], counts), level=0)
+
+    def __add__(self, other: "Twins") -> "Twins":
+        """Those of both."""
+        hashes = np.concatenate([self.hashes, other.hashes])
+        counts = np.concatenate([self.counts, other.counts])
+        return _thinned(*_joined(hashes, counts), level=max(self.level, other.level))
+
+    def count(self) -> TwinCount:
+        """How many held-out rows there are, and how many of them equal a training row."""
+        total = self.counts.sum(axis=0)
+        shared = self.counts[self.counts[:, 0] > 0].sum(axis=0)
+        return TwinCount(
+            (int(shared[1]), int(shared[2])), (int(total[1]), int(total[2])), 1 << self.level
+        )
+
+
+def _joined(hashes: Hashes, counts: npt.NDArray[np.int64]) -> tuple[Hashes, npt.NDArray[np.int64]]:
+    """Each hash once."""
+    order = np.argsort(hashes, kind="stable")
+    different, starts = np.unique(hashes[order], return_index=True)
+    if not len(different):
+        return different, counts
+    return different, np.add.reduceat(counts[order], starts, axis=0)
+
+
+def _thinned(hashes: Hashes, counts: npt.NDArray[np.int64], *, level: int) -> Twins:
+    while True:
+        kept = (hashes & np.uint64((1 << level) - 1)) == 0
+        if kept.sum() <= _MAX_HELD:
+            return Twins(hashes[kept], counts[kept], level)
+        level += 1
+
+
+@dataclass(frozen=True, eq=False)
+class CoMoments:
+    """How columns of numbers vary with the target; `+` joins those of disjoint rows.
+
+    Attributes:
+        names: Of the columns.
+        sums: Of each column, over rows with both: their number, the means of column and target,
+            the sums of squared deviations of both and of their products, `(6, num_columns)`.
+    """
+
+    names: tuple[str, ...]
+    sums: FloatArray
+
+    def __add__(self, other: "CoMoments") -> "CoMoments":
+        """Those of both, as Chan, Golub and LeVeque join them."""
+        many, mean_x, mean_y, *deviations = self.sums
+        more, other_x, other_y, *others = other.sums
+        total = many + more
+        share = np.divide(more, total, out=np.zeros_like(total), where=total > 0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            shift_x, shift_y = other_x - mean_x, other_y - mean_y
+            products = (shift_x * shift_x, shift_y * shift_y, shift_x * shift_y)
+            joined = [
+                one + two + product * share * many
+                for one, two, product in zip(deviations, others, products, strict=True)
+            ]
+            means = (mean_x + shift_x * share, mean_y + shift_y * share)
+        return CoMoments(self.names, np.stack([total, *means, *joined]))
+
+    def correlations(self, *, least_rows: int) -> Mapping[str, float]:
+        """Of each column that varies with the target, where both are known in so many rows."""
+        many, _, _, squares_x, squares_y, products = self.sums
+        with np.errstate(all="ignore"):
+            found = products / (np.sqrt(squares_x) * np.sqrt(squares_y))
+        known = np.isfinite(found) & (many >= least_rows)
+        return {
+            name: float(value)
+            for name, value, is_known in zip(self.names, found, known, strict=True)
+            if is_known
+        }
+
+
+def co_moments(block: Block, target: str) -> CoMoments:
+    """How the columns of numbers of some rows vary with the target."""
+    y = np.asarray(block[target], np.float64)
+    known = np.isfinite(y)
+    columns = {
+        name: np.asarray(column, np.float64)
+        for name, column in block.items()
+        if name != target and not isinstance(column, Texts)
+    }
+    sums = np.zeros((6, len(columns)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for place, x in enumerate(columns.values()):
+            sums[:, place] = _co_moments(x, y, known & np.isfinite(x))
+    return CoMoments(tuple(columns), sums)
+
+
+def _co_moments(x: FloatArray, y: FloatArray, both: npt.NDArray[np.bool_]) -> list[float]:
+    if not both.all():
+        x, y = x[both], y[both]
+    if not len(x):
+        return [0.0] * 6
+    mean_x, mean_y = float(x.mean()), float(y.mean())
+    x, y = x - mean_x, y - mean_y
+    # Not as products of vectors: BLAS would wake threads for each.
+    products = (float((one * two).sum()) for one, two in ((x, x), (y, y), (x, y)))
+    return [float(len(x)), mean_x, mean_y, *products]
