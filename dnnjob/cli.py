@@ -510,6 +510,10 @@ def init(
         str | None,
         typer.Option(metavar="COLUMN", help="What to predict; default: the last numbers."),
     ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of text, such as latin-1; default: UTF-8."),
+    ] = None,
 ) -> None:
     """Write a commented job file for a table to stdout.
 
@@ -521,7 +525,7 @@ def init(
     """
     from dnnjob.data.draft import draft_job
 
-    typer.echo(draft_job(table, target=target), nl=False)
+    typer.echo(draft_job(table, target=target, encoding=encoding), nl=False)
 
 
 @app.command()

@@ -4,7 +4,6 @@ predict_table(Path("runs/housing/20261123-101500-3f9a1c"), "new.parquet", out=Pa
 """
 
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dnnjob.config import DevicesConfig, JobConfig, list_job_keys, load_job
+from dnnjob.config import DevicesConfig, JobConfig, load_job, without_keys
 from dnnjob.data.builtin import builtin_names, is_builtin
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.fingerprint import fingerprint_files
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_WAY_OUT = "Predicting reads columns as training did: repair the table."
 _OWN_COLUMNS = ("row_id", "y_true", "y_pred")
 
 
@@ -180,17 +180,7 @@ def _without_keys() -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(without_keys(str(error))) from error
-
-
-def without_keys(message: str) -> str:
-    """A message without the ways out that are keys of the job file; its first sentence stays."""
-    names = "|".join(re.escape(key) for key in list_job_keys() if "." in key)
-    first, *sentences = re.split(r"(?<=[.?!]) (?=[A-Z`])", message)
-    kept = [one for one in sentences if not re.search(rf"(?<![\w/])(?:{names})(?![\w/])", one)]
-    if len(kept) == len(sentences):
-        return message
-    return " ".join([first, *kept, "Predicting reads columns as training did: repair the table."])
+        raise DataError(without_keys(str(error), instead=_WAY_OUT)) from error
 
 
 def _trained_on(files: Sequence[Path], data: str, job: JobConfig, report: Report) -> bool:

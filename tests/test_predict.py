@@ -13,7 +13,7 @@ import pytest
 
 from dnnjob.data.split import split_rows
 from dnnjob.errors import DataError, ExitCode, JobError
-from dnnjob.predict import predict_table, without_keys
+from dnnjob.predict import predict_table
 from dnnjob.runs import RunPaths
 from tests.conftest import FEATURES, Command, FinishedRun, make_frame
 
@@ -328,19 +328,6 @@ def test_no_output_replaces_an_input_or_a_file_of_a_run(
     data = "folder" if out.startswith("folder") else "table.csv"
     with pytest.raises(JobError, match=told):
         predict_table(copied.root, data, out=Path(out))
-
-
-def test_errors_name_no_key_that_predicting_cannot_take() -> None:
-    message = "'a' holds text in t.csv. Repair it. Set data.columns.a.kind = \"text\", or fly."
-    assert without_keys(message) == (
-        "'a' holds text in t.csv. Repair it. "
-        "Predicting reads columns as training did: repair the table."
-    )
-    assert (
-        without_keys("/data/name.csv is empty. Add rows.") == "/data/name.csv is empty. Add rows."
-    )
-    first = "'a' must be numeric (data.decimal is '.'), but holds 'x'."
-    assert without_keys(f"{first} Change data.decimal.").startswith(f"{first} Predicting reads")
 
 
 def test_the_json_tells_what_the_words_tell(

@@ -13,7 +13,14 @@ from dnnjob.config.job import (
     OutputConfig,
     TrainConfig,
 )
-from dnnjob.config.overrides import list_job_keys, load_job, nearest_keys, resolve_job, to_toml
+from dnnjob.config.overrides import (
+    list_job_keys,
+    load_job,
+    nearest_keys,
+    resolve_job,
+    to_toml,
+    without_keys,
+)
 from dnnjob.config.profile import ProfileConfig, load_profile, resolve_profile, split_words
 from dnnjob.config.sweep import Point, make_points
 
@@ -37,4 +44,5 @@ __all__ = [
     "resolve_profile",
     "split_words",
     "to_toml",
+    "without_keys",
 ]

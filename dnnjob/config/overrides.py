@@ -8,6 +8,7 @@ import copy
 import difflib
 import logging
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -175,6 +176,21 @@ def valid_keys(model: type[BaseModel] = JobConfig, prefix: str = "") -> Iterator
 def list_job_keys() -> tuple[str, ...]:
     """Every dotted key a job may set, and those of its columns' table."""
     return tuple(valid_keys())
+
+
+def without_keys(message: str, *, instead: str) -> str:
+    """A message without the ways out that are keys of the job file; its first sentence stays.
+
+    Args:
+        message: Of an error.
+        instead: The way out for whoever has no job file.
+    """
+    names = "|".join(re.escape(key) for key in list_job_keys() if "." in key)
+    first, *sentences = re.split(r"(?<=[.?!]) (?=[A-Z`])", message)
+    kept = [one for one in sentences if not re.search(rf"(?<![\w/])(?:{names})(?![\w/])", one)]
+    if len(kept) == len(sentences):
+        return message
+    return " ".join([first, *kept, instead])
 
 
 def read_toml(path: Path, *, kind: Literal["job file", "profile"]) -> dict[str, Any]:

@@ -4,12 +4,14 @@ text = draft_job("housing.csv")
 JobConfig.model_validate(tomllib.loads(text))
 """
 
+import codecs
 import json
 import logging
 import os
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import numpy as np
 import tomli_w
 from pydantic import BaseModel
 
+from dnnjob.config import without_keys
 from dnnjob.config.job import RESULT_COLUMNS, JobConfig
 from dnnjob.config.schema import schema_file
 from dnnjob.data.builtin import is_builtin
@@ -36,11 +39,13 @@ from dnnjob.data.schema import (
 )
 from dnnjob.data.source_files import COMPRESSED_SUFFIXES, TABLE_SUFFIXES, peek_source
 from dnnjob.data.sources import read_all
-from dnnjob.errors import DataError
+from dnnjob.data.text_format import TextFormat
+from dnnjob.errors import DataError, JobError
 
 logger = logging.getLogger(__name__)
 
 WIDTH = 100
+_OPTIONS = {"data.source": "TABLE", "data.target": "--target", "data.encoding": "--encoding"}
 # Of a larger table a sample has to do; of Parquet files so many values take about a second.
 MAX_READ_VALUES = 2**24
 OPENING = (
@@ -70,7 +75,13 @@ class Parts:
     excluded: Mapping[str, str]
 
 
-def draft_job(source: str | Path, *, folder: Path | None = None, target: str | None = None) -> str:
+def draft_job(
+    source: str | Path,
+    *,
+    folder: Path | None = None,
+    target: str | None = None,
+    encoding: str | None = None,
+) -> str:
     """A commented job file for a table, as TOML that loads and validates.
 
     Every key left at its default is there as a comment, and so are the columns, what they hold, and
@@ -81,14 +92,21 @@ def draft_job(source: str | Path, *, folder: Path | None = None, target: str | N
         folder: Where the job file will lie, to name the table from there; without it the path is
             absolute.
         target: The column to predict; without it the last one of numbers that vary.
+        encoding: Of text; UTF-8, if None.
 
     Raises:
         DataError: If the table cannot be read, or has no usable target and feature.
+        JobError: If there is no such encoding.
     """
-    columns, sampled = _read(str(source))
-    parts = _choose(str(source), columns, target)
+    if encoding is not None:
+        _check_encoding(encoding)
+    with _naming_options():
+        columns, sampled = _read(str(source), ReadAs(format=TextFormat(encoding=encoding)))
+        parts = _choose(str(source), columns, target)
     _tell(parts)
     data: dict[str, Any] = {"source": _path_from(str(source), folder), "target": parts.target}
+    if encoding is not None:
+        data["encoding"] = encoding
     if parts.ids:
         data["id_columns"] = list(parts.ids)
     if parts.excluded:
@@ -105,38 +123,61 @@ def draft_job(source: str | Path, *, folder: Path | None = None, target: str | N
     return "\n".join([schema, *_comment(OPENING), "", *lines, ""])
 
 
-def _read(source: str) -> tuple[Mapping[str, ColumnData], list[str]]:
+def _check_encoding(name: str) -> None:
+    try:
+        codecs.lookup(name)
+    except LookupError as error:
+        raise JobError(
+            f"--encoding must be one that Python knows, but it is {name!r}. Write it as utf-8, "
+            "latin-1, cp1252 or utf-16."
+        ) from error
+
+
+@contextmanager
+def _naming_options() -> Iterator[None]:
+    """Lets errors name what `dnnjob init` takes in place of keys of a job file."""
+    try:
+        yield
+    except DataError as error:
+        message = str(error)
+        for key, option in _OPTIONS.items():
+            message = message.replace(key, option)
+        raise DataError(without_keys(message, instead="Repair the table.")) from error
+
+
+def _read(source: str, wanted: ReadAs) -> tuple[Mapping[str, ColumnData], list[str]]:
     """The columns of a table, of a large one those of a sample, which is told."""
-    files = peek_source(source)
+    files = peek_source(source, encoding=wanted.format.encoding)
     if files is None or len({file.kind for file in files}) > 1:
-        return read_all(source), []
-    return _read_text(source, files) if files[0].kind == "csv" else _read_parquet(source, files)
+        return read_all(source, wanted=wanted), []
+    read = _read_text if files[0].kind == "csv" else _read_parquet
+    return read(source, files, wanted)
 
 
 def _read_text(
-    source: str, files: Sequence[TableFile]
+    source: str, files: Sequence[TableFile], wanted: ReadAs
 ) -> tuple[Mapping[str, ColumnData], list[str]]:
     heads = read_heads(files)
     num_rows = sum(estimate_rows(files, heads))
     if num_rows * len(files[0].names) <= MAX_READ_VALUES:
-        return read_all(source), []
-    columns = head_columns(heads, ReadAs(), source=source)
+        return read_all(source, wanted=wanted), []
+    columns = head_columns(heads, wanted, source=source)
     looked_at = next(iter(columns.values())).num_rows
     return columns, [f"Told from the first {looked_at:,} of its about {num_rows:,} rows."]
 
 
 def _read_parquet(
-    source: str, files: Sequence[TableFile]
+    source: str, files: Sequence[TableFile], wanted: ReadAs
 ) -> tuple[Mapping[str, ColumnData], list[str]]:
     from dnnjob.data.parquet import ParquetRows
 
     paths = [file.path for file in files]
     num_rows = ParquetRows.open(paths).num_rows
     if num_rows * len(files[0].names) <= MAX_READ_VALUES:
-        return read_all(source), []
+        return read_all(source, wanted=wanted), []
     from dnnjob.data.sample import sample_columns
 
-    columns = sample_columns(paths, files[0].names, ReadAs(), source=source)
+    columns = sample_columns(paths, files[0].names, wanted, source=source)
     looked_at = next(iter(columns.values())).num_rows
     return columns, [f"Told from {looked_at:,} of its {num_rows:,} rows."]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dnnjob.config import load_job, resolve_job, to_toml
-from dnnjob.config.overrides import anchor, parse_override
+from dnnjob.config.overrides import anchor, parse_override, without_keys
 from dnnjob.errors import JobError
 
 LEAST = 'name = "least"\n[data]\nsource = "t.csv"\ntarget = "y"\n'
@@ -236,3 +236,12 @@ def test_toml_has_every_default_and_nothing_without_a_value(job_file: Path) -> N
     assert "learning_rate = 0.01" in text
     assert "sweep" not in text
     assert "patience" not in text
+
+
+def test_errors_lose_the_keys_that_a_reader_without_a_job_file_cannot_take() -> None:
+    message = "'a' holds text in t.csv. Repair it. Set data.columns.a.kind = \"text\", or fly."
+    assert without_keys(message, instead="Go on.") == "'a' holds text in t.csv. Repair it. Go on."
+    plain = "/data/name.csv is empty. Add rows."
+    assert without_keys(plain, instead="Go on.") == plain
+    first = "'a' must be numeric (data.decimal is '.'), but holds 'x'."
+    assert without_keys(f"{first} Change data.decimal.", instead="Go on.") == f"{first} Go on."

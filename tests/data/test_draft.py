@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from dnnjob.config.job import JobConfig
 from dnnjob.data.draft import DATA, MODEL, TRAIN, draft_job, job_name
-from dnnjob.errors import DataError
+from dnnjob.errors import DataError, JobError
 from dnnjob.launch.job_check import check_job
 from tests.data.opened import open_table
 
@@ -277,3 +277,31 @@ def test_a_draft_of_each_real_table_is_fit_to_run(
     assert point.num_unlabelled_rows == int(frame[target].isin(["", "?"]).sum())
     roles = {column.name: column.role for column in check.columns}
     assert [name for name, role in roles.items() if role != "feature"] == [target]
+
+
+def test_a_table_in_another_encoding_is_drafted_once_its_encoding_is_named(tmp_path: Path) -> None:
+    rows = "".join(f"Zürich {n % 3},{n},{n * n}\n" for n in range(30))
+    (tmp_path / "t.csv").write_text(f"größe,a,y\n{rows}", encoding="latin-1")
+
+    with pytest.raises(DataError, match="Set --encoding to what wrote it") as caught:
+        draft_job(tmp_path / "t.csv")
+    assert "data." not in str(caught.value)
+
+    with pytest.raises(JobError, match="--encoding must be one that Python knows"):
+        draft_job(tmp_path / "t.csv", encoding="latin-9000")
+    job = load(draft_job(tmp_path / "t.csv", encoding="latin-1"))
+    assert job.data.encoding == "iso8859-1"
+    assert open_table(job.data).features == ("größe", "a")
+
+
+@pytest.mark.parametrize("target", [None, "a", "none"])
+def test_errors_of_a_draft_name_no_key_that_it_cannot_take(
+    tmp_path: Path, target: str | None
+) -> None:
+    (tmp_path / "1.csv").write_text("a,y\n1,2\n3,4\n")
+    (tmp_path / "2.csv").write_text("a,y\nx,2\n3,4\n")
+
+    for table in (tmp_path, tmp_path / "nowhere.csv", "builtin:none"):
+        with pytest.raises(DataError) as caught:
+            draft_job(table, target=target)
+        assert "data." not in str(caught.value)
