@@ -1,19 +1,17 @@
 """The whole story of a run: load, build, train, predict, report.
 
-report = run_job(Journal(paths), crew=Crew(StopFlag()), watch=Stopwatch(), stack=stack)
+report = run_job(attempt)       # of this task: journal, crew, stopwatch
 """
 
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dnnjob.clock import Stopwatch
 from dnnjob.config import DataConfig, JobConfig, list_keys, load_job, resolve_job, to_toml
 from dnnjob.data.encoding import Encoding, FeatureKind
 from dnnjob.data.schema import log_warnings
@@ -29,8 +27,15 @@ from dnnjob.results.evaluation import PredictedParts, evaluate
 from dnnjob.results.publish import publish
 from dnnjob.results.report import Report
 from dnnjob.results.trees import Yardstick
-from dnnjob.runs import Journal, write_text
-from dnnjob.tasks import Crew, configure_process, count_threads, limit_threads, lower_threads
+from dnnjob.runs import write_text
+from dnnjob.tasks import (
+    Crew,
+    TaskAttempt,
+    configure_process,
+    count_threads,
+    limit_threads,
+    lower_threads,
+)
 
 if TYPE_CHECKING:
     from dnnjob.training.strategy import Devices
@@ -38,24 +43,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def run_job(
-    journal: Journal,
-    *,
-    crew: Crew,
-    watch: Stopwatch,
-    stack: ExitStack,
-    words: Sequence[str] = (),
-) -> Report | None:
+def run_job(attempt: TaskAttempt, *, words: Sequence[str] = ()) -> Report | None:
     """Trains, predicts and reports the job of a run folder into that folder.
 
     Every task trains. The chief alone predicts and reports, and returns a report: predicting the
     table once costs a fraction of an epoch, and each row is predicted as a single task would.
 
     Args:
-        journal: The claimed attempt.
-        crew: The tasks of the run.
-        watch: Started when the run was.
-        stack: Clears away what others may read until they have heard of the end.
+        attempt: This task's part in the claimed attempt.
         words: `KEY=VALUE` for other devices than the run's job has; the resolved job keeps them.
 
     Raises:
@@ -63,74 +58,47 @@ def run_job(
         StoppedError: If a signal asked for it; `dnnjob resume` goes on.
         PeerLostError: If another task is lost while it is needed.
     """
-    job = _load_fitting(journal, crew, words)
+    crew, watch = attempt.crew, attempt.watch
+    job = _load_fitting(attempt, words)
     cores = configure_process(job.devices, crew)
-    check = partial(_check, crew, journal)
-    with ThreadPoolExecutor(max_workers=1) as background:
-        with watch.time("load"):
-            table = _open_table(job, journal, stack=stack, crew=crew, threads=cores)
-        crew.check()
-        encoding = table.fit_encoding(job.data)
-        flop = step_flop(job, encoding, num_tasks=crew.task.num_tasks)
-        threads = limit_threads(cores, job.devices, step_flop=flop)
-        with watch.time("import"), importing_tensorflow():
-            from dnnjob.training.fit import fit_dnn
-            from dnnjob.training.strategy import make_devices
-            from dnnjob.training.windowed import WindowedRows
+    with watch.time("load"):
+        table = _load_table(job, attempt, threads=cores)
+    encoding = table.fit_encoding(job.data)
+    threads = _limit_threads(job, encoding, crew, cores=cores)
+    with watch.time("import"), importing_tensorflow():
+        from dnnjob.training.fit import fit_dnn
+        from dnnjob.training.strategy import make_devices
+        from dnnjob.training.windowed import WindowedRows
 
-        devices = make_devices(job.devices, crew)
-        job = _complete(job, table, crew=crew, threads=threads, devices=devices)
-        if crew.is_chief:
-            _tell(job, encoding, journal)
-        crew.check()
-        budget_bytes = _memory_budget(job, crew)
-        rows = WindowedRows.of(table, encoding, budget_bytes=budget_bytes, threads=cores)
-        yardstick = Yardstick(job, table, has_idle_core=devices.kind == "gpu" or cores > threads)
-        fitted = fit_dnn(
-            job,
-            rows,
-            devices=devices,
-            journal=journal,
-            watch=watch,
-            crew=crew,
-            threads=threads,
-            # Two seconds of imports, and the yardstick where a core is idle, which pass while
-            # the network compiles and trains.
-            meanwhile=partial(_work_beside, job, crew, yardstick, background),
-        )
+    devices = make_devices(job.devices, crew)
+    job = _complete(job, table, devices, num_tasks=crew.task.num_tasks, threads=threads)
+    _write_complete(job, encoding, attempt)
+    budget_bytes = _memory_budget(job, crew)
+    rows = WindowedRows.of(table, encoding, budget_bytes=budget_bytes, threads=cores)
+    yardstick = Yardstick(job, table, has_idle_core=devices.kind == "gpu" or cores > threads)
+    with ThreadPoolExecutor(max_workers=1) as background:
+        work_beside = partial(_work_beside, job, crew, yardstick, background)
+        fitted = fit_dnn(job, rows, devices, attempt=attempt, meanwhile=work_beside)
         if not crew.is_chief:
             return None
         crew.release()
-        crew.check()
-        evaluated = evaluate(
-            table,
-            encoding,
-            rows.encode,
-            fitted.predict,
-            job=job,
-            parts=PredictedParts(
-                journal=journal,
-                trained=fitted.trained,
-                key=fitted.digest,
-                every_s=job.train.checkpoint_every_s,
-                check=check,
-            ),
-            watch=watch,
+        parts = PredictedParts(
+            attempt, fitted.trained, key=fitted.digest, every_s=job.train.checkpoint_every_s
         )
+        evaluated = evaluate(table, encoding, rows.encode, fitted.predict, job=job, parts=parts)
         with watch.time("evaluate"):
-            trees = yardstick.measure(check=check)
+            trees = yardstick.measure(check=attempt.check)
     facts = Facts(
         job=job,
-        journal=journal,
+        attempt=attempt,
         table=table,
         encoding=encoding,
         fitted=fitted,
         devices=devices,
         evaluated=evaluated,
         trees=trees,
-        watch=watch,
     )
-    return publish(facts, check=check)
+    return publish(facts)
 
 
 def step_flop(job: JobConfig, encoding: Encoding, *, num_tasks: int) -> float:
@@ -139,8 +107,9 @@ def step_flop(job: JobConfig, encoding: Encoding, *, num_tasks: int) -> float:
     return 6.0 * encoding.count_params(job.model) * rows
 
 
-def _load_fitting(journal: Journal, crew: Crew, words: Sequence[str]) -> JobConfig:
+def _load_fitting(attempt: TaskAttempt, words: Sequence[str]) -> JobConfig:
     """The job, with no more threads than this machine gives if an earlier one gave so many."""
+    journal, crew = attempt.journal, attempt.crew
     job, cores = load_job(journal.paths.job, overrides=words), count_threads(crew)
     chief = crew.share({"cores": cores, "before": journal.cores_before})
     journal.mark_cores(cores)
@@ -156,26 +125,26 @@ def _load_fitting(journal: Journal, crew: Crew, words: Sequence[str]) -> JobConf
     return job.model_copy(update={"devices": devices})
 
 
-def _open_table(
-    job: JobConfig, journal: Journal, *, stack: ExitStack, crew: Crew, threads: int
-) -> Table:
-    """The job's table; the stack clears away the copy that some need."""
+def _load_table(job: JobConfig, attempt: TaskAttempt, *, threads: int) -> Table:
+    """The job's table; the attempt's end clears away the copy that some need."""
+    journal, crew = attempt.journal, attempt.crew
 
     def make_scratch() -> Path:
         folder = scratch_folder(job.data, journal.paths.run_id, attempt=journal.number)
-        return stack.enter_context(folder)
+        return attempt.stack.enter_context(folder)
 
     table = open_table(
         job, make_scratch=make_scratch, threads=threads, crew=crew, kept=journal.paths.statistics
     )
     log_warnings(job.data.source, table.warnings)
+    crew.check()
     return table
 
 
-def _check(crew: Crew, journal: Journal) -> None:
-    """Raises where the run shall stop, or another attempt has taken it over."""
-    crew.check()
-    journal.recheck()
+def _limit_threads(job: JobConfig, encoding: Encoding, crew: Crew, *, cores: int) -> int:
+    """Threads of TensorFlow in this task: of its cores those that a step is worth."""
+    flop = step_flop(job, encoding, num_tasks=crew.task.num_tasks)
+    return limit_threads(cores, job.devices, step_flop=flop)
 
 
 def _work_beside(
@@ -195,12 +164,7 @@ def _memory_budget(job: JobConfig, crew: Crew) -> float:
 
 
 def _complete(
-    job: JobConfig,
-    table: Table,
-    *,
-    crew: Crew,
-    threads: int,
-    devices: "Devices",
+    job: JobConfig, table: Table, devices: "Devices", *, num_tasks: int, threads: int
 ) -> JobConfig:
     """The job with every default filled in."""
     values, text_format = job.model_dump(), table.typed.text_format
@@ -215,18 +179,21 @@ def _complete(
     }
     values["train"] |= {"weight_decay": job.train.decay, "huber_delta": job.train.delta}
     values["devices"] |= {
-        "tasks": crew.task.num_tasks,
+        "tasks": num_tasks,
         "threads": threads,
         "xla": "on" if devices.xla else "off",
     }
     return resolve_job(values, origin="The resolved job")
 
 
-def _tell(job: JobConfig, encoding: Encoding, journal: Journal) -> None:
-    journal.recheck()
-    write_text(journal.paths.job, to_toml(job))
-    if encoding.description:
-        logger.info("%s", encoding.description)
+def _write_complete(job: JobConfig, encoding: Encoding, attempt: TaskAttempt) -> None:
+    """Leaves the complete job in the run folder, for whoever comes later."""
+    if attempt.crew.is_chief:
+        attempt.journal.recheck()
+        write_text(attempt.journal.paths.job, to_toml(job))
+        if encoding.description:
+            logger.info("%s", encoding.description)
+    attempt.crew.check()
 
 
 def resolve_columns(

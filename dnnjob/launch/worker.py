@@ -53,6 +53,7 @@ from dnnjob.tasks import (
     FollowerCrew,
     StopFlag,
     Task,
+    TaskAttempt,
     follow_crew,
     lead_crew,
     refuse_without_gpu,
@@ -122,7 +123,7 @@ def _lead(
         crew = Crew(stop)
         try:
             crew = _gather(task, journal, crew, words)
-            report = run_job(journal, crew=crew, watch=watch, stack=stack, words=words)
+            report = run_job(TaskAttempt(journal, crew, watch, stack), words=words)
             journal.finish("COMPLETED")
         except SupersededError as error:
             logger.error("%s", error)
@@ -243,9 +244,9 @@ def _follow(
     log = paths.log(attempt=attempt, rank=task.rank)
     talks = task.launcher != "local"
     with logging_to(log, rank=task.rank, keeps_stderr=talks), ExitStack() as stack:
-        journal = FollowerJournal(paths, attempt)
+        own = TaskAttempt(FollowerJournal(paths, attempt), crew, watch, stack)
         try:
-            run_job(journal, crew=crew, watch=watch, stack=stack, words=words)
+            run_job(own, words=words)
             return crew.await_end()
         except (StoppedError, NonFiniteError):
             # The chief knows as well, and still has a checkpoint to write.

@@ -18,7 +18,6 @@ import numpy as np
 
 import dnnjob
 from dnnjob import machine
-from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig
 from dnnjob.data.encoding import CategoryColumn, Encoding
 from dnnjob.data.table import Table
@@ -26,7 +25,7 @@ from dnnjob.image import read_image
 from dnnjob.results import report as parts
 from dnnjob.results.baselines import TreesBaseline
 from dnnjob.results.evaluation import Evaluated
-from dnnjob.runs import Journal
+from dnnjob.tasks import TaskAttempt
 
 if TYPE_CHECKING:
     from dnnjob.training.fit import Fitted
@@ -39,14 +38,13 @@ class Facts:
     """All that a report is made of."""
 
     job: JobConfig
-    journal: Journal
+    attempt: TaskAttempt
     table: Table
     encoding: Encoding
     fitted: "Fitted"
     devices: "Devices"
     evaluated: Evaluated
     trees: TreesBaseline | None
-    watch: Stopwatch
 
 
 def make_history(log: "EpochLog") -> parts.History:
@@ -61,7 +59,7 @@ def make_history(log: "EpochLog") -> parts.History:
 
 def assemble_report(facts: Facts, *, environ: Mapping[str, str]) -> parts.Report:
     """The report; its times end now."""
-    journal, job = facts.journal, facts.job
+    journal, job = facts.attempt.journal, facts.job
     return parts.Report(
         run_id=journal.paths.run_id,
         name=job.name,
@@ -78,7 +76,7 @@ def assemble_report(facts: Facts, *, environ: Mapping[str, str]) -> parts.Report
         throughput=_throughput(facts),
         resources=parts.Resources(
             peak_rss_mb=machine.peak_rss_mb(),
-            cpu_s=facts.watch.cpu_s,
+            cpu_s=facts.attempt.watch.cpu_s,
             gpu_peak_mb=facts.devices.gpu_peak_mb(),
         ),
         provenance=_provenance(facts, environ),
@@ -153,11 +151,11 @@ def _strategy(facts: Facts) -> parts.Strategy:
 
 
 def _timing(facts: Facts) -> parts.Timing:
-    watch = facts.watch
+    watch = facts.attempt.watch
     phases = ("import", "load", "compile", "train", "evaluate", "predict", "report")
     earlier = [
         (attempt.ended_at or attempt.started_at) - attempt.started_at
-        for attempt in facts.journal.status.attempts[:-1]
+        for attempt in facts.attempt.journal.status.attempts[:-1]
     ]
     total = watch.total
     return parts.Timing(
@@ -176,7 +174,7 @@ def _throughput(facts: Facts) -> parts.Throughput:
 
 def _provenance(facts: Facts, environ: Mapping[str, str]) -> parts.Provenance:
     commit, dirty = machine.git_state(Path.cwd())
-    attempts = facts.journal.status.attempts
+    attempts = facts.attempt.journal.status.attempts
     slurm = {key: value for key, value in environ.items() if key.startswith("SLURM_JOB")}
     return parts.Provenance(
         dnnjob=dnnjob.__version__,

@@ -1,6 +1,6 @@
 """Predictions of every row of a table, kept on the way, and what they give.
 
-evaluated = evaluate(table, encoding, encode, predict, job=job, kept=kept, watch=watch)
+evaluated = evaluate(table, encoding, encode, predict, job=job, parts=parts)
 evaluated.metrics.test.mse
 evaluated.write_predictions(paths)
 """
@@ -20,7 +20,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig
 from dnnjob.data.encoding import Encoding, NumberColumn
 from dnnjob.data.raw_columns import FloatArray, Texts
@@ -31,7 +30,8 @@ from dnnjob.results.baselines import LinearSums
 from dnnjob.results.importance import Importance, measure_importance
 from dnnjob.results.metrics import Totals, add_up, pack_totals, unpack_totals
 from dnnjob.results.report import SplitBaselines, SplitMetrics, make_predictions
-from dnnjob.runs import Journal, Position, RunPaths, write_file
+from dnnjob.runs import Position, RunPaths, write_file
+from dnnjob.tasks import TaskAttempt
 
 logger = logging.getLogger(__name__)
 
@@ -95,22 +95,20 @@ class PredictedParts:
     """The predictions of a run on their way, in files beside its checkpoints.
 
     Attributes:
-        journal: Told how far predicting has come.
+        attempt: Told how far predicting has come, and asked between pieces whether to go on.
         trained: Where training ended.
         key: Names the trained weights: parts of others do not count.
         every_s: Seconds between two writings.
-        check: Called between pieces; raises where the run shall stop.
     """
 
-    journal: Journal
+    attempt: TaskAttempt
     trained: Position
     key: str
     every_s: float
-    check: Callable[[], None]
 
     def path(self, first: int) -> Path:
         """The file that begins with a row."""
-        return self.journal.paths.predicted(self.key, first)
+        return self.attempt.journal.paths.predicted(self.key, first)
 
     def position(self, num_rows: int) -> Position:
         """Where a run stands that has predicted so many rows."""
@@ -174,7 +172,6 @@ def evaluate(
     *,
     job: JobConfig,
     parts: PredictedParts,
-    watch: Stopwatch,
 ) -> Evaluated:
     """Predicts every row, or finds what an earlier attempt has predicted, and measures the errors.
 
@@ -185,16 +182,15 @@ def evaluate(
         predict: From inputs to predictions of the scaled target.
         job: The resolved job.
         parts: Keeps what is predicted for a later attempt.
-        watch: Times predicting and evaluating.
 
     Raises:
         StoppedError: If a signal asked for it; a later attempt predicts the rest.
     """
     num_params = encoding.count_params(job.model)
-    pass_ = _PredictionPass(table, encoding, encode, predict, parts, watch, num_params)
+    pass_ = _PredictionPass(table, encoding, encode, predict, parts, num_params)
     sums, predictions = pass_.run()
-    parts.check()
-    with watch.time("evaluate"):
+    parts.attempt.check()
+    with parts.attempt.watch.time("evaluate"):
         labels, target_std = sums.joined("labels"), encoding.target.raw_std
         is_test = labels == TEST
         named = zip(SPLITS, sums.errors, strict=False)
@@ -229,27 +225,27 @@ class _PredictionPass:
     encode: Callable[[Floats], Floats]
     predict: Callable[[Floats], FloatArray]
     parts: PredictedParts
-    watch: Stopwatch
     num_params: int
 
     def run(self) -> tuple[_Sums, list[_Part]]:
         """What all rows leave, and their predictions."""
         sums, parts = self._restore()
+        watch = self.parts.attempt.watch
         tables: list[pa.Table] = []
         pieces = self.table.pieces(size=self._piece_rows, first=sums.num_rows)
         began, written_at = sums.num_rows, time.monotonic()
         while sums.num_rows < self.table.num_rows:
-            with self.watch.time("predict"):
+            with watch.time("predict"):
                 piece = next(pieces)
                 x = self.encode(self.encoding.numbers(piece.block))
                 y_pred = self.encoding.target.restore(self.predict(x))
                 tables.append(_predictions_of(piece, y_pred))
-            with self.watch.time("evaluate"):
+            with watch.time("evaluate"):
                 self._add(sums, piece, x, y_pred)
             is_due = time.monotonic() - written_at >= self.parts.every_s
             is_full = sums.num_rows - began >= _MAX_PART_ROWS
             if is_due or is_full or sums.num_rows == self.table.num_rows or self._is_to_stop():
-                with self.watch.time("predict"):
+                with watch.time("predict"):
                     part = pa.concat_tables(tables)
                     is_written = self._write(sums, part, began)
                 written_at = time.monotonic()
@@ -257,12 +253,12 @@ class _PredictionPass:
                     parts.append(self.parts.path(began))
                     began = sums.num_rows
                     tables.clear()
-            self.parts.check()
+            self.parts.attempt.check()
         return sums, [*parts, *tables]
 
     def _is_to_stop(self) -> bool:
         try:
-            self.parts.check()
+            self.parts.attempt.check()
         except StoppedError:
             return True
         return False
@@ -290,7 +286,7 @@ class _PredictionPass:
                 break
             parts.append(path)
         if parts:
-            self.parts.journal.mark_resumed(self.parts.position(sums.num_rows))
+            self.parts.attempt.journal.mark_resumed(self.parts.position(sums.num_rows))
             logger.info(
                 "Going on from predicted row %d of %d.", sums.num_rows + 1, self.table.num_rows
             )
@@ -354,7 +350,7 @@ class _PredictionPass:
 
     def _write(self, sums: _Sums, part: pa.Table, first: int) -> bool:
         """Leaves what is predicted for a later attempt; False where it cannot be written."""
-        path, journal = self.parts.path(first), self.parts.journal
+        path, journal = self.parts.path(first), self.parts.attempt.journal
         journal.recheck()
         content = io.BytesIO()
         np.savez(content, **sums.dump())

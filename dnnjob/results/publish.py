@@ -1,10 +1,9 @@
 """Everything a reader of the run folder finds, in the order in which it must appear.
 
-report = publish(facts, check=crew.check)
+report = publish(facts)
 """
 
 import os
-from collections.abc import Callable
 
 import numpy as np
 
@@ -13,43 +12,46 @@ from dnnjob.results.report import Report, write_history, write_report
 from dnnjob.runs import write_text
 
 
-def publish(facts: Facts, *, check: Callable[[], None]) -> Report:
+def publish(facts: Facts) -> Report:
     """Writes everything a reader of the run folder finds, the report last.
 
     Args:
         facts: What the phases of the run left.
-        check: Called between files; raises where the run shall stop, which leaves the rest to the
-            next attempt.
+
+    Raises:
+        StoppedError: If a signal asked for it; the next attempt writes the rest.
+        SupersededError: If a later attempt has been claimed.
     """
     # Its template engine is for the end of a run alone.
     from dnnjob.results.report_page import render_page
 
-    paths, output = facts.journal.paths, facts.job.output
-    facts.journal.recheck()
-    with facts.watch.time("report"):
+    attempt, output = facts.attempt, facts.job.output
+    journal, paths = attempt.journal, attempt.journal.paths
+    journal.recheck()
+    with attempt.watch.time("report"):
         _write_tables(facts)
-        check()
+        attempt.check()
         if output.plots:
-            facts.journal.recheck()
+            journal.recheck()
             _draw_plots(facts)
-        check()
+        attempt.check()
         if output.model:
-            facts.journal.recheck()
+            journal.recheck()
             _save_model(facts)
-    check()
+    attempt.check()
     report = assemble_report(facts, environ=os.environ)
-    facts.journal.recheck()
+    journal.recheck()
     write_text(paths.page, render_page(report, paths.plots))
-    facts.journal.recheck()
+    journal.recheck()
     write_report(paths, report)
     return report
 
 
 def _write_tables(facts: Facts) -> None:
-    write_history(facts.journal.paths, make_history(facts.fitted.log))
+    write_history(facts.attempt.journal.paths, make_history(facts.fitted.log))
     if facts.job.output.predictions != "none":
-        facts.journal.recheck()
-        facts.evaluated.write_predictions(facts.journal.paths)
+        facts.attempt.journal.recheck()
+        facts.evaluated.write_predictions(facts.attempt.journal.paths)
 
 
 def _draw_plots(facts: Facts) -> None:
@@ -71,7 +73,7 @@ def _draw_plots(facts: Facts) -> None:
         importance=facts.evaluated.importance,
         seed=facts.job.seed,
     )
-    draw_plots(facts.journal.paths.plots, data)
+    draw_plots(facts.attempt.journal.paths.plots, data)
 
 
 def _save_model(facts: Facts) -> None:
@@ -84,4 +86,4 @@ def _save_model(facts: Facts) -> None:
         weights=facts.fitted.dnn.get_weights(),
         precision=job.devices.precision,
     )
-    save_model(facts.journal.paths.model, model)
+    save_model(facts.attempt.journal.paths.model, model)

@@ -21,6 +21,7 @@ from dnnjob.tasks.process_group import ChiefEndedError, Crew, FollowerCrew
 from dnnjob.tasks.rendezvous import WAIT_S, fresh_names, introduced, looks
 from dnnjob.tasks.stop import StopFlag, stop_signals
 from dnnjob.tasks.task import Task, find_task
+from dnnjob.tasks.task_attempt import TaskAttempt
 
 __all__ = [
     "LOGICAL_CPUS",
@@ -30,6 +31,7 @@ __all__ = [
     "FollowerCrew",
     "StopFlag",
     "Task",
+    "TaskAttempt",
     "configure_process",
     "count_threads",
     "find_task",

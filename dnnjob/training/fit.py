@@ -1,6 +1,6 @@
 """From standardized rows to a trained network: build, compile, train, keep.
 
-fitted = fit_dnn(job, rows, devices=devices, journal=journal, watch=watch, crew=crew)
+fitted = fit_dnn(job, rows, devices, attempt=attempt, meanwhile=import_plots)
 y_pred = fitted.predict(x)
 """
 
@@ -14,24 +14,24 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from dnnjob.clock import Stopwatch
-from dnnjob.config import JobConfig
+from dnnjob.config import JobConfig, TrainConfig
+from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.order import Plan
 from dnnjob.data.raw_columns import FloatArray
 from dnnjob.errors import NonFiniteError, StoppedError
-from dnnjob.runs import Journal, Position
-from dnnjob.tasks import Crew
+from dnnjob.runs import Position
+from dnnjob.tasks import TaskAttempt
 from dnnjob.training.checkpoint import CheckpointStore
 from dnnjob.training.evaluate import RowPredictor, make_predictor
 from dnnjob.training.history import EpochLog
 from dnnjob.training.model import summarize
-from dnnjob.training.network import make_network
+from dnnjob.training.network import Network, make_network
 from dnnjob.training.progress import open_progress
 from dnnjob.training.resume import Keeper, identify
-from dnnjob.training.step import ResidentData
+from dnnjob.training.step import CompiledStep
 from dnnjob.training.strategy import Devices
 from dnnjob.training.train import Pace, TrainingLoop, TrainingState
-from dnnjob.training.windowed import WindowedRows
+from dnnjob.training.windowed import Feed, WindowedRows
 
 logger = logging.getLogger(__name__)
 
@@ -72,84 +72,43 @@ class Fitted:
 def fit_dnn(
     job: JobConfig,
     rows: WindowedRows,
-    *,
     devices: Devices,
-    journal: Journal,
-    watch: Stopwatch,
-    crew: Crew,
-    threads: int,
+    *,
+    attempt: TaskAttempt,
     meanwhile: Callable[[], object],
 ) -> Fitted:
     """Trains the job's network from its newest checkpoint, or from the start.
 
-    `meanwhile` is called once the interpreter is free, since the network compiles and trains.
+    Args:
+        job: The resolved job.
+        rows: What it trains on.
+        devices: What it computes on.
+        attempt: This task's part in the attempt.
+        meanwhile: Called once the interpreter is free, since the network compiles and trains.
 
     Raises:
         NonFiniteError: If training diverges; a checkpoint holds the last finite weights.
         StoppedError: If a signal asked for it; a checkpoint holds the state.
         PeerLostError: If another task is lost.
     """
+    watch = attempt.watch
     with watch.time("compile"):
-        first_replica = crew.task.rank * len(devices.names)
-        prepared = rows.prepare(job, devices, first_replica=first_replica)
-        plan = prepared.plan
-        network = make_network(
-            job,
-            plan,
-            prepared.data,
-            encoding=rows.encoding,
-            devices=devices,
-        )
-    dnn, optimizer, step = network.dnn, network.optimizer, network.step
-    # The zeros that stand for a window are as large as one.
-    prepared = replace(prepared, data=ResidentData(None, None))
-    summary = summarize(dnn)
+        untrained = _prepare(job, rows, devices, rank=attempt.crew.task.rank)
+    plan, network = untrained.plan, untrained.network
+    summary = summarize(network.dnn)
     logger.info("%s", summary)
     with watch.time("compile"):
-        if not network.is_compiled:
-            step.trace()
+        network.trace()
         meanwhile()
-    keeper = Keeper(
-        store=CheckpointStore(journal.paths.checkpoints),
-        journal=journal,
-        dnn=dnn,
-        optimizer=optimizer,
-        step=step,
-        identity=identify(job, rows.fingerprint, devices, crew=crew, threads=threads),
-        every_s=job.train.checkpoint_every_s,
-        crew=crew,
-    )
+    keeper = _make_keeper(job, rows.fingerprint, devices, network=network, attempt=attempt)
     state = keeper.restore(plan) or TrainingState.begin(plan)
-    feed = prepared.make_feed(step)
-    # The first window is filled while the network compiles.
-    windows = None if state.stop_reason else feed.begin(state.log.num_steps)
     with watch.time("compile"):
-        if not network.is_compiled:
-            step.compile()
-        if feed.windows is not None:
-            step.forget_rows()
-        # From here on standing still counts: for all from the same moment.
-        crew.gather(None)
+        loop = _compile(job, untrained, state, keeper)
     _announce(plan, devices, warmup_steps=job.train.warmup_steps)
-    with open_progress(epochs=plan.epochs) as show:
-        shows = (journal.show_progress, show)
-        loop = TrainingLoop(
-            step,
-            plan,
-            job,
-            keep=keeper.keep,
-            crew=crew,
-            shows=shows,
-            windows=windows,
-            validate=feed.validate,
-        )
-        pace = _train(loop, keeper, state, watch)
-    if (end := state.describe_end(job.train)) is not None:
-        logger.info("%s.", end[0].upper() + end[1:])
-    if job.train.patience and state.stopping.best_epoch >= 0:
-        step.restore_best()
+    pace = _train(loop, state, keeper, attempt)
+    _keep_best(job.train, state, network.step)
     return Fitted(
-        dnn=dnn,
+        dnn=network.dnn,
         summary=summary,
         log=state.log,
         pace=pace,
@@ -161,15 +120,89 @@ def fit_dnn(
     )
 
 
-def _train(loop: TrainingLoop, keeper: Keeper, state: TrainingState, watch: Stopwatch) -> Pace:
-    try:
-        with watch.time("train"), loop.crew.training():
-            pace = loop.train(state)
-    except (NonFiniteError, StoppedError):
+@dataclass(frozen=True)
+class _Untrained:
+    """A network and what will feed it."""
+
+    plan: Plan
+    network: Network
+    make_feed: Callable[[CompiledStep], Feed]
+
+
+def _prepare(job: JobConfig, rows: WindowedRows, devices: Devices, *, rank: int) -> _Untrained:
+    # The rows stay with the step alone: the zeros that stand for a window are as large as one.
+    prepared = rows.prepare(job, devices, first_replica=rank * len(devices.names))
+    network = make_network(
+        job, prepared.plan, prepared.data, encoding=rows.encoding, devices=devices
+    )
+    return _Untrained(prepared.plan, network, prepared.make_feed)
+
+
+def _make_keeper(
+    job: JobConfig,
+    table: Fingerprint,
+    devices: Devices,
+    *,
+    network: Network,
+    attempt: TaskAttempt,
+) -> Keeper:
+    journal, crew = attempt.journal, attempt.crew
+    return Keeper(
+        store=CheckpointStore(journal.paths.checkpoints),
+        journal=journal,
+        dnn=network.dnn,
+        optimizer=network.optimizer,
+        step=network.step,
+        identity=identify(job, table, devices, crew=crew, threads=job.devices.threads),
+        every_s=job.train.checkpoint_every_s,
+        crew=crew,
+    )
+
+
+def _compile(
+    job: JobConfig, untrained: _Untrained, state: TrainingState, keeper: Keeper
+) -> TrainingLoop:
+    """The loop over the compiled call; returns once all tasks are there."""
+    step = untrained.network.step
+    feed = untrained.make_feed(step)
+    # The first window is filled while the network compiles.
+    windows = None if state.stop_reason else feed.begin(state.log.num_steps)
+    untrained.network.compile()
+    if feed.windows is not None:
+        step.forget_rows()
+    # From here on standing still counts: for all from the same moment.
+    keeper.crew.gather(None)
+    return TrainingLoop(
+        step,
+        untrained.plan,
+        job,
+        keep=keeper.keep,
+        crew=keeper.crew,
+        windows=windows,
+        validate=feed.validate,
+    )
+
+
+def _train(loop: TrainingLoop, state: TrainingState, keeper: Keeper, attempt: TaskAttempt) -> Pace:
+    """Trains to the job's end; what training ended with is in the newest checkpoint."""
+    with open_progress(epochs=loop.plan.epochs) as show:
+        loop = replace(loop, shows=(attempt.journal.show_progress, show))
+        try:
+            with attempt.watch.time("train"), attempt.crew.training():
+                pace = loop.train(state)
+        except (NonFiniteError, StoppedError):
+            keeper.write(state)
+            raise
         keeper.write(state)
-        raise
-    keeper.write(state)
     return pace
+
+
+def _keep_best(train: TrainConfig, state: TrainingState, step: CompiledStep) -> None:
+    """Leaves the weights that the job asks for: with patience those of the best epoch."""
+    if (end := state.describe_end(train)) is not None:
+        logger.info("%s.", end[0].upper() + end[1:])
+    if train.patience and state.stopping.best_epoch >= 0:
+        step.restore_best()
 
 
 def _announce(plan: Plan, devices: Devices, *, warmup_steps: int) -> None:

@@ -43,6 +43,16 @@ class Network:
     step: CompiledStep
     is_compiled: bool = False
 
+    def trace(self) -> None:
+        """Traces the call, where no earlier run has."""
+        if not self.is_compiled:
+            self.step.trace()
+
+    def compile(self) -> None:
+        """Compiles the traced call, where no earlier run has."""
+        if not self.is_compiled:
+            self.step.compile()
+
 
 _latest: tuple[Any, Network] | None = None
 

@@ -1,5 +1,6 @@
 """What the predictions of a table give, and how predicting goes on where it stopped."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGTERM
 
@@ -15,7 +16,7 @@ from dnnjob.errors import StoppedError
 from dnnjob.results import baselines, evaluation
 from dnnjob.results.evaluation import Evaluated, PredictedParts, evaluate
 from dnnjob.runs import Attempt, Journal, Position, create_run
-from dnnjob.tasks import Crew, StopFlag
+from dnnjob.tasks import Crew, StopFlag, TaskAttempt
 from tests.data.opened import split_table
 
 NUM_ROWS = 1000
@@ -52,7 +53,8 @@ class Attempts:
         encoding = self.table.fit_encoding(self.job.data)
         (column,) = encoding.number_columns
         journal = Journal(self.paths)
-        parts = PredictedParts(journal, TRAINED, key, every_s, Crew(stop or StopFlag()).check)
+        attempt = TaskAttempt(journal, Crew(stop or StopFlag()), self.watch, ExitStack())
+        parts = PredictedParts(attempt, TRAINED, key, every_s)
 
         def encode(numbers: np.ndarray) -> np.ndarray:
             filled = np.where(np.isnan(numbers), column.fill, numbers)
@@ -62,9 +64,7 @@ class Attempts:
             return inputs[:, 0].astype(np.float64)
 
         try:
-            found = evaluate(
-                self.table, encoding, encode, predict, job=self.job, parts=parts, watch=self.watch
-            )
+            found = evaluate(self.table, encoding, encode, predict, job=self.job, parts=parts)
         except StoppedError:
             found = None
         return found, journal.status.attempts[-1]

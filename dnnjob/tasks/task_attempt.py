@@ -1,0 +1,41 @@
+"""What one task has of an attempt, from its beginning to its end.
+
+attempt = TaskAttempt(journal, crew, watch, stack)
+with attempt.watch.time("load"): ...
+attempt.check()                        # raises where the run shall stop
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from dnnjob.clock import Stopwatch
+from dnnjob.runs import Journal
+from dnnjob.tasks.process_group import Crew
+
+
+@dataclass(frozen=True)
+class TaskAttempt:
+    """One task's part in an attempt of a run.
+
+    Attributes:
+        journal: The attempt's record; other tasks than the chief have one that writes nothing.
+        crew: The tasks of the run.
+        watch: Started when the run was.
+        stack: Clears away what others may read until they have heard of the end.
+    """
+
+    journal: Journal
+    crew: Crew
+    watch: Stopwatch
+    stack: ExitStack
+
+    def check(self) -> None:
+        """Makes sure that the run shall go on, and in this attempt.
+
+        Raises:
+            StoppedError: If a signal asked for a stop.
+            PeerLostError: If another task is lost.
+            SupersededError: If a later attempt has been claimed.
+        """
+        self.crew.check()
+        self.journal.recheck()
