@@ -71,21 +71,13 @@ def measure_table(
         JobError: If there is no room for a copy.
         StoppedError: If a signal asked for it.
     """
-    data, crew = job.data, crew or Crew(StopFlag())
+    crew = crew or Crew(StopFlag())
     source, scratch, plan = typed.rows, None, None
     if block_rows is not None and isinstance(source, ParquetRows):
         if get_scratch is not None and _has_large_groups(source, block_rows):
             scratch = get_scratch()
             plan = _plan_copy(source, typed, scratch.folder, block_rows=block_rows)
     starts = source.starts if plan is None else plan.starts
-    key = key_of_pass(
-        data,
-        typed.kinds,
-        np.diff(starts),
-        typed.fingerprint,
-        part_rows=typed.part_rows,
-        seed=job.split_seed,
-    )
     made = _Pass(
         job,
         typed,
@@ -94,7 +86,7 @@ def measure_table(
         awaits_copy=scratch is not None and not scratch.is_mine,
         threads=threads,
     )
-    passed = made.find(PassKeeper(kept, key), crew)
+    passed = made.find(PassKeeper(kept, made.key), crew)
     survey = passed.kept.survey
     warnings = check_survey(typed, survey)
     refuse_empty_splits(job, survey.group_counts.sum(axis=0))
@@ -183,6 +175,19 @@ class _Pass:
     copy: Copy | None
     awaits_copy: bool
     threads: int
+
+    @property
+    def key(self) -> str:
+        """Names what it finds: another table, split or counting has another."""
+        typed = self.typed
+        return key_of_pass(
+            self.job.data,
+            typed.kinds,
+            np.diff(self.starts),
+            typed.fingerprint,
+            part_rows=typed.part_rows,
+            seed=self.job.split_seed,
+        )
 
     def find(self, keeper: PassKeeper, crew: Crew) -> _Passed:
         """What a pass finds, and the copy, if one is needed.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dnnjob.training.dropout import draw_masks
 from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.model import build_dnn
 from dnnjob.training.row_chunks import chunk_rows
@@ -290,11 +291,13 @@ def test_one_compilation_serves_every_range_of_steps(make_training: Any, batch: 
     assert time.perf_counter() - compiled < compiled - began
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean(make_training: Any) -> None:
-    training = make_training(model={"hidden_units": (1000,), "dropout_rate": 0.3})
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    def draw(seed: int) -> tf.Tensor:
+        stream = tf.constant([seed, 0], tf.int64)
+        place = {"replica": tf.constant(0), "num_replicas": 1, "rows": 16}
+        return draw_masks([1000], rate=0.3, stream=stream, **place)[0]
 
-    (mask,) = training.step._dropout_masks(tf.constant([5, 0]), tf.constant(0), rows=16)
-    (other,) = training.step._dropout_masks(tf.constant([6, 0]), tf.constant(0), rows=16)
+    mask, other = draw(5), draw(6)
 
     assert np.mean(mask.numpy() == 0) == pytest.approx(0.3, abs=0.02)
     assert np.mean(mask.numpy()) == pytest.approx(1.0, abs=0.03)
