@@ -115,13 +115,15 @@ def find_files(source: str) -> list[Path]:
     path = Path(source)
     with reading_file(path):
         if path.is_dir():
+            # A log says more of a folder than what lies twice in it, or what it lacks.
+            _refuse_logs(path, [])
             return _refuse_logs(path, _tables_in(path))
         # A file first, since its name may look like a glob.
         if path.exists():
             return [path]
         names = glob.glob(source, recursive=True)  # noqa: PTH207
-        found = _refuse_logs(
-            path, _refuse_twice([Path(name) for name in names if not Path(name).is_dir()])
+        found = _refuse_twice(
+            _refuse_logs(path, [Path(name) for name in names if not Path(name).is_dir()])
         )
     if not found:
         raise DataError(
@@ -213,7 +215,8 @@ def _refuse_logs(source: Path, files: list[Path]) -> list[Path]:
         named = next((kind for log, kind in _LOGS.items() if (folder / log).is_dir()), None)
         if named is None and any((folder / "metadata").glob("*.metadata.json")):
             named = "Iceberg"
-        if named is not None and (folder != base.parent or named == "Iceberg"):
+        is_part = named == "Iceberg" or _is_partition(base.name)
+        if named is not None and (folder != base.parent or is_part):
             raise DataError(
                 f"{folder} is a table of {named}, whose log says which of its files count: read "
                 "plainly, rows that were deleted or replaced would come back. Write the table as "

@@ -419,14 +419,17 @@ def test_the_same_table_twice_in_a_folder_is_refused(tmp_path: Path) -> None:
         ("metadata/1.metadata.json", "Iceberg"),
     ],
 )
-@pytest.mark.parametrize("part", ["", "*.parquet", "**/*.parquet"])
+@pytest.mark.parametrize("files", [("p.parquet",), ("p.parquet", "q.parquet"), ("a=1/p.parquet",)])
+@pytest.mark.parametrize("part", ["", "*.parquet", "**/*.parquet", "a=1"])
 def test_a_folder_whose_files_a_log_names_is_refused(
-    tmp_path: Path, log: str, kind: str, part: str
+    tmp_path: Path, log: str, kind: str, part: str, files: tuple[str, ...]
 ) -> None:
     folder = tmp_path / "t"
     (folder / log).parent.mkdir(parents=True)
     (folder / log).write_text("{}")
-    ROWS.to_parquet(folder / "p.parquet")
+    (folder / "a=1").mkdir()
+    for file in files:
+        ROWS.to_parquet(folder / file)
     with pytest.raises(DataError, match=rf"t is a table of {kind}, whose log says which"):
         peek_columns(config(folder / part))
 
