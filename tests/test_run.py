@@ -381,7 +381,9 @@ def test_a_huge_learning_rate_fails_with_epoch_and_batch(
     assert not paths.predictions.exists()
 
 
-def test_a_missing_gpu_ends_with_4(run: Run) -> None:
+def test_a_missing_gpu_ends_with_4(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A run before it in this process may have been told to see none.
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     code, paths = run(None, devices={"kind": "gpu"})
     assert code == ExitCode.ENVIRONMENT
     assert "no driver tells of one" in str(read_status(paths).error)

@@ -86,7 +86,7 @@ class QuantileSketch:
     def quantile(self, share: float) -> float:
         """The number that `share` of the stream lies below; NaN of an empty stream.
 
-        Between two numbers, the mean of both, as `numpy.median` has it.
+        Between two numbers it lies on the line through both, as `numpy.quantile` has it.
         """
         (quantile,) = self.quantiles([share])
         return quantile
@@ -104,7 +104,10 @@ class QuantileSketch:
             ordered[np.searchsorted(ends, whole, side="right")]
             for whole in (np.floor(ranks), np.ceil(ranks))
         )
-        return tuple(((below + above) / 2).tolist())
+        part = ranks - np.floor(ranks)
+        # To the bit what `numpy.median` gives.
+        middle = (below + above) / 2
+        return tuple(np.where(part == 0.5, middle, below + (above - below) * part).tolist())
 
     def samples(self) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """The numbers held, and how many of the stream each stands for."""

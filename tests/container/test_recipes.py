@@ -70,6 +70,6 @@ def test_the_shipped_profiles_start_the_images_python(
     words = ("submit", CHECKOUT / "jobs/diabetes.toml", "--profile", file, "--dry-run")
     done = run_command(*words, "--root", tmp_path)
     assert done.returncode == 0, done.stderr
-    unset, start = re.findall(r"^(?:unset|srun) .*$", done.stdout, re.MULTILINE)
+    *_, unset, start = re.findall(r"^(?:unset|srun) .*$", done.stdout, re.MULTILINE)
     assert unset == "unset PYTHONPATH PYTHONHOME"
     assert f"{command}/opt/dnnjob/bin/python -P -u -m submitit.core._submit" in start

@@ -1,5 +1,6 @@
 """How columns become inputs, against pandas and numbers worked out by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,12 @@ def fit_texts(texts: list[str | None], **data: Any) -> CategoryColumn:
 def test_gaps_of_numbers_are_filled_by_the_median_and_shown() -> None:
     values = np.array([1.0, 2.0, 9.0, np.nan])
     (column,) = fit({"n": values}, {"n": "numeric"}).columns
-    assert column == NumberColumn("n", fill=2.0, indicator=True, mean=4.0, std=values[:3].std())
+    quantiles = tuple(np.quantile(values[:3], np.linspace(0, 1, 49)).tolist())
+    assert isinstance(column, NumberColumn)
+    assert column.quantiles == pytest.approx(quantiles)
+    assert replace(column, quantiles=()) == NumberColumn(
+        "n", fill=2.0, indicator=True, mean=4.0, std=values[:3].std()
+    )
     assert column.num_inputs == 2
 
 

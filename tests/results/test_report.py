@@ -35,7 +35,7 @@ KEYS = {
     "baselines.test.linear": "mse",
     "training": "epochs steps final_loss best_epoch stop_reason",
     "model": "num_trainable_params summary inputs num_inputs",
-    "data": "source num_rows num_features columns fingerprint warnings",
+    "data": "source num_rows num_features columns trained fingerprint warnings",
     "data.fingerprint": "method value",
     "strategy": "kind num_replicas num_tasks devices threads xla",
     "timing_s": "import load compile train evaluate predict report total total_all_attempts",
