@@ -193,7 +193,9 @@ class _Pieces:
             reads[data.target] = "numeric"
         wanted = list(dict.fromkeys([*reads, *self._ids]))
         self._files = files
-        self._columns = CommonColumns.of(files.schemas, wanted, reads, missing=data.missing)
+        self._columns = CommonColumns.of(
+            files.schemas, wanted, reads, missing=data.missing, text_format=TextFormat.of(data)
+        )
 
     def read(self) -> Iterator[IncomingRows]:
         """All rows, the next piece read while one is at work."""

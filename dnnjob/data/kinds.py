@@ -7,7 +7,8 @@ data = as_kind(data, "codes", source="t.csv")
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, assert_never
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from dnnjob.data.schema import (
     make_text_column,
     parse_number,
 )
-from dnnjob.data.text_format import NO_FORMAT, TextFormat
+from dnnjob.data.text_format import NO_FORMAT, PLAIN, Marks, TextFormat
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:
@@ -184,13 +185,16 @@ def arrow_kind(dtype: "pa.DataType") -> Kind:
     return "other"
 
 
-def as_kind(data: ColumnData, kind: FeatureKind, *, source: str) -> ColumnData:
+def as_kind(
+    data: ColumnData, kind: FeatureKind, *, source: str, text_format: TextFormat = NO_FORMAT
+) -> ColumnData:
     """The column as a job wants it read.
 
     Args:
         data: What the file holds.
         kind: What it shall be.
         source: Of the table, for messages.
+        text_format: How texts write numbers and dates.
 
     Raises:
         DataError: If a value is none of that kind.
@@ -201,7 +205,7 @@ def as_kind(data: ColumnData, kind: FeatureKind, *, source: str) -> ColumnData:
     if values is None:
         raise _refusal(data, kind, source=source, example=column.example)
     if isinstance(values, Texts):
-        return _texts_as(data, values, kind, source=source)
+        return _texts_as(data, values, kind, source=source, text_format=text_format)
     is_plain = column.kind in ("numeric", "boolean")
     match kind:
         case "numeric" if is_plain:
@@ -219,7 +223,14 @@ def as_kind(data: ColumnData, kind: FeatureKind, *, source: str) -> ColumnData:
             raise _refusal(data, kind, source=source, example=example)
 
 
-def _texts_as(data: ColumnData, texts: Texts, kind: FeatureKind, *, source: str) -> ColumnData:
+def _texts_as(
+    data: ColumnData,
+    texts: Texts,
+    kind: FeatureKind,
+    *,
+    source: str,
+    text_format: TextFormat = NO_FORMAT,
+) -> ColumnData:
     name = data.column.name
     match kind:
         case "text":
@@ -231,10 +242,15 @@ def _texts_as(data: ColumnData, texts: Texts, kind: FeatureKind, *, source: str)
                 raise _refusal(data, kind, source=source, example=wrong)
             return make_text_column(name, kind, texts.renamed(lambda text: str(_whole(text))))
         case "numeric" | "boolean" | "datetime":
-            values = parse_texts(texts, _PARSERS[kind])
+            parse = _parser(kind, name, text_format)
+            values = parse_texts(texts, parse)
             if values is None:
-                raise _refusal(
-                    data, kind, source=source, example=_first_fault(texts, _PARSERS[kind])
+                raise refuse_value(
+                    name,
+                    kind,
+                    source=source,
+                    example=_first_fault(texts, parse),
+                    found=text_format,
                 )
             example = texts.first_of(texts.values) if kind == "datetime" else None
             return make_column(name, kind, values, example=example)
@@ -300,11 +316,41 @@ def parse_boolean(text: str) -> float:
     raise ValueError(text)
 
 
-_PARSERS: dict[FeatureKind, Callable[[str], float]] = {
-    "numeric": parse_number,
-    "boolean": parse_boolean,
-    "datetime": parse_date,
-}
+def _parser(
+    kind: Literal["numeric", "boolean", "datetime"], name: str, text_format: TextFormat
+) -> Callable[[str], float]:
+    """What reads the texts of a column."""
+    match kind:
+        case "numeric":
+            return partial(
+                parse_written, marks=text_format.marks, unit=text_format.units.get(name, "")
+            )
+        case "boolean":
+            return parse_boolean
+        case "datetime":
+            return partial(parse_date, formats=text_format.dates or ())
+        case _:
+            assert_never(kind)
+
+
+def parse_written(text: str, *, marks: Marks, unit: str) -> float:
+    """The number that a text writes with these marks and unit.
+
+    Raises:
+        ValueError: If it writes none.
+    """
+    text = text.strip()
+    if unit:
+        bare = text.removeprefix(unit) if text.startswith(unit) else text.removesuffix(unit)
+        if bare == text:
+            raise ValueError(text)
+        text = bare.strip()
+    if marks != PLAIN:
+        if re.search(marks.pattern, text) is None:
+            raise ValueError(text)
+        text = re.sub(marks.group, "", text) if marks.group else text
+        text = text.replace(marks.decimal, ".")
+    return parse_number(text)
 
 
 def parse_texts(texts: Texts, parse: Callable[[str], float]) -> FloatArray | None:

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -116,7 +116,7 @@ class ParquetRows:
         """The same rows, of which these columns are read."""
         mine = self.columns
         schema = pa.schema([mine.schema.field(name) for name in names])
-        return self.wanting(CommonColumns(schema, mine.kinds, mine.missing))
+        return self.wanting(replace(mine, schema=schema))
 
     @property
     def schema(self) -> pa.Schema:

@@ -7,7 +7,7 @@ rows = read_columns("new.parquet", table.kinds)
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -265,6 +265,8 @@ def _read_parts(
             file.path: text_columns(one, wanted, source=str(file.path))
             for file, one in zip(text, typed, strict=True)
         }
+        # Texts of Parquet beside are written alike.
+        wanted = replace(wanted, format=found)
     return [
         _keep(file, parts.get(file.path) or _read_parquet(file, wanted), keep) for file in files
     ], found
@@ -320,7 +322,7 @@ def finish_column(
     """The column as it is wanted, with what the file holds where that is an id."""
     name = data.column.name
     if name in wanted.kinds:
-        data = as_kind(data, wanted.kinds[name], source=source)
+        data = as_kind(data, wanted.kinds[name], source=source, text_format=wanted.format)
     return data.with_original(original) if name in {*wanted.ids, *wanted.keys} else data
 
 

@@ -7,6 +7,7 @@ survey.totals["train"]["x"], survey.group_counts
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from dnnjob.data.running_statistics import Totals, join_totals, measure_column
 from dnnjob.data.split import SPLITS, Labels
 from dnnjob.data.splitter import read_keys
 from dnnjob.data.spool import Copy
+from dnnjob.data.text_format import TextFormat
 from dnnjob.data.unify import raw_kinds, read_column
 from dnnjob.errors import DataError
 
@@ -209,10 +211,10 @@ def raw_block(
     Raises:
         DataError: If a value is none of its column's kind.
     """
-    return {
-        name: read_column(name, table.column(name), kind, missing=data.missing, source=source)
-        for name, kind in kinds.items()
-    }
+    read = partial(
+        read_column, missing=data.missing, source=source, text_format=TextFormat.of(data)
+    )
+    return {name: read(name, table.column(name), kind) for name, kind in kinds.items()}
 
 
 def read_target(table: pa.Table, data: DataConfig) -> FloatArray:
@@ -245,7 +247,9 @@ def key_block(table: pa.Table, data: DataConfig, kind: FeatureKind | None) -> Ra
         if exact is not None:
             return exact
     found = infer_arrow(name, table.column(name), missing=data.missing, as_text=as_text)
-    return read_keys(as_kind(found, kind, source=data.source), data)
+    return read_keys(
+        as_kind(found, kind, source=data.source, text_format=TextFormat.of(data)), data
+    )
 
 
 def _measure(data: DataConfig, block: Block, first: int, labels: Labels, *, room: int) -> _Measured:

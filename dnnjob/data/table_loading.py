@@ -221,7 +221,9 @@ def type_parquet(
     names = wanted_columns(data, found.features)
     as_stored = {*data.id_columns, *_stored_keys(data, files, key_kind)}
     reads = {name: kind for name, kind in raw_kinds(data, agreed).items() if name not in as_stored}
-    columns = CommonColumns.of(files.schemas.values(), names, reads, missing=data.missing)
+    columns = CommonColumns.of(
+        files.schemas.values(), names, reads, missing=data.missing, text_format=TextFormat.of(data)
+    )
     return TypedTable(
         data=data,
         features=found.features,

@@ -20,6 +20,7 @@ from dnnjob.data.kinds import TEXT_KINDS, are_integers, arrow_kind, as_kind, inf
 from dnnjob.data.raw_columns import RawColumn, Texts
 from dnnjob.data.schema import Column, ColumnData, Kind
 from dnnjob.data.schema_merge import common_kind
+from dnnjob.data.text_format import NO_FORMAT, TextFormat
 from dnnjob.errors import DataError
 
 
@@ -44,11 +45,13 @@ class CommonColumns:
         schema: Their names, in the order wanted, and types.
         kinds: What all but the id columns are read as.
         missing: Texts that stand for a missing value.
+        text_format: How texts write numbers and dates.
     """
 
     schema: pa.Schema
     kinds: Mapping[str, FeatureKind]
     missing: tuple[str, ...]
+    text_format: TextFormat = NO_FORMAT
 
     @classmethod
     def of(
@@ -58,6 +61,7 @@ class CommonColumns:
         kinds: Mapping[str, FeatureKind],
         *,
         missing: tuple[str, ...],
+        text_format: TextFormat = NO_FORMAT,
     ) -> "CommonColumns":
         """The columns of these names: of the type that all files have, where they agree.
 
@@ -68,7 +72,7 @@ class CommonColumns:
             pa.field(name, _common_type([one.field(name).type for one in schemas], kinds.get(name)))
             for name in names
         ]
-        return cls(pa.schema(fields), kinds, missing)
+        return cls(pa.schema(fields), kinds, missing, text_format)
 
     def convert(self, table: pa.Table, path: Path) -> pa.Table:
         """A file's rows with the common types.
@@ -91,7 +95,12 @@ class CommonColumns:
         if array.type.equals(field.type) or is_whole or field.name not in self.kinds:
             return array.cast(field.type)
         raw = read_column(
-            field.name, array, self.kinds[field.name], missing=self.missing, source=str(path)
+            field.name,
+            array,
+            self.kinds[field.name],
+            missing=self.missing,
+            source=str(path),
+            text_format=self.text_format,
         )
         return pa.chunked_array([as_arrow(raw, field.type)])
 
@@ -119,6 +128,7 @@ def read_column(
     *,
     missing: Sequence[str],
     source: str,
+    text_format: TextFormat = NO_FORMAT,
 ) -> RawColumn:
     """The raw values of a column; numbers that the file has as float32 stay so.
 
@@ -132,7 +142,7 @@ def read_column(
                 array = array.cast(pa.float64(), safe=False)
             return np.asarray(array.to_numpy())
         found = infer_arrow(name, array, missing=missing, as_text=kind in TEXT_KINDS)
-        return as_kind(found, kind, source=source).raw
+        return as_kind(found, kind, source=source, text_format=text_format).raw
 
 
 def as_arrow(raw: RawColumn, dtype: pa.DataType) -> "pa.Array[Any]":

@@ -13,11 +13,12 @@ import pytest
 from dnnjob.config import DataConfig, JobConfig
 from dnnjob.data import csv_reader, inference_rows
 from dnnjob.data.inference_rows import read_rows
+from dnnjob.data.spool import Scratch
 from dnnjob.data.table_loading import open_table as open_job_table
 from dnnjob.errors import DataError
 from dnnjob.run import resolve_columns
 from dnnjob.tasks import Crew, StopFlag
-from tests.data.opened import OpenedTable, open_table
+from tests.data.opened import OpenedTable, open_files, open_table
 
 NUM_ROWS = 80
 READINGS = ("in memory", "streamed")
@@ -197,7 +198,7 @@ def test_time_to_read_grows_as_the_columns_do(tmp_path: Path) -> None:
 def write_parquet(path: Path, **columns: list[str]) -> str:
     rows = range(40)
     values = {name: [texts[row % len(texts)] for row in rows] for name, texts in columns.items()}
-    pq.write_table(pa.table({"x": values.pop("x"), "y": values.pop("y", list(rows))}), path)
+    pq.write_table(pa.table({"y": list(rows), **values}), path)
     return str(path)
 
 
@@ -208,6 +209,34 @@ def test_texts_of_parquet_that_are_all_numbers_are_told_with_the_key(tmp_path: P
     assert 'data.columns.x.kind = "numeric"' in warning
     said = DataConfig.model_validate(data.model_dump() | {"columns": {"x": "text"}})
     assert open_table(said).warnings == ()
+
+
+@pytest.mark.parametrize("way", ["memory", "streamed"])
+def test_texts_of_parquet_are_numbers_and_dates_as_the_job_says(tmp_path: Path, way: str) -> None:
+    texts, days = ["1.234,5 m2", " 7 m2", "-0,25m2"], ["31.12.2020", "1.2.2021", "29.2.2024"]
+    source = write_parquet(tmp_path / "t.parquet", x=texts, y=["1,5", "2", "3"], day=days)
+    marks = {"decimal": ",", "thousands": ".", "date_format": "%d.%m.%Y"}
+    columns = {"x": {"kind": "numeric", "unit": "m2"}, "y": "numeric", "day": "datetime"}
+    values = {"source": source, "target": "y", "columns": columns, **marks}
+    data = DataConfig.model_validate(values)
+
+    if way == "memory":
+        table = open_table(data)
+    else:
+        job = JobConfig(name="t", data=data)
+        table = OpenedTable(open_files(job, block_rows=None, get_scratch=lambda: Scratch(tmp_path)))
+
+    np.testing.assert_array_equal(table.number("x")[:3], [1234.5, 7, -0.25])
+    np.testing.assert_array_equal(table.y[:3], [1.5, 2, 3])
+    first = np.array(["2020-12-31", "2021-02-01", "2024-02-29"], "M8[s]").astype(float)
+    np.testing.assert_array_equal(table.number("day")[:3], first)
+
+
+def test_texts_of_parquet_in_other_marks_name_the_keys(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "t.parquet", x=["1,5", "2"])
+    data = DataConfig.model_validate({"source": source, "target": "y", "columns": {"x": "numeric"}})
+    with pytest.raises(DataError, match=r"holds '1,5'.*data\.decimal, data\.thousands"):
+        open_table(data)
 
 
 def test_a_target_of_numbers_as_texts_names_its_cure(tmp_path: Path) -> None:
