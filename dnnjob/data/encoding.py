@@ -1,34 +1,29 @@
 """How each raw column becomes inputs of the network, decided from statistics of the training rows.
 
-columns = fit_columns(job.data, kinds, statistics)           # from ColumnStatistics by name
+columns = fit_columns(job.data, kinds, statistics)           # of encoding_fit
 encoding = Encoding(columns, target, mode="train")
 numbers = encoding.numbers(block)          # float32 (num_rows, num_numbers): what the encoder takes
 encoding.num_inputs, encoding.places["sex"]
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar, Literal, assert_never
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from dnnjob.config.job import ColumnConfig, Cycle, DataConfig, ModelConfig
+from dnnjob.config.job import Cycle, ModelConfig
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts
-from dnnjob.errors import DataError
 
 Mode = Literal["train", "table", "robust", "none"]
 FeatureKind = Literal["numeric", "boolean", "codes", "text", "datetime"]
 FloatMatrix = npt.NDArray[np.float32]
 
 SECONDS_A_DAY = 86_400
-# A float32 holds every integer up to here.
-MAX_CODE = 2**24
-# sqrt of the number of categories, up to here.
-MAX_EMBEDDING_UNITS = 32
 MISSING = ""
 # Shares of the rows at which quantiles are known: as many bins as divide 48 have theirs among them.
 QUANTILE_SHARES = tuple(place / 48 for place in range(49))
@@ -456,182 +451,3 @@ def _floats(name: str, column: RawColumn) -> FloatArray:
     if isinstance(column, Texts):
         raise TypeError(f"The values of {name!r} were not read as numbers.")
     return column
-
-
-def fit_columns(
-    data: DataConfig,
-    kinds: Mapping[str, FeatureKind],
-    statistics: Mapping[str, ColumnStatistics],
-) -> tuple[ColumnEncoding, ...]:
-    """How each column becomes inputs, in the order of `kinds`.
-
-    Args:
-        data: What the job says of columns and categories.
-        kinds: What the features hold.
-        statistics: Of the rows that `data.standardize` names; of the training rows for "none".
-
-    Raises:
-        DataError: If integer codes are no integers, or too large.
-    """
-    return tuple(_fit_column(data, name, kind, statistics[name]) for name, kind in kinds.items())
-
-
-def fit_target(
-    data: DataConfig, *, raw: ColumnStatistics, transformed: ColumnStatistics
-) -> TargetEncoding:
-    """What the network learns of the target.
-
-    Args:
-        data: What the job says of it.
-        raw: Of the target in its own units.
-        transformed: Of the same rows after `transform_target`.
-    """
-    scaled = data.standardize != "none"
-    return TargetEncoding(
-        name=data.target,
-        transform=data.target_transform,
-        mean=_mean(transformed) if scaled else 0.0,
-        std=_std(transformed) if scaled else 1.0,
-        raw_std=_std(raw) if scaled else None,
-        bounds=(raw.minimum, raw.maximum) if data.target_range == "trained" else None,
-    )
-
-
-def _fit_column(
-    data: DataConfig, name: str, kind: FeatureKind, found: ColumnStatistics
-) -> ColumnEncoding:
-    wanted = data.columns.get(name, ColumnConfig())
-    scaled = data.standardize != "none"
-    match kind:
-        case "numeric" | "boolean":
-            return NumberColumn(
-                name=name,
-                fill=_fill(wanted, found),
-                indicator=0 < found.num_missing < found.num_rows,
-                mean=_centre(data, found) if scaled else 0.0,
-                std=_spread(data, found) if scaled else 1.0,
-                quantiles=() if wanted.encoding == "plain" else found.quantiles,
-            )
-        case "datetime":
-            middle = 0.0 if found.is_empty else found.median
-            day = math.floor(middle / SECONDS_A_DAY)
-            fill = _mean(found) if wanted.fill == "mean" else middle
-            return DateColumn(
-                name=name,
-                reference_day=day,
-                fill=fill / SECONDS_A_DAY - day,
-                indicator=0 < found.num_missing < found.num_rows,
-                mean=_mean(found) / SECONDS_A_DAY - day if scaled and not found.is_empty else 0.0,
-                std=_std(found) / SECONDS_A_DAY if scaled and not is_constant(found) else 1.0,
-                cycles=wanted.cycles,
-            )
-        case "text" | "codes":
-            return _fit_categories(data, name, kind, found)
-        case _:
-            assert_never(kind)
-
-
-def _fill(wanted: ColumnConfig, found: ColumnStatistics) -> float:
-    if isinstance(wanted.fill, float):
-        return wanted.fill
-    if found.is_empty:
-        return 0.0
-    return found.mean if wanted.fill == "mean" else found.median
-
-
-def _mean(found: ColumnStatistics) -> float:
-    if found.is_empty:
-        return 0.0
-    # Rounding of the mean leaves a constant 0.1 with a z-score of 1e-17 otherwise.
-    return found.minimum if is_constant(found) else found.mean
-
-
-def _std(found: ColumnStatistics) -> float:
-    return 1.0 if is_constant(found) else math.sqrt(found.variance)
-
-
-def _centre(data: DataConfig, found: ColumnStatistics) -> float:
-    """What is subtracted of a number."""
-    return found.median if _is_robust(data, found) else _mean(found)
-
-
-def _spread(data: DataConfig, found: ColumnStatistics) -> float:
-    """What a number is divided by: without a distance of its quartiles, half its range."""
-    if not _is_robust(data, found):
-        return _std(found)
-    lower, upper = (found.quantiles[QUANTILE_SHARES.index(share)] for share in (0.25, 0.75))
-    return upper - lower or (found.maximum - found.minimum) / 2
-
-
-def _is_robust(data: DataConfig, found: ColumnStatistics) -> bool:
-    return data.standardize == "robust" and not is_constant(found)
-
-
-def is_constant(found: ColumnStatistics) -> bool:
-    """Whether the rows hold one value at most, gaps apart."""
-    if found.counts or found.num_uncounted:
-        return len(found.counts) == 1 and not found.num_uncounted
-    return found.is_empty or found.minimum == found.maximum
-
-
-def _fit_categories(
-    data: DataConfig, name: str, kind: Literal["text", "codes"], found: ColumnStatistics
-) -> CategoryColumn:
-    counts = dict(found.counts)
-    if found.num_missing:
-        counts[MISSING] = found.num_missing
-    if kind == "codes":
-        _check_codes(name, [value for value in counts if value != MISSING])
-    kept = [value for value, count in counts.items() if count >= data.min_category_rows]
-    # The most frequent first, ties by their text, so that the order of rows does not show.
-    kept.sort(key=lambda value: (-counts[value], value))
-    del kept[data.max_categories :]
-    return CategoryColumn(
-        name=name,
-        kind=kind,
-        values=tuple(kept),
-        others_trained=len(kept) < len(counts) or found.num_uncounted > 0,
-        units=_embedding_units(data, name, num_values=len(kept)),
-    )
-
-
-def most_inputs(data: DataConfig, name: str, kind: FeatureKind) -> int:
-    """Inputs that a column may become, known before a row is read.
-
-    Numbers count once, as where they have no gaps.
-    """
-    config = data.columns.get(name, ColumnConfig())
-    match kind:
-        case "numeric" | "boolean":
-            return 1
-        case "datetime":
-            return 2 + 2 * len(config.cycles)
-        case "codes" | "text":
-            one_hot = data.max_categories if config.encoding == "one_hot" else data.max_one_hot
-            return 1 if config.encoding == "embedding" else 1 + min(one_hot, data.max_categories)
-        case _:
-            assert_never(kind)
-
-
-def _embedding_units(data: DataConfig, name: str, *, num_values: int) -> int | None:
-    encoding = data.columns.get(name, ColumnConfig()).encoding
-    if encoding == "one_hot" or (encoding == "auto" and num_values <= data.max_one_hot):
-        return None
-    return min(MAX_EMBEDDING_UNITS, math.ceil(math.sqrt(num_values + 1)))
-
-
-def _check_codes(name: str, values: Sequence[str]) -> None:
-    wrong = [value for value in values if not is_code(value)]
-    if wrong:
-        raise DataError(
-            f"Integer codes must be whole numbers of at most {MAX_CODE:,}, but {name!r} holds "
-            f'{wrong[0][:40]!r}. Set data.columns.{name}.kind = "text", which takes any value.'
-        )
-
-
-def is_code(text: str) -> bool:
-    """Whether a text is an integer that float32 holds exactly."""
-    try:
-        return abs(int(text)) <= MAX_CODE
-    except ValueError:
-        return False

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dnnjob.config.job import DataConfig
-from dnnjob.data.encoding import FeatureKind, most_inputs
+from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.encoding_fit import most_inputs
 from dnnjob.errors import JobError
 
 Indices = npt.NDArray[np.int32]

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from dnnjob.config.job import DataConfig
-from dnnjob.data.encoding import Encoding, FeatureKind, fit_columns, fit_target
+from dnnjob.data.encoding import Encoding, FeatureKind
+from dnnjob.data.encoding_fit import fit_columns, fit_target
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.order import window_rows
 from dnnjob.data.raw_columns import Block, FloatArray, take_rows

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from dnnjob.config.job import DataConfig, JobConfig
 from dnnjob.data.csv_files import most_rows
-from dnnjob.data.encoding import FeatureKind, most_inputs
+from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.encoding_fit import most_inputs
 from dnnjob.data.fingerprint import fingerprint_files
 from dnnjob.data.kinds import ReadAs, arrow_kind
 from dnnjob.data.measurement import measure_table

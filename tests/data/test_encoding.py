@@ -16,8 +16,8 @@ from dnnjob.data.encoding import (
     FeatureKind,
     NumberColumn,
     TargetEncoding,
-    fit_columns,
 )
+from dnnjob.data.encoding_fit import fit_columns
 from dnnjob.data.raw_columns import Block, Texts
 from dnnjob.errors import DataError
 from tests.data.opened import measure_block

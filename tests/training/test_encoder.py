@@ -18,8 +18,8 @@ from dnnjob.data.encoding import (
     FeatureKind,
     NumberColumn,
     TargetEncoding,
-    fit_columns,
 )
+from dnnjob.data.encoding_fit import fit_columns
 from dnnjob.data.raw_columns import Block, Texts, take_rows
 from dnnjob.training.encoder import build_encoder, build_model, build_readers, encode
 from dnnjob.training.evaluate import predict_rows
