@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -82,10 +83,9 @@ def peek_alike(
     if not files:
         refuse_no_rows(source, found)
     if empty := [str(file.path) for file in found if not file.has_rows]:
-        logger.warning(
-            "%s: %d of %d files without rows passed over: %s.",
-            *(source, len(empty), len(found), listed(empty)),
-            extra=ALIKE,
+        _warn_once(
+            f"{source}: {len(empty)} of {len(found)} files without rows passed over: "
+            f"{listed(empty)}."
         )
     for file in files:
         check_unique(str(file.path), file.names)
@@ -230,13 +230,16 @@ def _tell_partitions(base: Path, files: Iterable[Path]) -> None:
     """Warns of columns that the names of folders hold, which is not read."""
     folders = {part for file in files for part in file.parent.parts[len(base.parts) :]}
     if keys := sorted({name.partition("=")[0] for name in folders if _is_partition(name)}):
-        logger.warning(
-            "%s: folders name the columns %s, which are not read: to have them, write them into "
-            "the files.",
-            base,
-            listed(keys),
-            extra=ALIKE,
+        _warn_once(
+            f"{base}: folders name the columns {listed(keys)}, which are not read: to have them, "
+            "write them into the files."
         )
+
+
+@lru_cache(maxsize=256)
+def _warn_once(message: str) -> None:
+    """Says what a process finds anew each time that it looks at the files."""
+    logger.warning("%s", message, extra=ALIKE)
 
 
 def _refuse_twice(files: list[Path]) -> list[Path]:

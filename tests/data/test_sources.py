@@ -241,6 +241,7 @@ def test_parts_without_rows_are_passed_over_and_named(
     assert warned in caplog.text
     found = list(read_rows(str(tmp_path), KINDS, config(tmp_path)))
     assert sum(rows.num_rows for rows in found) == len(ROWS)
+    assert caplog.text.count(warned) == 1
 
 
 @pytest.mark.parametrize("key", ["source", "test_source"])
