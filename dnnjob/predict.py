@@ -255,7 +255,7 @@ def _announce(predicted: Predicted, data: str, kinds: Mapping[str, FeatureKind])
         whose = (
             "rows that trained the run are among them, so this is no error on new rows"
             if predicted.holds_training_rows
-            else "the table is none that the run was trained on"
+            else "the run was trained on other files, which may hold rows of these"
         )
         logger.info(
             "MSE %.4g on the %d rows whose target is known; %s.",

@@ -300,6 +300,15 @@ def test_predictions_are_printed_as_csv(finished: FinishedRun, dnnjob: Command) 
     assert "rows that trained the run are among them" in done.stderr
 
 
+def test_rows_that_trained_may_stand_in_another_file(
+    finished: FinishedRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_frame().to_parquet(tmp_path / "same.parquet")
+    with caplog.at_level("INFO"):
+        predict_table(finished.paths.root, str(tmp_path / "same.parquet"), out=tmp_path / "p.csv")
+    assert "trained on other files, which may hold rows of these" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("out", "told"),
     [
