@@ -131,16 +131,17 @@ def one_core() -> Iterator[None]:
 
 @pytest.mark.long
 def test_threads_that_fitted_another_machine_are_lowered_to_the_cores_of_this_one(
-    interrupted: RunPaths, request: pytest.FixtureRequest
+    job: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     cores = count_cores()
-    assert devices_of(interrupted)["threads"] == cores
+    first = Command("run", job, f"devices.threads={cores}", "--root", tmp_path)
+    assert first.end_by(SIGINT, rank=None).code == ExitCode.INTERRUPTED
     request.getfixturevalue("one_core")
 
-    done = run_command("resume", interrupted.root)
+    done = run_command("resume", first.paths.root)
 
     assert done.returncode == 0, done.stderr
-    report = read_report(interrupted.report)
+    report = read_report(first.paths.report)
     assert report.strategy.threads == 1
     assert ("it goes on with 1" in done.stderr) == (cores > 1)
     assert report.provenance.bit_exact == (cores == 1)

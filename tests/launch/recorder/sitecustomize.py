@@ -6,6 +6,7 @@ the same; a line is on its way before the step that it tells of begins, so a SIG
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +57,9 @@ def _record(file: int) -> None:
     for crew in (Crew, ChiefCrew):
         crew.agree = _noting_call(note, crew.agree)  # type: ignore[method-assign]
     clock.Stopwatch.time = noting_time  # type: ignore[method-assign]
-    runs.write_file = noting_write
+    for module in list(sys.modules.values()):
+        if getattr(module, "write_file", None) is write_file:
+            module.write_file = noting_write  # type: ignore[attr-defined]
     runs.Journal.show_progress = noting_show  # type: ignore[method-assign]
     runs.Journal.mark_reached = noting_kept  # type: ignore[method-assign]
 
