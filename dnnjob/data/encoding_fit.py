@@ -186,6 +186,11 @@ def most_inputs(data: DataConfig, name: str, kind: FeatureKind) -> int:
 
 def _embedding_units(data: DataConfig, name: str, *, num_values: int) -> int | None:
     encoding = data.columns.get(name, ColumnConfig()).encoding
+    if encoding == "plain":
+        raise DataError(
+            f"Plain is for numbers, but {name!r} holds categories. Set "
+            f'data.columns.{name}.encoding = "one_hot" or "embedding", or leave it out.'
+        )
     if encoding == "one_hot" or (encoding == "auto" and num_values <= data.max_one_hot):
         return None
     return min(MAX_EMBEDDING_UNITS, math.ceil(math.sqrt(num_values + 1)))

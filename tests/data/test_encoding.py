@@ -118,6 +118,11 @@ def test_many_values_are_embedded() -> None:
     assert fit_texts(texts[:100], columns={"t": {"encoding": "embedding"}}).units == 1
 
 
+def test_categories_cannot_enter_plainly_as_numbers_do() -> None:
+    with pytest.raises(DataError, match=r"Plain is for numbers, but 't' holds categories\. Set"):
+        fit_texts(["a"] * 9, columns={"t": {"encoding": "plain"}})
+
+
 def test_the_order_of_rows_does_not_show_in_the_categories() -> None:
     texts: list[str | None] = ["x", "y", "z", "x", "z", "y"]
     assert fit_texts(texts, min_category_rows=1) == fit_texts(texts[::-1], min_category_rows=1)
