@@ -141,7 +141,7 @@ def requeue(job_id: str) -> None:
     Raises:
         SlurmError: If Slurm does not answer or refuses.
     """
-    control("requeue", job_id, cure="Resume the run once it has ended.")
+    control("requeue", job_id, cure="Resume its run once it has ended: dnnjob resume.")
 
 
 def query_queue(options: Iterable[str]) -> list[QueuedJob]:

@@ -1,6 +1,5 @@
 """Several tasks on this machine: one run, one command, and what is left when a task is killed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -18,7 +17,6 @@ from dnnjob.errors import ExitCode
 from dnnjob.launch.local_tasks import _lost_first
 from dnnjob.results.report import Report, read_report
 from dnnjob.runs import RunPaths, Status, read_settled
-from dnnjob.tasks import introduced
 from tests.conftest import command_line, make_frame, write_tiny_job
 
 SECTIONS = {
@@ -207,8 +205,7 @@ def test_a_task_killed_while_the_chief_waits_for_its_imports_ends_the_run(
 ) -> None:
     command = Command("run", job, "devices.tasks=2", "--root", tmp_path)
     chief, follower = children_of(command.process.pid, count=2)
-    while len(introduced(command.paths, launch_of(chief))) < 2:
-        time.sleep(0.01)
+    wait_until_it_imports(follower)
     os.kill(follower, signal.SIGSTOP)
     wait_until_it_rests(chief)
     os.kill(follower, signal.SIGKILL)
@@ -226,21 +223,22 @@ def end_as_lost(command: Command, *, seconds: float) -> str:
     return str(status.error)
 
 
+def wait_until_it_imports(pid: int) -> None:
+    """Waits until a task has met the others and is about to have TensorFlow."""
+    limit = time.monotonic() + 120
+    while "libtensorflow" not in Path(f"/proc/{pid}/maps").read_text():
+        assert time.monotonic() < limit, "it does not come to import TensorFlow"
+        time.sleep(0.02)
+
+
 def wait_until_it_rests(pid: int) -> None:
     """Waits until a process has TensorFlow and takes hardly any processor time for six seconds."""
-    while "libtensorflow" not in Path(f"/proc/{pid}/maps").read_text():
-        time.sleep(0.1)
+    wait_until_it_imports(pid)
     before, now = -1.0, 0.0
     while now - before > 0.1:
         time.sleep(6)
         times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
         before, now = now, sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
-
-
-def launch_of(pid: int) -> str:
-    environ = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
-    told = next(line for line in environ if line.startswith("DNNJOB_TASK="))
-    return str(json.loads(told.partition("=")[2])["launch"])
 
 
 @pytest.mark.long

@@ -31,7 +31,6 @@ def local_housing(
     words = [
         f"data.source={shared_data / 'housing.csv'}",
         "devices.kind=cpu",
-        "devices.threads=2",
         "output.plots=false",
     ]
     root = tmp_path_factory.mktemp("housing")
@@ -46,17 +45,16 @@ def test_the_reference_job_ends_in_the_bits_of_the_local_run(
 ) -> None:
     local, words = local_housing
 
-    # The threads follow from what Slurm gives the task.
-    given = [word for word in words if not word.startswith("devices.threads")]
     job = CHECKOUT / "jobs" / "housing.toml"
-    paths = submit(any_cluster, job, tmp_path, words=given, cpus_per_task=2)
+    paths = submit(any_cluster, job, tmp_path, words=words, cpus_per_task=2)
     wait_for_end(any_cluster, paths)
 
     np.testing.assert_array_equal(read_predictions(paths), read_predictions(local))
     report = read_report(paths)
-    assert report["strategy"]["threads"] == 2
+    assert report["strategy"] == read_report(local)["strategy"]
     assert report["provenance"]["attempts"][0]["slurm_job_id"] == job_id(paths)
-    assert tomllib.loads(paths.job.read_text())["devices"]["threads"] == 2
+    threads = tomllib.loads(paths.job.read_text())["devices"]["threads"]
+    assert threads == report["strategy"]["threads"]
 
 
 @pytest.mark.timeout(600)

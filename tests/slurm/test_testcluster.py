@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,13 @@ import pytest
 from tests.slurm.clusters import SCRIPT, Cluster, started_cluster, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder where sockets have room: pytest's own has a long name beside other workers."""
+    with tempfile.TemporaryDirectory(prefix="dnnjob-slurm-") as folder:
+        yield Path(folder)
 
 
 def test_jobs_run_on_every_node(any_cluster: Cluster) -> None:
@@ -108,19 +117,19 @@ def test_a_wrong_command_says_what_to_do(
     assert not Path("/tmp", "long" * 30).exists()
 
 
-def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) -> None:
-    command = [SCRIPT, "start", "--set", "SelectType=select/none_such", tmp_path]
+def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(short_path: Path) -> None:
+    command = [SCRIPT, "start", "--set", "SelectType=select/none_such", short_path]
 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert done.returncode == 1
     assert "none_such" in done.stderr
-    assert not _processes_of(tmp_path)
+    assert not _processes_of(short_path)
 
 
-def test_a_missing_program_is_named_with_its_package(tmp_path: Path) -> None:
+def test_a_missing_program_is_named_with_its_package(short_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, SCRIPT, "start", tmp_path],
+        [sys.executable, SCRIPT, "start", short_path],
         env={**os.environ, "PATH": "/nowhere"},
         capture_output=True,
         text=True,
