@@ -25,7 +25,7 @@ from dnnjob.errors import DataError, JobError
 from dnnjob.imports import importing_tensorflow
 from dnnjob.outputs import refuse_overwriting
 from dnnjob.prediction_files import STDOUT, check_out, write_tables
-from dnnjob.results.report import Report, read_report
+from dnnjob.results.report import BOUNDS, Report, add_bounds, read_report
 from dnnjob.runs import RunPaths, open_run
 from dnnjob.tasks import configure_process
 from dnnjob.text import quote_command
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _WAY_OUT = "Predicting reads columns as training did: repair the table."
-_OWN_COLUMNS = ("row_id", "y_true", "y_pred")
+_OWN_COLUMNS = ("row_id", "y_true", "y_pred", *BOUNDS)
 
 
 @dataclass
@@ -92,8 +92,8 @@ class Predicted:
 def predict_table(run: Path, data: str, *, out: Path, keep: Sequence[str] = ()) -> Predicted:
     """Predicts every row of a table and writes `row_id`, `y_true` where known, and `y_pred`.
 
-    A table of files passes by in pieces, so that its size does not matter; only text beside Parquet
-    files is read whole.
+    With a run that has intervals also `y_lower` and `y_upper`. A table of files passes by in
+    pieces, so that its size does not matter; only text beside Parquet files is read whole.
 
     Args:
         run: Folder of a finished run.
@@ -124,7 +124,7 @@ def predict_table(run: Path, data: str, *, out: Path, keep: Sequence[str] = ()) 
     def tables() -> "Iterator[pa.Table]":
         for rows in pieces:
             y_pred = predict(rows.block)
-            yield _make_table(predicted.num_rows, rows, y_pred)
+            yield add_bounds(_make_table(predicted.num_rows, rows, y_pred), report.intervals)
             predicted.add(rows.y_true, y_pred)
             drift.add(rows.block)
 

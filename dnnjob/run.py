@@ -178,6 +178,7 @@ def _complete(
         "columns": resolve_columns(job.data, table.kinds, text_format),
     }
     values["train"] |= {"weight_decay": job.train.decay, "huber_delta": job.train.delta}
+    values["output"] |= {"interval_level": job.interval_level}
     values["devices"] |= {
         "tasks": num_tasks,
         "threads": threads,

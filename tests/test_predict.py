@@ -38,12 +38,32 @@ def test_the_command_predicts_what_the_run_predicted(
     done = dnnjob("predict", finished.paths.root, table, "--out", "p.parquet", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "p.parquet\n"), done.stderr
     found = pd.read_parquet(tmp_path / "p.parquet")
-    assert list(found.columns) == ["row_id", "y_true", "y_pred"]
+    assert list(found.columns) == ["row_id", "y_true", "y_pred", "y_lower", "y_upper"]
     assert found["row_id"].tolist() == list(range(120))
     np.testing.assert_array_equal(found["y_true"], finished.frame["y"])
     np.testing.assert_allclose(found["y_pred"], predicted, rtol=2e-6)
     assert "Predicted 120 rows" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["p.parquet"]
+
+
+def test_intervals_are_those_of_the_run(finished: FinishedRun, tmp_path: Path) -> None:
+    run = pd.read_parquet(finished.paths.predictions)
+    unseen = run[run["split"] == "validation"]
+    errors = sorted((unseen["y_true"] - unseen["y_pred"]).abs())
+    # Of 17 rows the 17th: ceil(18 * 0.9).
+    half_width = errors[16]
+
+    table = str(finished.job_file.parent / "table.csv")
+    predict_table(finished.paths.root, table, out=tmp_path / "p.parquet")
+
+    intervals = json.loads(finished.paths.report.read_text())["intervals"]
+    assert (len(errors), intervals["half_width"]) == (17, pytest.approx(half_width))
+    tests = run[run["split"] == "test"]
+    held = tests["y_true"].between(tests["y_lower"], tests["y_upper"]).mean()
+    assert intervals["coverage_test"] == pytest.approx(held)
+    for found in (run, pd.read_parquet(tmp_path / "p.parquet")):
+        np.testing.assert_allclose(found["y_pred"] - found["y_lower"], half_width)
+        np.testing.assert_allclose(found["y_upper"] - found["y_pred"], half_width)
 
 
 def test_columns_may_be_more_and_in_any_order_and_the_target_absent(
@@ -56,6 +76,8 @@ def test_columns_may_be_more_and_in_any_order_and_the_target_absent(
     assert [(field.name, str(field.type)) for field in schema] == [
         ("row_id", "int64"),
         ("y_pred", "double"),
+        ("y_lower", "double"),
+        ("y_upper", "double"),
     ]
     found = pd.read_parquet(tmp_path / "p.parquet")["y_pred"]
     np.testing.assert_allclose(found, predicted[::-1], rtol=2e-6)

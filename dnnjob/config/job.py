@@ -33,8 +33,10 @@ SplitKind = Literal["auto", "shuffle", "hash", "group", "time", "column", "files
 
 # Keras's own default.
 ADAMW_DECAY = 0.004
+# Of intervals, where a run has rows to calibrate them by and its job says nothing of them.
+INTERVAL_LEVEL = 0.9
 # What predictions.parquet says of every row.
-RESULT_COLUMNS = ("row_id", "split", "y_true", "y_pred")
+RESULT_COLUMNS = ("row_id", "split", "y_true", "y_pred", "y_lower", "y_upper")
 # What deals the rows; which of them go together is asked of each point of a sweep.
 _SPLIT_KEYS = {
     *("data.split", "data.split_column", "data.folds", "data.validation_fraction"),
@@ -472,6 +474,10 @@ class OutputConfig(Section):
     """Draw plots/."""
     trees: bool = True
     """Fit gradient-boosted trees to the same training rows, as a yardstick in the report."""
+    interval_level: Fraction | None = None
+    """Share of new rows whose target the intervals around the predictions hold, by the errors on
+    rows that neither trained nor stopped the network: validation rows, without patience. 0: no
+    intervals. Default: 0.9 where there are such rows."""
 
 
 def _swept_as(values: object) -> Literal["list", "range"]:
@@ -537,6 +543,35 @@ class JobConfig(Section):
                 '0. Set output.predictions = "all", or hold test rows out.'
             )
         return self
+
+    @model_validator(mode="after")
+    def _intervals_have_rows(self) -> Self:
+        keys = {"train.patience", "data.split", "data.validation_fraction"}
+        if keys & set(self.sweep) or not self.output.interval_level or self.calibration:
+            return self
+        raise ValueError(
+            f"output.interval_level = {self.output.interval_level} needs rows that neither train "
+            "nor stop the network, but "
+            + (
+                f"train.patience = {self.train.patience} stops it by the validation rows. Leave "
+                "patience out, or interval_level."
+                if self.train.patience is not None
+                else "data.validation_fraction is 0. Set data.validation_fraction = 0.2, or leave "
+                "interval_level out."
+            )
+        )
+
+    @property
+    def calibration(self) -> Literal["split"] | None:
+        """The rows that calibrate intervals: validation rows, unless they stop the network."""
+        return "split" if self.data.may_validate and self.train.patience is None else None
+
+    @property
+    def interval_level(self) -> float:
+        """Level of the intervals in force; 0 for none."""
+        if self.output.interval_level is None:
+            return INTERVAL_LEVEL if self.calibration else 0.0
+        return self.output.interval_level
 
     @property
     def split_seed(self) -> int:

@@ -68,6 +68,7 @@ def assemble_report(facts: Facts, *, environ: Mapping[str, str]) -> parts.Report
         metrics=facts.evaluated.metrics,
         baselines=_baselines(facts),
         importance=facts.evaluated.importance,
+        intervals=facts.evaluated.intervals,
         training=_training(facts),
         model=_model(facts),
         data=_data(facts),

@@ -23,13 +23,14 @@ import pyarrow.parquet as pq
 from dnnjob.config import JobConfig
 from dnnjob.data.encoding import Encoding, NumberColumn
 from dnnjob.data.raw_columns import FloatArray, Texts
-from dnnjob.data.split import SPLITS, TEST, TRAIN
+from dnnjob.data.split import SPLITS, TEST, TRAIN, VALIDATION
 from dnnjob.data.table import Piece, Table, piece_rows
 from dnnjob.errors import StoppedError
 from dnnjob.results.baselines import LinearSums
 from dnnjob.results.importance import Importance, measure_importance
+from dnnjob.results.intervals import Intervals, calibrate, least_rows
 from dnnjob.results.metrics import Totals, add_up, pack_totals, unpack_totals
-from dnnjob.results.report import SplitBaselines, SplitMetrics, make_predictions
+from dnnjob.results.report import SplitBaselines, SplitMetrics, add_bounds, make_predictions
 from dnnjob.runs import Position, RunPaths, write_file
 from dnnjob.tasks import TaskAttempt
 
@@ -79,6 +80,7 @@ class Evaluated:
         metrics: Of each split.
         baselines: On the test rows.
         importance: What each column is worth.
+        intervals: How far targets lie from predictions; None where no rows tell.
         drawn: Rows for plots.
         write_predictions: Writes them into a run folder, as `output.predictions` wants them.
     """
@@ -86,6 +88,7 @@ class Evaluated:
     metrics: SplitMetrics
     baselines: SplitBaselines
     importance: tuple[Importance, ...]
+    intervals: Intervals | None
     drawn: Drawn
     write_predictions: Callable[[RunPaths], None]
 
@@ -194,6 +197,7 @@ def evaluate(
         labels, target_std = sums.joined("labels"), encoding.target.raw_std
         is_test = labels == TEST
         named = zip(SPLITS, sums.errors, strict=False)
+        intervals = _make_intervals(job, sums)
         return Evaluated(
             metrics=SplitMetrics(
                 **{name: one.metrics(target_std=target_std) for name, one in named}
@@ -209,11 +213,41 @@ def evaluate(
             )
             if is_test.any()
             else (),
+            intervals=intervals,
             drawn=Drawn(sums.joined("raw"), sums.joined("y"), sums.joined("y_pred"), is_test),
             write_predictions=partial(
-                _join_parts, predictions, tests_alone=job.output.predictions == "test"
+                _join_parts,
+                predictions,
+                intervals=intervals,
+                tests_alone=job.output.predictions == "test",
             ),
         )
+
+
+def _make_intervals(job: JobConfig, sums: _Sums) -> Intervals | None:
+    """Intervals by the validation rows, of a long table by a sample of them."""
+    level, method = job.interval_level, job.calibration
+    if not level or method is None:
+        return None
+    labels, y, y_pred = (sums.joined(name) for name in ("labels", "y", "y_pred"))
+    unseen, tests = labels == VALIDATION, labels == TEST
+    transform = job.data.target_transform
+    found = calibrate(y[unseen], y_pred[unseen], level=level, method=method, transform=transform)
+    if found is None:
+        logger.warning(
+            "No intervals: at least %d validation rows calibrate those of level %g, but there are "
+            "%d. Raise data.validation_fraction, or lower output.interval_level.",
+            *(least_rows(level), level, int(unseen.sum())),
+        )
+        return None
+    found = found.judged(y[tests], y_pred[tests])
+    if found.coverage_test is not None:
+        logger.info(
+            "Intervals of level %g, from %d validation rows, hold the target of %.1f %% of the "
+            "test rows; their mean width is %.4g.",
+            *(level, found.num_rows, 100 * found.coverage_test, found.mean_width),
+        )
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -376,15 +410,19 @@ def _side(path: Path) -> Path:
     return path.with_suffix(".npz")
 
 
-def _join_parts(parts: Sequence[_Part], paths: RunPaths, *, tests_alone: bool) -> None:
+def _join_parts(
+    parts: Sequence[_Part], paths: RunPaths, *, intervals: Intervals | None, tests_alone: bool
+) -> None:
     """Joins predictions to the file of the run."""
 
+    def read(part: _Part) -> pa.Table:
+        table = pq.read_table(part) if isinstance(part, Path) else part
+        return add_bounds(table, intervals)
+
     def join(file: BinaryIO) -> None:
-        first = parts[0]
-        schema = pq.read_schema(first) if isinstance(first, Path) else first.schema
-        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(file, read(parts[0]).schema, compression="zstd") as writer:
             for part in parts:
-                table = pq.read_table(part) if isinstance(part, Path) else part
+                table = read(part)
                 if tests_alone:
                     codes = table["split"].combine_chunks().indices
                     table = table.filter(pa.compute.equal(codes, TEST))

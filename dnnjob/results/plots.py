@@ -30,6 +30,7 @@ from matplotlib.ticker import (
 from matplotlib.transforms import Bbox
 
 from dnnjob.results.importance import Importance
+from dnnjob.results.intervals import Intervals
 from dnnjob.results.report import History, PlotName
 from dnnjob.runs import write_file
 
@@ -93,6 +94,8 @@ class PlotData:
     history: History
     importance: tuple[Importance, ...] = ()
     """What shuffling each column does, the most important first; without any, no picture."""
+    intervals: Intervals | None = None
+    """Around the predictions; without any, no picture."""
     seed: int = 0
     """Seed of the rows drawn of a huge table and of the confidence band."""
 
@@ -117,6 +120,8 @@ def draw_plots(folder: Path, data: PlotData) -> None:
     }
     if (data.is_test & np.isfinite(data.y)).any():
         draw |= {"regplot": draw_regplot, "residuals": draw_residuals}
+        if data.intervals is not None:
+            draw["intervals"] = draw_intervals
     if data.importance:
         draw["importance"] = draw_importance
     # From the defaults, so that no matplotlibrc of a user changes a run's files.
@@ -235,6 +240,32 @@ def draw_residuals(data: PlotData) -> Figure:
     _label_ticks(axes.xaxis, axes.yaxis)
     margin.set_xlabel("Rows")
     margin.tick_params(left=False)
+    return figure
+
+
+def draw_intervals(data: PlotData) -> Figure:
+    """Test rows in the order of their predictions, each with its target and the band around it."""
+    rows = _take_test_rows(data)
+    order = np.argsort(rows.y_pred, kind="stable")
+    y_true, y_pred = rows.y_true[order], rows.y_pred[order]
+    figure = Figure(figsize=(8.4, 3.8))
+    axes = figure.subplots()
+    if data.intervals is not None:
+        lower, upper = data.intervals.bounds(y_pred)
+        within = (lower <= y_true) & (y_true <= upper)
+        places = np.arange(1, len(order) + 1)
+        label = f"{100 * data.intervals.level:g} % interval"
+        axes.fill_between(places, lower, upper, color=PALE_BLUE, alpha=0.55, lw=0, label=label)
+        axes.plot(places, y_pred, color=BLUE, linewidth=1.4, label="predicted")
+        for rows_of, color, what in ((within, INK, "within"), (~within, RED, "outside")):
+            style = _dots(rows) | {"color": color, "label": f"actual, {what}"}
+            axes.scatter(places[rows_of], y_true[rows_of], **style)
+        axes.set_title(f"{rows.title}, {100 * np.mean(within):.1f} % within")
+    margin = max(0.5, 0.01 * len(order))
+    axes.set_xlim(1 - margin, len(order) + margin)
+    axes.set(xlabel="Test rows by prediction", ylabel=_shorten(data.target))
+    axes.legend(loc="upper left")
+    _label_ticks(axes.yaxis)
     return figure
 
 

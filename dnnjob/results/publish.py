@@ -71,6 +71,7 @@ def _draw_plots(facts: Facts) -> None:
         is_test=drawn.is_test,
         history=make_history(facts.fitted.log),
         importance=facts.evaluated.importance,
+        intervals=facts.evaluated.intervals,
         seed=facts.job.seed,
     )
     draw_plots(facts.attempt.journal.paths.plots, data)

@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError
 from dnnjob.errors import DataError, JobError
 from dnnjob.results.baselines import Baselines
 from dnnjob.results.importance import Importance
+from dnnjob.results.intervals import Intervals
 from dnnjob.results.metrics import Metrics
 from dnnjob.runs import Attempt, Record, RunPaths, State, write_file, write_json
 from dnnjob.text import quote_command
@@ -29,7 +30,7 @@ from dnnjob.text import quote_command
 FORMAT_VERSION = 1
 SPLITS = ("train", "validation", "test", "unlabelled")
 Split = Literal["train", "validation", "test", "unlabelled"]
-PlotName = Literal["regplot", "boxplot", "loss", "residuals", "importance"]
+PlotName = Literal["regplot", "boxplot", "loss", "residuals", "intervals", "importance"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Array = npt.NDArray[Any]
 
@@ -41,6 +42,8 @@ PREDICTIONS_SCHEMA = pa.schema(
         pa.field("y_pred", pa.float64(), nullable=False),
     ]
 )
+# Behind `y_pred`, where a run has intervals.
+BOUNDS = ("y_lower", "y_upper")
 HISTORY_SCHEMA = pa.schema(
     [
         pa.field("epoch", pa.int64(), nullable=False),
@@ -228,6 +231,8 @@ class Report(Record):
     baselines: SplitBaselines
     importance: tuple[Importance, ...] = ()
     """What the test error gains where a column is shuffled, the most important column first."""
+    intervals: Intervals | None = None
+    """How far targets lie from predictions; None where no rows tell."""
     training: Training
     model: Model
     data: Data
@@ -326,6 +331,18 @@ def make_predictions(
     for name, column in (ids or {}).items():
         table = table.append_column(name, column)
     return table
+
+
+def add_bounds(predictions: pa.Table, intervals: Intervals | None) -> pa.Table:
+    """Predictions with `y_lower` and `y_upper` behind `y_pred`; as they are without intervals."""
+    if intervals is None:
+        return predictions
+    place = predictions.schema.get_field_index("y_pred") + 1
+    bounds = intervals.bounds(predictions["y_pred"].to_numpy())
+    for offset, (name, values) in enumerate(zip(BOUNDS, bounds, strict=True)):
+        field = pa.field(name, pa.float64(), nullable=False)
+        predictions = predictions.add_column(place + offset, field, pa.array(values))
+    return predictions
 
 
 def read_predictions(path: Path) -> pa.Table:

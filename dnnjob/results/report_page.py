@@ -22,6 +22,8 @@ CAPTIONS: dict[PlotName, str] = {
     "residuals": "What the model misses: actual minus predicted values of the test rows, against "
     "the prediction and as a histogram.",
     "loss": "Mean squared error of each epoch on the trained scale, without penalties.",
+    "intervals": "The test rows in the order of their predictions, each with its target, and the "
+    "interval around the prediction that is to hold it.",
     "importance": "What each column is worth: by how much the mean squared error of the test rows "
     "grows where its values are shuffled, with the standard deviation over the shuffles. Columns "
     "that say the same share their worth.",

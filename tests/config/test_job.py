@@ -84,7 +84,13 @@ DEFAULTS = {
         "hang_timeout_s": 900.0,
         "port_range": None,
     },
-    "output": {"predictions": "all", "model": True, "plots": True, "trees": True},
+    "output": {
+        "predictions": "all",
+        "model": True,
+        "plots": True,
+        "trees": True,
+        "interval_level": None,
+    },
     "sweep": {},
     "search": {"points": None},
 }
@@ -378,3 +384,27 @@ def test_keys_of_the_split_go_together(keys: dict[str, Any], told: str) -> None:
 )
 def test_patience_takes_the_validation_rows_of_any_split(keys: dict[str, Any]) -> None:
     assert make(**keys, train__patience=3).train.patience == 3
+
+
+def test_intervals_need_rows_that_nothing_else_used() -> None:
+    with_rows = {"data__validation_fraction": 0.2}
+    assert make(**with_rows).interval_level == 0.9
+    assert make(**with_rows, output__interval_level=0.8).interval_level == 0.8
+    assert make(**with_rows, output__interval_level=0).interval_level == 0
+    assert make(**with_rows, train__patience=3).interval_level == 0
+    assert make().interval_level == 0
+    assert make(output__interval_level=0).interval_level == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "way_out"),
+    [
+        ({}, r"Set data\.validation_fraction = 0\.2"),
+        ({"data__validation_fraction": 0.2, "train__patience": 3}, "Leave patience out"),
+    ],
+)
+def test_intervals_without_rows_to_calibrate_them_are_refused(
+    keys: dict[str, Any], way_out: str
+) -> None:
+    with pytest.raises(JobError, match=way_out):
+        make(**keys, output__interval_level=0.9)

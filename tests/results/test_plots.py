@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from dnnjob.results import plots
 from dnnjob.results.importance import Importance
+from dnnjob.results.intervals import Intervals
 from dnnjob.results.plots import PlotData, draw_plots
 from dnnjob.results.report import History
 
@@ -308,3 +309,18 @@ def test_odd_tables_are_drawn_too(tmp_path: Path, case: str) -> None:
     draw_plots(tmp_path, _make_data(**ODD[case]))
 
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+
+
+def test_intervals_are_drawn_where_there_are_some(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+    intervals = Intervals(level=0.9, method="split", half_width=1.0, num_rows=20)
+    data = _make_data(intervals=intervals)
+    draw_plots(tmp_path, data)
+
+    (axes,) = drawn["intervals"].axes
+    held = np.abs(data.y - data.y_pred)[data.is_test] <= 1.0
+    assert axes.get_title(loc="left") == f"20 test rows, {100 * held.mean():.1f} % within"
+    inside, outside = (np.asarray(dots.get_offsets()) for dots in axes.collections[1:])
+    assert (len(inside), len(outside)) == (held.sum(), (~held).sum())
+    (band,) = axes.collections[0].get_paths()
+    height = np.ptp(band.vertices[:, 1])
+    assert height == pytest.approx(np.ptp(data.y_pred[data.is_test]) + 2.0)

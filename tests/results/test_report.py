@@ -25,8 +25,8 @@ from dnnjob.results.report import (
 from dnnjob.runs import RunPaths
 
 KEYS = {
-    "": "format_version run_id name state job metrics baselines importance training model data "
-    "strategy timing_s throughput resources provenance",
+    "": "format_version run_id name state job metrics baselines importance intervals training "
+    "model data strategy timing_s throughput resources provenance",
     "metrics": "train validation test",
     "metrics.test": "num_rows mse rmse mae r2 mse_standardized median_absolute_error "
     "mape mape_num_rows",

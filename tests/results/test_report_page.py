@@ -8,6 +8,7 @@ import pytest
 
 from dnnjob.results.baselines import TreesBaseline
 from dnnjob.results.importance import Importance
+from dnnjob.results.intervals import Intervals
 from dnnjob.results.report import Report, SplitBaselines, SplitMetrics
 from dnnjob.results.report_page import CAPTIONS, render_page
 
@@ -201,3 +202,24 @@ def test_a_continued_run_that_is_not_exact_says_so(report: Report) -> None:
 
     assert "need not be bit for bit" in said
     assert reason in said
+
+
+def test_the_page_says_what_the_intervals_are_worth(report: Report) -> None:
+    intervals = Intervals(
+        level=0.9,
+        method="split",
+        half_width=4.25,
+        num_rows=70,
+        coverage_test=0.9079,
+        mean_width=8.5,
+    )
+
+    said = _say(render_page(report.model_copy(update={"intervals": intervals})))
+
+    assert (
+        "90 % intervals reach 4.250 to either side of a prediction, and hold the target of 90.8 % "
+        "of the test rows. They come from 70 rows"
+    ) in said
+    logs = intervals.model_copy(update={"transform": "log1p"})
+    said = _say(render_page(report.model_copy(update={"intervals": logs})))
+    assert "90 % intervals are 8.500 wide on average, and hold" in said
