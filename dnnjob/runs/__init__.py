@@ -9,6 +9,7 @@ from dnnjob.runs.atomic_files import (
     clear_folder,
     write_file,
     write_json,
+    write_private,
     write_text,
 )
 from dnnjob.runs.attempts import (
@@ -133,6 +134,7 @@ __all__ = [
     "write_cancel",
     "write_file",
     "write_json",
+    "write_private",
     "write_status",
     "write_submission",
     "write_sweep",

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,16 +23,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def write_file(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
+def write_private(path: Path, content: bytes) -> None:
+    """Replaces `path` in one step by a file that only its owner reads."""
+    write_file(path, lambda file: file.write(content), mode=0o600)
+
+
+def write_file(path: Path, fill: Callable[[BinaryIO], Any], *, mode: int = 0o666) -> None:
     """Replaces `path` in one step by what `fill` writes, or leaves it as it was.
 
     The new content is written beside its place, flushed to the disk and renamed; its permissions
-    follow the umask, as shared storage needs.
+    are those of `mode` that the umask leaves, as shared storage needs.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
     try:
-        with beside.open("xb") as file:
+        with open(beside, "xb", opener=partial(os.open, mode=mode)) as file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())

@@ -190,5 +190,6 @@ def write_sweep(paths: SweepPaths, sweep: Sweep) -> None:
 
 def clear_leftovers(paths: RunPaths) -> None:
     """Removes what attempts that were killed left half written."""
-    for path in paths.root.rglob(".*.tmp"):
+    secrets = paths.attempts.glob(f"*/{paths.secret(0).name}")
+    for path in (*paths.root.rglob(".*.tmp"), *secrets):
         path.unlink(missing_ok=True)

@@ -108,6 +108,10 @@ class RunPaths:
         """Folder with one folder an attempt."""
         return self.root / "attempts"
 
+    def secret(self, attempt: int) -> Path:
+        """What the tasks of an attempt prove to know while they gather, their user's alone."""
+        return self.attempts / str(attempt) / "secret"
+
     @property
     def events(self) -> Path:
         """Folder of what others than the chief learned, one event a file."""

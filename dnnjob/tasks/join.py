@@ -7,12 +7,13 @@ crew, attempt = follow_crew(task, paths, devices=job.devices, stop=stop)      # 
 import socket
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from dnnjob.config import DevicesConfig
 from dnnjob.errors import PeerLostError
 from dnnjob.runs import RunPaths
-from dnnjob.tasks.message_socket import Line, connect
+from dnnjob.tasks.message_socket import Line, answer, call
 from dnnjob.tasks.process_group import ChiefCrew, FollowerCrew
 from dnnjob.tasks.rendezvous import (
     WAIT_S,
@@ -21,13 +22,18 @@ from dnnjob.tasks.rendezvous import (
     Waiting,
     find_chief,
     introduce,
+    leave_secret,
     meet,
     reachable,
+    read_secret,
 )
 from dnnjob.tasks.stop import StopFlag
 from dnnjob.tasks.task import Task
 
 _ANSWER_S = 5.0
+# Callers that have not proved themselves yet; a task of the run does so within milliseconds.
+_MOST_UNKNOWN = 64
+_NAP_S = 0.02
 
 
 def lead_crew(
@@ -45,13 +51,14 @@ def lead_crew(
         PeerLostError: If some do not come within `wait_s`.
         StoppedError: If a signal comes first.
     """
-    held, door = HeldPort(devices.port_range), HeldPort(devices.port_range)
-    visitors = _Visitors(task)
-    threading.Thread(target=visitors.welcome, args=(door.listen(),), daemon=True).start()
-    waiting = Waiting(wait_s, stop.check)
-    me = introduce(task, port=held.port, talk_port=door.port)
-    peers = meet(paths.attempts / str(attempt), me, num_tasks=task.num_tasks, waiting=waiting)
-    lines = visitors.wait(waiting, peers)
+    with ExitStack() as undo:
+        held = HeldPort(devices.port_range)
+        undo.callback(held.release)
+        door = HeldPort(devices.port_range, local=task.is_local)
+        me = introduce(task, port=held.port, talk_port=door.port)
+        visitors = _Visitors(task, leave_secret(paths.secret(attempt)), door.listen())
+        lines, peers = _receive(visitors, me, paths, attempt, Waiting(wait_s, stop.check))
+        undo.pop_all()
     return ChiefCrew(
         task, peers, lines, stop=stop, held=held, hang_timeout_s=devices.hang_timeout_s
     )
@@ -71,11 +78,15 @@ def follow_crew(
         PeerLostError: If the chief or others do not come within `wait_s`.
         StoppedError: If a signal comes first.
     """
-    held = HeldPort(devices.port_range)
-    me = introduce(task, port=held.port)
-    waiting = Waiting(wait_s, stop.check)
-    line, attempt = _find_chief(task, me, paths, waiting)
-    peers = meet(paths.attempts / str(attempt), me, num_tasks=task.num_tasks, waiting=waiting)
+    with ExitStack() as undo:
+        held = HeldPort(devices.port_range)
+        undo.callback(held.release)
+        me = introduce(task, port=held.port)
+        waiting = Waiting(wait_s, stop.check)
+        line, attempt = _find_chief(task, me, paths, waiting)
+        undo.callback(line.close)
+        peers = meet(paths.attempts / str(attempt), me, num_tasks=task.num_tasks, waiting=waiting)
+        undo.pop_all()
     crew = FollowerCrew(
         task, peers, {0: line}, stop=stop, held=held, hang_timeout_s=devices.hang_timeout_s
     )
@@ -85,41 +96,66 @@ def follow_crew(
 def _find_chief(task: Task, me: Peer, paths: RunPaths, waiting: Waiting) -> tuple[Line, int]:
     for _ in waiting.looks():
         found = find_chief(paths, task.launch)
-        if found is not None and (line := _call(found[1], me)) is not None:
-            return line, found[0]
+        if found is None:
+            continue
+        attempt, chief = found
+        secret = read_secret(paths.secret(attempt))
+        if secret is not None and (line := _call(chief, me, secret)) is not None:
+            return line, attempt
     raise PeerLostError(
         f"A run of {task.num_tasks} tasks begins with the chief, but task 0 left no address under "
-        f"{paths.attempts} within {waiting.limit_s:.0f} s. Look at its log in {paths.logs}."
+        f"{paths.attempts} within {waiting.limit_s:.0f} s, or did not answer there. Look at its "
+        f"log in {paths.logs}."
     )
 
 
-def _call(chief: Peer, me: Peer) -> Line | None:
+def _call(chief: Peer, me: Peer, secret: bytes) -> Line | None:
     """A line to the chief; None where an address is a leftover that nobody answers."""
     try:
-        line = connect(reachable(chief, of=me), chief.talk_port, timeout_s=_ANSWER_S)
-        line.send({"launch": me.launch, "rank": me.rank})
+        address = reachable(chief, of=me)
+        line = call(address, chief.talk_port, secret=secret, timeout_s=_ANSWER_S)
+        if line is not None:
+            line.send({"rank": me.rank})
     except OSError:
-        return None
-    answer = line.receive_within(_ANSWER_S)
-    if answer is None or answer.get("launch") != me.launch:
-        line.close()
         return None
     return line
 
 
 @dataclass
 class _Visitors:
-    """The tasks that have called the chief."""
+    """The tasks that have called the chief.
+
+    Attributes:
+        task: The chief.
+        secret: What the others prove to know.
+        door: Where they call.
+        lines: A line to each that has, by rank.
+    """
 
     task: Task
+    secret: bytes
+    door: socket.socket
     lines: dict[int, Line] = field(default_factory=dict)
+    _unknown: dict[socket.socket, None] = field(default_factory=dict)
+    _closed: threading.Event = field(default_factory=threading.Event)
 
-    def welcome(self, door: socket.socket) -> None:
-        """Answers the run's own tasks until all have called; others are turned away."""
-        with door:
-            while len(self.lines) < self.task.num_tasks - 1:
-                connection, _ = door.accept()
-                self._answer(Line(connection))
+    def welcome(self) -> None:
+        """Takes every call until the door is closed.
+
+        Each is answered in a thread of its own, since a stranger may say nothing, and of too many
+        the one that has said nothing for longest is cut off.
+        """
+        while not self._closed.is_set():
+            try:
+                connection, _ = self.door.accept()
+            except OSError:
+                # Closed, or a stranger who was gone again at once, or too many files are open.
+                self._closed.wait(_NAP_S)
+                continue
+            for silent in list(self._unknown)[: -_MOST_UNKNOWN + 1]:
+                _cut_off(silent)
+            self._unknown[connection] = None
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def wait(self, waiting: Waiting, peers: Sequence[Peer]) -> dict[int, Line]:
         """A line to each other task.
@@ -129,17 +165,51 @@ class _Visitors:
         """
         for _ in waiting.looks():
             if len(self.lines) == self.task.num_tasks - 1:
-                return self.lines
+                return dict(self.lines)
         missing = [str(peer) for peer in peers if peer.rank and peer.rank not in self.lines]
         raise PeerLostError(
             f"Each of {self.task.num_tasks} tasks calls the chief, but {', '.join(missing)} did "
             "not. Look whether a firewall stands between the nodes, and set devices.port_range."
         )
 
-    def _answer(self, line: Line) -> None:
-        message = line.receive_within(_ANSWER_S) or {}
-        if message.get("launch") != self.task.launch:
-            line.close()
+    def close(self) -> None:
+        """Takes no more calls."""
+        self._closed.set()
+        # A thread that waits in accept() does not notice that the socket is closed.
+        with suppress(OSError):
+            self.door.shutdown(socket.SHUT_RDWR)
+        self.door.close()
+        for connection in list(self._unknown):
+            _cut_off(connection)
+
+    def _answer(self, connection: socket.socket) -> None:
+        line = answer(connection, secret=self.secret, timeout_s=_ANSWER_S)
+        self._unknown.pop(connection, None)
+        if line is None:
             return
-        line.send({"launch": self.task.launch})
-        self.lines[int(message["rank"])] = line
+        message = line.receive_within(_ANSWER_S)
+        if message is None:
+            line.close()
+        else:
+            self.lines[int(message["rank"])] = line
+
+
+def _receive(
+    visitors: _Visitors, me: Peer, paths: RunPaths, attempt: int, waiting: Waiting
+) -> tuple[dict[int, Line], tuple[Peer, ...]]:
+    """The chief's lines to the others, and all tasks, once they have come."""
+    try:
+        threading.Thread(target=visitors.welcome, daemon=True).start()
+        folder = paths.attempts / str(attempt)
+        peers = meet(folder, me, num_tasks=visitors.task.num_tasks, waiting=waiting)
+        return visitors.wait(waiting, peers), peers
+    finally:
+        visitors.close()
+        # Nobody needs it once all tasks have called.
+        with suppress(OSError):
+            paths.secret(attempt).unlink()
+
+
+def _cut_off(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

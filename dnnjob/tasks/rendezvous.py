@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from dnnjob.errors import MissingError, PeerLostError
 from dnnjob.machine import network_key, present_gpus, visible_gpus
-from dnnjob.runs import Record, RunPaths, write_text
+from dnnjob.runs import Record, RunPaths, write_private, write_text
 from dnnjob.tasks.task import Task
 
 # Long enough for a node whose first imports come from a cold network file system.
@@ -53,13 +53,17 @@ class Peer(Record):
 class HeldPort:
     """A free TCP port that no other process gets until TensorFlow has taken it."""
 
-    def __init__(self, port_range: tuple[int, int] | None = None) -> None:
+    def __init__(self, port_range: tuple[int, int] | None = None, *, local: bool = False) -> None:
         """Takes any free port, or one of `port_range`.
+
+        Args:
+            port_range: First and last port to choose from.
+            local: Whether only processes of this machine may connect to it.
 
         Raises:
             MissingError: If none of the range is free.
         """
-        self._socket = _bind(port_range)
+        self._socket = _bind(port_range, _LOOPBACK if local else "")
         # From here on TensorFlow, which sets the same, may listen where this socket only holds.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.port = int(self._socket.getsockname()[1])
@@ -74,7 +78,7 @@ class HeldPort:
         self._socket.close()
 
 
-def _bind(port_range: tuple[int, int] | None) -> socket.socket:
+def _bind(port_range: tuple[int, int] | None, address: str) -> socket.socket:
     first, last = port_range or (0, 0)
     ports = list(range(first, last + 1))
     # Several runs on one machine start at different places of the range.
@@ -82,7 +86,7 @@ def _bind(port_range: tuple[int, int] | None) -> socket.socket:
     for port in (*ports[start:], *ports[:start]):
         held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
-            held.bind(("", port))
+            held.bind((address, port))
         except OSError:
             held.close()
         else:
@@ -140,6 +144,23 @@ def introduce(task: Task, *, port: int, talk_port: int = 0) -> Peer:
 def publish(folder: Path, me: Peer) -> None:
     """Leaves this task's address in the attempt's folder."""
     write_text(_file_of(folder, me.rank), me.model_dump_json(indent=1) + "\n")
+
+
+def leave_secret(path: Path) -> bytes:
+    """A new secret of an attempt, in a file that only its user's processes read."""
+    secret = secrets.token_bytes(32)
+    write_private(path, secret)
+    return secret
+
+
+def read_secret(path: Path) -> bytes | None:
+    """What the chief has left; None where there is nothing."""
+    # On NFS a name that came lately may be cached as missing.
+    if path.name not in fresh_names(path.parent):
+        return None
+    with suppress(FileNotFoundError):
+        return path.read_bytes()
+    return None
 
 
 def find_chief(paths: RunPaths, launch: str) -> tuple[int, Peer] | None:

@@ -43,6 +43,11 @@ class Task:
         """Whether this task decides and publishes."""
         return self.rank == 0
 
+    @property
+    def is_local(self) -> bool:
+        """Whether all tasks of the run are on this machine."""
+        return self.local_tasks == self.num_tasks
+
     def to_environ(self) -> dict[str, str]:
         """What `find_task` finds in the process that is to be this task."""
         return {VARIABLE: TypeAdapter(Task).dump_json(self).decode()}
