@@ -5,14 +5,14 @@ report = run_job(attempt)       # of this task: journal, crew, stopwatch
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dnnjob.config import DataConfig, JobConfig, list_keys, load_job, resolve_job, to_toml
+from dnnjob.config import DataConfig, JobConfig, change_devices, load_job, resolve_job, to_toml
 from dnnjob.data.encoding import Encoding, FeatureKind
 from dnnjob.data.schema import log_warnings
 from dnnjob.data.split import choose_split
@@ -27,7 +27,7 @@ from dnnjob.results.evaluation import PredictedParts, evaluate
 from dnnjob.results.publish import publish
 from dnnjob.results.report import Report
 from dnnjob.results.trees import Yardstick
-from dnnjob.runs import write_text
+from dnnjob.runs import read_resumption, write_text
 from dnnjob.tasks import (
     Crew,
     TaskAttempt,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def run_job(attempt: TaskAttempt, *, words: Sequence[str] = ()) -> Report | None:
+def run_job(attempt: TaskAttempt) -> Report | None:
     """Trains, predicts and reports the job of a run folder into that folder.
 
     Every task trains. The chief alone predicts and reports, and returns a report: predicting the
@@ -51,7 +51,6 @@ def run_job(attempt: TaskAttempt, *, words: Sequence[str] = ()) -> Report | None
 
     Args:
         attempt: This task's part in the claimed attempt.
-        words: `KEY=VALUE` for other devices than the run's job has; the resolved job keeps them.
 
     Raises:
         DnnJobError: If the job, the table or the machine is unfit, or training diverges.
@@ -59,7 +58,7 @@ def run_job(attempt: TaskAttempt, *, words: Sequence[str] = ()) -> Report | None
         PeerLostError: If another task is lost while it is needed.
     """
     crew, watch = attempt.crew, attempt.watch
-    job = _load_fitting(attempt, words)
+    job = _load_fitting(attempt)
     cores = configure_process(job.devices, crew)
     with watch.time("load"):
         table = _load_table(job, attempt, threads=cores)
@@ -107,13 +106,16 @@ def step_flop(job: JobConfig, encoding: Encoding, *, num_tasks: int) -> float:
     return 6.0 * encoding.count_params(job.model) * rows
 
 
-def _load_fitting(attempt: TaskAttempt, words: Sequence[str]) -> JobConfig:
+def _load_fitting(attempt: TaskAttempt) -> JobConfig:
     """The job, with no more threads than this machine gives if an earlier one gave so many."""
     journal, crew = attempt.journal, attempt.crew
-    job, cores = load_job(journal.paths.job, overrides=words), count_threads(crew)
-    chief = crew.share({"cores": cores, "before": journal.cores_before})
+    cores = count_threads(crew)
+    # What the chief read is asked of all tasks: the file may be gone, or another, by now.
+    asked = read_resumption(journal.paths).devices
+    chief = crew.share({"cores": cores, "before": journal.cores_before, "devices": asked})
     journal.mark_cores(cores)
-    if "devices.threads" in list_keys(words):
+    job = change_devices(load_job(journal.paths.job), chief["devices"])
+    if "threads" in chief["devices"]:
         return job
     threads = lower_threads(
         job.devices.threads,

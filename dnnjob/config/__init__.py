@@ -4,7 +4,7 @@ job = load_job(Path("jobs/housing.toml"), overrides=["seed=7", "train.learning_r
 for point in make_points(job): ...
 """
 
-from dnnjob.config.again import list_keys, load_job_again
+from dnnjob.config.again import change_devices, list_keys, load_job_again, parse_devices
 from dnnjob.config.job import (
     DataConfig,
     DevicesConfig,
@@ -33,6 +33,7 @@ __all__ = [
     "Point",
     "ProfileConfig",
     "TrainConfig",
+    "change_devices",
     "list_job_keys",
     "list_keys",
     "load_job",
@@ -40,6 +41,7 @@ __all__ = [
     "load_profile",
     "make_points",
     "nearest_keys",
+    "parse_devices",
     "resolve_job",
     "resolve_profile",
     "split_words",

@@ -1,13 +1,15 @@
 """What may change of a run that goes on: where it computes, and nothing of what.
 
 job = load_job_again(paths.job, ["devices.tasks=2"])
+job = change_devices(job, {"tasks": 2})
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dnnjob.config.job import JobConfig
-from dnnjob.config.overrides import load_job, parse_override
+from dnnjob.config.overrides import load_job, parse_override, resolve_job
 from dnnjob.errors import JobError
 from dnnjob.text import quote_command
 
@@ -33,6 +35,24 @@ def load_job_again(path: Path, words: Sequence[str]) -> JobConfig:
                 f"Another job is another run: {quote_command('run', path, word)}."
             )
     return load_job(path, overrides=words)
+
+
+def parse_devices(words: Iterable[str]) -> dict[str, Any]:
+    """The keys of `[devices]` that words set, without their table's name."""
+    return {key.removeprefix("devices."): value for key, value in map(parse_override, words)}
+
+
+def change_devices(job: JobConfig, devices: Mapping[str, Any]) -> JobConfig:
+    """The job with other values for some keys of `[devices]`.
+
+    Raises:
+        JobError: If it is not valid with these.
+    """
+    if not devices:
+        return job
+    values = job.model_dump(exclude_none=True)
+    values["devices"] |= devices
+    return resolve_job(values, origin="The job with other devices")
 
 
 def list_keys(words: Iterable[str]) -> list[str]:

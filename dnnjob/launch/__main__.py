@@ -1,4 +1,4 @@
-"""A task of a run as a process of its own: `python -m dnnjob.launch RUN [KEY=VALUE ...]`.
+"""A task of a run as a process of its own: `python -m dnnjob.launch RUN`.
 
 Which task it is, it finds in its environment.
 """
@@ -31,7 +31,6 @@ def main() -> None:
 def _run_task() -> NoReturn:
     parser = argparse.ArgumentParser(description="One task of a run.")
     parser.add_argument("run", type=Path)
-    parser.add_argument("words", nargs="*")
     parser.add_argument("--after", type=int)
     arguments = parser.parse_args()
     task = find_task()
@@ -42,9 +41,7 @@ def _run_task() -> NoReturn:
     sys.argv[1:] = shlex.split(os.environ.pop(COMMAND, ""))[1:] or sys.argv[1:]
     paths, watch = RunPaths(arguments.run.absolute()), Stopwatch(age_s=process_age_s())
     try:
-        code = run_attempt(
-            paths, task=task, watch=watch, after=arguments.after, words=arguments.words
-        )
+        code = run_attempt(paths, task=task, watch=watch, after=arguments.after)
     except DnnJobError as error:
         logging.getLogger("dnnjob").error("dnnjob: %s", error)
         code = error.exit_code

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from dnnjob.config import parse_devices
 from dnnjob.errors import DnnJobError, ExitCode
 from dnnjob.launch.own_process import leave
 from dnnjob.runs import (
@@ -24,6 +25,7 @@ from dnnjob.runs import (
     count_restarts,
     latest_end,
     leave_event,
+    load_run_job,
     own_job_id,
     read_cancel,
     read_events,
@@ -32,6 +34,7 @@ from dnnjob.runs import (
     read_submission,
     settle,
     state_before,
+    write_resumption,
     write_text,
 )
 from dnnjob.streams import guarded_streams
@@ -72,7 +75,8 @@ def run_array_task(
         runs: Run folders.
         command: What the user typed, for the reports.
         gpus: The GPUs to use, as `CUDA_VISIBLE_DEVICES` takes them; None leaves them as they are.
-        words: `KEY=VALUE` for other devices than the runs' jobs have.
+        words: `KEY=VALUE` for other devices: what version 0.1 left in the call of a job that still
+            waits, in place of `resume.json`.
     """
     # submitit has taken the signals for checkpoints of its own, and asks for requeues at them.
     stop = StopFlag()
@@ -83,12 +87,14 @@ def run_array_task(
     with guarded_streams():
         logging.basicConfig(stream=sys.stderr, format="%(message)s")
         logging.getLogger("dnnjob").setLevel(logging.INFO)
-        leave(work_through([RunPaths(Path(run)) for run in runs], stop=stop, words=words))
+        paths = [RunPaths(Path(run)) for run in runs]
+        if words and find_task().is_chief:
+            for run in paths:
+                write_resumption(run, parse_devices(words))
+        leave(work_through(paths, stop=stop))
 
 
-def work_through(
-    runs: Sequence[RunPaths], *, stop: StopFlag, words: Sequence[str] = ()
-) -> ExitCode:
+def work_through(runs: Sequence[RunPaths], *, stop: StopFlag) -> ExitCode:
     """Runs what has not ended of `runs`; the worst exit code of all.
 
     A run that was stopped to be continued ends the work; one that was cancelled by itself does not.
@@ -101,7 +107,7 @@ def work_through(
         code = _outcome(paths, task)
         if code is None:
             _mark_turn(runs, number, task=task)
-            code = _run(paths, runs, number=number, task=task, stop=stop, words=words)
+            code = _run(paths, runs, number=number, task=task, stop=stop)
             _mark_turn(runs, number, task=task, code=code)
             if code is ExitCode.CONTINUE:
                 return code
@@ -136,10 +142,8 @@ def _run(
     number: int,
     task: Task,
     stop: StopFlag,
-    words: Sequence[str],
 ) -> ExitCode:
     from dnnjob.clock import Stopwatch
-    from dnnjob.config import load_job
     from dnnjob.launch.local_tasks import run_local_tasks, run_processes
     from dnnjob.launch.worker import run_attempt
     from dnnjob.machine import process_age_s
@@ -147,16 +151,16 @@ def _run(
     if len(runs) > 1:
         logger.info("Run %d of %d: %s", number, len(runs), paths.root)
     try:
-        num_tasks = load_job(paths.job, overrides=words).devices.tasks
+        num_tasks = load_run_job(paths).devices.tasks
         if task.num_tasks > 1 and len(runs) > 1:
             # A process can join the tasks of one run only.
             place = replace(task, point=number, launch=f"{task.launch}-{number}")
-            return run_processes(paths, [place], stop=stop, words=words)
+            return run_processes(paths, [place], stop=stop)
         apart = num_tasks > 1 or _needs_own_process(paths, runs)
         if task.num_tasks == 1 and apart:
-            return run_local_tasks(paths, num_tasks=num_tasks, stop=stop, words=words)
+            return run_local_tasks(paths, num_tasks=num_tasks, stop=stop)
         watch = Stopwatch(age_s=process_age_s() if number == 1 else 0.0)
-        return run_attempt(paths, task=task, watch=watch, stop=stop, words=words)
+        return run_attempt(paths, task=task, watch=watch, stop=stop)
     except DnnJobError as error:
         logger.error("%s", error)
         return error.exit_code
@@ -164,9 +168,7 @@ def _run(
 
 def _needs_own_process(paths: RunPaths, runs: Sequence[RunPaths]) -> bool:
     """Whether TensorFlow, which takes its devices once a process, must take others for a run."""
-    from dnnjob.config import load_job
-
-    first, mine = load_job(runs[0].job).devices, load_job(paths.job).devices
+    first, mine = load_run_job(runs[0]).devices, load_run_job(paths).devices
     # A run that has begun has its threads written down, one that has not may say 0.
     threads = {first.threads, mine.threads} - {0}
     return (first.kind, first.precision) != (mine.kind, mine.precision) or len(threads) > 1

@@ -41,17 +41,13 @@ class Dispatch:
         self.site, self.sweep_id = site, sweep_id
         self.command = shlex.join(["dnnjob", *sys.argv[1:]])
 
-    def send(
-        self, elements: Sequence[Sequence[RunPaths]], plan: QueuePlan, *, words: Sequence[str] = ()
-    ) -> list[Submission]:
+    def send(self, elements: Sequence[Sequence[RunPaths]], plan: QueuePlan) -> list[Submission]:
         """Starts or queues them once their files say so; the submission of the first of each."""
         if self.profile.executor == "local":
-            return self._start(elements, plan, words)
-        return self._queue(elements, words)
+            return self._start(elements, plan)
+        return self._queue(elements)
 
-    def _queue(
-        self, elements: Sequence[Sequence[RunPaths]], words: Sequence[str]
-    ) -> list[Submission]:
+    def _queue(self, elements: Sequence[Sequence[RunPaths]]) -> list[Submission]:
         # submitit takes a tenth of a second to import.
         from dnnjob.launch.cluster import queue
 
@@ -61,7 +57,6 @@ class Dispatch:
                 ArrayTask(),
                 [str(paths.root) for paths in runs],
                 command=self.command,
-                words=list(words),
             )
             for runs in elements
         ]
@@ -82,13 +77,9 @@ class Dispatch:
         )
         return written
 
-    def _start(
-        self, elements: Sequence[Sequence[RunPaths]], plan: QueuePlan, words: Sequence[str]
-    ) -> list[Submission]:
+    def _start(self, elements: Sequence[Sequence[RunPaths]], plan: QueuePlan) -> list[Submission]:
         runs = [[str(paths.root) for paths in element] for element in elements]
-        with open_queue(
-            runs, self.profile, plan, folder=self.folder, command=self.command, words=words
-        ) as pid:
+        with open_queue(runs, self.profile, plan, folder=self.folder, command=self.command) as pid:
             key = process_key(pid)
             return [self._write(element, str(pid), process=key) for element in elements]
 

@@ -10,7 +10,14 @@ from functools import cached_property
 from pathlib import Path
 
 from dnnjob.clock import Stopwatch
-from dnnjob.config import Point, list_keys, load_job, make_points
+from dnnjob.config import (
+    Point,
+    list_keys,
+    load_job,
+    load_job_again,
+    make_points,
+    parse_devices,
+)
 from dnnjob.data.sources import peek_columns
 from dnnjob.errors import DnnJobError, ExitCode, MissingError
 from dnnjob.launch.local_tasks import run_local_tasks, run_processes
@@ -31,6 +38,7 @@ from dnnjob.runs import (
     latest_attempt,
     open_run,
     read_settled,
+    write_resumption,
     write_sweep,
 )
 from dnnjob.tasks import StopFlag, Task, find_task
@@ -106,7 +114,7 @@ def resume_foreground(folder: Path, words: Sequence[str] = ()) -> ExitCode:
             number of tasks than Slurm has started.
     """
     paths, task = open_run(folder), find_task()
-    num_tasks = load_job(paths.job, overrides=words).devices.tasks
+    num_tasks = load_job_again(paths.job, words).devices.tasks
     if task.num_tasks > 1 and "devices.tasks" in list_keys(words):
         refuse_other_tasks(num_tasks, task)
     if task.is_chief:
@@ -120,10 +128,11 @@ def resume_foreground(folder: Path, words: Sequence[str] = ()) -> ExitCode:
         return ExitCode.DONE
     watch = Stopwatch(age_s=process_age_s())
     if not task.is_chief:
-        return run_attempt(paths, task=task, watch=watch, words=words)
+        return run_attempt(paths, task=task, watch=watch)
+    write_resumption(paths, parse_devices(words))
     if task.num_tasks == 1 and num_tasks > 1:
-        return run_local_tasks(paths, num_tasks=num_tasks, after=after, words=words)
-    return run_attempt(paths, task=task, watch=watch, after=after, words=words)
+        return run_local_tasks(paths, num_tasks=num_tasks, after=after)
+    return run_attempt(paths, task=task, watch=watch, after=after)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,6 @@ class QueueFile(Record):
     warning_lead_s: int
     setup: tuple[str, ...]
     command: str
-    words: tuple[str, ...] = ()
 
 
 def plan_queue(
@@ -126,7 +125,6 @@ def open_queue(
     *,
     folder: Path,
     command: str,
-    words: Sequence[str] = (),
 ) -> Iterator[int]:
     """Starts the background process, which begins to work when the block ends; its number.
 
@@ -138,7 +136,6 @@ def open_queue(
         plan: How many at a time.
         folder: Where submitit's files go.
         command: What the user typed.
-        words: `KEY=VALUE` for other devices than the runs' jobs have.
     """
     told = QueueFile(
         elements=tuple(map(tuple, elements)),
@@ -147,7 +144,6 @@ def open_queue(
         warning_lead_s=profile.warning_lead_s,
         setup=profile.setup,
         command=command,
-        words=tuple(words),
     )
     write_text(folder / "pool.json", told.model_dump_json(indent=1) + "\n")
     with (folder / "pool.log").open("ab") as log:
@@ -222,7 +218,6 @@ class LocalQueue:
             list(runs),
             command=self.told.command,
             gpus=self.told.gpus[place],
-            words=self.told.words,
         )
         logger.info("Process %s: %s", job.job_id, json.dumps(list(runs)))
         return job

@@ -47,7 +47,6 @@ def run_local_tasks(
     num_tasks: int,
     after: int | None = None,
     stop: StopFlag | None = None,
-    words: Sequence[str] = (),
 ) -> ExitCode:
     """Runs the job of a run folder in processes of their own, as many as it has tasks.
 
@@ -55,7 +54,7 @@ def run_local_tasks(
     """
     launch = secrets.token_hex(8)
     tasks = [_task(rank, num_tasks, launch) for rank in range(num_tasks)]
-    return run_processes(paths, tasks, after=after, stop=stop, words=words)
+    return run_processes(paths, tasks, after=after, stop=stop)
 
 
 def run_processes(
@@ -64,7 +63,6 @@ def run_processes(
     *,
     after: int | None = None,
     stop: StopFlag | None = None,
-    words: Sequence[str] = (),
 ) -> ExitCode:
     """Runs tasks of a run in processes of their own.
 
@@ -76,7 +74,6 @@ def run_processes(
         tasks: The tasks to start here: all of the run, or one where Slurm started this process.
         after: The attempt after which this one must come, where it matters.
         stop: What remembers the signals for the caller.
-        words: `KEY=VALUE` for other devices than the run's job has.
 
     Returns:
         The exit code of the first of them, or of another if that was killed.
@@ -86,7 +83,7 @@ def run_processes(
     with _passing_on(started, asked) as told:
         with _held_back():
             for task in tasks:
-                started[task.rank] = _start(replace(task, parent=parent), paths, after, words)
+                started[task.rank] = _start(replace(task, parent=parent), paths, after)
         told.begin(started)
         missed = _wait(started, paths, told, launch=tasks[0].launch)
     # One that the kernel cannot end is as good as killed.
@@ -105,10 +102,8 @@ def _task(rank: int, num_tasks: int, launch: str) -> Task:
     )
 
 
-def _start(
-    task: Task, paths: RunPaths, after: int | None, words: Sequence[str]
-) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "dnnjob.launch", str(paths.root), *words]
+def _start(task: Task, paths: RunPaths, after: int | None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "dnnjob.launch", str(paths.root)]
     command += [] if after is None else ["--after", str(after)]
     asked = shlex.join(["dnnjob", *sys.argv[1:]])
     environ = {**os.environ, **task.to_environ(), COMMAND: asked}

@@ -20,6 +20,7 @@ from dnnjob.config import (
     load_job_again,
     load_profile,
     make_points,
+    parse_devices,
     resolve_job,
     split_words,
     to_toml,
@@ -40,6 +41,7 @@ from dnnjob.runs import (
     create_sweep,
     open_run,
     read_submission,
+    write_resumption,
     write_sweep,
     write_text,
 )
@@ -135,8 +137,9 @@ def resubmit(folder: Path, words: Sequence[str] = ()) -> Submission:
     )
     plan = plan_queue([job], profile, memory_bytes=None)
     _warn_of_variables(profile)
-    with raising_on_signals(), _without(paths.cancel):
-        submission = sender.send([[paths]], plan, words=for_job)[0]
+    with raising_on_signals(), _without(paths.cancel), _without(paths.resumption):
+        write_resumption(paths, parse_devices(for_job))
+        submission = sender.send([[paths]], plan)[0]
     if for_profile:
         write_text(paths.profile, to_toml(profile))
     return submission
@@ -300,6 +303,7 @@ def _without(file: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        file.unlink(missing_ok=True)
         if content is not None:
             file.write_bytes(content)
         raise

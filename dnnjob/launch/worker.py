@@ -6,13 +6,11 @@ code = run_attempt(paths, task=task, watch=Stopwatch())       # one of several
 
 import logging
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack
 from signal import Signals
 
 from dnnjob.alike import ALIKE
 from dnnjob.clock import Stopwatch
-from dnnjob.config import load_job
 from dnnjob.errors import (
     DnnJobError,
     ExitCode,
@@ -42,6 +40,7 @@ from dnnjob.runs import (
     latest_attempt,
     latest_end,
     leave_event,
+    load_run_job,
     own_job_id,
     read_cancel,
     read_events,
@@ -72,7 +71,6 @@ def run_attempt(
     task: Task = _ALONE,
     after: int | None = None,
     stop: StopFlag | None = None,
-    words: Sequence[str] = (),
 ) -> ExitCode:
     """Runs the job of a run folder to its end and leaves the outcome in its status.
 
@@ -82,7 +80,6 @@ def run_attempt(
         task: Which task of the run this process is.
         after: The attempt after which this one must come, where it matters.
         stop: Where this process has listened to signals already.
-        words: `KEY=VALUE` for other devices than the run's job has.
 
     Returns:
         The exit code of the command; errors are logged, not raised.
@@ -95,18 +92,12 @@ def run_attempt(
         if task.is_chief:
             if (code := _refuse_hopeless(paths)) is not None:
                 return code
-            return _lead(paths, task, stop=stop, watch=watch, after=after, words=words)
-        return _follow(paths, task, stop=stop, watch=watch, words=words)
+            return _lead(paths, task, stop=stop, watch=watch, after=after)
+        return _follow(paths, task, stop=stop, watch=watch)
 
 
 def _lead(
-    paths: RunPaths,
-    task: Task,
-    *,
-    stop: StopFlag,
-    watch: Stopwatch,
-    after: int | None,
-    words: Sequence[str],
+    paths: RunPaths, task: Task, *, stop: StopFlag, watch: Stopwatch, after: int | None
 ) -> ExitCode:
     try:
         process, lost = process_key(os.getpid()), _judge_lost(paths)
@@ -122,8 +113,8 @@ def _lead(
     ):
         crew = Crew(stop)
         try:
-            crew = _gather(task, journal, crew, words)
-            report = run_job(TaskAttempt(journal, crew, watch, stack), words=words)
+            crew = _gather(task, journal, crew)
+            report = run_job(TaskAttempt(journal, crew, watch, stack))
             journal.finish("COMPLETED")
         except SupersededError as error:
             logger.error("%s", error)
@@ -200,14 +191,15 @@ def clear_complete(paths: RunPaths) -> None:
         if paths.model.is_file() and (checkpoints := sorted(paths.checkpoints.glob("*.ckpt"))):
             checkpoints[-1].replace(paths.training_state)
         clear_folder(paths.checkpoints)
+        paths.resumption.unlink(missing_ok=True)
         clear_leftovers(paths)
     except OSError as error:
         logger.warning("Leftovers of the run stay: %s.", error)
 
 
-def _gather(task: Task, journal: Journal, alone: Crew, words: Sequence[str]) -> Crew:
+def _gather(task: Task, journal: Journal, alone: Crew) -> Crew:
     """The chief's crew, once all tasks have come."""
-    devices = load_job(journal.paths.job, overrides=words).devices
+    devices = load_run_job(journal.paths).devices
     refuse_without_gpu(devices)
     if task.num_tasks == 1:
         return alone
@@ -230,12 +222,11 @@ def _end(journal: Journal, crew: Crew, error: BaseException) -> ExitCode:
     return outcome.exit_code
 
 
-def _follow(
-    paths: RunPaths, task: Task, *, stop: StopFlag, watch: Stopwatch, words: Sequence[str]
-) -> ExitCode:
+def _follow(paths: RunPaths, task: Task, *, stop: StopFlag, watch: Stopwatch) -> ExitCode:
     try:
-        devices = load_job(paths.job, overrides=words).devices
-        crew, attempt = follow_crew(task, paths, devices=devices, stop=stop)
+        crew, attempt = follow_crew(
+            task, paths, read_devices=lambda: load_run_job(paths).devices, stop=stop
+        )
     except (DnnJobError, OSError) as error:
         outcome = explain_end(error, paths)
         logger.error("Task %d: %s", task.rank, outcome.message)
@@ -246,7 +237,7 @@ def _follow(
     with logging_to(log, rank=task.rank, keeps_stderr=talks), ExitStack() as stack:
         own = TaskAttempt(FollowerJournal(paths, attempt), crew, watch, stack)
         try:
-            run_job(own, words=words)
+            run_job(own)
             return crew.await_end()
         except (StoppedError, NonFiniteError):
             # The chief knows as well, and still has a checkpoint to write.

@@ -145,6 +145,13 @@ class BatchEnd(Record):
     ended_at: Time
 
 
+class Resumption(Record):
+    """What `resume.json` says: how the attempts differ that come after the last `resume`."""
+
+    devices: dict[str, Any] = {}
+    """Keys of `[devices]` that the resolved job may not have yet."""
+
+
 class Submission(Record):
     """What `submission.json` says: where a run was sent, by whom, with what."""
 

@@ -6,15 +6,17 @@ status = read_status(paths)
 
 import secrets
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from dnnjob.config import JobConfig, to_toml
+from dnnjob.config import JobConfig, change_devices, load_job, to_toml
 from dnnjob.errors import DISK_FULL, JobError, MissingError
 from dnnjob.image import is_lost, mount_hint
 from dnnjob.runs.atomic_files import write_text
 from dnnjob.runs.events import read_events
-from dnnjob.runs.records import Cancel, Status, Submission, Sweep
+from dnnjob.runs.records import Cancel, Resumption, Status, Submission, Sweep
 from dnnjob.runs.run_paths import RunPaths, SweepPaths
 from dnnjob.runs.settle import settle
 
@@ -166,6 +168,37 @@ def read_cancel(paths: RunPaths) -> Cancel | None:
 def write_cancel(paths: RunPaths, cancel: Cancel) -> None:
     """Leaves the wish that the run end."""
     write_text(paths.cancel, cancel.model_dump_json(indent=1) + "\n")
+
+
+def read_resumption(paths: RunPaths) -> Resumption:
+    """What the last `resume` asked for; nothing where it left no word."""
+    try:
+        return Resumption.model_validate_json(paths.resumption.read_bytes())
+    except (OSError, ValueError):
+        return Resumption()
+
+
+def write_resumption(paths: RunPaths, devices: Mapping[str, Any]) -> None:
+    """Leaves what the attempts from here on change of the job, in place of what was asked before.
+
+    Args:
+        paths: The run.
+        devices: Values for keys of `[devices]`.
+    """
+    if devices:
+        said = Resumption(devices=dict(devices))
+        write_text(paths.resumption, said.model_dump_json(indent=1) + "\n")
+    else:
+        paths.resumption.unlink(missing_ok=True)
+
+
+def load_run_job(paths: RunPaths) -> JobConfig:
+    """The job of a run's next attempt: the resolved one, with what the last `resume` asked for.
+
+    Raises:
+        JobError: If it cannot be read.
+    """
+    return change_devices(load_job(paths.job), read_resumption(paths).devices)
 
 
 def read_sweep(paths: SweepPaths) -> Sweep:

@@ -55,6 +55,11 @@ class RunPaths:
         return self.root / "cancel.json"
 
     @property
+    def resumption(self) -> Path:
+        """What the last `resume` asked for, written by it alone; absent where it asked nothing."""
+        return self.root / "resume.json"
+
+    @property
     def history(self) -> Path:
         """One row an epoch."""
         return self.root / "history.parquet"

@@ -1,12 +1,12 @@
 """How a process joins the crew of its run.
 
 crew = lead_crew(task, paths, attempt=1, devices=job.devices, stop=stop)      # the chief
-crew, attempt = follow_crew(task, paths, devices=job.devices, stop=stop)      # the others
+crew, attempt = follow_crew(task, paths, read_devices=..., stop=stop)         # the others
 """
 
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -68,23 +68,33 @@ def follow_crew(
     task: Task,
     paths: RunPaths,
     *,
-    devices: DevicesConfig,
+    read_devices: Callable[[], DevicesConfig],
     stop: StopFlag,
     wait_s: float = WAIT_S,
 ) -> tuple[FollowerCrew, int]:
     """The crew of another task than the chief, and the attempt that the chief claimed.
 
+    Args:
+        task: This task.
+        paths: The run.
+        read_devices: Called once the chief is there: it writes what this attempt changes of the
+            job before it leaves its address.
+        stop: What remembers the signals.
+        wait_s: How long to wait for the others.
+
     Raises:
+        JobError: If the job cannot be read.
         PeerLostError: If the chief or others do not come within `wait_s`.
         StoppedError: If a signal comes first.
     """
     with ExitStack() as undo:
+        waiting = Waiting(wait_s, stop.check)
+        line, attempt = _find_chief(task, paths, waiting)
+        undo.callback(line.close)
+        devices = read_devices()
         held = HeldPort(devices.port_range)
         undo.callback(held.release)
         me = introduce(task, port=held.port)
-        waiting = Waiting(wait_s, stop.check)
-        line, attempt = _find_chief(task, me, paths, waiting)
-        undo.callback(line.close)
         peers = meet(paths.attempts / str(attempt), me, num_tasks=task.num_tasks, waiting=waiting)
         undo.pop_all()
     crew = FollowerCrew(
@@ -93,7 +103,8 @@ def follow_crew(
     return crew, attempt
 
 
-def _find_chief(task: Task, me: Peer, paths: RunPaths, waiting: Waiting) -> tuple[Line, int]:
+def _find_chief(task: Task, paths: RunPaths, waiting: Waiting) -> tuple[Line, int]:
+    me = introduce(task, port=0)
     for _ in waiting.looks():
         found = find_chief(paths, task.launch)
         if found is None:

@@ -25,6 +25,7 @@ from dnnjob.runs import (
     Status,
     create_run,
     leave_event,
+    load_run_job,
     read_settled,
     write_cancel,
     write_status,
@@ -247,3 +248,17 @@ def test_the_stop_of_a_cancelled_run_is_forgotten_for_the_next(
         work_through([first, second], stop=stop)
 
     assert seen == [None, None]
+
+
+def test_words_in_the_call_of_a_job_that_version_0_1_queued_are_heeded(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make("FAILED")
+    monkeypatch.setattr(array_task, "work_through", lambda runs, **_: ExitCode.DONE)
+    monkeypatch.setattr(array_task, "leave", lambda code: None)
+    monkeypatch.setattr(StopFlag, "listen", lambda self: None)
+    monkeypatch.setattr("sys.argv", ["pytest"])
+
+    ArrayTask()([str(paths.root)], command="dnnjob resume", words=["devices.threads=3"])
+
+    assert load_run_job(paths).devices.threads == 3

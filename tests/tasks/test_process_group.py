@@ -46,7 +46,10 @@ def make_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
             def follow() -> None:
                 task = Task(1, 2, "launch")
-                found.append(follow_crew(task, paths, devices=devices, stop=StopFlag(), wait_s=5))
+                crew = follow_crew(
+                    task, paths, read_devices=lambda: devices, stop=StopFlag(), wait_s=5
+                )
+                found.append(crew)
 
             thread = threading.Thread(target=follow)
             thread.start()

@@ -11,11 +11,21 @@ import pytest
 
 from dnnjob.config import resolve_profile
 from dnnjob.errors import ExitCode, JobError
+from dnnjob.launch.dispatch import Dispatch
 from dnnjob.launch.submit import follow_profile
 from dnnjob.launch.watch import resume_verb
 from dnnjob.launch.watch.resume_verb import is_live, resume_command
 from dnnjob.launch.watch.run_views import RunView
-from dnnjob.runs import Cancel, RunPaths, Submission, write_cancel
+from dnnjob.runs import (
+    Cancel,
+    RunPaths,
+    Submission,
+    load_run_job,
+    read_resumption,
+    write_cancel,
+    write_resumption,
+)
+from dnnjob.tasks import Task
 from tests.launch.watch.made import ago, attempt, attempt_here, make_run, send, status, submission
 
 
@@ -52,7 +62,7 @@ def test_what_may_be_at_work_is_alive(
 def test_a_live_run_is_refused_with_its_state_and_the_way_out(root: Path) -> None:
     paths = make_run(root, told=status("RUNNING", [attempt_here()]))
 
-    told = rf"is alive: RUNNING, process {os.getpid()} on .*, last sign of life 5 s ago"
+    told = rf"is alive: RUNNING, process {os.getpid()} on .*, last sign of life \d+ s ago"
     with pytest.raises(JobError, match=rf"{told}.*dnnjob cancel {paths.root}"):
         resume_command(paths.root, here=True)
 
@@ -213,3 +223,67 @@ def test_a_slurm_job_counts_its_cores_anew() -> None:
     now = resolve_profile({**values, "cpus_per_task": 2}, origin="test")
 
     assert follow_profile([], before, now) == ["devices.tasks=1", "devices.threads=0"]
+
+
+@pytest.fixture
+def attempted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Tasks and threads of the job that each attempt in the foreground would have begun with."""
+    devices: list[tuple[int, int]] = []
+
+    def note(paths: RunPaths, **_: object) -> ExitCode:
+        job = load_run_job(paths)
+        devices.append((job.devices.tasks, job.devices.threads))
+        return ExitCode.DONE
+
+    monkeypatch.setattr("dnnjob.launch.foreground.run_attempt", note)
+    monkeypatch.setattr("dnnjob.launch.foreground.run_local_tasks", note)
+    return devices
+
+
+def test_other_devices_wait_in_the_run_folder_until_the_next_resume(
+    failed: RunPaths, attempted: list[tuple[int, int]]
+) -> None:
+    before = failed.job.read_bytes()
+
+    resume_command(failed.root, ["devices.threads=3", "devices.tasks=2"], here=True)
+    resume_command(failed.root, ["devices.threads=4"], here=True)
+    left = read_resumption(failed).devices
+    resume_command(failed.root, here=True)
+
+    assert attempted == [(2, 3), (1, 4), (1, 0)]
+    assert left == {"threads": 4}
+    assert not failed.resumption.exists()
+    assert failed.job.read_bytes() == before
+
+
+def test_another_task_of_a_step_leaves_what_is_asked_for_to_the_chief(
+    failed: RunPaths, attempted: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_resumption(failed, {"threads": 5})
+    monkeypatch.setattr("dnnjob.launch.watch.resume_verb.find_task", lambda: Task(1, 2, "step"))
+    monkeypatch.setattr("dnnjob.launch.foreground.find_task", lambda: Task(1, 2, "step"))
+
+    resume_command(failed.root, ["devices.threads=3"], here=True)
+
+    assert attempted == [(1, 5)]
+
+
+@pytest.mark.parametrize("before", [{}, {"threads": 5}])
+def test_what_cannot_be_sent_again_leaves_what_was_asked_before(
+    failed: RunPaths, monkeypatch: pytest.MonkeyPatch, before: dict[str, int]
+) -> None:
+    write_resumption(failed, before)
+    asked: list[dict[str, object]] = []
+
+    def refuse(*_: object) -> list[Submission]:
+        asked.append(read_resumption(failed).devices)
+        raise JobError("No room.")
+
+    monkeypatch.setattr(Dispatch, "send", refuse)
+
+    with pytest.raises(JobError, match="No room"):
+        resume_command(failed.root, ["devices.threads=3"], here=False)
+
+    assert asked == [{"threads": 3, "tasks": 1}]
+    assert read_resumption(failed).devices == before
+    assert failed.cancel.exists()
