@@ -32,6 +32,10 @@ class DnnJobError(Exception):
     exit_code: ExitCode = ExitCode.FAILED
 
 
+class DnnJobWarning(UserWarning):
+    """What a run, or a look at runs, can live with and a person should know."""
+
+
 class JobError(DnnJobError):
     """The command line, a job file or a profile is wrong."""
 

@@ -4,6 +4,7 @@ predict_table(Path("runs/housing/20261123-101500-3f9a1c"), "new.parquet", out=Pa
 """
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,7 @@ from dnnjob.data.raw_columns import FloatArray
 from dnnjob.data.schema import check_present
 from dnnjob.data.source_files import find_files, peek_source
 from dnnjob.drift import Drift, Finding, describe_findings
-from dnnjob.errors import DataError, JobError
+from dnnjob.errors import DataError, JobError, MissingError
 from dnnjob.imports import importing_tensorflow
 from dnnjob.outputs import refuse_overwriting
 from dnnjob.prediction_files import STDOUT, check_out, write_tables
@@ -107,7 +108,7 @@ def predict_table(run: Path, data: str, *, out: Path, keep: Sequence[str] = ()) 
         MissingError: If there is no room for `out`.
     """
     check_out(out)
-    paths = _open_finished(run)
+    paths = open_finished(run)
     files = [] if is_builtin(data) else find_files(data)
     if out != STDOUT:
         refuse_overwriting(out, option="--out", inputs=files, runs=[paths.root])
@@ -197,7 +198,12 @@ def _trained_on(files: Sequence[Path], data: str, job: JobConfig, report: Report
     return (found.method, found.value) == (kept.method, kept.value)
 
 
-def _open_finished(run: Path) -> RunPaths:
+def open_finished(run: Path) -> RunPaths:
+    """The folder of a finished run that has its model.
+
+    Raises:
+        JobError: If it is none, or has none.
+    """
     paths = open_run(run)
     if not paths.report.is_file():
         raise JobError(
@@ -210,6 +216,26 @@ def _open_finished(run: Path) -> RunPaths:
         why = f"{paths.model} is gone" if keeps else f"{run} was told not to keep it"
         raise JobError(f"Predicting needs the run's model, but {why}. Run the job again: {again}.")
     return paths
+
+
+def load_model(run: Path) -> Any:
+    """The Keras model of a finished run, loaded into this process as it is.
+
+    Raises:
+        JobError: If the run has none, or the file is damaged.
+        MissingError: If Keras cannot be imported.
+    """
+    paths = open_finished(run)
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    try:
+        with importing_tensorflow():
+            from dnnjob.training.export import load_keras
+    except ImportError as error:
+        raise MissingError(
+            f"A model is loaded by Keras and TensorFlow, but they cannot be imported ({error}). "
+            "Install dnnjob[cpu] or dnnjob[gpu]."
+        ) from error
+    return load_keras(paths.model)
 
 
 def feature_kinds(job: JobConfig) -> dict[str, FeatureKind]:

@@ -518,7 +518,7 @@ def test_an_attempt_that_is_superseded_while_it_predicts_publishes_nothing(
         claim_attempt(RunPaths(folder))
         return evaluation.evaluate(*arguments, **options)
 
-    monkeypatch.setattr("dnnjob.run.evaluate", evaluate)
+    monkeypatch.setattr(sys.modules["dnnjob.run"], "evaluate", evaluate)
 
     code = run_foreground(write_job(train={"epochs": 2}), [], root=tmp_path / "runs")
 

@@ -1,6 +1,7 @@
 """`dnnjob best`: the run folder that a metric chooses.
 
 code = best_command(Path("runs"), where=["name=houses"])     # prints the folder
+folder = choose_best(Path("runs"))
 """
 
 import logging
@@ -33,7 +34,13 @@ SCORES = ("test_r2", "rows_per_s")
 def best_command(
     place: Path, *, metric: str = DEFAULT_METRIC, where: Sequence[str] = ()
 ) -> ExitCode:
-    """Prints the folder of the complete run with the least `metric` on stdout.
+    """Prints the folder that `choose_best` finds on stdout."""
+    print(choose_best(place, metric=metric, where=where), flush=True)
+    return ExitCode.DONE
+
+
+def choose_best(place: Path, *, metric: str = DEFAULT_METRIC, where: Sequence[str] = ()) -> Path:
+    """The folder of the complete run with the least `metric`; says among how many.
 
     Args:
         place: A root, a job's folder, or one sweep.
@@ -56,8 +63,7 @@ def best_command(
     ranked = sort_lines(scored, f"-{column}" if most_wins else column)
     folder = _find_folder(runs, ranked["path"][0].as_py())
     _talk(ranked, complete, column, most_wins=most_wins)
-    print(folder, flush=True)
-    return ExitCode.DONE
+    return folder
 
 
 def _resolve_metric(table: pa.Table, metric: str) -> str:

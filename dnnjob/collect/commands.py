@@ -16,13 +16,6 @@ import pyarrow as pa
 from rich.console import Console
 
 from dnnjob.collect.collected_runs import printable_path, read_runs
-from dnnjob.collect.collected_table import (
-    add_gains,
-    filter_lines,
-    make_table,
-    pick_columns,
-    sort_lines,
-)
 from dnnjob.collect.compare import compare_runs
 from dnnjob.collect.predictions import join_predictions
 from dnnjob.collect.ranking import (
@@ -30,10 +23,10 @@ from dnnjob.collect.ranking import (
     describe_ranking,
     describe_unequal_rows,
     describe_unjudged,
-    rank_lines,
 )
 from dnnjob.collect.record import Run
-from dnnjob.collect.seeds import make_settings, setting_keys
+from dnnjob.collect.seeds import setting_keys
+from dnnjob.collect.selection import choose_lines, order_lines, shape_lines
 from dnnjob.collect.terminal import Column, render_table
 from dnnjob.collect.views import (
     describe_comparison,
@@ -92,16 +85,16 @@ def collect_command(
     _check_options(out, columns)
     runs = read_runs(root)
     _refuse_overwriting(out, predictions, runs)
-    lines = _choose_lines(runs, where)
+    lines = choose_lines(runs, where)
     if predictions is not None:
         _publish_predictions(runs, lines, predictions, as_json=as_json)
     if out is not None and out.suffix.lower() == ".html":
         _publish_page(out, runs, lines, root=root, sort=sort, by=by)
     elif out is not None:
-        write_table(out, _shape(lines, sort=sort, by=by, columns=columns))
+        write_table(out, shape_lines(lines, sort=sort, by=by, columns=columns))
         print(str(out))
     elif predictions is None:
-        shown = _shape(lines, sort=sort, by=by, columns=columns)
+        shown = shape_lines(lines, sort=sort, by=by, columns=columns)
         print(to_json(shown).rstrip("\n") if as_json else _draw(shown, lines, by, columns))
     _talk(runs, lines, root, sort=sort)
     is_unread = bool(runs) and all(run.line.state is None for run in runs)
@@ -158,30 +151,6 @@ def _refuse_overwriting(out: Path | None, predictions: Path | None, runs: Sequen
         raise JobError(f"--out and --predictions both name {out}. Give each a file of its own.")
 
 
-def _shape(lines: pa.Table, *, sort: str | None, by: str | None, columns: str | None) -> pa.Table:
-    """The table as asked for: a line for each run or setting, its order and its columns."""
-    if by is None:
-        table = _order(lines, sort)
-    else:
-        table = make_settings(lines, setting_keys(lines, by))
-        table = table if sort is None else sort_lines(table, sort)
-    if columns is None:
-        return table
-    return pick_columns(add_gains(table) if by is None else table, columns)
-
-
-def _order(lines: pa.Table, sort: str | None) -> pa.Table:
-    if sort is None:
-        return rank_lines(lines)
-    names = lines.column_names
-    return sort_lines(add_gains(lines), sort).select(names)
-
-
-def _choose_lines(runs: Sequence[Run], where: Sequence[str]) -> pa.Table:
-    table = make_table(runs)
-    return filter_lines(add_gains(table), where).select(table.column_names)
-
-
 def _draw(shown: pa.Table, lines: pa.Table, by: str | None, columns: str | None) -> str:
     """The table for a screen."""
     view: list[Column]
@@ -205,7 +174,7 @@ def _publish_page(
 ) -> None:
     from dnnjob.collect.collected_page import render_page
 
-    lines = _order(lines, sort)
+    lines = order_lines(lines, sort)
     page = render_page(
         runs, lines, place=out, root=root, sort=sort or choose_ranking(lines), by=by or ""
     )

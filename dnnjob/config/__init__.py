@@ -16,6 +16,7 @@ from dnnjob.config.job import (
 from dnnjob.config.overrides import (
     list_job_keys,
     load_job,
+    make_job,
     nearest_keys,
     resolve_job,
     to_toml,
@@ -39,6 +40,7 @@ __all__ = [
     "load_job",
     "load_job_again",
     "load_profile",
+    "make_job",
     "make_points",
     "nearest_keys",
     "parse_devices",

@@ -78,16 +78,33 @@ def load_job(path: Path, *, overrides: Iterable[str] = ()) -> JobConfig:
     Raises:
         JobError: If the file cannot be read, is no TOML, or breaks a rule of the job file.
     """
-    words = [parse_override(word) for word in overrides]
     values = read_toml(path, kind="job file")
-    _anchor_sources(values, path.absolute().parent)
+    return make_job(values, overrides=overrides, folder=path.absolute().parent, origin=str(path))
+
+
+def make_job(
+    values: dict[str, Any], *, overrides: Iterable[str] = (), folder: Path, origin: str
+) -> JobConfig:
+    """The job of nested tables as TOML gives them, with overrides applied.
+
+    Args:
+        values: The tables, which are changed in place.
+        overrides: As `load_job` takes them.
+        folder: From which its relative paths are.
+        origin: Where they come from, for messages.
+
+    Raises:
+        JobError: If a rule of the job file is broken.
+    """
+    words = [parse_override(word) for word in overrides]
+    _anchor_sources(values, folder)
     for key, value in words:
         wanted: dict[str, Any] = {}
         set_key(wanted, key, value)
         _anchor_sources(wanted, Path.cwd())
         set_key(values, key, get_key(wanted, key))
         _sweep_no_more(values, key)
-    return resolve_job(values, origin=str(path))
+    return resolve_job(values, origin=origin)
 
 
 def _sweep_no_more(values: dict[str, Any], key: str) -> None:

@@ -25,12 +25,17 @@ _PR_SET_PDEATHSIG = 1
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
-def die_with(parent: int) -> None:
-    """Has the kernel kill this process when `parent` ends, however that ends; 0 is no parent."""
+def die_with(parent: int, *, by: signal.Signals = signal.SIGKILL) -> None:
+    """Has the kernel end this process when `parent` ends, however that ends; 0 is no parent.
+
+    Args:
+        parent: Its process id.
+        by: The signal that ends this process.
+    """
     if not parent:
         return
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
     if os.getppid() != parent:
         # It ended before the kernel was told.
         os._exit(ExitCode.FAILED)
@@ -81,6 +86,7 @@ def logging_to(path: Path, *, rank: int, keeps_stderr: bool) -> Iterator[None]:
         yield
         return
     handler = logging.StreamHandler(file)
+    handler.setLevel(logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("dnnjob")
     handlers: list[logging.StreamHandler[TextIO]] = [handler]

@@ -6,7 +6,9 @@ write_report(paths, report)  # last: its presence means complete
 report = read_report(paths.report)
 """
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -279,6 +281,7 @@ def read_report(path: Path) -> Report:
     except OSError as error:
         raise DataError(f"The report {path} cannot be read: {error.strerror}.") from error
     except ValidationError as error:
+        _refuse_later_version(path)
         fault = error.errors()[0]
         place = ".".join(str(part) for part in fault["loc"]) or "the file"
         raise DataError(
@@ -388,11 +391,24 @@ def read_history(path: Path) -> History:
 
 def _check_version(report: Report, path: Path) -> Report:
     if report.format_version > FORMAT_VERSION:
-        raise DataError(
-            f"This dnnjob reads reports up to format {FORMAT_VERSION}, but {path} has format "
-            f"{report.format_version}. Update dnnjob."
-        )
+        raise _make_version_error(report.format_version, path)
     return report
+
+
+def _refuse_later_version(path: Path) -> None:
+    """Refuses what is no report of this format because it is one of a later."""
+    with suppress(ValueError, OSError):
+        values = json.loads(path.read_bytes())
+        version = values.get("format_version") if isinstance(values, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise _make_version_error(version, path)
+
+
+def _make_version_error(version: int, path: Path) -> DataError:
+    return DataError(
+        f"This dnnjob reads reports up to format {FORMAT_VERSION}, but {path} has format "
+        f"{version}. Update dnnjob."
+    )
 
 
 def _encode_split(split: Array) -> pa.DictionaryArray:

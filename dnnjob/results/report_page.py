@@ -50,7 +50,7 @@ def render_page(report: Report, plots: Path | None = None) -> str:
         plots: Folder of the plots; those that are there are shown. None shows none.
     """
     job = JobConfig.model_validate(report.job)
-    template = _environment().get_template("report.html.j2")
+    template = page_environment().get_template("report.html.j2")
     return template.render(
         report=report,
         job=job,
@@ -59,7 +59,7 @@ def render_page(report: Report, plots: Path | None = None) -> str:
         no_test_rows=NO_TEST_ROWS,
         num_zero=sum(_count_zero_targets(report)),
         worth={one.column: one.mse_increase for one in report.importance},
-        figures=[] if plots is None else _load_figures(plots),
+        figures=[] if plots is None else load_figures(plots),
     )
 
 
@@ -70,7 +70,8 @@ def _count_zero_targets(report: Report) -> Iterator[int]:
             yield metrics.num_rows - metrics.mape_num_rows
 
 
-def _load_figures(folder: Path) -> list[Figure]:
+def load_figures(folder: Path) -> list[Figure]:
+    """The plots that lie in a folder, the most telling first."""
     return [
         Figure(name=name, caption=caption, source=_to_data_uri(path.read_bytes()))
         for name, caption in CAPTIONS.items()
@@ -83,7 +84,8 @@ def _to_data_uri(png: bytes) -> str:
 
 
 @functools.cache
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Renders the templates of this room."""
     environment = Environment(
         loader=PackageLoader("dnnjob.results"),
         autoescape=True,

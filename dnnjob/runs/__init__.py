@@ -69,6 +69,7 @@ from dnnjob.runs.run_paths import (
     RunPaths,
     SweepPaths,
     statistics_folder,
+    tables_folder,
 )
 from dnnjob.runs.settle import (
     OVER,
@@ -136,6 +137,7 @@ __all__ = [
     "settle",
     "state_before",
     "statistics_folder",
+    "tables_folder",
     "write_cancel",
     "write_file",
     "write_json",

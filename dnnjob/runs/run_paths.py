@@ -18,6 +18,11 @@ def statistics_folder(root: Path) -> Path:
     return root / ".dnnjob" / "statistics"
 
 
+def tables_folder(root: Path) -> Path:
+    """Where a root keeps tables that came from memory, for the runs that read them."""
+    return root / ".dnnjob" / "tables"
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """The files of one run folder, `ROOT/<name>/<run id>/`."""

@@ -106,21 +106,7 @@ def load_predictor(path: Path, kinds: Mapping[str, FeatureKind], *, precision: s
         JobError: If the file is damaged.
     """
     tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
-    if not zipfile.is_zipfile(path):
-        raise JobError(
-            f"Predicting needs the run's model, but {path} is damaged: its {path.stat().st_size:,} "
-            "bytes are no whole .keras file. Run the job again; the run's job.toml repeats it."
-        )
-    try:
-        with slashes_in_columns():
-            model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        raise JobError(
-            f"Predicting needs the run's model, but {path} cannot be loaded: {told[0]}. "
-            "Run the job again; the run's job.toml repeats it."
-        ) from error
-
+    model = load_keras(path)
     _check_inputs(path, model, kinds)
 
     def predict(block: Block) -> FloatArray:
@@ -134,6 +120,28 @@ def load_predictor(path: Path, kinds: Mapping[str, FeatureKind], *, precision: s
         return y_pred
 
     return predict
+
+
+def load_keras(path: Path) -> keras.Model:
+    """A model of `save_model`.
+
+    Raises:
+        JobError: If the file is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        raise JobError(
+            f"Predicting needs the run's model, but {path} is damaged: its {path.stat().st_size:,} "
+            "bytes are no whole .keras file. Run the job again; the run's job.toml repeats it."
+        )
+    try:
+        with slashes_in_columns():
+            return keras.models.load_model(path, compile=False, safe_mode=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise JobError(
+            f"Predicting needs the run's model, but {path} cannot be loaded: {told[0]}. "
+            "Run the job again; the run's job.toml repeats it."
+        ) from error
 
 
 def _check_inputs(path: Path, model: keras.Model, kinds: Mapping[str, FeatureKind]) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees of training: a live bar on a terminal, a line every few seconds elsewhere.
+"""What a person sees of training: a live bar on a terminal or in a notebook, lines elsewhere.
 
 with open_progress(epochs=500) as show: show(progress, 1500.0, 1.2)
 """
@@ -14,6 +14,9 @@ from dnnjob.runs import Progress
 
 logger = logging.getLogger(__name__)
 
+PROGRESS = 15
+"""Level of the log records that carry each call's progress, for whoever shows it elsewhere."""
+
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -26,7 +29,10 @@ class Show(Protocol):
 
 @contextmanager
 def open_progress(*, epochs: int) -> Iterator[Show]:
-    """A live bar on stderr where that is a terminal, else lines in the log."""
+    """A live bar in a notebook, or on stderr where that is a terminal; else lines in the log."""
+    if _is_notebook():
+        yield _NotebookShow(epochs)
+        return
     if not sys.stderr.isatty():
         lines = _LineShow()
         yield lines
@@ -63,9 +69,11 @@ class _LineShow:
         self._due: tuple[Progress, float, float] | None = None
 
     def __call__(self, progress: Progress, steps_per_s: float, seconds_left: float) -> None:
+        call = progress, steps_per_s, seconds_left
+        logger.log(PROGRESS, "Epoch %d.", progress.epoch, extra={"progress": call})
         if progress.epoch == 0:
             return
-        self._due = progress, steps_per_s, seconds_left
+        self._due = call
         if time.monotonic() - self._shown_at >= _SECONDS_BETWEEN_LINES:
             self.end()
 
@@ -83,6 +91,30 @@ class _LineShow:
             steps_per_s,
             _duration(seconds_left),
         )
+
+
+class _NotebookShow:
+    """A bar below the cell that runs; rich's own would need a package of widgets."""
+
+    def __init__(self, epochs: int) -> None:
+        from IPython.display import HTML, display
+
+        self._make, self._epochs = HTML, epochs
+        self._handle = display(HTML(""), display_id=True)
+
+    def __call__(self, progress: Progress, steps_per_s: float, seconds_left: float) -> None:
+        line = (
+            f"Epoch {progress.epoch}/{self._epochs}: {_losses(progress)}, "
+            f"{steps_per_s:,.0f} steps/s, {_duration(seconds_left)} left"
+        )
+        bar = f'<progress value="{progress.epoch}" max="{self._epochs}"></progress>'
+        self._handle.update(self._make(f"{bar} <code>{line}</code>"))
+
+
+def _is_notebook() -> bool:
+    """Whether a Jupyter kernel runs this process."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and hasattr(shell.get_ipython(), "kernel")
 
 
 def _losses(progress: Progress) -> str:

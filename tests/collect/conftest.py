@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dnnjob.collect import collected_runs
 from dnnjob.launch.watch.slurm_answer import Answer
 from tests.collect.make_runs import Wish, write_run
 
@@ -26,7 +27,7 @@ def no_slurm(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
         asked.append(set(job_ids))
         return Answer(fault="no Slurm here")
 
-    monkeypatch.setattr("dnnjob.collect.collected_runs.ask_slurm", ask)
+    monkeypatch.setattr(collected_runs, "ask_slurm", ask)
     return asked
 
 

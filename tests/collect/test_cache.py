@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dnnjob.collect import cache as cache_module
 from dnnjob.collect.cache import Cache, Facts, load_cache
 
 LONG_AGO_S = 1_000_000_000
@@ -27,7 +28,7 @@ def make_old(path: Path) -> None:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are taken for settled at once, for their change time cannot be set back."""
-    monkeypatch.setattr("dnnjob.collect.cache.SETTLED_NS", -1)
+    monkeypatch.setattr(cache_module, "SETTLED_NS", -1)
 
 
 @pytest.mark.usefixtures("settled")
@@ -135,6 +136,6 @@ def test_a_pipe_in_place_of_a_file_does_not_block(tmp_path: Path) -> None:
 def test_a_file_far_too_large_for_a_report_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnnjob.collect.cache.MAX_FILE_BYTES", 2)
+    monkeypatch.setattr(cache_module, "MAX_FILE_BYTES", 2)
     (tmp_path / "a").write_text("one")
     assert Cache(None).read(tmp_path / "a", refuse) == {"fault": "a cannot be read: It has 3 bytes"}

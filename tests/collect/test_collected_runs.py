@@ -15,8 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-import dnnjob.collect
-from dnnjob.collect import collected_runs
+from dnnjob.collect import cache, collected_runs
 from dnnjob.collect.collected_runs import read_runs, read_side_by_side
 from dnnjob.collect.record import Run
 from dnnjob.config import resolve_job
@@ -303,7 +302,7 @@ def test_a_pickle_is_never_opened(root: Path, tmp_path: Path) -> None:
     (folder / "submitted.pkl").write_bytes(pickle.dumps(Trap()))
     assert read_one(root).line.state is None
     assert not (tmp_path / "sprung").exists()
-    sources = Path(cast(str, dnnjob.collect.__file__)).parent.glob("*.py")
+    sources = Path(cast(str, collected_runs.__file__)).parent.glob("*.py")
     assert not any("pickle" in source.read_text() for source in sources)
 
 
@@ -320,7 +319,7 @@ def test_a_re_run_in_the_same_folder_shows_its_new_report(root: Path) -> None:
 def test_the_second_reading_parses_no_report_and_reads_the_same(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnnjob.collect.cache.SETTLED_NS", -1)
+    monkeypatch.setattr(cache, "SETTLED_NS", -1)
     write_run(root)
     write_run(root, Wish(number=1), "FAILED")
     now = datetime.now(UTC)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from dnnjob.collect import commands
 from dnnjob.collect.collected_runs import read_runs
 from dnnjob.collect.commands import collect_command, compare_command, describe_count
 from dnnjob.errors import DataError, ExitCode, JobError, MissingError
@@ -193,7 +194,7 @@ def test_the_count_names_states_the_unreadable_and_the_broken(root: Path) -> Non
 def test_a_narrow_screen_names_what_it_leaves_out(
     sweep_root: Path, talk: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnnjob.collect.commands._screen_width", lambda: 60)
+    monkeypatch.setattr(commands, "_screen_width", lambda: 60)
     collect_command(sweep_root)
     assert talk.messages[0].startswith("Without room for ")
 

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,7 +27,7 @@ _ATTEMPT = re.compile(r"^attempt-(?P<attempt>\d+)-task-(?P<rank>\d+)\.log$")
 
 
 class Tail:
-    """Prints what is new in the logs of one task of a run, each file under its name."""
+    """What is new in the logs of one task of a run, each file under its name."""
 
     def __init__(self, paths: RunPaths, *, rank: int) -> None:
         self._paths, self._rank = paths, rank
@@ -34,7 +35,16 @@ class Tail:
         self._heading: Path | None = None
 
     def show(self, *, with_job: bool) -> bool:
-        """Prints the rest of every log; whether there was any.
+        """Prints what `news` gives; whether there was any."""
+        has_news = False
+        for text in self.news(with_job=with_job):
+            has_news = True
+            sys.stdout.write(text)
+        sys.stdout.flush()
+        return has_news
+
+    def news(self, *, with_job: bool) -> Iterator[str]:
+        """The rest of every log, in pieces.
 
         Args:
             with_job: Whether the job's own output is shown beside the logs of the attempts, which
@@ -42,25 +52,28 @@ class Tail:
         """
         logs = find_logs(self._paths, rank=self._rank)
         extra = find_outputs(self._paths, rank=self._rank) if with_job or not logs else []
-        shown = [self._show(path) for path in (*logs, *extra)]
-        return any(shown)
+        for path in (*logs, *extra):
+            yield from self._rest(path)
 
-    def _show(self, path: Path) -> bool:
-        begun = self._read.get(path, 0)
+    def _rest(self, path: Path) -> Iterator[str]:
         with suppress(FileNotFoundError), path.open("rb") as file:
-            file.seek(begun)
+            file.seek(self._read.get(path, 0))
             while chunk := file.read(_CHUNK):
-                self._head(path)
-                sys.stdout.write(chunk.decode(errors="replace"))
+                yield from self._head(path)
+                yield chunk.decode(errors="replace")
                 self._read[path] = file.tell()
-        sys.stdout.flush()
-        return self._read.get(path, 0) > begun
 
-    def _head(self, path: Path) -> None:
+    def _head(self, path: Path) -> Iterator[str]:
         if self._heading != path:
             between = "\n" if self._heading else ""
-            print(f"{between}==> {shorten(str(path))} <==")
+            yield f"{between}==> {shorten(str(path))} <==\n"
             self._heading = path
+
+
+def read_logs(paths: RunPaths, *, rank: int = 0) -> str:
+    """What one task of a run has said, in all its attempts; empty where it kept no log."""
+    (view,) = look([paths])
+    return "".join(Tail(paths, rank=rank).news(with_job=_is_odd(view)))
 
 
 def logs_command(place: Path, *, task: int | None, follow: bool) -> ExitCode:

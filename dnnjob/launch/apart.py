@@ -1,0 +1,149 @@
+"""What starts runs, done by a process of its own.
+
+A notebook's has threads, devices and perhaps a TensorFlow, which a run sets before it begins.
+
+ended = do_apart("run", command=["run", "job.toml"], listener=listener, job="job.toml", root="runs")
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from dnnjob import errors
+from dnnjob.errors import DnnJobError, ExitCode
+from dnnjob.runs import Progress
+
+_LAST_WORDS = 2000
+
+
+class Listener(Protocol):
+    """Who hears what the process says, while it says it."""
+
+    def say(self, message: str) -> None:
+        """Tells how the work goes."""
+
+    def warn(self, message: str) -> None:
+        """Warns."""
+
+    def show(self, progress: Progress, steps_per_s: float, seconds_left: float) -> None:
+        """Shows how far training has come."""
+
+
+@dataclass
+class Ended:
+    """What came of the process."""
+
+    code: ExitCode | None = None
+    """None where it ended without a word."""
+    folders: list[Path] = field(default_factory=list)
+    """What it printed: run folders, or a sweep's."""
+    error: str = ""
+    """What it said last of what went wrong."""
+    kind: str = ""
+    """The class of the error that ended it; none where a run failed, which is logged."""
+
+    def take(self, line: str, listener: Listener | None) -> None:
+        """Takes a line of its stdout in: a record of what it says, or a folder."""
+        if not line.startswith("{"):
+            self.folders += [Path(line.rstrip("\n"))] if line.startswith("/") else []
+            return
+        match json.loads(line):
+            case {"ended": int(code), "kind": str(kind), "error": str(error)}:
+                self.code, self.kind = ExitCode(code), kind
+                self.error = error or self.error
+            case {"progress": [progress, *pace]} if listener:
+                listener.show(Progress.model_validate(progress), *pace)
+            case {"level": "ERROR" | "CRITICAL", "message": message}:
+                self.error = message
+            case {"level": "WARNING", "message": message} if listener:
+                listener.warn(message)
+            case {"level": "INFO", "message": message} if listener:
+                listener.say(message)
+
+    def make_error(self) -> DnnJobError:
+        """The error that ended it."""
+        kind = self.kind or {
+            ExitCode.USAGE: "JobError",
+            ExitCode.DATA: "DataError",
+            ExitCode.ENVIRONMENT: "MissingError",
+        }.get(self.code or ExitCode.FAILED, "DnnJobError")
+        # A StoppedError is made from its signal.
+        of_message = kind not in ("StoppedError", "")
+        error = getattr(errors, kind)(self.error) if of_message else DnnJobError(self.error)
+        error.exit_code = self.code or ExitCode.FAILED
+        return error
+
+
+def do_apart(verb: str, *, command: Sequence[str], listener: Listener, **arguments: Any) -> Ended:
+    """Does a verb in a process of its own, and waits for its end.
+
+    An interrupt of this process, as any other exception, stops it as Ctrl-C does, with a
+    checkpoint; a second one kills it. It ends by itself, with a checkpoint, if this process does.
+
+    Args:
+        verb: `run`, `submit`, `resume` or `predict`.
+        command: The equivalent words of a command line, which the run's report names.
+        listener: Hears what is said meanwhile.
+        arguments: Of the verb, as JSON takes them.
+
+    Raises:
+        DnnJobError: If the process ends without a word.
+        KeyboardInterrupt: If this process was interrupted, once the other has ended.
+    """
+    request = {"verb": verb, "command": list(command), "parent": os.getpid(), **arguments}
+    with tempfile.TemporaryFile() as stderr:
+        # A group of its own, since Jupyter interrupts the kernel's whole group.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dnnjob.launch.apart_main", json.dumps(request)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            errors="replace",
+            process_group=0,
+        )
+        ended = Ended()
+        with process:
+            _hear(process, ended, listener)
+        if ended.code is None:
+            raise DnnJobError(_describe_silence(process.returncode, stderr, ended))
+    return ended
+
+
+def _hear(process: "subprocess.Popen[str]", ended: Ended, listener: Listener) -> None:
+    """Listens until the process has ended."""
+    lines = process.stdout or ()
+    try:
+        for line in lines:
+            ended.take(line, listener)
+    except BaseException as error:
+        process.send_signal(signal.SIGINT)
+        try:
+            for line in lines:
+                ended.take(line, None)
+            process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        if ended.error:
+            listener.say(ended.error)
+        for folder in ended.folders[-1:]:
+            error.add_note(f"Run folder: {folder}")
+        raise
+
+
+def _describe_silence(code: int, stderr: IO[bytes], ended: Ended) -> str:
+    stderr.seek(0, os.SEEK_END)
+    stderr.seek(max(0, stderr.tell() - _LAST_WORDS))
+    words = stderr.read().decode(errors="replace").strip()
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    where = f" Its run folder: {ended.folders[-1]}." if ended.folders else ""
+    last = f" Its last words:\n{words}" if words else ""
+    return f"The process that did the work ended {how}, without a word.{where}{last}"
