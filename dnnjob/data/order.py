@@ -38,7 +38,7 @@ _MIN_WINDOW_ROWS = 2**12
 _BLOCKS_A_WINDOW = 64
 _MAX_GROUPS = 32
 
-_ORDER, _WEIGHTS, _BLOCKS = 0, 1, 2
+_ORDER, _WEIGHTS, _BLOCKS, _MEMBERS = 0, 1, 2, 3
 
 
 def philox(seed: int, *, epoch: int, window: int = 0, group: int = 0) -> np.random.Generator:
@@ -55,6 +55,20 @@ def weight_seeds(seed: int, *, count: int) -> list[int]:
     """Seeds of the initial weights of `count` layers, each below 2**31."""
     stream = np.random.Generator(np.random.Philox(key=[seed, _WEIGHTS]))
     return [int(value) for value in stream.integers(2**31, size=count)]
+
+
+def member_seeds(seed: int, *, count: int) -> list[int]:
+    """Seeds of the members of a run: its own, then numbers drawn from it, each below 2**32.
+
+    A member has the same seed however many there are.
+    """
+    stream = np.random.Generator(np.random.Philox(key=[seed, _MEMBERS]))
+    seeds = [seed]
+    while len(seeds) < count:
+        drawn = int(stream.integers(2**32))
+        if drawn not in seeds:
+            seeds.append(drawn)
+    return seeds[:count]
 
 
 def default_window_rows(data: DataConfig, kinds: Mapping[str, FeatureKind]) -> int:

@@ -25,10 +25,9 @@ from dnnjob.training.checkpoint import CheckpointStore
 from dnnjob.training.evaluate import RowPredictor, make_predictor
 from dnnjob.training.history import EpochLog
 from dnnjob.training.model import summarize
-from dnnjob.training.network import Network, make_network
+from dnnjob.training.network import Stack, make_stack
 from dnnjob.training.progress import open_progress
 from dnnjob.training.resume import Keeper, identify
-from dnnjob.training.step import CompiledStep
 from dnnjob.training.strategy import Devices
 from dnnjob.training.train import Pace, TrainingLoop, TrainingState
 from dnnjob.training.windowed import Feed, WindowedRows
@@ -94,21 +93,21 @@ def fit_dnn(
     watch = attempt.watch
     with watch.time("compile"):
         untrained = _prepare(job, rows, devices, rank=attempt.crew.task.rank)
-    plan, network = untrained.plan, untrained.network
-    summary = summarize(network.dnn)
+    plan, stack = untrained.plan, untrained.stack
+    summary = summarize(stack.dnn)
     logger.info("%s", summary)
     with watch.time("compile"):
-        network.trace()
+        stack.trace()
         meanwhile()
-    keeper = _make_keeper(job, rows.fingerprint, devices, network=network, attempt=attempt)
+    keeper = _make_keeper(job, rows.fingerprint, devices, stack=stack, attempt=attempt)
     state = keeper.restore(plan) or TrainingState.begin(plan)
     with watch.time("compile"):
         loop = _compile(job, untrained, state, keeper)
     _announce(plan, devices, warmup_steps=job.train.warmup_steps)
     pace = _train(loop, state, keeper, attempt)
-    _keep_best(job.train, state, network.step)
+    _keep_best(job.train, state, stack)
     return Fitted(
-        dnn=network.dnn,
+        dnn=stack.dnn,
         summary=summary,
         log=state.log,
         pace=pace,
@@ -125,17 +124,15 @@ class _Untrained:
     """A network and what will feed it."""
 
     plan: Plan
-    network: Network
-    make_feed: Callable[[CompiledStep], Feed]
+    stack: Stack
+    make_feed: Callable[[Stack], Feed]
 
 
 def _prepare(job: JobConfig, rows: WindowedRows, devices: Devices, *, rank: int) -> _Untrained:
     # The rows stay with the step alone: the zeros that stand for a window are as large as one.
     prepared = rows.prepare(job, devices, first_replica=rank * len(devices.names))
-    network = make_network(
-        job, prepared.plan, prepared.data, encoding=rows.encoding, devices=devices
-    )
-    return _Untrained(prepared.plan, network, prepared.make_feed)
+    stack = make_stack(job, prepared.plan, prepared.data, encoding=rows.encoding, devices=devices)
+    return _Untrained(prepared.plan, stack, prepared.make_feed)
 
 
 def _make_keeper(
@@ -143,16 +140,14 @@ def _make_keeper(
     table: Fingerprint,
     devices: Devices,
     *,
-    network: Network,
+    stack: Stack,
     attempt: TaskAttempt,
 ) -> Keeper:
     journal, crew = attempt.journal, attempt.crew
     return Keeper(
         store=CheckpointStore(journal.paths.checkpoints),
         journal=journal,
-        dnn=network.dnn,
-        optimizer=network.optimizer,
-        step=network.step,
+        network=stack.networks[0],
         identity=identify(job, table, devices, crew=crew, threads=job.devices.threads),
         every_s=job.train.checkpoint_every_s,
         crew=crew,
@@ -163,17 +158,18 @@ def _compile(
     job: JobConfig, untrained: _Untrained, state: TrainingState, keeper: Keeper
 ) -> TrainingLoop:
     """The loop over the compiled call; returns once all tasks are there."""
-    step = untrained.network.step
-    feed = untrained.make_feed(step)
+    stack = untrained.stack
+    feed = untrained.make_feed(stack)
     # The first window is filled while the network compiles.
     windows = None if state.stop_reason else feed.begin(state.log.num_steps)
-    untrained.network.compile()
+    stack.compile()
     if feed.windows is not None:
-        step.forget_rows()
+        stack.step.forget_rows()
     # From here on standing still counts: for all from the same moment.
     keeper.crew.gather(None)
     return TrainingLoop(
-        step,
+        stack.step,
+        stack.networks[0],
         untrained.plan,
         job,
         keep=keeper.keep,
@@ -197,12 +193,13 @@ def _train(loop: TrainingLoop, state: TrainingState, keeper: Keeper, attempt: Ta
     return pace
 
 
-def _keep_best(train: TrainConfig, state: TrainingState, step: CompiledStep) -> None:
+def _keep_best(train: TrainConfig, state: TrainingState, stack: Stack) -> None:
     """Leaves the weights that the job asks for: with patience those of the best epoch."""
     if (end := state.describe_end(train)) is not None:
         logger.info("%s.", end[0].upper() + end[1:])
     if train.patience and state.stopping.best_epoch >= 0:
-        step.restore_best()
+        with stack.networks[0].present() as variables:
+            variables.restore_best()
 
 
 def _announce(plan: Plan, devices: Devices, *, warmup_steps: int) -> None:

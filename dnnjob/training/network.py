@@ -1,23 +1,24 @@
-"""A network with its compiled call; the runs of a sweep take it over from each other.
+"""The networks of a run with the compiled call over them; runs of a sweep share the call.
 
-network = make_network(job, plan, data, encoding=encoding, devices=devices)
-network.is_compiled          # True where the run before in this process had one of its kind
+stack = make_stack(job, plan, data, encoding=encoding, devices=devices)
+stack.is_compiled            # True where the run before in this process had a call of its kind
+with stack.networks[0].present() as state: stack.step(state, ...)
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from dnnjob.config import JobConfig
 from dnnjob.data.encoding import Encoding
-from dnnjob.data.order import Plan
+from dnnjob.data.order import Plan, member_seeds
 from dnnjob.training.model import build_encoded_dnn
-from dnnjob.training.optimizer import build_optimizer
+from dnnjob.training.network_state import NetworkState, make_state
 from dnnjob.training.step import CompiledStep, ResidentData
 from dnnjob.training.strategy import Devices
 
@@ -27,45 +28,100 @@ logger = logging.getLogger(__name__)
 _TENSORS = {"learning_rate", "schedule", "warmup_steps", "checkpoint_every_s"}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
+class Seat:
+    """Variables, and whose values they hold."""
+
+    dnn: keras.Sequential
+    state: NetworkState
+    occupant: "Network | None" = None
+
+
+@dataclass(eq=False)
 class Network:
-    """What a training changes, and what changes it.
+    """One network of a run: on one device it has variables of its own.
+
+    On several replicas networks take turns in those of the first: TensorFlow takes mirrored
+    variables of equal shapes for each other where they enter a function (TensorFlow 2.21,
+    `DistributedVariableTraceType`).
 
     Attributes:
-        dnn: The network, its first weights in place.
-        optimizer: The optimizer, as new.
-        step: The compiled call over both.
+        seed: Of its first weights, order of rows and dropout masks.
+        seat: Where it takes place.
+        values: Those of its variables while another has its seat.
+    """
+
+    seed: int
+    seat: Seat
+    values: Sequence[np.ndarray] = field(default_factory=list)
+
+    @contextmanager
+    def present(self) -> Iterator[NetworkState]:
+        """Its variables, with its values in them."""
+        seat = self.seat
+        if seat.occupant is not self:
+            if seat.occupant is not None:
+                seat.occupant.values = seat.state.values()
+                seat.state.assign(self.values)
+            seat.occupant = self
+        yield seat.state
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Weights as Keras's `get_weights` has them."""
+        with self.present():
+            weights: list[np.ndarray] = self.seat.dnn.get_weights()
+        return weights
+
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Takes weights as `get_weights` gives them."""
+        with self.present():
+            self.seat.dnn.set_weights(weights)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The networks of a run, and the call that changes them.
+
+    Attributes:
+        networks: The members, their first weights in place.
+        step: The compiled call over any of them.
         is_compiled: Whether the call was compiled for an earlier run.
     """
 
-    dnn: keras.Sequential
-    optimizer: keras.Optimizer
+    networks: tuple[Network, ...]
     step: CompiledStep
     is_compiled: bool = False
+
+    @property
+    def dnn(self) -> keras.Sequential:
+        """The first network as a Keras model."""
+        return self.networks[0].seat.dnn
 
     def trace(self) -> None:
         """Traces the call, where no earlier run has."""
         if not self.is_compiled:
-            self.step.trace()
+            with self.networks[0].present() as state:
+                self.step.trace(state)
 
     def compile(self) -> None:
         """Compiles the traced call, where no earlier run has."""
         if not self.is_compiled:
-            self.step.compile()
+            with self.networks[0].present() as state:
+                self.step.compile(state)
 
 
-_latest: tuple[Any, Network] | None = None
+_latest: tuple[Any, CompiledStep] | None = None
 
 
-def make_network(
+def make_stack(
     job: JobConfig,
     plan: Plan,
     data: ResidentData,
     *,
     encoding: Encoding,
     devices: Devices,
-) -> Network:
-    """The job's network: that of the latest run in this process where it is of the same kind.
+) -> Stack:
+    """The job's networks, with the call of the latest run in this process if that was of the kind.
 
     One takes the place of the other, so there is no more than one at a time.
 
@@ -77,22 +133,43 @@ def make_network(
         devices: What it computes on.
     """
     global _latest
-    with devices.strategy.scope():
-        dnn = build_encoded_dnn(job.model, encoding, seed=job.seed, precision=job.devices.precision)
-        optimizer = build_optimizer(job.train, dnn)
-    kind = _kind(job, plan, data, encoding=encoding, devices=devices)
-    if devices.num_replicas == 1 and _latest is not None and _latest[0] == kind:
-        network = replace(_latest[1], is_compiled=True)
-        _copy(dnn.variables, network.dnn.variables)
-        _copy(optimizer.variables, network.optimizer.variables)
-        network.step.restart(data, seed=job.seed)
-        return network
-    # The old one goes before the new one takes its memory.
-    _latest = None
-    step = CompiledStep(dnn, optimizer, data, job=job, plan=plan, devices=devices)
-    network = Network(dnn, optimizer, step)
-    _latest = kind, network
-    return network
+    kind = None
+    if devices.num_replicas == 1:
+        kind = _kind(job, plan, data, encoding=encoding, devices=devices)
+    if devices.num_replicas > 1 or (_latest is not None and _latest[0] != kind):
+        # The old one goes before the new one takes its memory.
+        _latest = None
+    networks = tuple(_make_networks(job, encoding, devices))
+    dnn = networks[0].seat.dnn
+    if _latest is not None:
+        step = _latest[1]
+        step.restart(data, dnn)
+        return Stack(networks, step, is_compiled=True)
+    step = CompiledStep(dnn, data, job=job, plan=plan, devices=devices)
+    _latest = kind, step
+    return Stack(networks, step)
+
+
+def _make_networks(job: JobConfig, encoding: Encoding, devices: Devices) -> Iterator[Network]:
+    shared: Seat | None = None
+    for seed in member_seeds(job.seed, count=1):
+        if shared is not None:
+            weights = [value.numpy() for value in _build(job, encoding, seed).trainable_variables]
+            rest = shared.state.values()[len(weights) :]
+            yield Network(seed, shared, [*weights, *map(np.zeros_like, rest)])
+            continue
+        with devices.strategy.scope():
+            dnn = _build(job, encoding, seed)
+        seat = Seat(dnn, make_state(dnn, job.train, devices.strategy))
+        network = Network(seed, seat)
+        seat.occupant = network
+        if devices.num_replicas > 1:
+            shared = seat
+        yield network
+
+
+def _build(job: JobConfig, encoding: Encoding, seed: int) -> keras.Sequential:
+    return build_encoded_dnn(job.model, encoding, seed=seed, precision=job.devices.precision)
 
 
 def _kind(
@@ -104,8 +181,6 @@ def _kind(
     devices: Devices,
 ) -> Any:
     """What two runs must share to share a compiled call."""
-    if devices.num_replicas > 1:
-        return None
     numbers = encoding.numeric_embedding(job.model)
     tensors = data.x, data.y, data.x_validation, data.y_validation
     return (
@@ -121,8 +196,3 @@ def _kind(
         None if numbers is None else (numbers.places, tuple(map(len, numbers.edges))),
         devices.names,
     )
-
-
-def _copy(sources: Sequence[Any], targets: Sequence[Any]) -> None:
-    for source, target in zip(sources, targets, strict=True):
-        target.assign(np.asarray(tf.convert_to_tensor(source)))

@@ -1,6 +1,6 @@
 """What a checkpoint holds of a training, and how a later attempt goes on from it.
 
-keeper = Keeper(store, dnn, optimizer, step, identity=identity, every_s=30)
+keeper = Keeper(store, journal, network, identity=identity, every_s=30, crew=crew)
 state = keeper.restore(plan) or TrainingState.begin(plan)
 keeper.keep(state)                     # writes where a checkpoint is due
 """
@@ -11,9 +11,9 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
-import keras
 import numpy as np
 from pydantic import ValidationError
 
@@ -27,8 +27,9 @@ from dnnjob.runs import Journal
 from dnnjob.tasks import Crew
 from dnnjob.training.checkpoint import Checkpoint, CheckpointStore
 from dnnjob.training.history import EpochLog
+from dnnjob.training.network import Network
 from dnnjob.training.row_chunks import chunk_rows
-from dnnjob.training.step import CompiledStep, Stopping
+from dnnjob.training.step import Stopping
 from dnnjob.training.strategy import Devices
 from dnnjob.training.train import EPOCHS_DONE, TrainingState
 
@@ -104,9 +105,7 @@ class Keeper:
 
     store: CheckpointStore
     journal: Journal
-    dnn: keras.Sequential
-    optimizer: keras.Optimizer
-    step: CompiledStep
+    network: Network
     identity: Identity
     every_s: float
     crew: Crew
@@ -135,11 +134,14 @@ class Keeper:
             "inexact": self.inexact,
             "stop_reason": state.stop_reason,
         }
-        arrays = {
+        with self.network.present() as variables:
+            arrays = {
+                **_number("weight", self.network.get_weights()),
+                **_number("optimizer", [each.numpy() for each in variables.optimizer]),
+                **_number("best", [each.numpy() for each in variables.best]),
+            }
+        arrays |= {
             **state.log.to_arrays(),
-            **_number("weight", self.dnn.get_weights()),
-            **_number("optimizer", [variable.numpy() for variable in self.optimizer.variables]),
-            **_number("best", [variable.numpy() for variable in self.step.best_weights]),
             "stopping": np.array([*state.stopping], np.float64),
         }
         checkpoint = Checkpoint(state.position, facts, arrays)
@@ -159,9 +161,13 @@ class Keeper:
             return None
         _refuse_other_origin(checkpoint.facts["origin"], self.identity.origin)
         self._compare_machine(checkpoint.facts)
-        self.dnn.set_weights(_numbered("weight", checkpoint.arrays))
-        _assign(self.optimizer.variables, _numbered("optimizer", checkpoint.arrays))
-        _assign(self.step.best_weights, _numbered("best", checkpoint.arrays))
+        with self.network.present() as variables:
+            self.network.set_weights(_numbered("weight", checkpoint.arrays))
+            remembered = _numbered("optimizer", checkpoint.arrays)
+            if len(remembered) > len(variables.optimizer):
+                remembered = from_keras(remembered, checkpoint.facts["origin"]["job"]["train"])
+            _assign(variables.optimizer, remembered)
+            _assign(variables.best, _numbered("best", checkpoint.arrays))
         best_loss, best_epoch = checkpoint.arrays["stopping"]
         log, stop_reason = (
             EpochLog.from_arrays(plan, checkpoint.arrays),
@@ -264,11 +270,20 @@ def _number(name: str, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
     return {f"{name}_{place}": array for place, array in enumerate(arrays)}
 
 
-def _numbered(name: str, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def _numbered(name: str, arrays: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
     count = sum(key.startswith(f"{name}_") for key in arrays)
     return [arrays[f"{name}_{place}"] for place in range(count)]
 
 
-def _assign(variables: list[Any], values: list[np.ndarray]) -> None:
+def from_keras(remembered: Sequence[np.ndarray], train: Mapping[str, Any]) -> Sequence[np.ndarray]:
+    """What an optimizer remembers, as earlier versions wrote it: in the order of Keras's own."""
+    iterations, _, *slots = remembered
+    if train["optimizer"] == "rmsprop" and train["momentum"]:
+        half = len(slots) // 2
+        slots = [*chain.from_iterable(zip(slots[:half], slots[half:], strict=True))]
+    return [iterations, *slots]
+
+
+def _assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -1,8 +1,8 @@
 """The compiled call: a range of training steps without Python between them.
 
-step = CompiledStep(dnn, optimizer, data, job=job, plan=plan, devices=devices)
-outcome = step(window, rates=rates, first_step=0, start=0, stop=6, stopping=Stopping.begin())
-outcome = step(window, rows=step.place(parts), ...)      # of a table of several windows
+step = CompiledStep(dnn, data, job=job, plan=plan, devices=devices)
+outcome = step(state, window.indices, seed=0, rates=rates, first_step=0, start=0, stop=6, ...)
+outcome = step(state, window.indices, rows=step.place(parts), ...)      # of several windows
 """
 
 import math
@@ -20,6 +20,7 @@ from dnnjob.training.dropout import draw_masks
 from dnnjob.training.finite import all_finite
 from dnnjob.training.losses import robust_error, squared_error
 from dnnjob.training.model import dropout_units, forward
+from dnnjob.training.network_state import NetworkState
 from dnnjob.training.row_chunks import chunk_rows, cut, validation_indices
 from dnnjob.training.strategy import Devices, Placed
 from dnnjob.training.weight_update import WeightUpdate
@@ -119,18 +120,17 @@ class _Carry(NamedTuple):
 
 
 class CompiledStep:
-    """Training steps of one network on one table, compiled once.
+    """Training steps of networks of one shape on one table, compiled once.
 
-    Weights and optimizer variables are updated in place. The range of steps, learning rates and
-    seeds are tensors, so that one compilation serves every call. What a loop variable selects is
-    gathered, never sliced: XLA takes the bounds of a slice for constants and would compile anew for
-    every range of steps.
+    A network's variables are arguments of the call, updated in place. The range of steps, learning
+    rates and seeds are tensors, so that one compilation serves every call. What a loop variable
+    selects is gathered, never sliced: XLA takes the bounds of a slice for constants and would
+    compile anew for every range of steps.
     """
 
     def __init__(
         self,
         dnn: keras.Sequential,
-        optimizer: keras.Optimizer,
         data: ResidentData,
         *,
         job: JobConfig,
@@ -138,23 +138,17 @@ class CompiledStep:
         devices: Devices,
     ) -> None:
         self._dnn, self._data = dnn, data
-        self._seed = job.seed
         self._job, self._plan, self._strategy = job, plan, devices.strategy
         self._devices = devices
         self._num_replicas = devices.num_replicas
         self._chunk_rows = chunk_rows(devices, threads=job.devices.threads)
-        self._variables = [variable.value for variable in dnn.trainable_variables]
         self.validates = data.num_validation_rows > 0
         self._validation_indices = validation_indices(data.num_validation_rows, self._num_replicas)
-        with devices.strategy.scope():
-            self.best_weights = self._copy_weights() if job.train.patience else []
         # One device compiles the whole loop. Several compile what each computes alone, since
         # XLA cannot compile the reduction between them.
         alone = self._num_replicas == 1
         is_fused = devices.xla and alone
-        self._update = WeightUpdate(
-            dnn, optimizer, job=job, strategy=devices.strategy, is_fused=is_fused
-        )
+        self._update = WeightUpdate(dnn, job=job, strategy=devices.strategy, is_fused=is_fused)
         self._local: Callable[..., list[tf.Tensor]] | None = None
         if devices.xla and not alone:
             self._local = tf.function(self._local_gradients, jit_compile=True, autograph=False)
@@ -163,8 +157,10 @@ class CompiledStep:
 
     def __call__(
         self,
+        state: NetworkState,
         indices: tf.Tensor,
         *,
+        seed: int,
         rows: tuple[Placed, Placed] | None = None,
         rates: np.ndarray,
         first_step: int,
@@ -175,7 +171,9 @@ class CompiledStep:
         """Takes the steps `start` to `stop` of a window, fewer where one fails or patience ends.
 
         Args:
+            state: The network, changed in place.
             indices: The window's index tensor, `(num_steps, num_replicas, rows_per_replica)`.
+            seed: Of the network's dropout masks.
             rows: The window's inputs and targets, as `place` gives them; None where resident.
             rates: Learning rate of each step of the window, `(num_steps,)` float32.
             first_step: Number of the window's first step in the whole training.
@@ -189,46 +187,47 @@ class CompiledStep:
             first_step=tf.constant(first_step, tf.int32),
             start=tf.constant(start, tf.int32),
             stop=tf.constant(stop, tf.int32),
-            seed=tf.constant(self._seed, tf.int64),
+            seed=tf.constant(seed, tf.int64),
         )
         x, y = rows or (self._data.x, self._data.y)
-        return self._take(self._with_validation(x, y), steps, stopping)
+        return self._take(state, self._with_validation(x, y), steps, stopping)
 
     def place(self, parts: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> tuple[Placed, Placed]:
         """Inputs and targets of each local replica, on its device."""
         x, y = zip(*parts, strict=True)
         return self._devices.place_each(x), self._devices.place_each(y)
 
-    def restart(self, data: ResidentData, *, seed: int) -> None:
-        """Takes other rows of the same shapes, and another seed for its dropout masks."""
-        self._data, self._seed = data, seed
+    def restart(self, data: ResidentData, dnn: keras.Sequential) -> None:
+        """Takes other rows of the same shapes, and what of a network like theirs never trains."""
+        self._data = data
+        for mine, other in zip(
+            self._dnn.non_trainable_variables, dnn.non_trainable_variables, strict=True
+        ):
+            mine.assign(other)
 
     def forget_rows(self) -> None:
         """Lets go of the resident rows, which only stood for those of windows."""
         self._data = replace(self._data, x=None, y=None)
 
     def sum_squared_errors(
-        self, parts: Sequence[tuple[tf.Tensor, tf.Tensor]], places: np.ndarray
+        self,
+        state: NetworkState,
+        parts: Sequence[tuple[tf.Tensor, tf.Tensor]],
+        places: np.ndarray,
     ) -> float:
         """Sum of squared errors of the present weights, over all replicas.
 
         Args:
+            state: The network.
             parts: Inputs and targets of each local replica.
             places: Rows of each replica's part, `(num_chunks, num_replicas, rows)`; -1 is padding.
         """
-        return float(self._add_errors(*self.place(parts), tf.constant(places)))
+        return float(self._add_errors(state.weights, *self.place(parts), tf.constant(places)))
 
-    def keep_best(self) -> None:
-        """Keeps the present weights as the best, where patience goes back to them."""
-        if not self.best_weights:
-            return
-        for variable, best in zip(self._variables, self.best_weights, strict=True):
-            best.assign(variable)
-
-    def _take(self, rows: _Rows, steps: _Steps, stopping: Stopping) -> Outcome:
+    def _take(self, state: NetworkState, rows: _Rows, steps: _Steps, stopping: Stopping) -> Outcome:
         loss, epoch = stopping
         best = Stopping(tf.constant(loss, tf.float32), tf.constant(epoch, tf.int32))
-        carry = self._call(rows, steps, best)
+        carry = self._call(state, rows, steps, best)
         values = _Carry(*(value.numpy() for value in carry))
         return Outcome(
             stop=int(values.step),
@@ -239,7 +238,7 @@ class CompiledStep:
             stopping=Stopping(values.best_loss, values.best_epoch),
         )
 
-    def trace(self) -> None:
+    def trace(self, state: NetworkState) -> None:
         """Traces the call, which keeps the interpreter busy; compiling it does not."""
         scalar = tf.TensorSpec((), tf.int32)
         steps = _Steps(
@@ -252,9 +251,9 @@ class CompiledStep:
         )
         rows = self._with_validation(self._data.x, self._data.y)
         stopping = Stopping(tf.TensorSpec((), tf.float32), scalar)
-        self._call.get_concrete_function(rows, steps, stopping)
+        self._call.get_concrete_function(state, rows, steps, stopping)
 
-    def compile(self) -> None:
+    def compile(self, state: NetworkState) -> None:
         """Compiles the call, traced or not; trains nothing."""
         indices = tf.zeros(self._plan.block_shape, tf.int32)
         rates = np.zeros(len(indices), np.float32)
@@ -262,7 +261,9 @@ class CompiledStep:
         # makes no update.
         y, stop = (self._data.y, 0) if self._local is None else (self._spoil(self._data.y), 1)
         self(
+            state,
             indices,
+            seed=0,
             rows=(self._data.x, y),
             rates=rates,
             first_step=0,
@@ -277,21 +278,12 @@ class CompiledStep:
 
         return tf.function(lambda y: self._strategy.run(on_replica, (y,)), autograph=False)(y)
 
-    def restore_best(self) -> None:
-        """Gives the network the weights of its best validation loss."""
-        for variable, best in zip(self._variables, self.best_weights, strict=True):
-            variable.assign(best)
-
     def _with_validation(self, x: Placed, y: Placed) -> _Rows:
         return _Rows(x, y, self._data.x_validation, self._data.y_validation)
 
-    def _copy_weights(self) -> list[tf.Variable]:
-        return [
-            tf.Variable(tf.zeros_like(variable), trainable=False, name="best")
-            for variable in self._variables
-        ]
-
-    def _train_range(self, rows: _Rows, steps: _Steps, stopping: Stopping) -> _Carry:
+    def _train_range(
+        self, state: NetworkState, rows: _Rows, steps: _Steps, stopping: Stopping
+    ) -> _Carry:
         num_steps = int(steps.indices.shape[0])
 
         def goes_on(carry: _Carry) -> tf.Tensor:
@@ -300,15 +292,16 @@ class CompiledStep:
         def take_step(carry: _Carry) -> tuple[_Carry]:
             stream = tf.stack([steps.seed, tf.cast(steps.first_step + carry.step, tf.int64)])
             indices = tf.gather(steps.indices, carry.step)
-            gradients, error, finite = self._gradients(rows, indices, stream)
-            self._update.apply_if(finite, gradients, tf.gather(steps.rates, carry.step))
+            gradients, error, finite = self._gradients(state.weights, rows, indices, stream)
+            rate = tf.gather(steps.rates, carry.step)
+            self._update.apply_if(finite, state, gradients, rate)
             carry = carry._replace(
                 step=carry.step + tf.cast(finite, tf.int32),
                 finite=finite,
                 squared_errors=_put(carry.squared_errors, carry.step, error),
             )
             if self._data.num_validation_rows:
-                carry = self._validate_at_epoch_end(carry, rows, steps)
+                carry = self._validate_at_epoch_end(carry, state, rows, steps)
             return (carry,)
 
         carry = _Carry(
@@ -324,7 +317,7 @@ class CompiledStep:
         return ended[0]
 
     def _gradients(
-        self, rows: _Rows, indices: tf.Tensor, stream: tf.Tensor
+        self, weights: Sequence[tf.Variable], rows: _Rows, indices: tf.Tensor, stream: tf.Tensor
     ) -> tuple[list[Placed], tf.Tensor, tf.Tensor]:
         """Gradients of the global batch's mean squared error, its sum of squared errors, its end.
 
@@ -335,11 +328,9 @@ class CompiledStep:
         def on_replica(x: tf.Tensor, y: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
             local = self._local or self._local_gradients
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            parts = local(
-                self._variables, x, y, tf.gather(indices, replica), num_rows, stream, replica
-            )
+            parts = local(weights, x, y, tf.gather(indices, replica), num_rows, stream, replica)
             *gradients, error = self._add_over_replicas(parts)
-            gradients = self._update.penalize_and_clip(gradients)
+            gradients = self._update.penalize_and_clip(weights, gradients)
             return gradients, error, all_finite([error, *gradients])
 
         gradients, error, finite = self._strategy.run(on_replica, args=(rows.x, rows.y))
@@ -403,10 +394,7 @@ class CompiledStep:
         train = self._job.train
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            with keras.StatelessScope(
-                state_mapping=list(zip(self._dnn.trainable_variables, weights, strict=True))
-            ):
-                residuals, roots = self._residuals(x, y, indices, masks)
+            residuals, roots = self._residuals(weights, x, y, indices, masks)
             # The squared error is what is shown, whatever is minimised.
             error = squared_error(residuals, roots)
             total = error if train.loss == "mse" else robust_error(train, residuals, roots)
@@ -415,11 +403,19 @@ class CompiledStep:
         return [*map(tf.convert_to_tensor, tape.gradient(loss, weights)), error]
 
     def _residuals(
-        self, x: tf.Tensor, y: tf.Tensor, indices: tf.Tensor, masks: Sequence[tf.Tensor] = ()
+        self,
+        weights: Sequence[tf.Tensor],
+        x: tf.Tensor,
+        y: tf.Tensor,
+        indices: tf.Tensor,
+        masks: Sequence[tf.Tensor] = (),
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         """What is predicted less what is observed, 0 for padding, and the roots of the weights."""
         rows = tf.maximum(indices, 0)
-        predicted = forward(self._dnn, tf.gather(x, rows), masks=masks)
+        with keras.StatelessScope(
+            state_mapping=list(zip(self._dnn.trainable_variables, weights, strict=True))
+        ):
+            predicted = forward(self._dnn, tf.gather(x, rows), masks=masks)
         observed = tf.gather(y, rows)
         observed, roots = (
             tf.unstack(observed, axis=1) if observed.shape.rank == 2 else (observed, None)
@@ -435,20 +431,24 @@ class CompiledStep:
         totals = tf.split(total, [part.shape.num_elements() for part in parts])
         return [tf.reshape(each, part.shape) for each, part in zip(totals, parts, strict=True)]
 
-    def _validate_at_epoch_end(self, carry: _Carry, rows: _Rows, steps: _Steps) -> _Carry:
+    def _validate_at_epoch_end(
+        self, carry: _Carry, state: NetworkState, rows: _Rows, steps: _Steps
+    ) -> _Carry:
         per_epoch = self._plan.steps_per_epoch
         ended = carry.finite & (carry.step % per_epoch == 0)
         place = carry.step // per_epoch - 1
         loss = tf.cond(
-            ended, lambda: self._validation_loss(rows), lambda: tf.constant(0.0, tf.float32)
+            ended,
+            lambda: self._validation_loss(state.weights, rows),
+            lambda: tf.constant(0.0, tf.float32),
         )
         place = tf.maximum(place, 0)
         kept = tf.where(ended, loss, tf.gather(carry.validation_losses, place))
         carry = carry._replace(validation_losses=_put(carry.validation_losses, place, kept))
         better = ended & (loss < carry.best_loss - self._job.train.min_delta)
         epoch = steps.first_step // per_epoch + place
-        if self.best_weights:
-            tf.cond(better, self._keep_best, tf.no_op)
+        if state.best:
+            tf.cond(better, lambda: self._keep_best(state), tf.no_op)
         best_epoch = tf.where(better, epoch, carry.best_epoch)
         patience = self._job.train.patience
         waited_out = ended & (epoch - best_epoch >= patience) if patience else tf.constant(False)
@@ -458,12 +458,14 @@ class CompiledStep:
             patience_ended=waited_out,
         )
 
-    def _validation_loss(self, rows: _Rows) -> tf.Tensor:
+    def _validation_loss(self, weights: Sequence[tf.Variable], rows: _Rows) -> tf.Tensor:
         places = tf.constant(self._validation_indices)
-        total = self._sum_errors(rows.x_validation, rows.y_validation, places)
+        total = self._sum_errors(weights, rows.x_validation, rows.y_validation, places)
         return total / self._data.num_validation_rows
 
-    def _sum_errors(self, x: Placed, y: Placed, places: tf.Tensor) -> tf.Tensor:
+    def _sum_errors(
+        self, weights: Sequence[tf.Variable], x: Placed, y: Placed, places: tf.Tensor
+    ) -> tf.Tensor:
         num_chunks = int(places.shape[0])
 
         def on_replica(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
@@ -471,7 +473,7 @@ class CompiledStep:
 
             def add_chunk(chunk: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
                 indices = tf.gather(tf.gather(places, chunk), replica)
-                return chunk + 1, total + squared_error(*self._residuals(x, y, indices))
+                return chunk + 1, total + squared_error(*self._residuals(weights, x, y, indices))
 
             _, total = tf.while_loop(
                 lambda chunk, _: chunk < num_chunks,
@@ -484,8 +486,8 @@ class CompiledStep:
 
         return self._first(self._strategy.run(on_replica, args=(x, y)))
 
-    def _keep_best(self) -> tf.Operation:
-        for best, variable in zip(self.best_weights, self._variables, strict=True):
+    def _keep_best(self, state: NetworkState) -> tf.Operation:
+        for best, variable in zip(state.best, state.weights, strict=True):
             self._strategy.extended.update(
                 best, lambda best, weights: best.assign(weights), args=(variable,), group=False
             )

@@ -1,6 +1,6 @@
 """The training loop: decides how far each call goes and when to stop, and computes nothing.
 
-loop = TrainingLoop(step, plan, job=job, keep=keep, stop=stop, show=show)
+loop = TrainingLoop(step, network, plan, job, keep=keep, crew=crew, shows=shows)
 pace = loop.train(state)
 """
 
@@ -17,6 +17,7 @@ from dnnjob.errors import NonFiniteError
 from dnnjob.runs import Position, Progress
 from dnnjob.tasks import Crew
 from dnnjob.training.history import EpochLog
+from dnnjob.training.network import Network
 from dnnjob.training.progress import Show
 from dnnjob.training.schedule import learning_rates
 from dnnjob.training.step import CompiledStep, Outcome, Stopping
@@ -103,6 +104,7 @@ class TrainingLoop:
 
     Attributes:
         step: The compiled call.
+        network: What it changes.
         plan: Steps of the job.
         job: The job.
         keep: Called after every call to write a checkpoint where one is due.
@@ -114,6 +116,7 @@ class TrainingLoop:
     """
 
     step: CompiledStep
+    network: Network
     plan: Plan
     job: JobConfig
     keep: Callable[[TrainingState], None]
@@ -166,7 +169,7 @@ class TrainingLoop:
             return self.windows
         if not isinstance(self.plan, StepPlan):
             raise TypeError("A table of several windows needs a source of windows.")
-        return make_windows(self.plan, seed=self.job.seed, first_step=state.log.num_steps)
+        return make_windows(self.plan, seed=self.network.seed, first_step=state.log.num_steps)
 
     def _call(
         self,
@@ -177,15 +180,18 @@ class TrainingLoop:
         start: int,
         size: int,
     ) -> Outcome:
-        return self.step(
-            window.indices,
-            rows=rows,
-            rates=self._rates(window),
-            first_step=window.first_step,
-            start=start,
-            stop=min(start + size, window.num_steps),
-            stopping=state.stopping,
-        )
+        with self.network.present() as variables:
+            return self.step(
+                variables,
+                window.indices,
+                seed=self.network.seed,
+                rows=rows,
+                rates=self._rates(window),
+                first_step=window.first_step,
+                start=start,
+                stop=min(start + size, window.num_steps),
+                stopping=state.stopping,
+            )
 
     def _rates(self, window: Window) -> np.ndarray:
         steps = np.arange(window.first_step, window.first_step + len(window.indices))
@@ -219,7 +225,8 @@ class TrainingLoop:
         state.log.validation_losses.append(loss)
         if np.float32(loss) < state.stopping.best_loss - np.float32(self.job.train.min_delta):
             state.stopping = Stopping(np.float32(loss), np.int32(epoch))
-            self.step.keep_best()
+            with self.network.present() as variables:
+                variables.keep_best()
         patience = self.job.train.patience
         return patience is not None and epoch - int(state.stopping.best_epoch) >= patience
 

@@ -2,7 +2,7 @@
 
 rows = WindowedRows.of(table, encoding, budget_bytes=2**30, threads=2)
 prepared = rows.prepare(job, devices, first_replica=0)
-feed = prepared.make_feed(step)
+feed = prepared.make_feed(stack)
 """
 
 import logging
@@ -30,7 +30,8 @@ from dnnjob.data.windows import (
     stream_windows,
 )
 from dnnjob.training.encoder import build_encoder
-from dnnjob.training.step import CompiledStep, ResidentData
+from dnnjob.training.network import Stack
+from dnnjob.training.step import ResidentData
 from dnnjob.training.strategy import Devices
 
 logger = logging.getLogger(__name__)
@@ -68,12 +69,12 @@ class Prepared:
     Attributes:
         plan: Its steps.
         data: Rows to compile the step with.
-        make_feed: What feeds the compiled step.
+        make_feed: What feeds the compiled step of a stack.
     """
 
     plan: Plan
     data: ResidentData
-    make_feed: Callable[[CompiledStep], Feed]
+    make_feed: Callable[[Stack], Feed]
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +178,7 @@ class WindowedRows:
         shape = (num_rows,) if self.num_targets == 1 else (num_rows, 2)
         return np.zeros((num_rows, self.num_inputs), np.float32), np.zeros(shape, np.float32)
 
-    def _make_feed(self, source: WindowSource, seed: int, step: CompiledStep) -> Feed:
+    def _make_feed(self, source: WindowSource, seed: int, stack: Stack) -> Feed:
         plan = source.plan
         logger.info(
             "%d windows an epoch of up to %d training rows, %d of %d blocks stay in memory.",
@@ -199,7 +200,7 @@ class WindowedRows:
             )
 
         num_rows = self.table.num_split_rows(VALIDATION)
-        validate = partial(self._validate, step, source, num_rows=num_rows)
+        validate = partial(self._validate, stack, source, num_rows=num_rows)
         return Feed(windows, validate if num_rows else None)
 
     def _source(self, plan: WindowPlan, devices: Devices, first_replica: int) -> WindowSource:
@@ -235,7 +236,7 @@ class WindowedRows:
 
     def _validate(
         self,
-        step: CompiledStep,
+        stack: Stack,
         source: WindowSource,
         advance: Callable[[], None],
         *,
@@ -267,7 +268,10 @@ class WindowedRows:
                 known = np.where(start + rows < num_rows, rows % each, -1)
                 places = known.reshape(num_replicas, num_chunks, -1).swapaxes(0, 1)
                 tensors = [(tf.constant(x), tf.constant(y)) for x, y in parts]
-                total += step.sum_squared_errors(tensors, np.ascontiguousarray(places))
+                with stack.networks[0].present() as state:
+                    total += stack.step.sum_squared_errors(
+                        state, tensors, np.ascontiguousarray(places)
+                    )
                 advance()
         return total / num_rows
 

@@ -32,13 +32,14 @@ class SmallTraining:
     embeddings: tuple[tuple[int, int], ...] = ()
     devices: Any = field(init=False)
     dnn: Any = field(init=False)
-    optimizer: Any = field(init=False)
+    network: Any = field(init=False)
     step: Any = field(init=False)
 
     def __post_init__(self) -> None:
         from dnnjob.tasks import Crew, StopFlag
         from dnnjob.training.model import build_dnn
-        from dnnjob.training.optimizer import build_optimizer
+        from dnnjob.training.network import Network, Seat
+        from dnnjob.training.network_state import make_state
         from dnnjob.training.step import CompiledStep, ResidentData
         from dnnjob.training.strategy import make_devices
 
@@ -55,7 +56,6 @@ class SmallTraining:
                 seed=job.seed,
                 precision=job.devices.precision,
             )
-            self.optimizer = build_optimizer(job.train, self.dnn)
         self.plan = replace(self.plan, num_replicas=devices.num_replicas)
         data = ResidentData(
             devices.place(lambda: tf.constant(self.x)),
@@ -64,9 +64,14 @@ class SmallTraining:
             devices.place(lambda: tf.constant(self.y_validation)),
             len(self.y_validation),
         )
-        self.step = CompiledStep(
-            self.dnn, self.optimizer, data, job=job, plan=self.plan, devices=devices
-        )
+        self.step = CompiledStep(self.dnn, data, job=job, plan=self.plan, devices=devices)
+        state = make_state(self.dnn, job.train, devices.strategy)
+        self.network = Network(job.seed, Seat(self.dnn, state))
+
+    @property
+    def state(self) -> Any:
+        """The network's variables."""
+        return self.network.seat.state
 
     def train(self) -> Any:
         """Trains to the end and returns the state."""
@@ -75,7 +80,12 @@ class SmallTraining:
 
         state = TrainingState.begin(self.plan)
         loop = TrainingLoop(
-            self.step, self.plan, self.job, keep=lambda _: None, crew=Crew(StopFlag()), shows=()
+            self.step,
+            self.network,
+            self.plan,
+            self.job,
+            keep=lambda _: None,
+            crew=Crew(StopFlag()),
         )
         loop.train(state)
         return state

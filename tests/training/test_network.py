@@ -10,7 +10,7 @@ from dnnjob.config import JobConfig, resolve_job
 from dnnjob.data.order import StepPlan
 from dnnjob.tasks import Crew, StopFlag
 from dnnjob.training import network as networks
-from dnnjob.training.network import Network, make_network
+from dnnjob.training.network import Stack, make_stack
 from dnnjob.training.step import ResidentData
 from dnnjob.training.strategy import make_devices
 from dnnjob.training.train import TrainingLoop, TrainingState
@@ -36,18 +36,20 @@ def make_job(seed: int = 0, units: int = 8, **train: Any) -> JobConfig:
     return resolve_job(values, origin="test")
 
 
-def train(job: JobConfig) -> tuple[Network, list[np.ndarray], list[float]]:
-    """The network, its trained weights, and the loss of each epoch."""
+def train(job: JobConfig) -> tuple[Stack, list[np.ndarray], list[float]]:
+    """The stack, its network's trained weights, and the loss of each epoch."""
     devices = make_devices(job.devices, Crew(StopFlag()))
     x, y = (part.astype(np.float32) for part in random_table(100 + job.seed % 2))
     parts = [tf.constant(part) for part in (x[:80], y[:80], x[80:100], y[80:100])]
     plan = StepPlan(80, job.train.global_batch_size, 1, job.train.epochs)
     data = ResidentData(*parts, 20)
-    network = make_network(job, plan, data, encoding=plain_encoding(5), devices=devices)
+    stack = make_stack(job, plan, data, encoding=plain_encoding(5), devices=devices)
     state = TrainingState.begin(plan)
     crew = Crew(StopFlag())
-    TrainingLoop(network.step, plan, job, keep=lambda _: None, crew=crew).train(state)
-    return network, network.dnn.get_weights(), state.log.losses
+    TrainingLoop(stack.step, stack.networks[0], plan, job, keep=lambda _: None, crew=crew).train(
+        state
+    )
+    return stack, stack.dnn.get_weights(), state.log.losses
 
 
 def test_a_run_after_another_of_its_kind_ends_in_the_bits_of_one_alone(

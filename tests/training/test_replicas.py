@@ -92,13 +92,13 @@ def test_patience_gives_every_replica_the_best_weights(
     )
 
     state = training.train()
-    training.step.restore_best()
+    training.state.restore_best()
 
     assert state.stop_reason == "patience"
     predicted = predict_rows(training.dnn, training.x_validation)
     best = min(state.log.validation_losses)
     assert np.mean((predicted - training.y_validation) ** 2) == pytest.approx(best, rel=1e-5)
-    for variable in training.step._variables:
+    for variable in training.state.weights:
         first, second = (part.numpy() for part in variable.values)
         np.testing.assert_array_equal(first, second)
 
@@ -111,12 +111,12 @@ def test_compiling_trains_nothing(
     training = make_training(model={"l2": 0.1}, train={"optimizer": "adam"})
     before = [weight.copy() for weight in training.dnn.get_weights()]
 
-    training.step.compile()
+    training.step.compile(training.state)
 
     for then, now in zip(before, training.dnn.get_weights(), strict=True):
         np.testing.assert_array_equal(then, now)
-    assert all(not np.any(variable.numpy()) for variable in training.optimizer.variables[2:])
-    assert int(training.optimizer.iterations.numpy()) == 0
+    assert all(not np.any(variable.numpy()) for variable in training.state.optimizer[1:])
+    assert int(training.state.iterations.numpy()) == 0
 
 
 def test_a_gradient_that_is_not_finite_on_one_replica_skips_the_update_of_all(

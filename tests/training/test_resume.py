@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from dnnjob.errors import DataError, JobError, SupersededError
 from dnnjob.runs import Journal, Position, RunPaths, claim_attempt, create_run
 from dnnjob.tasks import LOGICAL_CPUS, Crew, StopFlag, Task
 from dnnjob.training.checkpoint import CheckpointStore
-from dnnjob.training.resume import Identity, Keeper, identify, join_machines
+from dnnjob.training.resume import Identity, Keeper, from_keras, identify, join_machines
 from dnnjob.training.train import TrainingLoop, TrainingState
 
 SECTIONS: dict[str, Any] = {
@@ -39,9 +40,7 @@ def make_keeper(training: Any, paths: RunPaths, identity: Identity = IDENTITY) -
     return Keeper(
         store=CheckpointStore(paths.checkpoints),
         journal=Journal(paths),
-        dnn=training.dnn,
-        optimizer=training.optimizer,
-        step=training.step,
+        network=training.network,
         identity=identity,
         every_s=30.0,
         crew=Crew(StopFlag()),
@@ -58,7 +57,9 @@ def train(training: Any, keeper: Keeper, *, interrupted_after: int | None) -> Tr
 
     plan = training.plan
     state = keeper.restore(plan) or TrainingState.begin(plan)
-    TrainingLoop(training.step, plan, training.job, keep=keep, crew=Crew(StopFlag())).train(state)
+    TrainingLoop(
+        training.step, training.network, plan, training.job, keep=keep, crew=Crew(StopFlag())
+    ).train(state)
     return state
 
 
@@ -91,7 +92,7 @@ def test_a_training_broken_off_twice_ends_in_the_same_bits(
     assert state.stopping == expected.stopping
     for ours, theirs in zip(last.dnn.get_weights(), whole.dnn.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    for ours, theirs in zip(last.step.best_weights, whole.step.best_weights, strict=True):
+    for ours, theirs in zip(last.state.best, whole.state.best, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
@@ -183,6 +184,32 @@ def test_a_checkpoint_from_before_a_key_existed_counts_as_its_default(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "momentum"), [("sgd", 0.9), ("adam", 0.0), ("rmsprop", 0.0), ("rmsprop", 0.5)]
+)
+def test_what_an_optimizer_remembers_is_found_in_the_order_that_keras_has(
+    name: str, momentum: float
+) -> None:
+    weights = [keras.Variable(np.zeros(shape)) for shape in ((3, 2), (2,), (2, 1))]
+    rules = {"sgd": keras.optimizers.SGD, "rmsprop": keras.optimizers.RMSprop}
+    optimizer = rules[name](momentum=momentum) if name in rules else keras.optimizers.Adam()
+    optimizer.build(weights)
+    for number, variable in enumerate(optimizer.variables[2:]):
+        variable.assign(np.full(variable.shape, number))
+
+    ours = from_keras(
+        [np.asarray(variable) for variable in optimizer.variables],
+        {"optimizer": name, "momentum": momentum},
+    )
+
+    each = (len(ours) - 1) // len(weights)
+    shapes = [value.shape for value in ours[1:]]
+    assert shapes == [tuple(weight.shape) for weight in weights for _ in range(each)]
+    names = [variable.name.rpartition("/")[2] for variable in optimizer.variables[2:]]
+    kinds = [names[int(value.flat[0])].rpartition("_")[2] for value in ours[1:]]
+    assert kinds == kinds[:each] * len(weights)
+
+
 def test_going_on_elsewhere_is_allowed_warned_about_and_remembered(
     make_training: Any, paths: RunPaths, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -218,7 +218,14 @@ def test_how_steps_are_cut_into_calls_never_changes_a_bit(make_training: Any, xl
         stopping, errors = Stopping.begin(), np.zeros(28, np.float32)
         for start, stop in pairwise(cuts):
             outcome = training.step(
-                indices, rates=rates, first_step=0, start=start, stop=stop, stopping=stopping
+                training.state,
+                indices,
+                seed=0,
+                rates=rates,
+                first_step=0,
+                start=start,
+                stop=stop,
+                stopping=stopping,
             )
             errors[start:stop] = outcome.squared_errors[start:stop]
             stopping = outcome.stopping
@@ -274,12 +281,14 @@ def test_one_compilation_serves_every_range_of_steps(make_training: Any, batch: 
     indices = tf.zeros(training.plan.block_shape, tf.int32)
     rates = np.zeros(len(indices), np.float32)
     began = time.perf_counter()
-    training.step.compile()
+    training.step.compile(training.state)
     compiled = time.perf_counter()
 
     for start in (1, 2, 3):
         training.step(
+            training.state,
             indices,
+            seed=0,
             rates=rates,
             first_step=0,
             start=start,
@@ -335,7 +344,7 @@ def test_patience_stops_and_gives_back_the_best_weights(make_training: Any, xla:
     )
 
     state = training.train()
-    training.step.restore_best()
+    training.state.restore_best()
 
     losses = state.log.validation_losses
     best = int(np.argmin(losses))
@@ -373,10 +382,10 @@ def test_a_gradient_that_is_not_finite_skips_the_update_and_ends_the_call(
     training.__post_init__()
     rates = np.full(2, 0.01, np.float32)
     call = {"rates": rates, "first_step": 0, "stopping": Stopping.begin()}
-    training.step(tf.constant(indices), start=0, stop=1, **call)
+    training.step(training.state, tf.constant(indices), seed=0, start=0, stop=1, **call)
     before = training.dnn.get_weights()
 
-    outcome = training.step(tf.constant(indices), start=1, stop=2, **call)
+    outcome = training.step(training.state, tf.constant(indices), seed=0, start=1, stop=2, **call)
 
     assert not outcome.finite
     assert outcome.stop == 1
