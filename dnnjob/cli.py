@@ -136,7 +136,8 @@ def dnnjob_command(
 def run(job: JobFile, overrides: Overrides = None, root: Root = Path("runs")) -> None:
     """Run a job here and now, and print its run folder.
 
-    The points of a [sweep] run in turn; a table of their results ends the talk.
+    The points of a [sweep] run side by side, as many as cores and memory allow; a table of their
+    results ends the talk.
 
     \b
       dnnjob run jobs/diabetes.toml

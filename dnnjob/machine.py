@@ -255,6 +255,14 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
+def count_oom_kills() -> int:
+    """Processes of this machine that the kernel has ended for want of memory since it started."""
+    for line in _read(Path("/proc/vmstat")).splitlines():
+        if line.startswith("oom_kill "):
+            return int(line.split()[1])
+    return 0
+
+
 def process_age_s() -> float:
     """Seconds since this process was started, imports included; 0 where the kernel hides it."""
     fields = _read(Path("/proc/self/stat")).rpartition(")")[2].split()

@@ -162,7 +162,7 @@ def _work_beside(
 def _memory_budget(job: JobConfig, crew: Crew) -> float:
     if job.data.memory_budget_gb is not None:
         return job.data.memory_budget_gb * 1e9
-    return memory_share_bytes(len(crew.local_peers))
+    return memory_share_bytes(max(len(crew.local_peers), crew.task.local_tasks))
 
 
 def _complete(

@@ -24,7 +24,6 @@ from dnnjob.launch.foreground import resume_foreground, run_foreground
 from dnnjob.results import evaluation
 from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths, claim_attempt, read_status
-from dnnjob.tasks import StopFlag
 from tests.conftest import (
     FEATURES,
     Command,
@@ -490,13 +489,12 @@ def test_a_signal_before_training_cancels_the_run(long_run: Process) -> None:
 # Sweeps
 
 
-def test_a_sweep_runs_its_points_in_turn_and_ends_with_their_results(
+@pytest.mark.long
+def test_a_sweep_ends_with_a_table_of_its_results(
     write_job: WriteJob, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: Any
 ) -> None:
     caplog.set_level("INFO", "dnnjob")
-    job_file = write_job(
-        train={"epochs": 2}, sweep={"train.learning_rate": [0.01, 1e9], "seed": [1]}
-    )
+    job_file = write_job(sweep={"train.learning_rate": [0.01, 1e9], "seed": [1]})
     code = run_foreground(job_file, ["train.epochs=20"], root=tmp_path / "runs")
     folders = [Path(line) for line in capfd.readouterr().out.splitlines()]
     states = [read_status(RunPaths(folder)).state for folder in folders]
@@ -507,6 +505,11 @@ def test_a_sweep_runs_its_points_in_turn_and_ends_with_their_results(
         ["train.learning_rate", "seed", "state", "test", "MSE", "run", "folder"],
         ["0.01", "1", "COMPLETED", _test_mse(folders[0]), str(folders[0])],
         ["1000000000.0", "1", "FAILED", "-", str(folders[1])],
+    ]
+    ended = [message for message in caplog.messages if message.startswith("Run ")]
+    assert sorted(ended) == [
+        "Run 1 of 2: train.learning_rate = 0.01, seed = 1: completed.",
+        "Run 2 of 2: train.learning_rate = 1000000000.0, seed = 1: failed.",
     ]
 
 
@@ -528,45 +531,18 @@ def test_an_attempt_that_is_superseded_while_it_predicts_publishes_nothing(
     assert read_status(paths).state == "RUNNING"
 
 
-def test_a_signal_between_two_points_ends_the_sweep(
-    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+def test_a_sweep_whose_folders_find_no_room_leaves_nothing(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(*_: object, stop: StopFlag, **__: object) -> ExitCode:
-        # It comes after the last look of the point.
-        os.kill(os.getpid(), signal.SIGTERM)
-        return ExitCode.DONE
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dnnjob.launch.foreground.run_attempt", run)
-    job_file = write_job(sweep={"seed": [1, 2, 3]})
+    monkeypatch.setattr("dnnjob.launch.sweep_folder.write_sweep", write)
 
-    code = run_foreground(job_file, [], root=tmp_path / "runs")
+    with pytest.raises(OSError, match="No space"):
+        run_foreground(write_job(sweep={"seed": [1, 2, 3]}), [], root=tmp_path / "runs")
 
-    assert code == ExitCode.TERMINATED
-    assert len(capfd.readouterr().out.splitlines()) == 1
-
-
-def test_a_disk_that_fills_up_ends_a_sweep_with_what_it_has(
-    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
-) -> None:
-    caplog.set_level("INFO", "dnnjob")
-    listed = []
-
-    def write(paths: Any, sweep: Any) -> None:
-        listed.append(len(sweep.points))
-        if len(sweep.points) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("dnnjob.launch.foreground.write_sweep", write)
-    monkeypatch.setattr("dnnjob.launch.foreground.run_attempt", lambda *_, **__: ExitCode.DONE)
-    job_file = write_job(sweep={"seed": [1, 2, 3]})
-
-    code = run_foreground(job_file, [], root=tmp_path / "runs")
-
-    assert code == ExitCode.ENVIRONMENT
-    assert listed == [1, 2]
-    assert "ended after 1 of 3 runs" in caplog.text
-    assert "the disk is full" in caplog.text
-    assert caplog.messages[-1].count("CREATED") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def _test_mse(folder: Path) -> str:
@@ -583,10 +559,10 @@ def test_points_of_other_devices_run_in_processes_of_their_own(
     code = run_foreground(job_file, [], root=tmp_path / "runs")
     folders = [Path(line) for line in capfd.readouterr().out.splitlines()]
     reports = [read_report(RunPaths(folder).report) for folder in folders]
-    pids = [report.provenance.attempts[0].pid for report in reports]
+    pids = {report.provenance.attempts[0].pid for report in reports}
     assert code == ExitCode.DONE
     assert [report.strategy.threads for report in reports] == [1, 2]
-    assert pids[0] == os.getpid() != pids[1]
+    assert len(pids | {os.getpid()}) == 3
 
 
 @pytest.mark.long

@@ -427,6 +427,9 @@ class DevicesConfig(Section):
     threads: Annotated[int, Field(ge=0, le=MAX_THREADS)] = 0
     """CPU threads of a task; 0 takes what a step of this size deserves of the physical cores it may
     use, and all of them beside a GPU."""
+    stack: Annotated[int, Field(ge=0)] = 0
+    """Networks side by side on this machine: members of a run, or points of a sweep; 0 takes as
+    many as its cores and memory allow, and one on a GPU."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Arithmetic of the matrix products; weights and losses stay float32."""
     xla: Literal["auto", "on", "off"] = "auto"

@@ -7,22 +7,17 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 from dnnjob import slurm
 from dnnjob.config import ProfileConfig
 from dnnjob.launch.array_task import ArrayTask
 from dnnjob.launch.local_queue import QueuePlan, open_queue
+from dnnjob.launch.sweep_folder import map_all
 from dnnjob.machine import process_key, user_name
 from dnnjob.runs import Requested, RunPaths, Submission, write_submission
-
-T = TypeVar("T")
-# A login node is shared.
-_WRITERS = 2
 
 
 class Dispatch:
@@ -116,9 +111,3 @@ class Dispatch:
             )
             write_submission(paths, submission)
         return submission
-
-
-def map_all(call: Callable[..., T], *columns: Sequence[Any]) -> list[T]:
-    """What `call` makes of each row, several at a time: most of a write is waiting for the disk."""
-    with ThreadPoolExecutor(max_workers=_WRITERS) as writers:
-        return list(writers.map(call, *columns))

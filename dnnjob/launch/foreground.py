@@ -1,12 +1,11 @@
-"""Runs in this process: one, or the points of a sweep in turn.
+"""Runs here and now: one in this process, or the points of a sweep side by side in lanes.
 
 code = run_foreground(Path("jobs/housing.toml"), ["seed=7"], root=Path("runs"))
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 
 from dnnjob.clock import Stopwatch
@@ -19,41 +18,31 @@ from dnnjob.config import (
     parse_devices,
 )
 from dnnjob.data.sources import peek_columns
-from dnnjob.errors import DnnJobError, ExitCode, MissingError
-from dnnjob.launch.local_tasks import run_local_tasks, run_processes
-from dnnjob.launch.outcome import explain_os_error
-from dnnjob.launch.own_process import TroubleFilter, filtering_stderr
+from dnnjob.errors import ExitCode
+from dnnjob.launch.lane import Errand
+from dnnjob.launch.lane_plan import LanePlan, find_needs, plan_here
+from dnnjob.launch.lanes import Lanes, ListedTurns
+from dnnjob.launch.local_tasks import run_local_tasks
 from dnnjob.launch.shared_step import refuse_other_tasks, share_run
+from dnnjob.launch.sweep_folder import leaving_nothing, list_points, make_sweep
+from dnnjob.launch.sweep_talk import open_talk
 from dnnjob.launch.worker import clear_complete, run_attempt
 from dnnjob.machine import process_age_s
 from dnnjob.results.report import read_report
 from dnnjob.runs import (
     RunPaths,
     State,
-    Sweep,
-    SweepPaths,
-    SweepPoint,
     create_run,
     create_sweep,
     latest_attempt,
     open_run,
     read_settled,
     write_resumption,
-    write_sweep,
 )
 from dnnjob.tasks import StopFlag, Task, find_task
 from dnnjob.text import align
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A run that this process, or one started by it, has brought to an end."""
-
-    point: Point
-    paths: RunPaths
-    code: ExitCode
 
 
 def run_foreground(job_file: Path, overrides: Sequence[str], *, root: Path) -> ExitCode:
@@ -68,38 +57,75 @@ def run_foreground(job_file: Path, overrides: Sequence[str], *, root: Path) -> E
     """
     points = make_points(load_job(job_file, overrides=overrides))
     # Each once: points may be many, and so the files of a table.
-    for data in {point.job.data.model_dump_json(): point.job.data for point in points}.values():
-        peek_columns(data)
-    if len(points) > 1:
-        return run_sweep(points, root=root)
+    tables = {point.job.data.model_dump_json(): point.job.data for point in points}
+    num_columns = {key: len(peek_columns(data)) for key, data in tables.items()}
     task = find_task()
-    paths = _make_run(points[0], root=root, task=task)
-    return _run_new(points[0], paths, task=task, age_s=process_age_s()).code
+    if len(points) > 1:
+        return run_sweep(points, root=root, task=task, num_columns=max(num_columns.values()))
+    (point,) = points
+    paths = _make_run(point, root=root, task=task)
+    if task.is_chief:
+        print(paths.root, flush=True)
+    watch, num_tasks = Stopwatch(age_s=process_age_s()), point.job.devices.tasks
+    if task.num_tasks == 1 and num_tasks > 1:
+        return run_local_tasks(paths, num_tasks=num_tasks)
+    return run_attempt(paths, task=task, watch=watch)
 
 
-def run_sweep(points: Sequence[Point], *, root: Path) -> ExitCode:
-    """Runs the points of a sweep in turn, tells their results, and returns the worst exit code.
+def run_sweep(points: Sequence[Point], *, root: Path, task: Task, num_columns: int) -> ExitCode:
+    """Runs the points of a sweep side by side, tells their results, and returns the worst code.
 
-    A signal that stops one ends the sweep.
+    A signal ends the sweep: points at work leave a checkpoint, and others are left as cancelled.
+
+    Args:
+        points: The points.
+        root: Folder that holds runs.
+        task: Which task of each run this process is.
+        num_columns: Columns of the table, the most where there are several.
     """
-    ended: list[Ended] = []
-    sweep, stop = _Sweep(find_task(), points, root), StopFlag()
-    codes = [ExitCode.DONE]
-    with stop.listening():
+    needs = find_needs([point.job for point in points], num_columns=num_columns)
+    plan = plan_here(needs, stack=max(point.job.devices.stack for point in points), task=task)
+    points = [_with_stack(point, plan.width) for point in points]
+    runs = _make_runs(points, root=root, task=task)
+    if task.is_chief:
+        for paths in runs:
+            print(paths.root, flush=True)
+    logger.info("%d runs, %d at a time.", len(runs), plan.width)
+    errands = [
+        Errand(run=paths.root, number=number, cores=need.cores, kind=need.kind)
+        for number, (paths, need) in enumerate(zip(runs, needs, strict=True), start=1)
+    ]
+    code = run_errands(errands, points, plan=plan, task=task)
+    lines = [_heading(points[0]), *map(_outcome, points, runs)]
+    logger.info("\n%s", "\n".join(align(lines)))
+    return code
+
+
+def run_errands(
+    errands: Sequence[Errand], points: Sequence[Point], *, plan: LanePlan, task: Task
+) -> ExitCode:
+    """Runs points in lanes here and now, and leaves those as cancelled that a signal kept waiting.
+
+    Args:
+        errands: The points that are to run.
+        points: All points of the sweep, in the order of their numbers.
+        plan: How many at a time.
+        task: Which task of each run this process is.
+    """
+    stop, turns = StopFlag(), ListedTurns(errands)
+    sizes = [point.job.train.global_batch_size for point in points]
+    names = [_setting(point) for point in points]
+    with (
+        stop.listening(),
+        open_talk(len(points), lambda number: names[number - 1], batch_sizes=sizes) as talk,
+    ):
         try:
-            for number in range(1, len(points) + 1):
-                # A signal may come after the last look of a point, or between two.
-                stop.check()
-                ended.append(sweep.run(number, stop=stop))
-                if ended[-1].code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
-                    break
-        except DnnJobError as error:
-            if not ended:
-                raise
-            logger.error("The sweep ended after %d of %d runs: %s", len(ended), len(points), error)
-            codes.append(error.exit_code)
-    logger.info("\n%s", "\n".join(align([_heading(points[0]), *map(_outcome, ended)])))
-    return max(*codes, *(run.code for run in ended))
+            code = Lanes(plan, task=task, stop=stop, watcher=talk).work(turns)
+        except KeyboardInterrupt:
+            code = ExitCode.INTERRUPTED
+    if task.is_chief:
+        turns.cancel_rest()
+    return code
 
 
 def resume_foreground(folder: Path, words: Sequence[str] = ()) -> ExitCode:
@@ -135,92 +161,30 @@ def resume_foreground(folder: Path, words: Sequence[str] = ()) -> ExitCode:
     return run_attempt(paths, task=task, watch=watch, after=after)
 
 
-@dataclass(frozen=True)
-class _Sweep:
-    """The points of a sweep and what they share."""
+def _make_runs(points: Sequence[Point], *, root: Path, task: Task) -> list[RunPaths]:
+    """The run folders of all points, and the sweep's file that names them.
 
-    task: Task
-    points: Sequence[Point]
-    root: Path
-    told: TroubleFilter = field(default_factory=TroubleFilter)
-    """What stderr hears of the points."""
-
-    @cached_property
-    def listed(self) -> "_SweepList":
-        """The sweep's file."""
-        return _SweepList(self.root, self.points[0].job.name)
-
-    def run(self, number: int, *, stop: StopFlag) -> Ended:
-        """Runs one point to its end.
-
-        Args:
-            number: Its number, from 1.
-            stop: The wish to stop, which all points share.
-
-        Raises:
-            MissingError: If its folder or the sweep's file cannot be written.
-        """
-        point = self.points[number - 1]
-        logger.info("Run %d of %d: %s", number, len(self.points), _setting(point))
-        # TensorFlow takes threads, devices and precision once a process.
-        apart = point.job.devices != self.points[0].job.devices
-        age_s = process_age_s() if number == 1 else 0.0
-        place = replace(self.task, point=number, launch=f"{self.task.launch}-{number}")
-        paths = _make_run(point, root=self.root, task=place)
-        if self.task.is_chief:
-            self.listed.add(point, paths)
-        # Each point's own log has the rest, and the table at the end its result.
-        with filtering_stderr(self.told):
-            return _run_new(point, paths, task=place, age_s=age_s, apart=apart, stop=stop)
+    Raises:
+        MissingError: If one cannot be written; nothing is left.
+    """
+    if task.num_tasks > 1:
+        places = [
+            replace(task, point=n, launch=f"{task.launch}-{n}") for n in range(1, 1 + len(points))
+        ]
+        runs = [
+            share_run(root, point.job, task=place)
+            for point, place in zip(points, places, strict=True)
+        ]
+        if task.is_chief:
+            list_points(create_sweep(root, points[0].job.name), points, runs)
+        return runs
+    with leaving_nothing(root / points[0].job.name / "sweeps") as made:
+        return make_sweep(points, root=root, made=made)[1]
 
 
-class _SweepList:
-    """The sweep's file, which names each run once it has its folder."""
-
-    def __init__(self, root: Path, name: str) -> None:
-        self.root, self.name = root.absolute(), name
-        self.paths: SweepPaths | None = None
-        self.points: list[SweepPoint] = []
-
-    def add(self, point: Point, run: RunPaths) -> None:
-        """Names one more.
-
-        Raises:
-            MissingError: If that cannot be written.
-        """
-        self.paths = self.paths or create_sweep(self.root, self.name)
-        place = str(run.root.relative_to(self.root))
-        number = len(self.points) + 1
-        self.points.append(SweepPoint(number=number, values=point.values, run=place))
-        sweep_id, points = self.paths.sweep_id, tuple(self.points)
-        try:
-            write_sweep(self.paths, Sweep(sweep_id=sweep_id, name=self.name, points=points))
-        except OSError as error:
-            raise MissingError(explain_os_error(error, run)) from error
-
-
-def _run_new(
-    point: Point,
-    paths: RunPaths,
-    *,
-    task: Task,
-    age_s: float,
-    apart: bool = False,
-    stop: StopFlag | None = None,
-) -> Ended:
-    if task.is_chief:
-        print(paths.root, flush=True)
-    num_tasks = point.job.devices.tasks
-    if task.num_tasks > 1 and task.point:
-        # A process can join the tasks of one run only.
-        code = run_processes(paths, [task], stop=stop)
-    elif task.num_tasks > 1:
-        code = run_attempt(paths, task=task, watch=Stopwatch(age_s=age_s), stop=stop)
-    elif apart or num_tasks > 1:
-        code = run_local_tasks(paths, num_tasks=num_tasks, stop=stop)
-    else:
-        code = run_attempt(paths, watch=Stopwatch(age_s=age_s), stop=stop)
-    return Ended(point, paths, code)
+def _with_stack(point: Point, width: int) -> Point:
+    devices = point.job.devices.model_copy(update={"stack": width})
+    return Point(point.values, point.job.model_copy(update={"devices": devices}))
 
 
 def _make_run(point: Point, *, root: Path, task: Task) -> RunPaths:
@@ -244,13 +208,13 @@ def _read_state(paths: RunPaths) -> State | None:
         return None
 
 
-def _outcome(run: Ended) -> tuple[str, ...]:
-    state = _read_state(run.paths)
-    test = read_report(run.paths.report).metrics.test if state == "COMPLETED" else None
-    values = map(str, run.point.values.values())
+def _outcome(point: Point, paths: RunPaths) -> tuple[str, ...]:
+    state = _read_state(paths)
+    test = read_report(paths.report).metrics.test if state == "COMPLETED" else None
+    values = map(str, point.values.values())
     return (
         *values,
         state or "unknown",
         "-" if test is None else f"{test.mse:.6g}",
-        str(run.paths.root),
+        str(paths.root),
     )

@@ -81,7 +81,7 @@ def run_processes(
     parent, asked = os.getpid(), stop or StopFlag()
     started: dict[int, subprocess.Popen[bytes]] = {}
     with _passing_on(started, asked) as told:
-        with _held_back():
+        with signals_held_back():
             for task in tasks:
                 started[task.rank] = _start(replace(task, parent=parent), paths, after)
         told.begin(started)
@@ -176,7 +176,7 @@ def _is_over(tasks: Mapping[int, subprocess.Popen[bytes]], paths: RunPaths) -> b
 
 
 @contextmanager
-def _held_back() -> Iterator[None]:
+def signals_held_back() -> Iterator[None]:
     """What comes to a process that is started inside waits until it listens."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
     try:

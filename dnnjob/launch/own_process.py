@@ -104,35 +104,6 @@ def logging_to(path: Path, *, rank: int, keeps_stderr: bool) -> Iterator[None]:
             one.stream.close()
 
 
-class TroubleFilter(logging.Filter):
-    """Lets warnings and errors alone pass, each once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._told: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is news of a trouble."""
-        message = record.getMessage()
-        is_news = record.levelno >= logging.WARNING and message not in self._told
-        self._told.add(message)
-        return is_news
-
-
-@contextmanager
-def filtering_stderr(told: logging.Filter) -> Iterator[None]:
-    """Inside, stderr hears what a filter lets pass; the logs of runs keep all."""
-    # The command's own handler is the first of the root's.
-    handlers = logging.getLogger().handlers[:1]
-    for handler in handlers:
-        handler.addFilter(told)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(told)
-
-
 def _make_trouble_handler(rank: int) -> "logging.StreamHandler[TextIO]":
     """Takes stderr over: warnings and errors alone, but those that the chief says as well."""
     for other in logging.getLogger().handlers:

@@ -6,9 +6,8 @@ submission = resubmit(paths)                       # the same run again, with th
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from dnnjob.config import (
@@ -26,23 +25,20 @@ from dnnjob.config import (
     to_toml,
 )
 from dnnjob.errors import ExitCode, JobError
-from dnnjob.launch.dispatch import Dispatch, map_all
+from dnnjob.launch.dispatch import Dispatch
 from dnnjob.launch.local_queue import QueuePlan, plan_queue
 from dnnjob.launch.own_process import raising_on_signals
 from dnnjob.launch.points_per_task import choose_points_per_task, share_out
 from dnnjob.launch.preflight import Preflight, check_before
+from dnnjob.launch.sweep_folder import leaving_nothing, make_sweep
 from dnnjob.runs import (
     RunPaths,
     Submission,
-    Sweep,
     SweepPaths,
-    SweepPoint,
     create_run,
-    create_sweep,
     open_run,
     read_submission,
     write_resumption,
-    write_sweep,
     write_text,
 )
 from dnnjob.text import quote_command
@@ -149,7 +145,7 @@ def _submit_run(
     point: Point, profile: ProfileConfig, preflight: Preflight, *, root: Path
 ) -> tuple[Path, str]:
     plan = plan_queue([point.job], profile, memory_bytes=preflight.memory_bytes)
-    with _leaving_nothing(root / point.job.name) as made:
+    with leaving_nothing(root / point.job.name) as made:
         paths = create_run(root, plan.fit(point.job))
         made.append(paths.root)
         write_text(paths.profile, to_toml(profile))
@@ -166,17 +162,10 @@ def _submit_sweep(
     jobs = [point.job for point in points]
     plan = plan_queue(jobs, profile, memory_bytes=preflight.memory_bytes)
     elements = _share(jobs, profile, preflight, plan)
-    with _leaving_nothing(root / jobs[0].name / "sweeps") as made:
-        sweep = create_sweep(root, jobs[0].name)
-        made.append(sweep.root)
-
-        def make(job: JobConfig) -> RunPaths:
-            paths = create_run(root, plan.fit(job))
-            made.append(paths.root)
-            return paths
-
-        runs = map_all(make, jobs)
-        _write_sweep(sweep, points, runs, profile, root=root)
+    fitted = [Point(point.values, plan.fit(point.job)) for point in points]
+    with leaving_nothing(root / jobs[0].name / "sweeps") as made:
+        sweep, runs = make_sweep(fitted, root=root, made=made)
+        _write_profile(sweep, runs, profile)
         sender = Dispatch(
             profile,
             folder=sweep.submission_folder,
@@ -203,24 +192,12 @@ def _share(
     return share_out(len(jobs), each)
 
 
-def _write_sweep(
-    paths: SweepPaths,
-    points: Sequence[Point],
-    runs: Sequence[RunPaths],
-    profile: ProfileConfig,
-    *,
-    root: Path,
-) -> None:
-    listed = tuple(
-        SweepPoint(number=number, values=point.values, run=str(run.root.relative_to(root)))
-        for number, (point, run) in enumerate(zip(points, runs, strict=True), start=1)
-    )
+def _write_profile(sweep: SweepPaths, runs: Sequence[RunPaths], profile: ProfileConfig) -> None:
     text = to_toml(profile)
-    write_text(paths.profile, text)
+    write_text(sweep.profile, text)
     for run in runs:
         # A run of its own may be resumed alone, or copied.
         run.profile.write_text(text)
-    write_sweep(paths, Sweep(sweep_id=paths.sweep_id, name=points[0].job.name, points=listed))
 
 
 def _fit_to(point: Point, profile: ProfileConfig) -> Point:
@@ -272,27 +249,6 @@ def _print_plan(
         profile, folder=folder, name=name, num_elements=len(elements), site=preflight.site
     )
     print(script, end="")
-
-
-@contextmanager
-def _leaving_nothing(parent: Path) -> Iterator[list[Path]]:
-    """Removes the folders that are named inside, and those made on the way, where an error comes.
-
-    Args:
-        parent: Where they are made.
-    """
-    missing = [folder for folder in (parent, *parent.parents) if not folder.exists()]
-    made: list[Path] = []
-    try:
-        yield made
-    except BaseException:
-        for folder in made:
-            shutil.rmtree(folder, ignore_errors=True)
-        for folder in missing:
-            # Another submission may have come to use it.
-            with suppress(OSError):
-                folder.rmdir()
-        raise
 
 
 @contextmanager

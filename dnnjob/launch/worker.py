@@ -6,7 +6,9 @@ code = run_attempt(paths, task=task, watch=Stopwatch())       # one of several
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from signal import Signals
 
 from dnnjob.alike import ALIKE
@@ -71,6 +73,7 @@ def run_attempt(
     task: Task = _ALONE,
     after: int | None = None,
     stop: StopFlag | None = None,
+    show: Callable[..., object] = lambda *_: None,
 ) -> ExitCode:
     """Runs the job of a run folder to its end and leaves the outcome in its status.
 
@@ -80,6 +83,7 @@ def run_attempt(
         task: Which task of the run this process is.
         after: The attempt after which this one must come, where it matters.
         stop: Where this process has listened to signals already.
+        show: Told how far training has come, as `journal.show_progress` is.
 
     Returns:
         The exit code of the command; errors are logged, not raised.
@@ -92,16 +96,21 @@ def run_attempt(
         if task.is_chief:
             if (code := _refuse_hopeless(paths)) is not None:
                 return code
-            return _lead(paths, task, stop=stop, watch=watch, after=after)
+            begin = partial(Journal, paths, after=after, show=show)
+            return _lead(paths, task, begin, stop=stop, watch=watch)
         return _follow(paths, task, stop=stop, watch=watch)
 
 
 def _lead(
-    paths: RunPaths, task: Task, *, stop: StopFlag, watch: Stopwatch, after: int | None
+    paths: RunPaths,
+    task: Task,
+    begin: Callable[..., Journal],
+    *,
+    stop: StopFlag,
+    watch: Stopwatch,
 ) -> ExitCode:
     try:
-        process, lost = process_key(os.getpid()), _judge_lost(paths)
-        journal = Journal(paths, after=after, process=process, lost=lost)
+        journal = begin(process=process_key(os.getpid()), lost=_judge_lost(paths))
     except OSError as error:
         logger.error("%s", explain_os_error(error, paths))
         return ExitCode.ENVIRONMENT
@@ -111,7 +120,7 @@ def _lead(
         journal.living(lambda: _look(journal, stop)),
         ExitStack() as stack,
     ):
-        crew = Crew(stop)
+        crew = Crew(stop, task)
         try:
             crew = _gather(task, journal, crew)
             report = run_job(TaskAttempt(journal, crew, watch, stack))

@@ -41,6 +41,7 @@ class Journal:
         after: int | None = None,
         process: str | None = None,
         lost: Reason = "vanished",
+        show: Callable[..., object] = lambda *_: None,
     ) -> None:
         """Claims the next attempt of the run and marks it RUNNING.
 
@@ -49,11 +50,12 @@ class Journal:
             after: As in `claim_attempt`.
             process: What tells this process from a later one with its pid.
             lost: Why the attempt before ended, if it left no word.
+            show: Told what `show_progress` is.
 
         Raises:
             JobError: If there is a later attempt than `after`.
         """
-        self.paths = paths
+        self.paths, self._show = paths, show
         self.number = claim_attempt(paths, after=after)
         self.status = self._continue_status(process, lost)
         self._written_at = 0.0
@@ -91,8 +93,9 @@ class Journal:
                 f"{self.paths.root}, and attempt {latest} has begun. This one ends here."
             )
 
-    def show_progress(self, progress: Progress, *_: float) -> None:
+    def show_progress(self, progress: Progress, *pace: float) -> None:
         """Notes how far training has come; on disk at most every ten seconds."""
+        self._show(progress, *pace)
         with self._lock:
             self.status = self.status.model_copy(update={"progress": progress})
             if time.monotonic() - self._written_at >= SECONDS_BETWEEN_SIGNS:
@@ -182,6 +185,7 @@ class FollowerJournal(Journal):
 
     def __init__(self, paths: RunPaths, number: int) -> None:
         self.paths, self.number = paths, number
+        self._show = lambda *_: None
         self.status = read_status(paths)
         self._written_at = 0.0
         self._lock = threading.RLock()

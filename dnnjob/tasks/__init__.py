@@ -15,15 +15,17 @@ from dnnjob.tasks.environment import (
     logical_cpus,
     lower_threads,
     refuse_without_gpu,
+    worthy_threads,
 )
 from dnnjob.tasks.join import follow_crew, lead_crew
 from dnnjob.tasks.process_group import ChiefEndedError, Crew, FollowerCrew
 from dnnjob.tasks.rendezvous import WAIT_S, fresh_names, introduced, looks
-from dnnjob.tasks.stop import StopFlag, stop_signals
+from dnnjob.tasks.stop import LANE, StopFlag, stop_signals
 from dnnjob.tasks.task import Task, find_task
 from dnnjob.tasks.task_attempt import TaskAttempt
 
 __all__ = [
+    "LANE",
     "LOGICAL_CPUS",
     "WAIT_S",
     "ChiefEndedError",
@@ -46,4 +48,5 @@ __all__ = [
     "refuse_without_gpu",
     "sees_process",
     "stop_signals",
+    "worthy_threads",
 ]

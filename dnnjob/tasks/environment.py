@@ -103,10 +103,15 @@ def limit_threads(threads: int, devices: DevicesConfig, *, step_flop: float) -> 
     if "tensorflow" in sys.modules and _taken is not None:
         return devices.threads or _taken
     if not devices.threads and (devices.kind == "cpu" or not visible_gpus()):
-        threads = max(1, min(threads, int(step_flop / _FLOP_A_THREAD)))
+        threads = worthy_threads(threads, step_flop=step_flop)
     _set_threads(threads)
     _taken = threads
     return threads
+
+
+def worthy_threads(cores: int, *, step_flop: float) -> int:
+    """How many of some cores a step of so many floating-point operations is worth waking."""
+    return max(1, min(cores, int(step_flop / _FLOP_A_THREAD)))
 
 
 def _set_threads(threads: int) -> None:

@@ -42,16 +42,18 @@ class ChiefEndedError(DnnJobError):
         self.exit_code = code
 
 
+_ALONE = Task()
+
+
 class Crew:
     """A task without others: what it wants is agreed."""
 
-    task = Task()
     peers: tuple[Peer, ...] = ()
     lost: DnnJobError | None = None
     """Why this task must end, once another is lost or the chief has ended."""
 
-    def __init__(self, stop: StopFlag) -> None:
-        self.stop = stop
+    def __init__(self, stop: StopFlag, task: Task = _ALONE) -> None:
+        self.stop, self.task = stop, task
 
     @property
     def is_chief(self) -> bool:
@@ -156,8 +158,8 @@ class _Talking(Crew):
         held: HeldPort,
         hang_timeout_s: float,
     ) -> None:
-        super().__init__(stop)
-        self.task, self.peers = task, peers
+        super().__init__(stop, task)
+        self.peers = peers
         self.on_loss: Callable[[DnnJobError], None] | None = None
         """Ends the process where the main thread does not come out of a collective."""
         self._held, self._hang_timeout_s = held, hang_timeout_s

@@ -15,11 +15,13 @@ from dnnjob.errors import StoppedError
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # With these Slurm and submitit warn of the end of a time limit and of a preemption.
 _WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+LANE = "DNNJOB_LANE"
+"""Set for processes whose launcher warns them of a time limit."""
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
     """The signals that ask a process to stop: a submitted one is warned with more."""
-    warned = {"SLURM_JOB_ID", "SUBMITIT_EXECUTOR"} & os.environ.keys()
+    warned = {"SLURM_JOB_ID", "SUBMITIT_EXECUTOR", LANE} & os.environ.keys()
     return (*_SIGNALS, *_WARNINGS) if warned else _SIGNALS
 
 

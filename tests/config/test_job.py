@@ -79,6 +79,7 @@ DEFAULTS = {
         "require_gpu": False,
         "tasks": 1,
         "threads": 0,
+        "stack": 0,
         "precision": "float32",
         "xla": "auto",
         "hang_timeout_s": 900.0,

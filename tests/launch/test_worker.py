@@ -2,7 +2,6 @@
 
 import errno
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -25,7 +24,7 @@ from dnnjob.errors import (
 )
 from dnnjob.launch.foreground import resume_foreground
 from dnnjob.launch.outcome import explain_end
-from dnnjob.launch.own_process import TroubleFilter, filtering_stderr, logging_to
+from dnnjob.launch.own_process import logging_to
 from dnnjob.launch.shared_step import share_run
 from dnnjob.launch.watch.resume_verb import resume_command
 from dnnjob.launch.worker import run_attempt
@@ -191,24 +190,3 @@ def test_the_status_names_the_process(paths: RunPaths) -> None:
     told = json.loads(paths.status.read_text())["attempts"][0]
     assert told["pid"] == os.getpid()
     assert told["process"] == process_key(os.getpid())
-
-
-def test_a_sweeps_points_tell_stderr_their_troubles_alone_and_each_once() -> None:
-    heard: list[str] = []
-
-    class Ear(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            heard.append(record.getMessage())
-
-    ear, told, root = Ear(), TroubleFilter(), logging.getLogger()
-    root.handlers.insert(0, ear)
-    try:
-        for _ in range(2):
-            with filtering_stderr(told):
-                logging.getLogger("dnnjob").info("Epoch 1 of 9")
-                logging.getLogger("dnnjob").warning("Half the rows are equal.")
-        logging.getLogger("dnnjob").warning("Half the rows are equal.")
-    finally:
-        root.removeHandler(ear)
-
-    assert heard == ["Half the rows are equal."] * 2

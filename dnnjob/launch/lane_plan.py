@@ -1,0 +1,145 @@
+"""How many points of a sweep go at a time on a machine, by cores and memory; arithmetic alone.
+
+plan = plan_lanes(jobs, cores=count_cores(), memory_bytes=memory_limit_bytes())
+plan.width
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from dnnjob.config import JobConfig, ModelConfig
+from dnnjob.machine import count_cores, memory_limit_bytes, visible_gpus
+from dnnjob.tasks import Task, worthy_threads
+
+# Measured with the reference job, plots, model and trees: a lane's resident memory at its peak,
+# of which others share the pages of libraries (docs/decisions/lanes.md).
+LANE_BYTES = 1000 * 2**20
+
+
+@dataclass(frozen=True)
+class LanePlan:
+    """How many points go at a time on this machine, and with what.
+
+    Attributes:
+        width: Points at a time.
+        cores: Cores that they share.
+        gpus: The GPUs of each place, as `CUDA_VISIBLE_DEVICES` takes them; empty leaves them be.
+        setup: Lines of a shell that come before each lane.
+        limit_s: Seconds that a point may take; None for any time.
+        warning_s: Seconds before that in which it is warned.
+    """
+
+    width: int
+    cores: int
+    gpus: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+    limit_s: float | None = None
+    warning_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class PointNeeds:
+    """What a point takes of its machine.
+
+    Attributes:
+        cores: Cores that it keeps busy.
+        kind: What a process takes once: points of another kind need another.
+    """
+
+    cores: int
+    kind: str
+
+    @classmethod
+    def of(cls, job: JobConfig, *, cores: int, num_columns: int, on_gpu: bool) -> "PointNeeds":
+        """Of a job on a machine of `cores`, as far as it is known before its table is read.
+
+        Args:
+            job: The job.
+            cores: What all points share.
+            num_columns: Columns of its table, each at least an input.
+            on_gpu: Whether it computes on GPUs, of which each takes all.
+        """
+        devices = job.devices
+        if on_gpu:
+            busy = cores
+        else:
+            threads = devices.threads or worthy_threads(
+                cores, step_flop=_step_flop(job, num_columns)
+            )
+            busy = min(cores, threads * devices.tasks)
+        kind = f"{devices.kind} {devices.precision} {devices.xla} {devices.threads or busy}"
+        return cls(busy, kind)
+
+
+def plan_lanes(
+    needs: Sequence[PointNeeds],
+    *,
+    cores: int,
+    memory_bytes: float,
+    stack: int = 0,
+    point_bytes: float = LANE_BYTES,
+) -> LanePlan:
+    """Lanes for points on this machine: as many as cores and memory hold.
+
+    Args:
+        needs: What each point takes.
+        cores: Cores that all share.
+        memory_bytes: Memory that all share.
+        stack: `devices.stack`: so many lanes, whatever cores and memory say; 0 leaves it to them.
+        point_bytes: What a point takes at its peak.
+    """
+    if stack:
+        busiest = max(need.cores for need in needs)
+        width = min(stack, len(needs))
+        return LanePlan(width, max(cores, width * busiest))
+    most = cores // min(need.cores for need in needs)
+    room = math.floor(memory_bytes / point_bytes)
+    return LanePlan(max(1, min(len(needs), most, room)), cores)
+
+
+def find_needs(jobs: Sequence[JobConfig], *, num_columns: int) -> list[PointNeeds]:
+    """What each of several jobs takes of this machine.
+
+    Args:
+        jobs: The jobs.
+        num_columns: Columns of their table.
+    """
+    cores = count_cores()
+    has_gpus = bool(visible_gpus())
+    return [
+        PointNeeds.of(
+            job,
+            cores=cores,
+            num_columns=num_columns,
+            on_gpu=has_gpus and job.devices.kind != "cpu",
+        )
+        for job in jobs
+    ]
+
+
+def plan_here(needs: Sequence[PointNeeds], *, stack: int, task: Task) -> LanePlan:
+    """Lanes for points on this machine: one where this process is one of a run's several tasks.
+
+    Args:
+        needs: What each takes.
+        stack: `devices.stack`.
+        task: Which task of each run this process is.
+    """
+    cores = count_cores()
+    if task.num_tasks > 1:
+        # Each task comes to the runs in the same order.
+        return LanePlan(1, cores)
+    return plan_lanes(needs, cores=cores, memory_bytes=memory_limit_bytes(), stack=stack)
+
+
+def _step_flop(job: JobConfig, num_columns: int) -> float:
+    rows = math.ceil(job.train.global_batch_size / job.devices.tasks)
+    return 6.0 * _count_params(job.model, num_columns) * rows
+
+
+def _count_params(model: ModelConfig, num_columns: int) -> int:
+    units = 1 if model.numeric_embedding == "none" else model.embedding_units
+    widths = [num_columns * units, *model.hidden_units, 1]
+    return sum((below + 1) * above for below, above in pairwise(widths))

@@ -1,0 +1,352 @@
+"""Runs points of a sweep in lanes: processes side by side, each of which takes the next point.
+
+lanes = Lanes(plan, task=find_task(), stop=stop, watcher=show)
+code = lanes.work(turns)            # the worst exit code of all points
+
+Whatever befalls a lane, only the point that it was at fails: another lane goes on with the rest.
+"""
+
+import logging
+import os
+import selectors
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO, Protocol, cast
+
+from dnnjob.errors import ExitCode, StoppedError
+from dnnjob.launch.lane import Errand, News
+from dnnjob.launch.lane_plan import LanePlan
+from dnnjob.launch.local_tasks import COMMAND, signals_held_back
+from dnnjob.machine import count_oom_kills
+from dnnjob.runs import (
+    Event,
+    Reason,
+    RunPaths,
+    State,
+    count_restarts,
+    latest_attempt,
+    leave_event,
+    own_job_id,
+    read_cancel,
+)
+from dnnjob.tasks import LANE, StopFlag, Task
+from dnnjob.text import quote_command
+
+logger = logging.getLogger(__name__)
+
+_NAP_S = 0.1
+_LANE = (sys.executable, "-P", "-m", "dnnjob.launch.lane")
+
+
+class Turns(Protocol):
+    """The points that wait, in the order of their turns."""
+
+    def take(self) -> Errand | None:
+        """The next point to run; None where there is none, or none as long as others run."""
+
+    def put_back(self, errand: Errand) -> None:
+        """Takes a point back that does not begin after all."""
+
+    def end(self, errand: Errand, code: ExitCode) -> None:
+        """Hears how a point has ended."""
+
+
+class Watcher(Protocol):
+    """Who is told what becomes of the points."""
+
+    def begin(self, errand: Errand) -> None:
+        """A point begins."""
+
+    def hear(self, errand: Errand, news: News) -> None:
+        """A point has come further, or met trouble."""
+
+    def end(self, errand: Errand, code: ExitCode) -> None:
+        """A point has ended."""
+
+
+@dataclass
+class _Lane:
+    """A process, and the point that it is at."""
+
+    place: int
+    kind: str
+    process: "subprocess.Popen[bytes]"
+    errand: Errand | None = None
+    began_at: float = 0.0
+    is_warned: bool = False
+    oom_kills: int = 0
+    """Processes that the kernel had ended for want of memory when the point began."""
+    rest: bytes = b""
+    """Of a line that has not come whole."""
+
+    def send(self, number: int) -> None:
+        """Sends it a signal."""
+        with suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    def read(self) -> tuple[list[News], bool]:
+        """What it has told since the last look, and whether it can tell more."""
+        content = os.read(cast(BinaryIO, self.process.stdout).fileno(), 1 << 16)
+        *lines, self.rest = (self.rest + content).split(b"\n")
+        return [News.model_validate_json(line) for line in lines], bool(content)
+
+
+@dataclass
+class Lanes:
+    """The lanes of some points.
+
+    Attributes:
+        plan: How many, and with what.
+        task: Which task of each run this process is.
+        stop: What remembers the signals; a signal is passed on, and no other point is begun.
+        watcher: Who is told of the points.
+        command: What starts a lane.
+    """
+
+    plan: LanePlan
+    task: Task
+    stop: StopFlag
+    watcher: Watcher
+    command: Sequence[str] = _LANE
+    _lanes: dict[int, _Lane] = field(default_factory=dict)
+    _passed_on: bool = False
+    _next: Errand | None = None
+
+    def work(self, turns: Turns) -> ExitCode:
+        """Runs every point; the worst exit code of all.
+
+        A point that was stopped to be continued ends the work with its code, as a signal does with
+        that of an interruption: what has not begun stays as it is.
+        """
+        codes = [ExitCode.DONE]
+        goes_on = True
+        with self._ending(turns):
+            while True:
+                if self.stop.signal is not None:
+                    self._pass_on(self.stop.signal)
+                elif goes_on:
+                    self._give(turns)
+                if not self._at_work:
+                    break
+                for lane, code in self._look():
+                    errand, lane.errand = cast(Errand, lane.errand), None
+                    codes.append(code)
+                    goes_on = goes_on and code is not ExitCode.CONTINUE
+                    turns.end(errand, code)
+                    self.watcher.end(errand, code)
+        if self.stop.signal is None or ExitCode.CONTINUE in codes:
+            return ExitCode.CONTINUE if ExitCode.CONTINUE in codes else max(codes)
+        return StoppedError(self.stop.signal).exit_code
+
+    @property
+    def _at_work(self) -> list[_Lane]:
+        return [lane for lane in self._lanes.values() if lane.errand is not None]
+
+    def _give(self, turns: Turns) -> None:
+        """Has points begin as long as there is room."""
+        while True:
+            self._next = self._next or turns.take()
+            if self._next is None or (lane := self._find_lane(self._next)) is None:
+                return
+            errand, self._next = self._next, None
+            lane.errand, lane.is_warned = errand, False
+            lane.began_at, lane.oom_kills = time.monotonic(), count_oom_kills()
+            self.watcher.begin(errand)
+            # One that has died meanwhile is found out by the next look.
+            with suppress(BrokenPipeError):
+                gate = cast(BinaryIO, lane.process.stdin)
+                gate.write(errand.model_dump_json().encode() + b"\n")
+                gate.flush()
+
+    def _find_lane(self, errand: Errand) -> _Lane | None:
+        """A lane for a point; None as long as others take the room."""
+        busy = self._at_work
+        filled = sum(lane.errand.cores for lane in busy if lane.errand)
+        if len(busy) >= self.plan.width or (busy and filled + errand.cores > self.plan.cores):
+            return None
+        idle = [lane for lane in self._lanes.values() if lane.errand is None]
+        for lane in idle:
+            if lane.kind == errand.kind:
+                return lane
+        if len(self._lanes) >= self.plan.width:
+            # TensorFlow takes threads, devices and precision once a process.
+            self._dismiss(idle[0])
+        places = set(range(self.plan.width)) - set(self._lanes)
+        return self._start(min(places), errand)
+
+    def _start(self, place: int, errand: Errand) -> _Lane:
+        task = replace(self.task, parent=os.getpid())
+        if task.num_tasks == 1:
+            task = replace(task, local_tasks=max(1, self.plan.cores // errand.cores))
+        asked = shlex.join(["dnnjob", *sys.argv[1:]])
+        environ = {**os.environ, **task.to_environ(), COMMAND: asked, LANE: "yes"}
+        if self.plan.gpus:
+            environ["CUDA_VISIBLE_DEVICES"] = self.plan.gpus[place]
+        # A group of its own, so that a terminal's Ctrl-C comes once, from here.
+        with signals_held_back():
+            process = subprocess.Popen(
+                _after(self.plan.setup, self.command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environ,
+                process_group=0,
+            )
+        self._lanes[place] = lane = _Lane(place, errand.kind, process)
+        return lane
+
+    def _look(self) -> Iterator[tuple[_Lane, ExitCode]]:
+        """Waits a moment for news; the lanes whose points have ended, with their codes."""
+        with selectors.DefaultSelector() as selector:
+            for lane in self._lanes.values():
+                selector.register(cast(BinaryIO, lane.process.stdout), selectors.EVENT_READ, lane)
+            ready = [key.data for key, _ in selector.select(_NAP_S)]
+        for lane in ready:
+            told, is_open = lane.read()
+            for news in told:
+                if news.code is not None:
+                    yield lane, news.code
+                elif lane.errand is not None:
+                    self.watcher.hear(lane.errand, news)
+            if not is_open:
+                code = self._lose(lane)
+                if lane.errand is not None:
+                    yield lane, code
+        for lane in self._at_work:
+            self._limit(lane)
+
+    def _limit(self, lane: _Lane) -> None:
+        """Warns a point whose time is near its end, and ends one that does not heed it."""
+        if self.plan.limit_s is None:
+            return
+        left_s = lane.began_at + self.plan.limit_s - time.monotonic()
+        if left_s < 0:
+            lane.send(signal.SIGKILL)
+        elif left_s < self.plan.warning_s and not lane.is_warned:
+            lane.is_warned = True
+            lane.send(signal.SIGUSR2)
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        if not self._passed_on:
+            self._passed_on = True
+            for lane in self._at_work:
+                lane.send(number)
+
+    def _dismiss(self, lane: _Lane) -> None:
+        """Ends a lane without a point."""
+        del self._lanes[lane.place]
+        cast(BinaryIO, lane.process.stdin).close()
+        lane.process.wait()
+        cast(BinaryIO, lane.process.stdout).close()
+
+    def _lose(self, lane: _Lane) -> ExitCode:
+        """Takes leave of a lane that has ended by itself, with or without its point."""
+        self._lanes.pop(lane.place, None)
+        code = lane.process.wait()
+        for pipe in (lane.process.stdin, lane.process.stdout):
+            with suppress(BrokenPipeError):
+                cast(BinaryIO, pipe).close()
+        if lane.errand is None:
+            return ExitCode.DONE
+        paths = RunPaths(lane.errand.run)
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        state: State = "FAILED"
+        reason: Reason = "vanished"
+        if code == -signal.SIGKILL and count_oom_kills() > lane.oom_kills:
+            reason = "out_of_memory"
+            how = "was killed while the machine was out of memory"
+        elif lane.is_warned:
+            reason, how = "time_limit", "did not end within the profile's time_limit_min"
+        elif self.stop.signal is not None or read_cancel(paths) is not None:
+            state, reason = "CANCELLED", "cancelled"
+        error = f"Its process {how}. {quote_command('resume', paths.root)} goes on."
+        leave_word(paths, state, reason, error)
+        logger.error("%s: %s", paths.root, error)
+        if self.stop.signal is not None:
+            return StoppedError(self.stop.signal).exit_code
+        return ExitCode.FAILED if state == "FAILED" else ExitCode.TERMINATED
+
+    @contextmanager
+    def _ending(self, turns: Turns) -> Iterator[None]:
+        """Ends all lanes at the end; at an interruption at once, and says so of their points."""
+        try:
+            yield
+        except BaseException:
+            for lane in self._lanes.values():
+                lane.send(signal.SIGKILL)
+            for lane in self._at_work:
+                lane.process.wait()
+                paths = RunPaths(cast(Errand, lane.errand).run)
+                error = f"Interrupted at once. {quote_command('resume', paths.root)} goes on."
+                leave_word(paths, "CANCELLED", "cancelled", error)
+            raise
+        finally:
+            if self._next is not None:
+                turns.put_back(self._next)
+            for lane in list(self._lanes.values()):
+                self._dismiss(lane)
+
+
+class ListedTurns:
+    """Points in the order of a list."""
+
+    def __init__(self, errands: Sequence[Errand]) -> None:
+        self._waiting = list(errands)
+
+    def take(self) -> Errand | None:
+        """The next that nobody has cancelled."""
+        while self._waiting:
+            errand = self._waiting.pop(0)
+            if read_cancel(RunPaths(errand.run)) is None:
+                return errand
+            self._cancel(errand)
+        return None
+
+    def put_back(self, errand: Errand) -> None:
+        """Has one be the next again."""
+        self._waiting.insert(0, errand)
+
+    def end(self, errand: Errand, code: ExitCode) -> None:
+        """Makes no difference to the others."""
+
+    def cancel_rest(self) -> None:
+        """Says of those that have not begun that they will not."""
+        while self._waiting:
+            self._cancel(self._waiting.pop(0))
+
+    def _cancel(self, errand: Errand) -> None:
+        paths = RunPaths(errand.run)
+        error = f"Cancelled before it began. {quote_command('resume', paths.root)} goes on."
+        leave_word(paths, "CANCELLED", "cancelled", error)
+
+
+def leave_word(paths: RunPaths, state: State, reason: Reason, error: str) -> None:
+    """Says what became of a run that could not say it itself."""
+    attempt = latest_attempt(paths)
+    event = Event(
+        writer="launcher",
+        attempt=attempt,
+        job_id=own_job_id(os.environ) or str(os.getpid()),
+        restarts=count_restarts(os.environ) or 0,
+        state=state,
+        reason=reason,
+        error=error,
+    )
+    try:
+        leave_event(paths, f"launcher-attempt-{attempt}", event)
+    except OSError as late:
+        logger.error("No event could be left in %s: %s", paths.root, late)
+
+
+def _after(setup: Sequence[str], command: Sequence[str]) -> list[str]:
+    """A command after the lines of a profile, in a shell that becomes it."""
+    if not setup:
+        return list(command)
+    # What the lines print is no news of the lane.
+    lines = "\n".join(("set -e", "exec 3>&1 1>&2", *setup, 'exec 1>&3 3>&- "$0" "$@"'))
+    return ["sh", "-c", lines, *command]
