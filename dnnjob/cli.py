@@ -515,6 +515,9 @@ def init(
         str | None,
         typer.Option(metavar="NAME", help="Of text, such as latin-1; default: UTF-8."),
     ] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="A search of 20 points around the start.")
+    ] = False,
 ) -> None:
     """Write a commented job file for a table to stdout.
 
@@ -523,10 +526,12 @@ def init(
     \b
       dnnjob init houses.csv > houses.toml
       dnnjob init houses.csv --target price > houses.toml
+      dnnjob init houses.csv --search > search.toml
     """
     from dnnjob.data.draft import draft_job
 
-    typer.echo(draft_job(table, target=target, encoding=encoding), nl=False)
+    text = draft_job(table, target=target, encoding=encoding, search=search)
+    typer.echo(text, nl=False)
 
 
 @app.command()

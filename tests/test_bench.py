@@ -1,5 +1,6 @@
 """The works of `make bench` can be written and are valid; `make quality` judges by known truths."""
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,41 @@ def quality(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     del sys.modules["quality"]
 
 
+def make_arguments(**changes: Any) -> argparse.Namespace:
+    values = {"first": 0, "splits": 3, "test_fraction": 0.3, "overrides": [], "search": False}
+    return argparse.Namespace(**values | changes)
+
+
+def test_figures_of_another_recipe_do_not_count(quality: Any, tmp_path: Path) -> None:
+    arguments, ledger = make_arguments(), tmp_path / "ledger.jsonl"
+    for seed, recipe, model, mse in [
+        (0, "old", "network", 1.0),
+        (0, "new", "network", 2.0),
+        (0, "trees", "forest", 3.0),
+        (1, "old", "network", 4.0),
+        (9, "new", "network", 5.0),
+    ]:
+        split = quality.Split("houses", Path("houses.csv"), seed)
+        quality.add_line(ledger, split, arguments, recipe, model, mse, 1.0)
+
+    rows = quality.current_rows(ledger, {"houses": "new"}, arguments)
+
+    assert {row["model"]: row["mse"] for row in rows} == {"network": 2.0, "forest": 3.0}
+
+
+def test_a_recipe_is_named_by_its_values_alone(quality: Any, tmp_path: Path) -> None:
+    job = tmp_path / "job.toml"
+
+    def name(text: str, **changes: Any) -> str:
+        job.write_text(text)
+        return quality.name_recipe(job, make_arguments(**changes))
+
+    plain = name('seed = 1\n[data]\nsource = "/a/t.csv"')
+    assert name('# Prose.\nseed = 1\n[data]\nsource = "/b/t.csv"') == plain
+    assert name('seed = 2\n[data]\nsource = "/a/t.csv"') != plain
+    assert name('seed = 1\n[data]\nsource = "/a/t.csv"', overrides=["seed=3"]) != plain
+
+
 def test_quality_is_the_geometric_mean_of_ratios_to_the_best_ensemble_of_each_table(
     quality: Any,
 ) -> None:
@@ -79,8 +115,12 @@ def test_quality_is_the_geometric_mean_of_ratios_to_the_best_ensemble_of_each_ta
         for (table, model), line in errors.items()
         for seed, mse in enumerate(line)
     ]
+    held = iter([0.5, 0.7])
+    for row in rows:
+        if (row["table"], row["model"]) == ("houses", "network"):
+            row["intervals"] = {"coverage_test": next(held)}
 
-    summary = quality.summarize(rows)
+    summary = quality.summarize(rows, limit=1.0)
 
     houses, wine = summary["tables"]
     assert (houses["best_trees"], wine["best_trees"]) == ("forest", "forest")
@@ -91,8 +131,10 @@ def test_quality_is_the_geometric_mean_of_ratios_to_the_best_ensemble_of_each_ta
     assert mean["value"] == pytest.approx((2**0.5 * 0.25) ** 0.5)
     assert worst["value"] == pytest.approx(2**0.5)
     assert (mean["met"], worst["met"]) == (True, False)
-    page = quality.render(summary)
-    assert "| houses | 3 | forest | 2 | 1.414 (1.000 to 2.000) | 2 s |" in page
+    page = quality.render(summary, make_arguments())
+    assert "what `init` writes; splits from seed 0 on, test fraction 0.3" in page
+    told = "| houses | 2 | 3 | forest | 2 | 1.414 (1.000 to 2.000) | 60.0 % (missed) | 2 s |"
+    assert told in page
     assert "the worst table: 1.414, at most 1.35: missed" in page
 
 
@@ -102,7 +144,7 @@ def test_a_table_without_a_network_has_no_ratio(quality: Any) -> None:
         for table, model in [("a", "forest"), ("b", "forest"), ("b", "network")]
     ]
 
-    assert [table["table"] for table in quality.summarize(rows)["tables"]] == ["b"]
+    assert [table["table"] for table in quality.summarize(rows, limit=1.0)["tables"]] == ["b"]
 
 
 def test_an_ensemble_is_judged_by_the_run_s_test_rows_and_trains_on_the_others(

@@ -28,6 +28,7 @@ from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.data_warnings import ID_NAME, LEAST_NUMBERED_ROWS
 from dnnjob.data.heads import estimate_rows, head_columns, read_heads
 from dnnjob.data.kinds import ReadAs
+from dnnjob.data.recipe import TableShape, choose_search, choose_start
 from dnnjob.data.schema import (
     ColumnData,
     check_present,
@@ -49,13 +50,9 @@ _OPTIONS = {"data.source": "TABLE", "data.target": "--target", "data.encoding": 
 # Of a larger table a sample has to do; of Parquet files so many values take about a second.
 MAX_READ_VALUES = 2**24
 OPENING = (
-    "Keys behind a # show their defaults. Those set here, beside the table's own, are a start for "
-    "most tables: adamw, dropout, and early stopping on validation rows."
+    "Keys behind a # show their defaults. Those set here, beside the table's own, are the best "
+    "start known for a table of its size and kinds of columns."
 )
-# Measured over ten seeds on tables of 140 and 2900 training rows: below the linear baseline there.
-DATA: dict[str, Any] = {"validation_fraction": 0.2}
-MODEL: dict[str, Any] = {"dropout_rate": 0.2}
-TRAIN: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.001, "patience": 50}
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,7 @@ def draft_job(
     folder: Path | None = None,
     target: str | None = None,
     encoding: str | None = None,
+    search: bool = False,
 ) -> str:
     """A commented job file for a table, as TOML that loads and validates.
 
@@ -93,6 +91,7 @@ def draft_job(
             absolute.
         target: The column to predict; without it the last one of numbers that vary.
         encoding: Of text; UTF-8, if None.
+        search: Whether the job is a search around the start that it is without.
 
     Raises:
         DataError: If the table cannot be read, or has no usable target and feature.
@@ -101,7 +100,8 @@ def draft_job(
     if encoding is not None:
         _check_encoding(encoding)
     with _naming_options():
-        columns, sampled = _read(str(source), ReadAs(format=TextFormat(encoding=encoding)))
+        looked_at = _read(str(source), ReadAs(format=TextFormat(encoding=encoding)))
+        columns = looked_at.columns
         parts = _choose(str(source), columns, target)
     _tell(parts)
     data: dict[str, Any] = {"source": _path_from(str(source), folder), "target": parts.target}
@@ -111,10 +111,12 @@ def draft_job(
         data["id_columns"] = list(parts.ids)
     if parts.excluded:
         data["exclude"] = list(parts.excluded)
-    chosen: dict[str, Any] = {"name": job_name(str(source)), "data": data | DATA}
-    chosen |= {"model": MODEL, "train": TRAIN}
+    shape = TableShape(looked_at.num_rows, num_numbers=_count_numbers(columns, parts))
+    start = choose_start(shape) | (choose_search(shape) if search else {})
+    chosen: dict[str, Any] = {"name": job_name(str(source))} | start
+    chosen["data"] = data | start["data"]
     notes = {
-        "target": [f"{parts.reason}. The columns:", *_column_list(columns), *sampled],
+        "target": [f"{parts.reason}. The columns:", *_column_list(columns), *looked_at.sampled],
         "exclude": _reasons(parts.excluded),
         "id_columns": _reasons(parts.ids),
     }
@@ -145,41 +147,67 @@ def _naming_options() -> Iterator[None]:
         raise DataError(without_keys(message, instead="Repair the table.")) from error
 
 
-def _read(source: str, wanted: ReadAs) -> tuple[Mapping[str, ColumnData], list[str]]:
+@dataclass(frozen=True)
+class _LookedAt:
+    """A table as a draft sees it.
+
+    Attributes:
+        columns: Of all its rows, of a large table those of a sample.
+        num_rows: Rows of the table, about.
+        sampled: What is told of the sample, a line; nothing where there is none.
+    """
+
+    columns: Mapping[str, ColumnData]
+    num_rows: int
+    sampled: tuple[str, ...] = ()
+
+    @classmethod
+    def whole(cls, columns: Mapping[str, ColumnData]) -> "_LookedAt":
+        return cls(columns, next(iter(columns.values())).num_rows)
+
+
+def _read(source: str, wanted: ReadAs) -> _LookedAt:
     """The columns of a table, of a large one those of a sample, which is told."""
     files = peek_source(source, encoding=wanted.format.encoding)
     if files is None or len({file.kind for file in files}) > 1:
-        return read_all(source, wanted=wanted), []
+        return _LookedAt.whole(read_all(source, wanted=wanted))
     read = _read_text if files[0].kind == "csv" else _read_parquet
     return read(source, files, wanted)
 
 
-def _read_text(
-    source: str, files: Sequence[TableFile], wanted: ReadAs
-) -> tuple[Mapping[str, ColumnData], list[str]]:
+def _read_text(source: str, files: Sequence[TableFile], wanted: ReadAs) -> _LookedAt:
     heads = read_heads(files)
     num_rows = sum(estimate_rows(files, heads))
     if num_rows * len(files[0].names) <= MAX_READ_VALUES:
-        return read_all(source, wanted=wanted), []
+        return _LookedAt.whole(read_all(source, wanted=wanted))
     columns = head_columns(heads, wanted, source=source)
     looked_at = next(iter(columns.values())).num_rows
-    return columns, [f"Told from the first {looked_at:,} of its about {num_rows:,} rows."]
+    told = f"Told from the first {looked_at:,} of its about {num_rows:,} rows."
+    return _LookedAt(columns, num_rows, (told,))
 
 
-def _read_parquet(
-    source: str, files: Sequence[TableFile], wanted: ReadAs
-) -> tuple[Mapping[str, ColumnData], list[str]]:
+def _read_parquet(source: str, files: Sequence[TableFile], wanted: ReadAs) -> _LookedAt:
     from dnnjob.data.parquet import ParquetRows
 
     paths = [file.path for file in files]
     num_rows = ParquetRows.open(paths).num_rows
     if num_rows * len(files[0].names) <= MAX_READ_VALUES:
-        return read_all(source, wanted=wanted), []
+        return _LookedAt.whole(read_all(source, wanted=wanted))
     from dnnjob.data.sample import sample_columns
 
     columns = sample_columns(paths, files[0].names, wanted, source=source)
     looked_at = next(iter(columns.values())).num_rows
-    return columns, [f"Told from {looked_at:,} of its {num_rows:,} rows."]
+    return _LookedAt(columns, num_rows, (f"Told from {looked_at:,} of its {num_rows:,} rows.",))
+
+
+def _count_numbers(columns: Mapping[str, ColumnData], parts: Parts) -> int:
+    """Features that are numbers."""
+    others = {parts.target, *parts.ids, *parts.excluded}
+    return sum(
+        data.column.kind == "numeric" and not data.column.is_constant
+        for name, data in columns.items()
+        if name not in others
+    )
 
 
 def job_name(source: str) -> str:
@@ -335,7 +363,15 @@ def _section_lines(
             inside = notes if name in chosen else {}
             inner += _section_lines(kind, chosen.get(name, {}), inside, prefix=f"{name}.")
         elif isinstance(field.get_default(call_default_factory=True), dict):
-            inner += ["", *_comment(field.description), f"# [{prefix}{name}]"]
+            heading = f"[{prefix}{name}]"
+            inner += ["", *_comment(field.description)]
+            if name in chosen:
+                inner += [
+                    heading,
+                    *(f"{_key(key)} = {_toml(to)}" for key, to in chosen[name].items()),
+                ]
+            else:
+                inner.append(f"# {heading}")
         else:
             yield from _comment(field.description)
             yield from (f"# {note}" for note in notes.get(name, ()))
@@ -356,8 +392,15 @@ def _key_line(name: str, value: object) -> str:
     return f"{name} = {'...' if value is None else _toml(value)}"
 
 
+def _key(name: str) -> str:
+    """A dotted key of a job as one key of TOML, in quotes."""
+    return json.dumps(name)
+
+
 def _toml(value: object) -> str:
     """A value as TOML on one line, lists of strings too long for it on several."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{key} = {_toml(to)}' for key, to in value.items())} }}"
     if not isinstance(value, list | tuple):
         return tomli_w.dumps({"_": value}).removeprefix("_ = ").rstrip("\n")
     items = ", ".join(map(_toml, value))

@@ -11,7 +11,8 @@ import pytest
 from pydantic import BaseModel
 
 from dnnjob.config.job import JobConfig
-from dnnjob.data.draft import DATA, MODEL, TRAIN, draft_job, job_name
+from dnnjob.data.draft import draft_job, job_name
+from dnnjob.data.recipe import TableShape, choose_start
 from dnnjob.errors import DataError, JobError
 from dnnjob.launch.job_check import check_job
 from tests.data.opened import open_table
@@ -71,11 +72,11 @@ def test_columns_that_tell_nothing_are_left_out_with_the_reason(tmp_path: Path) 
 def test_every_default_is_shown_as_the_records_have_it(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,y\n1,2\n3,5\n")
     shown = uncommented(draft_job(tmp_path / "t.csv"))
+    start = choose_start(TableShape(num_rows=2, num_numbers=1))
     expected = JobConfig(
         name="t",
-        data={"source": str(tmp_path / "t.csv"), "target": "y", **DATA},
-        model=MODEL,
-        train=TRAIN,
+        data={"source": str(tmp_path / "t.csv"), "target": "y", **start.pop("data")},
+        **start,
     )
     assert shown == expected.model_dump(mode="json", exclude_none=True)
 

@@ -1,0 +1,71 @@
+"""The rules by which `dnnjob init` writes a start."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dnnjob.config import JobConfig, make_points
+from dnnjob.data.draft import draft_job
+from dnnjob.data.recipe import TableShape, choose_search, choose_start
+from tests.data.test_draft import load
+
+ROWS = (2, 20, 200, 1000, 8000, 50_000, 1_000_000)
+
+
+def make_job(start: dict[str, Any]) -> JobConfig:
+    data = {"source": "/t.csv", "target": "y"} | start.pop("data")
+    return JobConfig.model_validate({"name": "t", "data": data, **start})
+
+
+def count_steps(num_rows: int) -> int:
+    """Steps of all networks that a start trains."""
+    start = choose_start(TableShape(num_rows, num_numbers=8))
+    train = start["train"]
+    batches = -(-int(0.7 * num_rows) // train["global_batch_size"])
+    return train["epochs"] * batches
+
+
+@pytest.mark.parametrize("num_rows", ROWS)
+@pytest.mark.parametrize("num_numbers", [0, 8, 500])
+def test_every_start_is_a_valid_job(num_rows: int, num_numbers: int) -> None:
+    job = make_job(choose_start(TableShape(num_rows, num_numbers)))
+
+    assert (job.model.numeric_embedding == "piecewise") == (num_numbers == 8)
+    assert job.interval_level == 0.9
+
+
+def test_the_work_is_bounded_however_many_rows() -> None:
+    steps = [count_steps(num_rows) for num_rows in ROWS]
+
+    # A step of a million rows has 32 times the rows of one of a thousand.
+    assert max(steps) <= 10_000
+    assert steps[0] >= 300
+
+
+def test_a_search_is_drawn_around_the_start() -> None:
+    shape = TableShape(1000, num_numbers=8)
+    start = make_job(choose_start(shape))
+
+    points = make_points(make_job(choose_start(shape) | choose_search(shape)))
+
+    assert len(points) == 20
+    rates = [point.job.train.learning_rate for point in points]
+    assert min(rates) < start.train.learning_rate < max(rates)
+    assert {point.job.model.numeric_embedding for point in points} > {"piecewise"}
+    assert all(point.job.data.may_validate for point in points)
+
+
+def test_a_search_among_categories_leaves_numbers_alone(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": list("xyz") * 10, "b": list("uv") * 15, "y": np.arange(30.0)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+
+    text = draft_job(tmp_path / "t.csv", search=True)
+
+    job = load(text)
+    assert (job.data.standardize, job.model.numeric_embedding) == ("train", "none")
+    assert not [key for key in job.sweep if "embedding" in key]
+    assert '"train.learning_rate" = { low = 0.001, high = 0.01, log = true }' in text
+    assert len(make_points(job)) == 20
