@@ -2,7 +2,6 @@
 
 start = choose_start(TableShape(num_rows=1030, num_numbers=8))
 start["train"]["global_batch_size"]
-
 """
 
 import math
@@ -61,7 +60,7 @@ def choose_start(shape: TableShape) -> dict[str, dict[str, Any]]:
 def choose_batch(num_train_rows: int) -> int:
     """Rows of a step: 64 up to 4,000 training rows, then about a sixty-fourth of them."""
     power = round(math.log2(max(num_train_rows, 1) / 64))
-    return 2 ** min(max(power, 6), 11)
+    return 1 << min(max(power, 6), 11)
 
 
 def choose_search(shape: TableShape) -> dict[str, Any]:
