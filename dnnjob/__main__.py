@@ -1,5 +1,16 @@
-"""`python -m dnnjob`: the same command as `dnnjob`."""
+"""The `dnnjob` command, also as `python -m dnnjob`; a shell that completes is answered first."""
 
-from dnnjob.cli import main
+from dnnjob.completion import answer_shell
 
-main()
+
+def main() -> None:
+    """Runs the command line, or tells a shell how it goes on."""
+    if answer_shell():
+        return
+    from dnnjob import cli
+
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

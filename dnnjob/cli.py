@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer import _completion_shared
 from typer.core import TyperCommand
 
 import dnnjob
 from dnnjob.completion import (
+    BASH_SCRIPT,
     complete_keys,
+    complete_places,
     complete_profiles,
     complete_runs,
     complete_submit_keys,
@@ -31,6 +34,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
 )
+
+_completion_shared._completion_scripts["bash"] = BASH_SCRIPT
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="A TOML job file.")]
 Overrides = Annotated[
@@ -65,7 +70,7 @@ RunOrSweep = Annotated[
     typer.Argument(
         metavar="RUN|SWEEP",
         help="A run folder, or the folder of a sweep.",
-        autocompletion=complete_runs,
+        autocompletion=complete_places,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -229,7 +234,10 @@ def status(
     places: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="ROOT|RUN|SWEEP", help="Where to look; default: runs.", show_default=False
+            metavar="ROOT|RUN|SWEEP",
+            help="Where to look; default: runs.",
+            show_default=False,
+            autocompletion=complete_places,
         ),
     ] = None,
     as_json: AsJson = False,
@@ -464,7 +472,12 @@ def collect(
 @app.command()
 def best(
     place: Annotated[
-        Path, typer.Argument(metavar="ROOT|SWEEP", help="Folder that holds the runs, or a sweep.")
+        Path,
+        typer.Argument(
+            metavar="ROOT|SWEEP",
+            help="Folder that holds the runs, or a sweep.",
+            autocompletion=complete_places,
+        ),
     ],
     metric: Annotated[
         str, typer.Option(metavar="COLUMN", help="Least of this column; --metric=-COLUMN: largest.")
