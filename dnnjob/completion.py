@@ -160,8 +160,8 @@ def _find(question: _Question) -> Iterator[tuple[str, str]]:
         for word, prose in _ask(completer, f"{question.key}={question.incomplete}"):
             yield word.partition("=")[2], prose
     elif question.incomplete.startswith("-") and not takes_value:
-        prose = {name: option["help"] for name, option in verb["options"].items()}
-        yield from _begin(question.incomplete, prose)
+        options = {name: option["help"] for name, option in verb["options"].items()}
+        yield from _begin(question.incomplete, options)
     else:
         yield from _ask(completer, question.incomplete)
 
