@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
+from dnnjob.data.partitions import folder_values
 from dnnjob.data.reading import reading_file
 from dnnjob.errors import DataError
 
@@ -50,6 +51,7 @@ class TableFile:
         encoding: Of text.
         row_bytes: Of a row of text, at most, as far as its first lines tell.
         has_rows: Whether there is more than a header; without one there are no names either.
+        folders: The last of the names, which the file's folders hold in place of the file.
     """
 
     path: Path
@@ -59,6 +61,12 @@ class TableFile:
     encoding: str = UTF8
     row_bytes: int = 0
     has_rows: bool = True
+    folders: tuple[str, ...] = ()
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """Names of the columns that stand in the file."""
+        return self.names[: len(self.names) - len(self.folders)]
 
 
 def peek_csv(path: Path, *, encoding: str) -> TableFile:
@@ -140,9 +148,11 @@ def _read_strings(
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    places = [str(place) for place in range(len(file.names))]
-    place_of = dict(zip(file.names, places, strict=True))
+    places = [str(place) for place in range(len(file.own_names))]
+    place_of = dict(zip(file.own_names, places, strict=True))
     wanted = file.names if columns is None else tuple(columns)
+    # No column at all would be every column to Arrow.
+    own = tuple(name for name in wanted if name in place_of) or file.own_names[:1]
     odd = _OddRows()
     delimiter = file.delimiter
     if delimiter == BLANKS:
@@ -162,18 +172,29 @@ def _read_strings(
         arrow_csv.ConvertOptions(
             column_types=dict.fromkeys(places, pa.string()),
             strings_can_be_null=False,
-            include_columns=[place_of[name] for name in wanted],
+            include_columns=[place_of[name] for name in own],
         ),
     )
     is_first, last = True, None
     for batch in reader:
-        table = pa.Table.from_batches([batch]).rename_columns(list(wanted))
+        table = pa.Table.from_batches([batch]).rename_columns(list(own))
         if is_first and table.num_rows:
             table, is_first = table.slice(1), False
         last = table if table.num_rows else last
-        yield table
+        yield _add_folders(table, file).select(list(wanted)) if file.folders else table
     odd.refuse(file)
     quotes.refuse_open(last)
+
+
+def _add_folders(table: "pa.Table", file: TableFile) -> "pa.Table":
+    """The rows with what the file's folders hold, as if it were written in each."""
+    import pyarrow as pa
+
+    values = folder_values(file.path)
+    for name in file.folders:
+        texts = pa.repeat(pa.scalar(values[name] or "", pa.string()), table.num_rows)
+        table = table.append_column(name, texts)
+    return table
 
 
 class _OddRows:

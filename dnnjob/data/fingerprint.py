@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dnnjob.data.partitions import folder_values
 from dnnjob.data.reading import reading_file
 
 # Hashing a GiB takes about a second; beyond it parts must do.
@@ -24,10 +25,11 @@ _BLOCK_BYTES = 2**16
 class Fingerprint:
     """What tells one table from another: `method` says what the SHA-256 `value` covers.
 
-    `sha256-bytes`: the bytes of all files one after the other; `sha256-footers`: their names,
-    sizes and Parquet footers; `sha256-blocks`: the same where some are text, with blocks of the
-    text in place of a footer, at its start, at its end and evenly in between; `sha256-values`: the
-    numbers of a table that has no file.
+    `sha256-bytes`: the bytes of all files one after the other, and what the names of their folders
+    hold where that differs; `sha256-footers`: that, their names, sizes and Parquet footers;
+    `sha256-blocks`: the same where some are text, with blocks of the text in place of a footer, at
+    its start, at its end and evenly in between; `sha256-values`: the numbers of a table that has no
+    file.
 
     Attributes:
         method: What `value` covers.
@@ -47,11 +49,12 @@ def fingerprint_files(paths: Sequence[Path]) -> Fingerprint:
     Raises:
         DataError: If one cannot be read.
     """
+    folders = _describe_folders(paths)
     if sum(path.stat().st_size for path in paths) <= MAX_HASHED_BYTES:
-        return Fingerprint("sha256-bytes", _hash_bytes(paths))
+        return Fingerprint("sha256-bytes", _hash_bytes(paths, folders))
     # Before what they hold: a file that is written meanwhile is another one.
     stamp = _hash_places(paths)
-    digest, has_text = hashlib.sha256(), False
+    digest, has_text = hashlib.sha256(folders), False
     for path in paths:
         with reading_file(path):
             digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
@@ -64,8 +67,14 @@ def fingerprint_files(paths: Sequence[Path]) -> Fingerprint:
     return Fingerprint(method, digest.hexdigest(), stamp)
 
 
-def _hash_bytes(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
+def _describe_folders(paths: Sequence[Path]) -> bytes:
+    """What the folders of the files hold in their names, where that differs; else nothing."""
+    values = [sorted(folder_values(path).items()) for path in paths]
+    return repr(values).encode() if any(one != values[0] for one in values) else b""
+
+
+def _hash_bytes(paths: Sequence[Path], folders: bytes) -> str:
+    digest = hashlib.sha256(folders)
     for path in paths:
         with reading_file(path), path.open("rb") as file:
             while block := file.read(2**20):

@@ -67,7 +67,7 @@ def read_rows(
     Raises:
         DataError: If the files cannot be read, or a column is missing or holds other values.
     """
-    files = peek_source(source, encoding=data.encoding)
+    files = peek_source(source, encoding=data.encoding, folders="all")
     if files is None or _are_read_whole(files):
         return iter([_read_whole(source, kinds, data)])
     names = files[0].names

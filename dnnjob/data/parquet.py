@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dnnjob.data.partitions import add_folder_fields, add_folder_values
 from dnnjob.data.unify import CommonColumns
 from dnnjob.errors import DataError
 
@@ -87,7 +88,7 @@ class ParquetRows:
         schemas = {}
         for path in paths:
             with reading(path, "its footer"), open_parquet(path) as file:
-                schemas[path] = file.schema_arrow
+                schemas[path] = add_folder_fields(file.schema_arrow, path)
                 groups += _groups_of(path, file.metadata)
         return cls(groups, schemas)
 
@@ -212,7 +213,8 @@ class ParquetRows:
         return cut_pieces(self._stream(first, size=min(size, _BATCH_ROWS)), size=size, first=first)
 
     def _convert(self, table: pa.Table, path: Path) -> pa.Table:
-        return self.columns.convert(table.select(self.schema.names), path)
+        names = self.schema.names
+        return self.columns.convert(add_folder_values(table, path, names).select(names), path)
 
     def _stream(self, first: int, *, size: int) -> Iterator[pa.Table]:
         if first >= self.num_rows:

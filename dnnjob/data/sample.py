@@ -18,6 +18,7 @@ from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.heads import TextPlan, read_head_columns
 from dnnjob.data.kinds import ReadAs, infer_arrow
 from dnnjob.data.parquet import ParquetRows, RowGroup, open_parquet, reading
+from dnnjob.data.partitions import add_folder_values
 from dnnjob.data.schema import ColumnData
 from dnnjob.data.schema_merge import join_columns
 from dnnjob.data.sources import JobFiles, finish_column
@@ -142,7 +143,8 @@ def _read_some(group: RowGroup, names: Sequence[str], *, depth: int) -> pa.Table
         batches = file.iter_batches(
             depth, row_groups=[group.number], columns=list(names), use_threads=False
         )
-        table = pa.Table.from_batches([next(batches)]).select(list(names))
+        table = pa.Table.from_batches([next(batches)])
+    table = add_folder_values(table, group.path, names).select(list(names))
     if table.num_rows <= _GROUP_ROWS:
         return table
     rows = np.random.default_rng(0).choice(table.num_rows, _GROUP_ROWS, replace=False)

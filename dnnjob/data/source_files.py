@@ -8,14 +8,17 @@ import glob
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from dnnjob.alike import ALIKE
 from dnnjob.data.builtin import is_builtin
 from dnnjob.data.csv_reader import UTF8, TableFile, open_bytes, peek_csv
+from dnnjob.data.partitions import folder_values, is_partition, keys_below
 from dnnjob.data.reading import reading_file
 from dnnjob.data.schema import check_unique, listed
 from dnnjob.data.schema_merge import check_alike
@@ -50,30 +53,45 @@ _COMPARED_BYTES = 2**26
 _HEADER_BYTES = 2**22
 
 
-def peek_source(source: str, *, encoding: str | None = None) -> tuple[TableFile, ...] | None:
+def peek_source(
+    source: str, *, encoding: str | None = None, folders: Literal["below", "all"] = "below"
+) -> tuple[TableFile, ...] | None:
     """The files of a source, all with the same columns; None of a built-in table.
 
     Args:
         source: Files as in `data.source`.
         encoding: Of text; UTF-8, if None.
+        folders: Which folders' names hold columns: those below what the source names, or, of a
+            table to predict, any on the way to the files.
 
     Raises:
         DataError: If there are none, one cannot be read, or they differ.
     """
-    return None if is_builtin(source) else peek_files(source, encoding)
+    if is_builtin(source):
+        return None
+    paths = find_files(source)
+    keys = folder_keys(source, paths) if folders == "below" else None
+    return peek_alike(source, paths, encoding=encoding, folders=keys)
 
 
-def peek_files(source: str, encoding: str | None) -> tuple[TableFile, ...]:
-    """The files of a source, all with the same columns."""
-    return peek_alike(source, find_files(source), encoding=encoding)
+def folder_keys(source: str, paths: Iterable[Path]) -> list[str]:
+    """The columns that names of folders hold, below what a source names in full."""
+    return keys_below(_fixed_part(Path(source)), paths)
 
 
 def peek_alike(
-    source: str, paths: Iterable[Path], *, encoding: str | None
+    source: str, paths: Iterable[Path], *, encoding: str | None, folders: Collection[str] | None
 ) -> tuple[TableFile, ...]:
     """These files, all with the same columns, the order of which may differ.
 
     Those without rows are passed over with a warning.
+
+    Args:
+        source: Files as in `data.source`.
+        paths: The files.
+        encoding: Of text; UTF-8, if None.
+        folders: Columns that are read from the names of folders; None takes those that all files
+            have there alone.
 
     Raises:
         DataError: If one cannot be read, they differ, or none has rows.
@@ -87,10 +105,47 @@ def peek_alike(
             f"{source}: {len(empty)} of {len(found)} files without rows passed over: "
             f"{listed(empty)}."
         )
+    _warn_of_two_kinds(source, files)
+    files = _take_folders(files, folders)
     for file in files:
         check_unique(str(file.path), file.names)
     check_alike(source, [(str(file.path), file.names) for file in files])
     return files
+
+
+def _take_folders(
+    files: Sequence[TableFile], keys: Collection[str] | None
+) -> tuple[TableFile, ...]:
+    """The files with the columns that their folders hold.
+
+    Raises:
+        DataError: If a file has such a column as well.
+    """
+    values = [folder_values(file.path) for file in files]
+    if keys is None:
+        own = {name for file in files for name in file.names}
+        keys = [key for key in values[0] if key not in own and all(key in one for one in values)]
+    taken = []
+    for file, named in zip(files, values, strict=True):
+        found = tuple(key for key in dict.fromkeys(keys) if key in named)
+        if twice := [key for key in found if key in file.names]:
+            raise DataError(
+                f"A column stands in one place, but {file.path} has {listed(twice)} both in the "
+                "name of a folder and in itself. Drop it from the files, or rename it there."
+            )
+        taken.append(replace(file, names=(*file.names, *found), folders=found))
+    return tuple(taken)
+
+
+def _warn_of_two_kinds(source: str, files: Sequence[TableFile]) -> None:
+    """Says of CSV beside Parquet that all of it is read: it may be one table, written twice."""
+    text = [str(file.path) for file in files if file.kind == "csv"]
+    if text and len(text) < len(files):
+        other = [str(file.path) for file in files if file.kind != "csv"]
+        _warn_once(
+            f"{source}: files of text ({listed(text)}) and of Parquet ({listed(other)}) are read "
+            "as one table. Where they hold the same rows, these train and test: leave one kind out."
+        )
 
 
 def refuse_no_rows(source: str, files: Sequence[TableFile]) -> NoReturn:
@@ -120,6 +175,7 @@ def find_files(source: str) -> list[Path]:
             return _refuse_logs(path, _tables_in(path))
         # A file first, since its name may look like a glob.
         if path.exists():
+            _warn_of_logs(path)
             return [path]
         names = glob.glob(source, recursive=True)  # noqa: PTH207
         found = _refuse_twice(
@@ -135,22 +191,29 @@ def find_files(source: str) -> list[Path]:
 
 
 def _tables_in(folder: Path) -> list[Path]:
+    """The tables of a folder, those of its partitions among them."""
     found = [entry for entry in folder.iterdir() if _is_table(entry)]
-    if found:
-        return _sorted(_refuse_twice(found))
-    parts = sorted(entry.name for entry in folder.iterdir() if _is_partition(entry.name))
-    if parts:
+    parts = [entry for entry in folder.iterdir() if is_partition(entry.name) and entry.is_dir()]
+    if found and parts:
         raise DataError(
-            f"A folder needs tables ({' '.join(TABLE_SUFFIXES)}) directly in it, but {folder} has "
-            f"partitions such as {parts[0]}. '{folder}/**/*.parquet' reads their files, without "
-            f"the column {parts[0].partition('=')[0]!r}: to have it, write it into the files."
+            f"A folder has tables or partitions in it, but {folder} has {found[0].name} beside "
+            f"{parts[0].name}. Name the files in data.source, or move those that are not meant."
         )
+    found += [table for part in parts for table in _tables_of_partition(part)]
     if not found:
         raise DataError(
             f"A folder needs tables ({' '.join(TABLE_SUFFIXES)}) directly in it, but {folder} has "
             f"none. Point data.source elsewhere; '{folder}/**/*.csv' reaches deeper."
         )
-    return _sorted(found)
+    return _sorted(_refuse_twice(found))
+
+
+def _tables_of_partition(folder: Path) -> Iterator[Path]:
+    for entry in folder.iterdir():
+        if is_partition(entry.name) and entry.is_dir():
+            yield from _tables_of_partition(entry)
+        elif _is_table(entry):
+            yield entry
 
 
 def _sorted(paths: Iterable[Path]) -> list[Path]:
@@ -199,41 +262,50 @@ def _refuse_others(path: Path, magic: bytes) -> None:
         )
 
 
-def _is_partition(name: str) -> bool:
-    """Whether a folder's name says the value of a column, as Hive and Spark write it."""
-    key, mark, _ = name.partition("=")
-    return bool(mark) and key.isidentifier()
+def _fixed_part(source: Path) -> Path:
+    """What a source names in full: all of it, or what stands before the first sign of a glob."""
+    if source.exists():
+        return source
+    parts = takewhile(lambda part: not glob.has_magic(part), source.parts)
+    return Path(*parts)
+
+
+def _table_format(folder: Path) -> str | None:
+    """The format of a table whose log lies in a folder, None without one."""
+    named = next((kind for log, kind in _LOGS.items() if (folder / log).is_dir()), None)
+    if named is None and any((folder / "metadata").glob("*.metadata.json")):
+        return "Iceberg"
+    return named
+
+
+def _warn_of_logs(file: Path) -> None:
+    """Says of a file that a table format's log may have taken it out of its table."""
+    for folder in file.absolute().parents:
+        if (named := _table_format(folder)) is not None:
+            _warn_once(
+                f"{file} is a part of {folder}, a table of {named}: its log, which is not read, "
+                "may say that these rows were deleted or replaced."
+            )
+            return
+        if not is_partition(folder.name) and folder.name != "data":
+            return
 
 
 def _refuse_logs(source: Path, files: list[Path]) -> list[Path]:
     """The files, unless a table format's log says which of them count."""
-    fixed = [part for part in source.parts if not glob.has_magic(part)]
-    base = Path(*fixed) if fixed else Path()
+    base = _fixed_part(source)
     folders = {folder for file in files for folder in (file.parent, *file.parent.parents)}
     within = {folder for folder in folders if folder.is_relative_to(base)} | {base, base.parent}
     for folder in sorted(within):
-        named = next((kind for log, kind in _LOGS.items() if (folder / log).is_dir()), None)
-        if named is None and any((folder / "metadata").glob("*.metadata.json")):
-            named = "Iceberg"
-        is_part = named == "Iceberg" or _is_partition(base.name)
+        named = _table_format(folder)
+        is_part = named == "Iceberg" or is_partition(base.name)
         if named is not None and (folder != base.parent or is_part):
             raise DataError(
                 f"{folder} is a table of {named}, whose log says which of its files count: read "
                 "plainly, rows that were deleted or replaced would come back. Write the table as "
                 "plain Parquet, and name that in data.source."
             )
-    _tell_partitions(base, files)
     return files
-
-
-def _tell_partitions(base: Path, files: Iterable[Path]) -> None:
-    """Warns of columns that the names of folders hold, which is not read."""
-    folders = {part for file in files for part in file.parent.parts[len(base.parts) :]}
-    if keys := sorted({name.partition("=")[0] for name in folders if _is_partition(name)}):
-        _warn_once(
-            f"{base}: folders name the columns {listed(keys)}, which are not read: to have them, "
-            "write them into the files."
-        )
 
 
 @lru_cache(maxsize=256)

@@ -20,6 +20,7 @@ from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.fingerprint import Fingerprint, fingerprint_files
 from dnnjob.data.kinds import ReadAs, as_kind, infer_arrow
+from dnnjob.data.partitions import add_folder_values
 from dnnjob.data.raw_columns import RawColumn
 from dnnjob.data.reading import READ_ERRORS, reading_file
 from dnnjob.data.schema import (
@@ -30,7 +31,7 @@ from dnnjob.data.schema import (
     make_column,
 )
 from dnnjob.data.schema_merge import join_columns
-from dnnjob.data.source_files import find_files, peek_alike, peek_files
+from dnnjob.data.source_files import find_files, folder_keys, peek_alike, peek_source
 from dnnjob.data.text_format import NO_FORMAT, TextFormat
 from dnnjob.data.typed_table import TypedTable, hold_columns
 from dnnjob.errors import DataError
@@ -124,7 +125,14 @@ def peek_job(data: DataConfig) -> JobFiles:
     parts = [[] if one is None else find_files(one) for one in sources]
     _refuse_shared(parts)
     files = peek_alike(
-        data.source, [path for part in parts for path in part], encoding=data.encoding
+        data.source,
+        [path for part in parts for path in part],
+        encoding=data.encoding,
+        folders=[
+            key
+            for source, part in zip(sources, parts, strict=True)
+            for key in ([] if source is None else folder_keys(source, part))
+        ],
     )
     there = {file.path for file in files}
     counts = [sum(path in there for path in part) for part in parts]
@@ -190,7 +198,8 @@ def read_columns(
     Raises:
         DataError: If the files cannot be read, or a column is missing or holds other values.
     """
-    names = _peek_names(source, text_format.encoding)
+    files = peek_source(source, encoding=text_format.encoding, folders="all")
+    names = builtin_names(source) if files is None else files[0].names
     check_present(source, kinds, names, way_out="Add it to the table: the model needs it.")
     there = [name for name in (*optional, *ids) if name in names]
     wanted = ReadAs(
@@ -199,7 +208,7 @@ def read_columns(
         ids=tuple(set(ids) & set(there)),
         format=text_format,
     )
-    found = read_all(source, keep=[*kinds, *there], wanted=wanted)
+    found = read_all(source, keep=[*kinds, *there], wanted=wanted, files=files)
     check_features(
         source, [found[name] for name in kinds], way_out="Repair these rows of the table."
     )
@@ -211,7 +220,11 @@ def read_columns(
 
 
 def read_all(
-    source: str, *, keep: Collection[str] | None = None, wanted: ReadAs | None = None
+    source: str,
+    *,
+    keep: Collection[str] | None = None,
+    wanted: ReadAs | None = None,
+    files: Sequence[TableFile] | None = None,
 ) -> dict[str, ColumnData]:
     """Every column of a source, unchecked, in its order.
 
@@ -219,13 +232,14 @@ def read_all(
         source: Files as in `data.source`.
         keep: The columns whose values are wanted; all, if None.
         wanted: How columns are read; as their values show, if None.
+        files: The source's, where they are known.
 
     Raises:
         DataError: If it cannot be read, or a column is not what is wanted.
     """
     wanted = wanted or ReadAs()
     if not is_builtin(source):
-        files = peek_files(source, wanted.format.encoding)
+        files = files or peek_source(source, encoding=wanted.format.encoding) or ()
         parts, _ = _read_parts(files, keep=keep, wanted=wanted)
         return _join_files(files, parts, source=source)
     table = load_builtin(source)
@@ -244,10 +258,6 @@ def _hold_builtin(data: DataConfig) -> TypedTable:
     fingerprint = Fingerprint(method, hashlib.sha256(content).hexdigest())
     columns = read_all(data.source, wanted=ReadAs.of(data))
     return hold_columns(data, features, columns, fingerprint, part_rows=(_num_rows(columns), 0, 0))
-
-
-def _peek_names(source: str, encoding: str | None) -> tuple[str, ...]:
-    return builtin_names(source) if is_builtin(source) else peek_files(source, encoding)[0].names
 
 
 def _read_parts(
@@ -345,7 +355,7 @@ def _read_parquet_columns(
     parquet: "pq.ParquetFile", names: Sequence[str], path: Path
 ) -> "pa.Table":
     try:
-        return parquet.read(columns=list(names))
+        return add_folder_values(parquet.read(columns=list(names)), path, names)
     except READ_ERRORS:
         from dnnjob.data.parquet import check_groups
 

@@ -435,20 +435,6 @@ def test_a_folder_whose_files_a_log_names_is_refused(
         peek_columns(config(folder / part))
 
 
-def test_columns_that_folders_name_are_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for year in (2021, 2022):
-        (tmp_path / f"year={year}").mkdir()
-        ROWS.assign(a=year).to_parquet(tmp_path / f"year={year}" / "part-0.parquet")
-    with pytest.raises(
-        DataError, match=r"partitions such as year=2021\. .*without the column 'year'"
-    ):
-        peek_columns(config(tmp_path))
-    peek_columns(config(tmp_path / "**" / "*.parquet"))
-    assert "folders name the columns year, which are not read" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("name", "content", "kind"),
     [

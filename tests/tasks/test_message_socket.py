@@ -177,7 +177,9 @@ def come_together(
             pass
         disturb(peers[0].talk_port)
         task = Task(1, 2, "launch", local_tasks=local_tasks)
-        found.append(follow_crew(task, paths, devices=devices, stop=StopFlag(), wait_s=5)[0])
+        found.append(
+            follow_crew(task, paths, read_devices=lambda: devices, stop=StopFlag(), wait_s=5)[0]
+        )
 
     thread = threading.Thread(target=follow)
     thread.start()
