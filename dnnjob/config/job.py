@@ -477,6 +477,9 @@ class OutputConfig(Section):
     """Draw plots/."""
     trees: bool = True
     """Fit gradient-boosted trees to the same training rows, as a yardstick in the report."""
+    tensorboard: bool = False
+    """Write losses, learning rate and speed of each epoch for TensorBoard, which shows a root's
+    runs by name: tensorboard --logdir runs."""
     interval_level: Fraction | None = None
     """Share of new rows whose target the intervals around the predictions hold, by the errors on
     rows that neither trained nor stopped the network: validation rows, without patience. 0: no

@@ -4,12 +4,13 @@ report = publish(facts)
 """
 
 import os
+import time
 
 import numpy as np
 
 from dnnjob.results.assemble import Facts, assemble_report, make_history
 from dnnjob.results.report import Report, write_history, write_report
-from dnnjob.runs import write_text
+from dnnjob.runs import write_file, write_text
 
 
 def publish(facts: Facts) -> Report:
@@ -30,6 +31,9 @@ def publish(facts: Facts) -> Report:
     journal.recheck()
     with attempt.watch.time("report"):
         _write_tables(facts)
+        if output.tensorboard:
+            journal.recheck()
+            _write_events(facts)
         attempt.check()
         if output.plots:
             journal.recheck()
@@ -52,6 +56,21 @@ def _write_tables(facts: Facts) -> None:
     if facts.job.output.predictions != "none":
         facts.attempt.journal.recheck()
         facts.evaluated.write_predictions(facts.attempt.journal.paths)
+
+
+def _write_events(facts: Facts) -> None:
+    """Leaves the history for TensorBoard."""
+    from dnnjob.training.tensorboard import encode_events
+
+    history, plan = make_history(facts.fitted.log), facts.fitted.log.plan
+    scalars = {
+        "loss": history.loss,
+        **({} if history.val_loss is None else {"val_loss": history.val_loss}),
+        "learning_rate": history.learning_rate,
+        "rows_per_s": plan.num_rows / np.maximum(history.seconds, 1e-9),
+    }
+    content = encode_events(scalars, seconds=history.seconds, ended_at=time.time())
+    write_file(facts.attempt.journal.paths.tensorboard, lambda file: file.write(content))
 
 
 def _draw_plots(facts: Facts) -> None:

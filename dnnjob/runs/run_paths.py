@@ -70,6 +70,11 @@ class RunPaths:
         return self.root / "history.parquet"
 
     @property
+    def tensorboard(self) -> Path:
+        """The same for TensorBoard, which takes files with "tfevents" in their names."""
+        return self.root / "history.tfevents"
+
+    @property
     def predictions(self) -> Path:
         """One row a source row."""
         return self.root / "predictions.parquet"

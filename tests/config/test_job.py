@@ -90,6 +90,7 @@ DEFAULTS = {
         "model": True,
         "plots": True,
         "trees": True,
+        "tensorboard": False,
         "interval_level": None,
     },
     "sweep": {},
