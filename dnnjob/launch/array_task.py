@@ -1,4 +1,4 @@
-"""What a task of a submitted job does: its runs in turn, each where it was left.
+"""What a task of a submitted job does: its runs, each where it was left.
 
 call = partial(ArrayTask(), ["/scratch/runs/housing/20261123-101500-3f9a1c"], command="...")
 run_array_task(["/scratch/runs/housing/20261123-101500-3f9a1c"], command="dnnjob submit ...")
@@ -9,13 +9,18 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from dnnjob.clock import Stopwatch
 from dnnjob.config import parse_devices
-from dnnjob.errors import DnnJobError, ExitCode
+from dnnjob.errors import ExitCode, StoppedError
+from dnnjob.launch.errand import Errand
+from dnnjob.launch.lane_plan import needs_here, plan_here
+from dnnjob.launch.lanes import Lanes, LogWatcher
+from dnnjob.launch.outcome import explain_end
 from dnnjob.launch.own_process import leave
+from dnnjob.machine import process_age_s
 from dnnjob.runs import (
     OVER,
     Event,
@@ -63,9 +68,7 @@ class ArrayTask:
         raise SystemExit(ExitCode.CONTINUE)
 
 
-def run_array_task(
-    runs: Sequence[str], *, command: str, gpus: str | None = None, words: Sequence[str] = ()
-) -> NoReturn:
+def run_array_task(runs: Sequence[str], *, command: str, words: Sequence[str] = ()) -> NoReturn:
     """Works through runs as this process's task of each, and ends the process.
 
     Imports and compilation are shared. What has ended already is left alone, so that a job that was
@@ -74,7 +77,6 @@ def run_array_task(
     Args:
         runs: Run folders.
         command: What the user typed, for the reports.
-        gpus: The GPUs to use, as `CUDA_VISIBLE_DEVICES` takes them; None leaves them as they are.
         words: `KEY=VALUE` for other devices: what version 0.1 left in the call of a job that still
             waits, in place of `resume.json`.
     """
@@ -82,8 +84,6 @@ def run_array_task(
     stop = StopFlag()
     stop.listen()
     sys.argv[:] = shlex.split(command)
-    if gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     with guarded_streams():
         logging.basicConfig(stream=sys.stderr, format="%(message)s")
         logging.getLogger("dnnjob").setLevel(logging.INFO)
@@ -95,83 +95,90 @@ def run_array_task(
 
 
 def work_through(runs: Sequence[RunPaths], *, stop: StopFlag) -> ExitCode:
-    """Runs what has not ended of `runs`; the worst exit code of all.
+    """Runs what has not ended of `runs`, side by side where cores allow; the worst exit code.
 
     A run that was stopped to be continued ends the work; one that was cancelled by itself does not.
     """
-    task, codes = find_task(), [ExitCode.DONE]
-    for number, paths in enumerate(runs, start=1):
-        if _is_taken(paths):
-            logger.info("%s was taken up elsewhere since, and is left alone.", paths.root)
-            continue
-        code = _outcome(paths, task)
-        if code is None:
-            _mark_turn(runs, number, task=task)
-            code = _run(paths, runs, number=number, task=task, stop=stop)
-            _mark_turn(runs, number, task=task, code=code)
-            if code is ExitCode.CONTINUE:
-                return code
-            if code in (ExitCode.TERMINATED, ExitCode.INTERRUPTED):
-                if read_cancel(paths) is None:
-                    return code
-                stop.signal = None
-        codes.append(code)
-    return max(codes)
+    task = find_task()
+    turns = ElementTurns(runs, task=task)
+    code = _work(turns, runs, task=task, stop=stop)
+    if code is not ExitCode.CONTINUE and stop.signal is not None and turns.waiting:
+        # Between two points: what becomes of those that wait, becomes of this job.
+        return explain_end(StoppedError(stop.signal), turns.waiting[0]).exit_code
+    return code if code is ExitCode.CONTINUE else max(code, *turns.codes)
 
 
-def _mark_turn(
-    runs: Sequence[RunPaths], number: int, *, task: Task, code: ExitCode | None = None
-) -> None:
-    """Tells the batch script which of how many runs this task is at, and how that run ended."""
-    job_id, submission = own_job_id(os.environ), read_submission(runs[0])
-    if not task.is_chief or job_id is None or submission is None:
-        return
-    name = f"{job_id}_{count_restarts(os.environ) or 0}_turn.txt"
-    ended = "" if code is None else f" {int(code)}"
-    try:
-        folder = runs[0].root / submission.folder
-        write_text(folder / name, f"{number} {len(runs)}{ended}\n")
-    except OSError as error:
-        logger.warning("The batch script will not know which run was at work: %s.", error)
+class ElementTurns:
+    """The runs of this job in the order of their turns, those left out that need nothing more."""
+
+    def __init__(self, runs: Sequence[RunPaths], *, task: Task) -> None:
+        self.waiting, self.codes = list(runs), [ExitCode.DONE]
+        self._runs, self._task = runs, task
+        self.jobs = [load_run_job(paths) for paths in runs]
+        self.needs = needs_here(self.jobs)
+        self._at_work: set[Path] = set()
+
+    def take(self) -> Errand | None:
+        """The next run with work to do."""
+        while self.waiting:
+            paths = self.waiting.pop(0)
+            if _is_taken(paths):
+                logger.info("%s was taken up elsewhere since, and is left alone.", paths.root)
+            elif (code := _outcome(paths, self._task)) is not None:
+                self.codes.append(code)
+            else:
+                return self._begin(paths)
+        return None
+
+    def put_back(self, errand: Errand) -> None:
+        """Has one be the next again."""
+        self._at_work.discard(errand.run)
+        self.waiting.insert(0, RunPaths(errand.run))
+
+    def end(self, errand: Errand, code: ExitCode) -> None:
+        """Tells the batch script."""
+        self._at_work.discard(errand.run)
+        self._mark_turn(code)
+
+    def _begin(self, paths: RunPaths) -> Errand:
+        self._at_work.add(paths.root)
+        self._mark_turn()
+        place = self._runs.index(paths)
+        need = self.needs[place]
+        return Errand(run=paths.root, number=place + 1, cores=need.cores, kind=need.kind)
+
+    def _mark_turn(self, code: ExitCode | None = None) -> None:
+        """Tells the batch script how many runs do not wait any more, and how the last ended.
+
+        While one is at work, there is no such end.
+        """
+        job_id, submission = own_job_id(os.environ), read_submission(self._runs[0])
+        if not self._task.is_chief or job_id is None or submission is None:
+            return
+        name = f"{job_id}_{count_restarts(os.environ) or 0}_turn.txt"
+        ended = "" if code is None or self._at_work else f" {int(code)}"
+        count = len(self._runs)
+        try:
+            folder = self._runs[0].root / submission.folder
+            write_text(folder / name, f"{count - len(self.waiting)} {count}{ended}\n")
+        except OSError as error:
+            logger.warning("The batch script will not know which run was at work: %s.", error)
 
 
-def _run(
-    paths: RunPaths,
-    runs: Sequence[RunPaths],
-    *,
-    number: int,
-    task: Task,
-    stop: StopFlag,
-) -> ExitCode:
-    from dnnjob.clock import Stopwatch
-    from dnnjob.launch.local_tasks import run_local_tasks, run_processes
-    from dnnjob.launch.worker import run_attempt
-    from dnnjob.machine import process_age_s
-
+def _work(turns: ElementTurns, runs: Sequence[RunPaths], *, task: Task, stop: StopFlag) -> ExitCode:
     if len(runs) > 1:
-        logger.info("Run %d of %d: %s", number, len(runs), paths.root)
-    try:
-        num_tasks = load_run_job(paths).devices.tasks
-        if task.num_tasks > 1 and len(runs) > 1:
-            # A process can join the tasks of one run only.
-            place = replace(task, point=number, launch=f"{task.launch}-{number}")
-            return run_processes(paths, [place], stop=stop)
-        apart = num_tasks > 1 or _needs_own_process(paths, runs)
-        if task.num_tasks == 1 and apart:
-            return run_local_tasks(paths, num_tasks=num_tasks, stop=stop)
-        watch = Stopwatch(age_s=process_age_s() if number == 1 else 0.0)
-        return run_attempt(paths, task=task, watch=watch, stop=stop)
-    except DnnJobError as error:
-        logger.error("%s", error)
-        return error.exit_code
+        plan = plan_here(turns.jobs, turns.needs, task=task)
+        return Lanes(plan, task=task, stop=stop, watcher=LogWatcher()).work(turns)
+    errand = turns.take()
+    if errand is None:
+        return ExitCode.DONE
+    # Imports that submitting does without.
+    from dnnjob.launch.lane import run_point
 
-
-def _needs_own_process(paths: RunPaths, runs: Sequence[RunPaths]) -> bool:
-    """Whether TensorFlow, which takes its devices once a process, must take others for a run."""
-    first, mine = load_run_job(runs[0]).devices, load_run_job(paths).devices
-    # A run that has begun has its threads written down, one that has not may say 0.
-    threads = {first.threads, mine.threads} - {0}
-    return (first.kind, first.precision) != (mine.kind, mine.precision) or len(threads) > 1
+    watch = Stopwatch(age_s=process_age_s())
+    code = run_point(runs[0], task=task, number=0, stop=stop, watch=watch)
+    turns.end(errand, code)
+    return code
 
 
 def _is_taken(paths: RunPaths) -> bool:

@@ -73,8 +73,8 @@ class Dispatch:
         return written
 
     def _start(self, elements: Sequence[Sequence[RunPaths]], plan: QueuePlan) -> list[Submission]:
-        runs = [[str(paths.root) for paths in element] for element in elements]
-        with open_queue(runs, self.profile, plan, folder=self.folder, command=self.command) as pid:
+        runs = [paths for element in elements for paths in element]
+        with open_queue(runs, plan, folder=self.folder, command=self.command) as pid:
             key = process_key(pid)
             return [self._write(element, str(pid), process=key) for element in elements]
 

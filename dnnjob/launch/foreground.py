@@ -19,8 +19,8 @@ from dnnjob.config import (
 )
 from dnnjob.data.sources import peek_columns
 from dnnjob.errors import ExitCode
-from dnnjob.launch.lane import Errand
-from dnnjob.launch.lane_plan import LanePlan, find_needs, plan_here
+from dnnjob.launch.errand import Errand
+from dnnjob.launch.lane_plan import LanePlan, needs_here, plan_here
 from dnnjob.launch.lanes import Lanes, ListedTurns
 from dnnjob.launch.local_tasks import run_local_tasks
 from dnnjob.launch.shared_step import refuse_other_tasks, share_run
@@ -57,11 +57,11 @@ def run_foreground(job_file: Path, overrides: Sequence[str], *, root: Path) -> E
     """
     points = make_points(load_job(job_file, overrides=overrides))
     # Each once: points may be many, and so the files of a table.
-    tables = {point.job.data.model_dump_json(): point.job.data for point in points}
-    num_columns = {key: len(peek_columns(data)) for key, data in tables.items()}
+    for data in {point.job.data.model_dump_json(): point.job.data for point in points}.values():
+        peek_columns(data)
     task = find_task()
     if len(points) > 1:
-        return run_sweep(points, root=root, task=task, num_columns=max(num_columns.values()))
+        return run_sweep(points, root=root, task=task)
     (point,) = points
     paths = _make_run(point, root=root, task=task)
     if task.is_chief:
@@ -72,7 +72,7 @@ def run_foreground(job_file: Path, overrides: Sequence[str], *, root: Path) -> E
     return run_attempt(paths, task=task, watch=watch)
 
 
-def run_sweep(points: Sequence[Point], *, root: Path, task: Task, num_columns: int) -> ExitCode:
+def run_sweep(points: Sequence[Point], *, root: Path, task: Task) -> ExitCode:
     """Runs the points of a sweep side by side, tells their results, and returns the worst code.
 
     A signal ends the sweep: points at work leave a checkpoint, and others are left as cancelled.
@@ -81,10 +81,10 @@ def run_sweep(points: Sequence[Point], *, root: Path, task: Task, num_columns: i
         points: The points.
         root: Folder that holds runs.
         task: Which task of each run this process is.
-        num_columns: Columns of the table, the most where there are several.
     """
-    needs = find_needs([point.job for point in points], num_columns=num_columns)
-    plan = plan_here(needs, stack=max(point.job.devices.stack for point in points), task=task)
+    jobs = [point.job for point in points]
+    needs = needs_here(jobs)
+    plan = plan_here(jobs, needs, task=task)
     points = [_with_stack(point, plan.width) for point in points]
     runs = _make_runs(points, root=root, task=task)
     if task.is_chief:

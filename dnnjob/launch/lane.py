@@ -11,48 +11,20 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import NoReturn, TextIO
 
 from dnnjob.clock import Stopwatch
 from dnnjob.errors import DnnJobError, ExitCode
+from dnnjob.launch.errand import Errand, News
 from dnnjob.launch.local_tasks import COMMAND, run_local_tasks, run_processes
 from dnnjob.launch.own_process import die_with, leave
 from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_age_s
-from dnnjob.runs import Progress, Record, RunPaths, load_run_job
+from dnnjob.runs import Progress, RunPaths, load_run_job
 from dnnjob.streams import guarded_streams, talk_to
 from dnnjob.tasks import StopFlag, Task, find_task
 
 logger = logging.getLogger(__name__)
-
-
-class Errand(Record):
-    """A point that a lane is to run."""
-
-    run: Path
-    """Its run folder."""
-    number: int
-    """Its place in the sweep, from 1."""
-    cores: int = 1
-    """Cores that it keeps busy."""
-    kind: str = ""
-    """What a process takes once: points of another kind need another lane."""
-
-
-class News(Record):
-    """What a lane tells; what it leaves out is no news."""
-
-    code: ExitCode | None = None
-    """How its point has ended."""
-    progress: Progress | None = None
-    """How far its point has come."""
-    steps_per_s: float = 0.0
-    """With it."""
-    trouble: str | None = None
-    """A warning or an error."""
-    level: int = logging.WARNING
-    """Of the trouble."""
 
 
 def run_point(
@@ -64,23 +36,23 @@ def run_point(
     watch: Stopwatch,
     show: Callable[..., object] = lambda *_: None,
 ) -> ExitCode:
-    """Runs one of several runs of this process to its end, as this process's task of it.
+    """Runs a run of this process to its end, as this process's task of it.
 
     Args:
         paths: The run folder.
         task: Which task of each of these runs this process is.
-        number: The place of the run among them, from 1.
+        number: The place of the run among them, from 1; 0 where it is the only one.
         stop: What remembers the signals.
         watch: Started when the run was.
         show: Told how far training has come.
     """
     try:
         num_tasks = load_run_job(paths).devices.tasks
-        if task.num_tasks > 1:
+        if task.num_tasks > 1 and number:
             # A process can join the tasks of one run only.
             place = replace(task, point=number, launch=f"{task.launch}-{number}")
             return run_processes(paths, [place], stop=stop)
-        if num_tasks > 1:
+        if task.num_tasks == 1 and num_tasks > 1:
             return run_local_tasks(paths, num_tasks=num_tasks, stop=stop)
         return run_attempt(paths, task=task, watch=watch, stop=stop, show=show)
     except DnnJobError as error:

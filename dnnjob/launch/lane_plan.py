@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from dnnjob.config import JobConfig, ModelConfig
+from dnnjob.config import DataConfig, JobConfig, ModelConfig
+from dnnjob.data.sources import peek_columns
+from dnnjob.errors import DnnJobError
 from dnnjob.machine import count_cores, memory_limit_bytes, visible_gpus
 from dnnjob.tasks import Task, worthy_threads
 
@@ -95,39 +97,56 @@ def plan_lanes(
         width = min(stack, len(needs))
         return LanePlan(width, max(cores, width * busiest))
     most = cores // min(need.cores for need in needs)
-    room = math.floor(memory_bytes / point_bytes)
-    return LanePlan(max(1, min(len(needs), most, room)), cores)
+    room = memory_bytes // point_bytes
+    return LanePlan(max(1, int(min(len(needs), most, room))), cores)
 
 
-def find_needs(jobs: Sequence[JobConfig], *, num_columns: int) -> list[PointNeeds]:
-    """What each of several jobs takes of this machine.
+def find_needs(jobs: Sequence[JobConfig], *, cores: int, has_gpus: bool) -> list[PointNeeds]:
+    """What each of several jobs takes of a machine.
 
     Args:
         jobs: The jobs.
-        num_columns: Columns of their table.
+        cores: Cores that they share.
+        has_gpus: Whether there are GPUs.
     """
-    cores = count_cores()
-    has_gpus = bool(visible_gpus())
+    num_columns: dict[str, int] = {}
+    for data in (job.data for job in jobs):
+        if (key := data.model_dump_json()) not in num_columns:
+            num_columns[key] = _count_columns(data)
     return [
         PointNeeds.of(
             job,
             cores=cores,
-            num_columns=num_columns,
+            num_columns=num_columns[job.data.model_dump_json()],
             on_gpu=has_gpus and job.devices.kind != "cpu",
         )
         for job in jobs
     ]
 
 
-def plan_here(needs: Sequence[PointNeeds], *, stack: int, task: Task) -> LanePlan:
+def _count_columns(data: DataConfig) -> int:
+    try:
+        return len(peek_columns(data))
+    except DnnJobError:
+        # The runs say what is wrong.
+        return 1
+
+
+def needs_here(jobs: Sequence[JobConfig]) -> list[PointNeeds]:
+    """What each of several jobs takes of this machine."""
+    return find_needs(jobs, cores=count_cores(), has_gpus=bool(visible_gpus()))
+
+
+def plan_here(jobs: Sequence[JobConfig], needs: Sequence[PointNeeds], *, task: Task) -> LanePlan:
     """Lanes for points on this machine: one where this process is one of a run's several tasks.
 
     Args:
+        jobs: The points.
         needs: What each takes.
-        stack: `devices.stack`.
         task: Which task of each run this process is.
     """
     cores = count_cores()
+    stack = max(job.devices.stack for job in jobs)
     if task.num_tasks > 1:
         # Each task comes to the runs in the same order.
         return LanePlan(1, cores)

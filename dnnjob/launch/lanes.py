@@ -17,10 +17,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from dnnjob.errors import ExitCode, StoppedError
-from dnnjob.launch.lane import Errand, News
+from dnnjob.launch.errand import Errand, News
 from dnnjob.launch.lane_plan import LanePlan
 from dnnjob.launch.local_tasks import COMMAND, signals_held_back
 from dnnjob.machine import count_oom_kills
@@ -107,6 +108,7 @@ class Lanes:
         stop: What remembers the signals; a signal is passed on, and no other point is begun.
         watcher: Who is told of the points.
         command: What starts a lane.
+        log: Where what the libraries of the lanes say goes.
     """
 
     plan: LanePlan
@@ -114,6 +116,7 @@ class Lanes:
     stop: StopFlag
     watcher: Watcher
     command: Sequence[str] = _LANE
+    log: Path | None = None
     _lanes: dict[int, _Lane] = field(default_factory=dict)
     _passed_on: bool = False
     _next: Errand | None = None
@@ -256,7 +259,7 @@ class Lanes:
         paths = RunPaths(lane.errand.run)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         state: State = "FAILED"
-        reason: Reason = "vanished"
+        reason: Reason = "vanished" if code < 0 else "error"
         if code == -signal.SIGKILL and count_oom_kills() > lane.oom_kills:
             reason = "out_of_memory"
             how = "was killed while the machine was out of memory"
@@ -264,7 +267,8 @@ class Lanes:
             reason, how = "time_limit", "did not end within the profile's time_limit_min"
         elif self.stop.signal is not None or read_cancel(paths) is not None:
             state, reason = "CANCELLED", "cancelled"
-        error = f"Its process {how}. {quote_command('resume', paths.root)} goes on."
+        see = f" See {self.log}." if self.log else ""
+        error = f"Its process {how}.{see} {quote_command('resume', paths.root)} goes on."
         leave_word(paths, state, reason, error)
         logger.error("%s: %s", paths.root, error)
         if self.stop.signal is not None:
@@ -290,6 +294,23 @@ class Lanes:
                 turns.put_back(self._next)
             for lane in list(self._lanes.values()):
                 self._dismiss(lane)
+
+
+class LogWatcher:
+    """Says in the job's own log what becomes of its runs."""
+
+    def begin(self, errand: Errand) -> None:
+        """A run begins."""
+        logger.info("Run %d: %s", errand.number, errand.run)
+
+    def hear(self, errand: Errand, news: News) -> None:
+        """What the log of the run has not."""
+        if news.trouble is not None:
+            logger.log(news.level, "%s", news.trouble)
+
+    def end(self, errand: Errand, code: ExitCode) -> None:
+        """A run has ended."""
+        logger.info("Run %d ended with exit code %d.", errand.number, code)
 
 
 class ListedTurns:

@@ -19,16 +19,16 @@ def choose_points_per_task(
     chosen: int | None = None,
     seconds_a_point: float | None = None,
     most_tasks: int | None = None,
-    least_tasks: int = 1,
+    width: int = 1,
 ) -> int:
-    """Points that one task runs in turn.
+    """Points that one task runs, so many at a time.
 
     Args:
         num_points: Points of the sweep.
         chosen: What the profile says.
         seconds_a_point: How long one takes, roughly; None if unknown, which counts as long.
         most_tasks: Tasks that may be queued; None for any number.
-        least_tasks: Tasks that there is room for at the same time.
+        width: Points that a task runs side by side.
 
     Raises:
         JobError: If the profile's choice makes more tasks than may be queued.
@@ -42,9 +42,8 @@ def choose_points_per_task(
                 f"Set profile.points_per_task={fewest} or more, or leave it out."
             )
         return chosen
-    enough = 1 if not seconds_a_point else max(1, round(_SECONDS_A_TASK / seconds_a_point))
-    widest = max(1, num_points // least_tasks)
-    return min(num_points, max(fewest, min(enough, widest)))
+    in_turn = 1 if not seconds_a_point else max(1, round(_SECONDS_A_TASK / seconds_a_point))
+    return min(num_points, max(fewest, width * in_turn))
 
 
 def share_out(num_points: int, each: int) -> list[range]:

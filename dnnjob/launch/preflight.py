@@ -19,8 +19,9 @@ from dnnjob.data.source_files import COMPRESSED_SUFFIXES
 from dnnjob.data.sources import hold_table, peek_job
 from dnnjob.errors import JobError, SlurmError
 from dnnjob.launch.job_check import CheckedPoint, PointCheck, check_point, log_point_warnings
+from dnnjob.launch.lane_plan import PointNeeds
 from dnnjob.launch.point_tables import PointTables
-from dnnjob.machine import count_cores, user_name
+from dnnjob.machine import user_name
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +48,25 @@ class Preflight:
     Attributes:
         site: The cluster, None for a local profile or where Slurm does not answer.
         memory_bytes: What a run takes at its peak, None if the table was too large to read.
-        seconds_a_point: How long a run takes, roughly; None likewise.
+        flop: Floating-point operations of each run's training; None likewise.
         most_tasks: Elements that an array may have now; None for any number.
     """
 
     site: slurm.Site | None = None
     memory_bytes: float | None = None
-    seconds_a_point: float | None = None
+    flop: tuple[float, ...] | None = None
     most_tasks: int | None = None
+
+    def seconds_a_point(self, needs: Sequence[PointNeeds]) -> float | None:
+        """How long a run takes at most, roughly; None if unknown.
+
+        Args:
+            needs: The cores of each.
+        """
+        if self.flop is None:
+            return None
+        longest = max(flop / need.cores for flop, need in zip(self.flop, needs, strict=True))
+        return _SECONDS_A_RUN + longest / _FLOP_PER_S_A_CORE
 
 
 def check_before(
@@ -95,7 +107,7 @@ def check_before(
     return Preflight(
         site=site,
         memory_bytes=memory_bytes,
-        seconds_a_point=_estimate_seconds(points, checks, profile),
+        flop=_estimate_flop(checks, profile) if len(checks) == len(points) else None,
         most_tasks=most_tasks,
     )
 
@@ -154,16 +166,12 @@ def _be_modest() -> None:
     pa.set_io_thread_count(THREADS)
 
 
-def _estimate_seconds(
-    points: Sequence[Point], checks: Sequence[PointCheck], profile: ProfileConfig
-) -> float | None:
-    if len(checks) < len(points):
-        return None
-    cores = profile.cpus_per_task or (count_cores() if profile.executor == "local" else 1)
-    rate = _FLOP_PER_S_A_CORE * cores * profile.num_tasks
+def _estimate_flop(checks: Sequence[PointCheck], profile: ProfileConfig) -> tuple[float, ...]:
     # A multiplication and an addition for each weight and row, forwards, and twice that back.
-    work = [6 * c.num_trainable_params * c.num_train_rows * c.epochs for c in checks]
-    return _SECONDS_A_RUN + max(work) / rate
+    return tuple(
+        6.0 * c.num_trainable_params * c.num_train_rows * c.epochs / profile.num_tasks
+        for c in checks
+    )
 
 
 def _doubt_memory(memory_bytes: float | None, profile: ProfileConfig) -> Iterator[str]:

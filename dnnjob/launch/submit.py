@@ -181,13 +181,15 @@ def _submit_sweep(
 def _share(
     jobs: Sequence[JobConfig], profile: ProfileConfig, preflight: Preflight, plan: QueuePlan
 ) -> list[range]:
-    """The points of each task."""
+    """The points of each task: here, one takes them all."""
+    if profile.executor == "local":
+        return [range(len(jobs))]
     each = choose_points_per_task(
         len(jobs),
         chosen=profile.points_per_task,
-        seconds_a_point=preflight.seconds_a_point,
+        seconds_a_point=preflight.seconds_a_point(plan.needs),
         most_tasks=preflight.most_tasks,
-        least_tasks=plan.width if profile.executor == "local" else 1,
+        width=plan.lanes.width,
     )
     return share_out(len(jobs), each)
 
@@ -236,7 +238,9 @@ def _print_plan(
     plan = plan_queue(jobs, profile, memory_bytes=preflight.memory_bytes)
     elements = _share(jobs, profile, preflight, plan)
     if profile.executor == "local":
-        logger.info("%d run(s), %d at a time, by background processes.", len(jobs), plan.width)
+        logger.info(
+            "%d run(s), %d at a time, by background processes.", len(jobs), plan.lanes.width
+        )
         return
     from dnnjob.launch.cluster import make_script
 

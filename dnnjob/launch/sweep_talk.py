@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dnnjob.errors import ExitCode
-from dnnjob.launch.lane import Errand, News
+from dnnjob.launch.errand import Errand, News
 from dnnjob.runs import Progress, RunPaths, read_settled
 
 logger = logging.getLogger(__name__)

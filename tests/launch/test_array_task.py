@@ -1,6 +1,5 @@
 """What a task of a submitted job leaves alone, and what it does."""
 
-import os
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,8 +12,8 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 
 from dnnjob.config import load_job
 from dnnjob.errors import ExitCode
-from dnnjob.launch import array_task
-from dnnjob.launch.array_task import ArrayTask, work_through
+from dnnjob.launch import array_task, outcome
+from dnnjob.launch.array_task import ArrayTask, ElementTurns, work_through
 from dnnjob.runs import (
     Attempt,
     Cancel,
@@ -30,7 +29,7 @@ from dnnjob.runs import (
     write_cancel,
     write_status,
 )
-from dnnjob.tasks import StopFlag
+from dnnjob.tasks import StopFlag, Task
 from tests.conftest import WriteJob
 from tests.launch.watch.made import send
 
@@ -59,10 +58,14 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
     """Takes the place of running: the codes that runs shall end with, and those that ran."""
     codes: dict[RunPaths, ExitCode] = {}
 
-    def run(paths: RunPaths, *_: object, **__: object) -> ExitCode:
-        return codes.setdefault(paths, ExitCode.DONE)
+    def run(turns: ElementTurns, *_: object, **__: object) -> ExitCode:
+        ended = [ExitCode.DONE]
+        while ExitCode.CONTINUE not in ended and (errand := turns.take()) is not None:
+            ended.append(codes.setdefault(RunPaths(errand.run), ExitCode.DONE))
+            turns.end(errand, ended[-1])
+        return ended[-1] if ExitCode.CONTINUE in ended else max(ended)
 
-    monkeypatch.setattr(array_task, "_run", run)
+    monkeypatch.setattr(array_task, "_work", run)
     return codes
 
 
@@ -156,23 +159,24 @@ def test_a_run_that_was_killed_for_its_memory_is_not_begun_again(make: Make, ran
 
 
 @pytest.mark.usefixtures("restarted")
-def test_the_batch_script_can_read_which_run_the_task_is_at(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = make("CREATED"), make("CREATED")
-    turns = []
-    for paths in (first, second):
+def test_the_batch_script_can_read_how_many_runs_still_wait(make: Make) -> None:
+    runs = [make("CREATED") for _ in range(3)]
+    for paths in runs:
         send(paths, "7", sent_s=60, folder="../submission")
+    file = runs[0].root.parent / "submission" / "7_1_turn.txt"
+    turns, told = ElementTurns(runs, task=Task()), []
 
-    def run(paths: RunPaths, *_: object, **__: object) -> ExitCode:
-        turns.append((paths.root.parent / "submission" / "7_1_turn.txt").read_text())
-        return ExitCode.CONTINUE if paths == second else ExitCode.FAILED
+    first, second = turns.take(), turns.take()
+    assert first is not None
+    assert second is not None
+    told.append(file.read_text())
+    # One is still at work: that the other has ended is no end of the task.
+    turns.end(first, ExitCode.FAILED)
+    told.append(file.read_text())
+    turns.end(second, ExitCode.CONTINUE)
+    told.append(file.read_text())
 
-    monkeypatch.setattr(array_task, "_run", run)
-    work([first, second])
-
-    last = (first.root.parent / "submission" / "7_1_turn.txt").read_text()
-    assert [*turns, last] == ["1 2\n", "2 2\n", "2 2 75\n"]
+    assert told == ["2 3\n", "2 3\n", "2 3 75\n"]
 
 
 @pytest.mark.parametrize("limit_min", [2, 600])
@@ -218,36 +222,32 @@ def test_a_run_that_is_to_go_on_ends_the_task(make: Make, ran: Ran) -> None:
     assert list(ran) == [first]
 
 
-def test_a_signal_ends_the_task_but_a_wish_to_cancel_one_run_does_not(make: Make, ran: Ran) -> None:
-    first, second, third = make("CREATED"), make("CREATED"), make("CREATED")
-    ran[first] = ran[second] = ExitCode.TERMINATED
+def test_a_run_that_was_cancelled_before_it_began_never_begins(make: Make, ran: Ran) -> None:
+    first, second = make("CREATED"), make("CREATED")
     write_cancel(first, Cancel())
 
-    # The wish is there before the run: it never begins.
-    assert work([first, second, third]) is ExitCode.TERMINATED
+    assert work([first, second]) is ExitCode.TERMINATED
     assert read_settled(first).state == "CANCELLED"
-    assert list(ran) == [first, second]
+    assert list(ran) == [second]
 
 
-def test_the_stop_of_a_cancelled_run_is_forgotten_for_the_next(
+@pytest.mark.usefixtures("restarted")
+def test_a_signal_between_two_runs_has_the_job_go_on_later(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = make("CREATED"), make("CREATED")
-    stop, seen = StopFlag(), []
+    stop, runs = StopFlag(), [make("CREATED"), make("CREATED")]
+    for paths in runs:
+        send(paths, "7", sent_s=60)
+    monkeypatch.setattr(outcome, "find_fate", lambda *_: "preempted")
 
-    def run(paths: RunPaths, *_: object, **__: object) -> ExitCode:
-        seen.append(stop.signal)
-        if paths == second:
-            return ExitCode.DONE
-        write_cancel(paths, Cancel())
-        os.kill(os.getpid(), 15)
+    def run(turns: ElementTurns, *_: object, **__: object) -> ExitCode:
+        turns.take()
+        stop.want(signal.SIGTERM)
         return ExitCode.TERMINATED
 
-    monkeypatch.setattr(array_task, "_run", run)
-    with stop.listening():
-        work_through([first, second], stop=stop)
+    monkeypatch.setattr(array_task, "_work", run)
 
-    assert seen == [None, None]
+    assert work_through(runs, stop=stop) is ExitCode.CONTINUE
 
 
 def test_words_in_the_call_of_a_job_that_version_0_1_queued_are_heeded(

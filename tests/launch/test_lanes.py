@@ -13,7 +13,7 @@ import pytest
 from dnnjob.config import load_job
 from dnnjob.errors import ExitCode
 from dnnjob.launch import lanes as lanes_module
-from dnnjob.launch.lane import Errand, News
+from dnnjob.launch.errand import Errand, News
 from dnnjob.launch.lane_plan import LanePlan, PointNeeds, plan_lanes
 from dnnjob.launch.lanes import Lanes, ListedTurns
 from dnnjob.runs import Cancel, RunPaths, create_run, read_settled, write_cancel

@@ -17,6 +17,7 @@ from dnnjob.runs import (
     RunPaths,
     SweepPaths,
     create_run,
+    latest_attempt,
     read_settled,
     read_submission,
     read_sweep,
@@ -45,20 +46,19 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_jobs", "memory", "profile", "width", "threads"),
+    ("num_jobs", "memory", "profile", "width", "cores"),
     [
         # One run takes what there is, by itself.
-        (1, GIB, {}, 1, 0),
-        (1, GIB, {"cpus_per_task": 2}, 1, 2),
-        # One thread each, where there are as many points as cores.
+        (1, GIB, {}, 1, 8),
+        (1, GIB, {"cpus_per_task": 2}, 1, 8),
+        # One thread each: a small step is worth no more.
         (20, GIB, {}, 8, 1),
-        (8, GIB, {}, 8, 1),
-        (3, GIB, {}, 3, 2),
-        (20, 5 * GIB, {}, 3, 2),
+        (3, GIB, {}, 3, 1),
+        (20, 5 * GIB, {}, 3, 1),
         (20, None, {}, 8, 1),
-        (20, 99 * GIB, {}, 1, 8),
-        (20, GIB, {"memory_gb": 8}, 2, 4),
-        (20, GIB, {"array_parallelism": 2}, 2, 4),
+        (20, 99 * GIB, {}, 1, 1),
+        (20, GIB, {"memory_gb": 8}, 2, 1),
+        (20, GIB, {"array_parallelism": 2}, 2, 1),
         (20, GIB, {"cpus_per_task": 4}, 2, 4),
     ],
 )
@@ -68,12 +68,15 @@ def test_as_many_runs_go_at_a_time_as_fit(
     memory: float | None,
     profile: dict[str, int],
     width: int,
-    threads: int,
+    cores: int,
 ) -> None:
     plan = plan_queue([job] * num_jobs, local(**profile), memory_bytes=memory)
 
-    assert (plan.width, plan.threads, len(plan.gpus)) == (width, threads, width)
-    assert plan.fit(job).devices.threads == threads
+    assert plan.lanes.width == width
+    assert {need.cores for need in plan.needs} == {cores}
+    devices = plan.fit(job).devices
+    assert devices.threads == profile.get("cpus_per_task", 0)
+    assert devices.stack == (width if num_jobs > 1 else 0)
 
 
 def test_threads_that_a_job_names_are_left_to_it(write_job: WriteJob) -> None:
@@ -81,8 +84,33 @@ def test_threads_that_a_job_names_are_left_to_it(write_job: WriteJob) -> None:
 
     plan = plan_queue([job] * 20, local(), memory_bytes=None)
 
-    assert plan.width == 2
+    assert plan.lanes.width == 2
     assert plan.fit(job).devices.threads == 3
+
+
+def test_a_job_says_how_many_go_side_by_side(write_job: WriteJob) -> None:
+    job = load_job(write_job(devices={"threads": 0, "stack": 12}))
+
+    assert plan_queue([job] * 20, local(), memory_bytes=None).lanes.width == 12
+
+
+@pytest.mark.parametrize(
+    ("profile", "width"),
+    [
+        ({"cpus_per_task": 16}, 16),
+        ({"cpus_per_task": 16, "memory_gb": 4}, 4),
+        ({}, 1),
+        ({"cpus_per_task": 16, "gpus_per_node": 1}, 1),
+        ({"cpus_per_task": 16, "nodes": 2}, 1),
+    ],
+)
+def test_an_element_of_an_array_runs_as_many_as_its_cores_and_memory_hold(
+    write_job: WriteJob, profile: dict[str, int], width: int
+) -> None:
+    job = load_job(write_job(devices={"threads": 0, "kind": "auto"}))
+    asked = resolve_profile({"executor": "slurm", "time_limit_min": 60, **profile}, origin="test")
+
+    assert plan_queue([job] * 20, asked, memory_bytes=GIB).lanes.width == width
 
 
 @pytest.mark.parametrize(
@@ -105,7 +133,7 @@ def test_each_place_has_gpus_of_its_own(
     monkeypatch.setattr(local_queue, "visible_gpus", lambda: ("GPU-a", "GPU-b", "GPU-c"))
     job = load_job(write_job(devices={"kind": "auto", "threads": 0}))
 
-    assert plan_queue([job] * num_jobs, local(**profile), memory_bytes=None).gpus == gpus
+    assert plan_queue([job] * num_jobs, local(**profile), memory_bytes=None).lanes.gpus == gpus
 
 
 def test_nothing_runs_whose_files_could_not_be_written(job: JobConfig, tmp_path: Path) -> None:
@@ -113,9 +141,7 @@ def test_nothing_runs_whose_files_could_not_be_written(job: JobConfig, tmp_path:
     plan = plan_queue([job], local(), memory_bytes=None)
 
     def write() -> int:
-        with open_queue(
-            [[str(paths.root)]], local(), plan, folder=paths.submission_folder, command="dnnjob"
-        ) as pid:
+        with open_queue([paths], plan, folder=paths.submission_folder, command="dnnjob") as pid:
             os.kill(pid, 0)
             raise OSError("disk full")
         return pid
@@ -124,7 +150,7 @@ def test_nothing_runs_whose_files_could_not_be_written(job: JobConfig, tmp_path:
         write()
     time.sleep(1)
     assert read_settled(paths).state == "CREATED"
-    assert not list(paths.submission_folder.glob("*_submitted.pkl"))
+    assert latest_attempt(paths) == 0
 
 
 def submit(dnnjob: Command, job: Path, folder: Path, *words: str) -> Path:
@@ -194,7 +220,7 @@ def test_a_sweep_shares_imports_and_loses_no_point_to_one_that_fails(
 ) -> None:
     job = write_job(sweep={"train.learning_rate": [0.01, 1e9, 0.02, 0.03]})
 
-    sweep = SweepPaths(submit(dnnjob, job, tmp_path, "profile.points_per_task=4"))
+    sweep = SweepPaths(submit(dnnjob, job, tmp_path, "devices.stack=1"))
 
     runs = [sweep.run(point) for point in read_sweep(sweep).points]
     for paths in runs:
@@ -206,7 +232,6 @@ def test_a_sweep_shares_imports_and_loses_no_point_to_one_that_fails(
         "COMPLETED",
     ]
     assert read_settled(runs[1]).reason == "nan"
-    # One process after the other, or the same: here the same.
     assert len({read_settled(paths).attempts[0].pid for paths in runs}) == 1
     wait_for_pool(runs[0])
 
@@ -216,7 +241,7 @@ def test_a_wish_to_cancel_ends_one_point_and_the_others_go_on(
     write_job: WriteJob, dnnjob: Command, tmp_path: Path
 ) -> None:
     job = write_job(sweep={"train.epochs": [10_000_000, 5, 6]})
-    sweep = SweepPaths(submit(dnnjob, job, tmp_path, "profile.points_per_task=3"))
+    sweep = SweepPaths(submit(dnnjob, job, tmp_path, "devices.stack=1"))
     long, second, third = (sweep.run(point) for point in read_sweep(sweep).points)
 
     write_cancel(third, Cancel())
@@ -235,9 +260,7 @@ def test_the_background_process_passes_a_signal_on_and_starts_nothing_more(
     write_job: WriteJob, dnnjob: Command, tmp_path: Path
 ) -> None:
     job = write_job(sweep={"train.epochs": [10_000_000, 10_000_001, 10_000_002]})
-    sweep = SweepPaths(
-        submit(dnnjob, job, tmp_path, "profile.points_per_task=1", "profile.array_parallelism=1")
-    )
+    sweep = SweepPaths(submit(dnnjob, job, tmp_path, "profile.array_parallelism=1"))
     runs = [sweep.run(point) for point in read_sweep(sweep).points]
     submission = read_submission(runs[0])
     assert submission is not None
@@ -261,8 +284,10 @@ def test_setup_lines_come_first_and_one_that_fails_ends_the_run(
     paths = RunPaths(submit(dnnjob, write_job(), tmp_path, words))
 
     wait_for(paths, "FAILED")
-    log = Path(str(read_settled(paths).error).removesuffix(".").partition("See ")[2])
-    assert log.read_text() == "here\n"
+    error = str(read_settled(paths).error)
+    log = Path(error.partition("See ")[2].partition(". `")[0])
+    assert "ended with exit code 1" in error
+    assert "here\n" in log.read_text()
 
 
 @pytest.mark.long

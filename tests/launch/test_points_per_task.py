@@ -15,9 +15,10 @@ from dnnjob.launch.points_per_task import choose_points_per_task, share_out
         (20, {"seconds_a_point": 1.0}, 20),
         (500, {"seconds_a_point": 3600.0, "most_tasks": 50}, 10),
         (501, {"seconds_a_point": 3600.0, "most_tasks": 50}, 11),
-        # Room for two at a time is used, though one task could do all within ten minutes.
-        (20, {"seconds_a_point": 1.0, "least_tasks": 2}, 10),
-        (3, {"seconds_a_point": 1.0, "least_tasks": 8}, 1),
+        # Two at a time do twice as many in ten minutes, and long ones fill the cores.
+        (60, {"seconds_a_point": 60.0, "width": 2}, 20),
+        (60, {"seconds_a_point": 3600.0, "width": 16}, 16),
+        (3, {"seconds_a_point": 3600.0, "width": 8}, 3),
         (20, {"chosen": 7, "seconds_a_point": 1.0}, 7),
     ],
 )

@@ -12,8 +12,11 @@ from dnnjob import slurm
 from dnnjob.config import ProfileConfig, load_job, make_points, resolve_profile
 from dnnjob.errors import DataError, JobError
 from dnnjob.launch import preflight as preflight_module
+from dnnjob.launch.lane_plan import PointNeeds
 from dnnjob.launch.preflight import Preflight, check_before
 from tests.conftest import WriteJob, make_frame
+
+ONE_CORE = [PointNeeds(cores=1, kind="")]
 
 
 def local(**values: object) -> ProfileConfig:
@@ -33,15 +36,16 @@ def test_a_small_table_tells_memory_and_time(write_job: WriteJob) -> None:
 
     assert preflight.memory_bytes is not None
     assert 5e8 < preflight.memory_bytes < 2e9
-    assert preflight.seconds_a_point is not None
-    assert 1 < preflight.seconds_a_point < 60
+    seconds = preflight.seconds_a_point(ONE_CORE)
+    assert seconds is not None
+    assert 1 < seconds < 60
     assert preflight.most_tasks is None
 
 
 def test_more_work_is_reckoned_to_take_longer(write_job: WriteJob) -> None:
-    brief = check(write_job(), local()).seconds_a_point
+    brief = check(write_job(), local()).seconds_a_point(ONE_CORE)
     wide = write_job(model={"hidden_units": [2000, 2000]}, train={"epochs": 1000})
-    long = check(wide, local()).seconds_a_point
+    long = check(wide, local()).seconds_a_point(ONE_CORE)
 
     assert brief is not None
     assert long is not None

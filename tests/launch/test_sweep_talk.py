@@ -7,7 +7,7 @@ import pytest
 
 from dnnjob.config import load_job
 from dnnjob.errors import ExitCode
-from dnnjob.launch.lane import Errand, News
+from dnnjob.launch.errand import Errand, News
 from dnnjob.launch.sweep_talk import SweepTalk
 from dnnjob.runs import Progress, RunPaths, Status, create_run, write_status
 from tests.conftest import WriteJob

@@ -22,7 +22,6 @@ from dnnjob.streams import is_unread
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 16
-_STARTED = re.compile(r"Process (?P<process>\w+): ")
 _ATTEMPT = re.compile(r"^attempt-(?P<attempt>\d+)-task-(?P<rank>\d+)\.log$")
 
 
@@ -122,20 +121,12 @@ def find_outputs(paths: RunPaths, *, rank: int) -> list[Path]:
     if sent is None:
         return []
     folder = Path(os.path.normpath(paths.root / sent.folder))
-    job_id = sent.job_id if sent.executor == "slurm" else _find_process(folder / "pool.log", paths)
-    names = sorted(name for name in _names(folder) if name.startswith(f"{job_id}_{rank}_log."))
+    if sent.executor == "local":
+        pool = folder / "pool.log"
+        return [pool] if pool.is_file() else []
+    start = f"{sent.job_id}_{rank}_log."
+    names = sorted(name for name in _names(folder) if name.startswith(start))
     return [folder / name for name in names if (folder / name).stat().st_size]
-
-
-def _find_process(pool_log: Path, paths: RunPaths) -> str | None:
-    """The last process that the background's pool has started for a run."""
-    try:
-        lines = pool_log.read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    # A list of folders, as JSON.
-    found = [_STARTED.search(line) for line in lines if f'/{paths.run_id}"' in line]
-    return next((one["process"] for one in reversed(found) if one), None)
 
 
 def _follow(paths: RunPaths, tail: Tail) -> None:

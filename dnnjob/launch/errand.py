@@ -1,0 +1,38 @@
+"""What a lane is told, a point to run, and what it tells of it; a line of JSON each.
+
+line = Errand(run=paths.root, number=3).model_dump_json()
+"""
+
+import logging
+from pathlib import Path
+
+from dnnjob.errors import ExitCode
+from dnnjob.runs import Progress, Record
+
+
+class Errand(Record):
+    """A point that a lane is to run."""
+
+    run: Path
+    """Its run folder."""
+    number: int
+    """Its place in the sweep, from 1."""
+    cores: int = 1
+    """Cores that it keeps busy."""
+    kind: str = ""
+    """What a process takes once: points of another kind need another lane."""
+
+
+class News(Record):
+    """What a lane tells; what it leaves out is no news."""
+
+    code: ExitCode | None = None
+    """How its point has ended."""
+    progress: Progress | None = None
+    """How far its point has come."""
+    steps_per_s: float = 0.0
+    """With it."""
+    trouble: str | None = None
+    """A warning or an error."""
+    level: int = logging.WARNING
+    """Of the trouble."""
