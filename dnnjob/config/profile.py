@@ -98,7 +98,7 @@ class ProfileConfig(Section):
     array_parallelism: Count = 256
     """Tasks of a sweep that run at the same time, at most."""
     points_per_task: Count | None = None
-    """Points of a sweep that one task runs in turn, sharing imports and compilation. Default:
+    """Points of a sweep that one task runs, side by side as its cores allow. Default:
     enough for ten minutes' work, and for the cluster's limits on jobs to hold."""
     max_requeues: Annotated[int, Field(ge=0)] = 50
     """How often Slurm may queue a run anew before it is given up."""
