@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from dnnjob.config import JobConfig, load_job, make_job, to_toml
 from dnnjob.errors import ExitCode, JobError, NonFiniteError, PeerLostError
@@ -181,6 +181,29 @@ class Run:
             frame = _to_frame(pq.read_table(out))
         index = getattr(table, "index", None)
         return frame if index is None or callable(index) else frame.set_axis(index)
+
+    def export(self, to: Literal["saved-model", "keras"], out: Path_) -> Path:
+        """Writes the model for programs that know nothing of dnnjob; where.
+
+        Args:
+            to: `saved-model`, which takes raw columns by name and gives `y_pred`, or `keras`.
+            out: A new folder for a SavedModel, or a `.keras` file.
+
+        Raises:
+            JobError: If the run has no model, or `out` cannot be.
+            MissingError: If it cannot be written.
+        """
+        with speaking_python(aloud=True) as talk:
+            ended = do_apart(
+                "export",
+                command=["export", str(self.path), "--to", to, "--out", str(out)],
+                listener=talk,
+                run=str(self.path),
+                to=to,
+                out=str(out),
+            )
+            _raise_fault(ended)
+        return Path(out)
 
     def wait(self) -> ExitCode:
         """Waits until it has ended; DONE, FAILED or, of a cancelled one, TERMINATED."""

@@ -366,6 +366,32 @@ def predict(
     excuse_stdout()
 
 
+@app.command()
+def export(
+    run: RunFolder,
+    to: Annotated[
+        Literal["saved-model", "keras"],
+        typer.Option(metavar="FORMAT", help="saved-model (for TensorFlow's servers) or keras."),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="PLACE", help="A new folder, or a .keras file to write.")
+    ],
+) -> None:
+    """Write the model of a finished run for programs that know nothing of dnnjob.
+
+    A SavedModel takes raw columns by name and gives y_pred in target units, as `dnnjob predict`
+    does; its columns.json has the signature's name of each column.
+
+    \b
+      dnnjob export runs/houses/20261123-101500-3f9a1c --to saved-model --out served/houses
+    """
+    from dnnjob.export import export_model
+
+    export_model(run, to=to, out=out)
+    typer.echo(out)
+    excuse_stdout()
+
+
 @app.command(cls=_KeyedCommand)
 def validate(job: JobFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a job would do, without doing it.

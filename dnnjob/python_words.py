@@ -11,7 +11,7 @@ from collections.abc import Sequence
 # Of options that a function takes under the same name.
 _OPTIONS = ("root", "where", "by", "sort", "metric", "profile", "keep", "task", "out")
 _SWITCHES = ("force", "here")
-_OF_A_RUN = ("status", "logs", "cancel", "wait", "resume", "predict")
+_OF_A_RUN = ("status", "logs", "cancel", "wait", "resume", "predict", "export")
 _FUNCTIONS = ("run", "submit", "collect", "compare", "best")
 
 _COMMAND = re.compile(r"`dnnjob (?P<verb>[a-z]+)(?P<rest>(?: [^`]*)?)`")

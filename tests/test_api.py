@@ -46,6 +46,7 @@ frame: pd.DataFrame = run.predict(run.predictions(), keep=["a"])
 history: pd.DataFrame = run.history()
 paths: list[str] = [str(path) for path in run.plots.values()]
 model = run.model()
+served: object = run.export("saved-model", "served")
 if isinstance(sent, dnnjob.Sweep):
     points: tuple[dnnjob.Run, ...] = sent.runs
     seen: pd.DataFrame = sent.status()

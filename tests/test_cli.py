@@ -18,7 +18,7 @@ from tests.conftest import CHECKOUT, Command, Golden, WriteJob, command_line, ma
 
 VERBS = (
     "run", "submit", "resume", "status", "logs", "cancel", "wait", "clean",
-    "predict", "validate", "doctor", "init", "collect", "best", "compare", "schema",
+    "predict", "export", "validate", "doctor", "init", "collect", "best", "compare", "schema",
 )  # fmt: skip
 JOBS = sorted((CHECKOUT / "jobs").glob("*.toml"))
 

@@ -88,7 +88,7 @@ def do_apart(verb: str, *, command: Sequence[str], listener: Listener, **argumen
     checkpoint; a second one kills it. It ends by itself, with a checkpoint, if this process does.
 
     Args:
-        verb: `run`, `submit`, `resume` or `predict`.
+        verb: `run`, `submit`, `resume`, `predict` or `export`.
         command: The equivalent words of a command line, which the run's report names.
         listener: Hears what is said meanwhile.
         arguments: Of the verb, as JSON takes them.

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dnnjob.errors import DnnJobError, ExitCode, explain_os_error
 from dnnjob.launch.own_process import die_with, leave
@@ -88,11 +88,19 @@ def _predict(run: str, data: str, out: str, keep: Sequence[str]) -> ExitCode:
     return ExitCode.DONE
 
 
+def _export(run: str, to: Literal["saved-model", "keras"], out: str) -> ExitCode:
+    from dnnjob.export import export_model
+
+    export_model(Path(run), to=to, out=Path(out))
+    return ExitCode.DONE
+
+
 _VERBS: Mapping[str, Callable[..., ExitCode]] = {
     "run": _run,
     "submit": _submit,
     "resume": _resume,
     "predict": _predict,
+    "export": _export,
 }
 
 if __name__ == "__main__":
