@@ -6,6 +6,7 @@ crew, attempt = follow_crew(task, paths, read_devices=..., stop=stop)         # 
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -24,8 +25,10 @@ from dnnjob.tasks.rendezvous import (
     introduce,
     leave_secret,
     meet,
+    publish,
     reachable,
     read_secret,
+    with_addresses,
 )
 from dnnjob.tasks.stop import StopFlag
 from dnnjob.tasks.task import Task
@@ -34,6 +37,8 @@ _ANSWER_S = 5.0
 # Callers that have not proved themselves yet; a task of the run does so within milliseconds.
 _MOST_UNKNOWN = 64
 _NAP_S = 0.02
+# A chief that has left its address listens already.
+_UNREACHED_S = 40.0
 
 
 def lead_crew(
@@ -96,6 +101,7 @@ def follow_crew(
         undo.callback(held.release)
         me = introduce(task, port=held.port)
         peers = meet(paths.attempts / str(attempt), me, num_tasks=task.num_tasks, waiting=waiting)
+        peers = _hear_addresses(line, peers, wait_s)
         undo.pop_all()
     crew = FollowerCrew(
         task, peers, {0: line}, stop=stop, held=held, hang_timeout_s=devices.hang_timeout_s
@@ -104,7 +110,13 @@ def follow_crew(
 
 
 def _find_chief(task: Task, paths: RunPaths, waiting: Waiting) -> tuple[Line, int]:
+    """A line to the chief, and the attempt that it claimed.
+
+    Raises:
+        PeerLostError: If it leaves no address, or is not reached at what it left.
+    """
     me = introduce(task, port=0)
+    refused_since: float | None = None
     for _ in waiting.looks():
         found = find_chief(paths, task.launch)
         if found is None:
@@ -113,23 +125,48 @@ def _find_chief(task: Task, paths: RunPaths, waiting: Waiting) -> tuple[Line, in
         secret = read_secret(paths.secret(attempt))
         if secret is not None and (line := _call(chief, me, secret)) is not None:
             return line, attempt
+        refused_since = refused_since or time.monotonic()
+        if time.monotonic() - refused_since > _UNREACHED_S:
+            tried = ", ".join(f"{one}:{chief.talk_port}" for one in _addresses(chief, me))
+            error = (
+                f"Each task calls the chief, but from {me.host} {chief} is not reached at {tried}. "
+                "Look whether a firewall stands between the nodes, and set devices.port_range."
+            )
+            publish(paths.attempts / str(attempt), me.model_copy(update={"error": error}))
+            raise PeerLostError(error)
     raise PeerLostError(
         f"A run of {task.num_tasks} tasks begins with the chief, but task 0 left no address under "
-        f"{paths.attempts} within {waiting.limit_s:.0f} s, or did not answer there. Look at its "
-        f"log in {paths.logs}."
+        f"{paths.attempts} within {waiting.limit_s:.0f} s. Look at its log in {paths.logs}."
     )
 
 
 def _call(chief: Peer, me: Peer, secret: bytes) -> Line | None:
     """A line to the chief; None where an address is a leftover that nobody answers."""
-    try:
-        address = reachable(chief, of=me)
-        line = call(address, chief.talk_port, secret=secret, timeout_s=_ANSWER_S)
-        if line is not None:
-            line.send({"rank": me.rank})
-    except OSError:
-        return None
-    return line
+    for address in _addresses(chief, me):
+        with suppress(OSError):
+            line = call(address, chief.talk_port, secret=secret, timeout_s=_ANSWER_S)
+            if line is not None:
+                line.send({"rank": me.rank})
+                return line
+    return None
+
+
+def _addresses(chief: Peer, me: Peer) -> tuple[str, ...]:
+    near = reachable(chief, of=me)
+    return (near,) if near != chief.address else chief.addresses or (near,)
+
+
+def _hear_addresses(line: Line, peers: tuple[Peer, ...], wait_s: float) -> tuple[Peer, ...]:
+    """The tasks, with the addresses at which the chief and its callers met.
+
+    Raises:
+        PeerLostError: If the chief ends before it has told them.
+    """
+    told = line.receive_within(wait_s)
+    if told is None:
+        raise PeerLostError(f"{peers[0]} ended before all tasks had come.")
+    proven = {int(rank): address for rank, address in told["addresses"].items()}
+    return with_addresses(peers, proven | {0: line.address})
 
 
 @dataclass
@@ -213,7 +250,13 @@ def _receive(
         threading.Thread(target=visitors.welcome, daemon=True).start()
         folder = paths.attempts / str(attempt)
         peers = meet(folder, me, num_tasks=visitors.task.num_tasks, waiting=waiting)
-        return visitors.wait(waiting, peers), peers
+        lines = visitors.wait(waiting, peers)
+        proven = {rank: line.address for rank, line in lines.items()}
+        for line in lines.values():
+            # Who is gone is noticed where the line is listened to.
+            with suppress(OSError):
+                line.send({"addresses": proven})
+        return lines, with_addresses(peers, proven)
     finally:
         visitors.close()
         # Nobody needs it once all tasks have called.

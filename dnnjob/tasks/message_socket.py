@@ -48,6 +48,11 @@ class Line:
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_S * 1000
             )
 
+    @property
+    def address(self) -> str:
+        """The other side's address, as it is seen from here."""
+        return str(self._connection.getpeername()[0])
+
     def send(self, message: dict[str, Any]) -> None:
         """Sends a message.
 

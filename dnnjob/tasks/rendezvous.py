@@ -5,11 +5,13 @@ me = introduce(task, port=held.port)
 peers = meet(paths.attempts / "1", me, num_tasks=2, waiting=waiting)
 """
 
+import fcntl
 import os
 import secrets
 import socket
+import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,8 @@ from dnnjob.tasks.task import Task
 WAIT_S = 300.0
 _LOOPBACK = "127.0.0.1"
 _LONGEST_NAP_S = 1.0
+# The request of Linux for the address of an interface.
+_SIOCGIFADDR = 0x8915
 
 
 class Peer(Record):
@@ -37,6 +41,9 @@ class Peer(Record):
     network: str
     """Equal for tasks that reach each other on the loopback address."""
     address: str
+    """Where others reach it: a guess, until it has called or was called."""
+    addresses: tuple[str, ...] = ()
+    """All that it has, the best guess first."""
     port: int
     """Where TensorFlow will listen."""
     talk_port: int = 0
@@ -45,6 +52,8 @@ class Peer(Record):
     """Ids of the GPUs that it may use."""
     present: tuple[str, ...] = ()
     """What tells the GPUs that it reaches from others."""
+    error: str = ""
+    """Why it cannot take part: said here, where it does not reach the chief itself."""
 
     def __str__(self) -> str:
         return f"task {self.rank} on {self.host} (process {self.pid})"
@@ -127,13 +136,15 @@ def looks(limit_s: float) -> Iterator[None]:
 
 def introduce(task: Task, *, port: int, talk_port: int = 0) -> Peer:
     """This process as the other tasks are to know it."""
+    addresses = _own_addresses()
     return Peer(
         rank=task.rank,
         launch=task.launch,
         host=socket.gethostname(),
         pid=os.getpid(),
         network=network_key(),
-        address=_own_address(),
+        address=addresses[0],
+        addresses=addresses,
         port=port,
         talk_port=talk_port,
         gpus=visible_gpus(),
@@ -186,12 +197,15 @@ def meet(folder: Path, me: Peer, *, num_tasks: int, waiting: Waiting) -> tuple[P
     """All tasks of the attempt, by rank, once each has left its address.
 
     Raises:
-        PeerLostError: If some do not come in time; they are named.
+        PeerLostError: If some do not come in time, or say that they cannot; they are named.
     """
     publish(folder, me)
     peers: dict[int, Peer] = {}
     for _ in waiting.looks():
         peers = read_peers(folder)
+        for peer in peers.values():
+            if peer.error and peer.rank != me.rank:
+                raise PeerLostError(peer.error)
         if len(peers) == num_tasks:
             return tuple(peers[rank] for rank in range(num_tasks))
     missing = [str(rank) for rank in range(num_tasks) if rank not in peers]
@@ -233,6 +247,24 @@ def reachable(peer: Peer, *, of: Peer) -> str:
     return _LOOPBACK if peer.network == of.network else peer.address
 
 
+def with_addresses(peers: Sequence[Peer], proven: Mapping[int, str]) -> tuple[Peer, ...]:
+    """The tasks, with the addresses at which those of each machine were reached.
+
+    Args:
+        peers: All tasks, by rank.
+        proven: Addresses that a connection was made from or to, by rank.
+    """
+    by_network = {
+        peers[rank].network: address
+        for rank, address in proven.items()
+        if not address.startswith("127.")
+    }
+    return tuple(
+        peer.model_copy(update={"address": by_network.get(peer.network, peer.address)})
+        for peer in peers
+    )
+
+
 def _numbers(folder: Path) -> list[int]:
     return [int(name) for name in fresh_names(folder) if name.isdecimal()]
 
@@ -241,16 +273,31 @@ def _file_of(folder: Path, rank: int) -> Path:
     return folder / f"task-{rank}.json"
 
 
-def _own_address() -> str:
-    """An address of this machine that others reach; the loopback address where it has no other."""
+def _own_addresses() -> tuple[str, ...]:
+    """Addresses of this machine; the loopback address where it has no other.
+
+    Which of several leads to the others is found by trying: names may not resolve or mean a network
+    of their own, and there may be no default route.
+    """
+    found: list[str] = []
     with suppress(OSError):
-        found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
-        for address in (str(entry[4][0]) for entry in found):
-            if not address.startswith("127."):
-                return address
-    # Debian maps a machine's own name to 127.0.1.1; the default route knows better. Connecting a
-    # datagram socket sends nothing.
+        named = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
+        found += [str(entry[4][0]) for entry in named]
+    # Connecting a datagram socket sends nothing.
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))
-        return str(probe.getsockname()[0])
-    return _LOOPBACK
+        found.append(str(probe.getsockname()[0]))
+    found += _interface_addresses()
+    # Debian maps a machine's own name to 127.0.1.1.
+    return tuple(dict.fromkeys(one for one in found if not one.startswith("127."))) or (_LOOPBACK,)
+
+
+def _interface_addresses() -> list[str]:
+    found = []
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):
+                request = struct.pack("256s", name.encode()[:15])
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+                found.append(socket.inet_ntoa(answer[20:24]))
+    return found

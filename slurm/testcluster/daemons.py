@@ -9,11 +9,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from network import read_network
 from settings import Layout, Options, read_setting, user_name
 
 PACKAGES = {
@@ -39,6 +41,12 @@ def start_daemons(layout: Layout, options: Options) -> None:
         ClusterError: If a daemon is missing or does not come up.
     """
     _require(["munged", "slurmctld", "slurmd", "sbatch"])
+    if options.network:
+        options.network.prepare()
+        switch = str(Path(__file__).with_name("switch.py"))
+        _start(layout, sys.executable, switch, str(options.network.cables), name="switch")
+        _wait(layout, "switch", lambda: "ready" in layout.log("switch").read_text())
+        options.network.connect()
     munged = ["--foreground", "--force", "--origin=127.0.0.1"]
     munged += [f"--key-file={layout.munge_key}", f"--socket={layout.munge_socket}"]
     munged += [f"--pid-file={layout.folder}/munged.pid", f"--seed-file={layout.folder}/munged.seed"]
@@ -57,9 +65,11 @@ def start_daemons(layout: Layout, options: Options) -> None:
 
 def start_node(layout: Layout, node: str) -> None:
     """Starts the slurmd of one node."""
-    arguments = ["-D", "-f", str(layout.conf), "-N", node]
+    command = [_find("slurmd"), "-D", "-f", str(layout.conf), "-N", node]
+    if network := read_network(layout.folder):
+        command = network.command(node, command)
     # A slurmstepd stays in this folder, and so can be told from those of other nodes.
-    _start(layout, "slurmd", *arguments, name=node, folder=layout.spool(node))
+    _start(layout, *command, name=node, folder=layout.spool(node))
 
 
 def stop_daemons(layout: Layout) -> None:
@@ -77,6 +87,8 @@ def stop_daemons(layout: Layout) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     layout.daemons.unlink(missing_ok=True)
+    if network := read_network(layout.folder):
+        network.remove()
 
 
 def kill_node(layout: Layout, node: str) -> None:

@@ -14,6 +14,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from network import LOGIN, Network
+
 # Above the services, below the kernel's own choices, so that no outgoing connection takes one.
 PORTS = range(20000, 32000)
 # The kernel holds a socket's path in 108 bytes; "spool/n99/n99_1234567.4294967291" is the longest.
@@ -30,6 +32,7 @@ class Options:
     gpus: int = 0
     name: str = "testcluster"
     accounting: bool = False
+    network: Network | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -162,7 +165,7 @@ def user_name() -> str:
 def _general(layout: Layout, options: Options, *, controller: int, accounting: int) -> str:
     settings = {
         "ClusterName": options.name,
-        "SlurmctldHost": f"{socket.gethostname()}(127.0.0.1)",
+        "SlurmctldHost": f"{socket.gethostname()}({_address(options, LOGIN)})",
         "SlurmctldPort": str(controller),
         "SlurmUser": user_name(),
         "SlurmdUser": user_name(),
@@ -214,13 +217,17 @@ def _general(layout: Layout, options: Options, *, controller: int, accounting: i
 
 
 def _nodes(options: Options, ports: Iterator[int]) -> Iterator[str]:
-    host = socket.gethostname()
     for number, name in enumerate(options.node_names):
+        host = name if options.network else socket.gethostname()
         gres = f" Gres=gpu:{options.gpus}" if options.gpus and number == 0 else ""
         yield (
-            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={next(ports)} "
-            f"CPUs={options.cpus} RealMemory={options.memory_mb}{gres}"
+            f"NodeName={name} NodeHostname={host} NodeAddr={_address(options, name)} "
+            f"Port={next(ports)} CPUs={options.cpus} RealMemory={options.memory_mb}{gres}"
         )
+
+
+def _address(options: Options, node: str) -> str:
+    return options.network.address(node) if options.network else "127.0.0.1"
 
 
 def _partitions(options: Options) -> Iterator[str]:

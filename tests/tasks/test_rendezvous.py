@@ -18,6 +18,7 @@ from dnnjob.tasks.rendezvous import (
     publish,
     reachable,
     read_peers,
+    with_addresses,
 )
 from dnnjob.tasks.task import Task
 
@@ -58,6 +59,13 @@ def test_the_tasks_that_did_not_come_are_named(attempt: Path) -> None:
 
     with pytest.raises(PeerLostError, match=r"of task\(s\) 2, 3 nothing was seen for 0 s"):
         meet(attempt, peer(0, num_tasks=4), num_tasks=4, waiting=waiting())
+
+
+def test_a_task_that_says_why_it_cannot_come_is_not_waited_for(attempt: Path) -> None:
+    publish(attempt, peer(1).model_copy(update={"error": "n2 does not reach n1 at 10.0.0.1:4000"}))
+
+    with pytest.raises(PeerLostError, match=r"n2 does not reach n1 at 10\.0\.0\.1:4000"):
+        meet(attempt, peer(0), num_tasks=2, waiting=waiting(60))
 
 
 def test_waiting_ends_when_the_run_is_asked_to_stop(attempt: Path) -> None:
@@ -120,6 +128,30 @@ def test_ports_come_from_the_range_and_run_out_with_a_word() -> None:
     with pytest.raises(MissingError, match=f"port_range = \\[{first}, {first}\\] is free"):
         HeldPort((first, first))
     held.release()
+
+
+def test_the_address_of_a_machine_is_the_one_at_which_it_was_reached() -> None:
+    machines = {0: "a", 1: "a", 2: "b", 3: "b"}
+    guessed = [
+        peer(rank).model_copy(update={"network": network, "address": "192.168.7.7"})
+        for rank, network in machines.items()
+    ]
+
+    peers = with_addresses(guessed, {0: "10.0.0.1", 1: "127.0.0.1", 3: "10.0.0.2"})
+
+    assert [one.address for one in peers] == ["10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.2"]
+
+
+def test_a_machine_whose_name_does_not_resolve_has_the_addresses_of_its_interfaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unknown(*_: object) -> None:
+        raise socket.gaierror
+
+    usual = peer(0).addresses
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+
+    assert set(peer(0).addresses) == set(usual)
 
 
 def test_tasks_of_one_machine_meet_on_the_loopback_address() -> None:

@@ -41,9 +41,9 @@ def _record(file: int) -> None:
             yield
         note("end", name=phase)
 
-    def noting_write(path: Path, fill: Any) -> None:
+    def noting_write(path: Path, fill: Any, **settings: Any) -> None:
         note("write", name=path.name)
-        write_file(path, fill)
+        write_file(path, fill, **settings)
         note("written", name=path.name)
 
     def noting_show(self: Any, progress: Any, *rest: float) -> None:
