@@ -1,6 +1,6 @@
 # make run: the main job · make test: the tests in minutes · make test-all: the long ones, too
 # make check: format, lint, types, imports · make bench: how fast · make quality: how good
-# make image: the container image
+# make chaos: runs disturbed at random · make image: the container image
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
@@ -17,6 +17,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no
 PEERS := .venv-peers
 BENCH_ARGS ?=
 QUALITY_ARGS ?=
+CHAOS_ARGS ?=
 # make image IMAGE_TARGET=gpu ENGINE=podman IMAGE_ARGS="--build-arg BASE_IMAGE=..."
 IMAGE_TARGET ?= $(EXTRA)
 IMAGE_ARGS ?=
@@ -26,7 +27,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 COPIED := dnnjob docker requirements pyproject.toml README.md LICENSE
 COMMIT = $(shell git rev-parse HEAD 2>/dev/null)$(if $(shell git status --porcelain -- $(COPIED) 2>/dev/null),-dirty)
 
-.PHONY: run test test-all check format bench quality image clean
+.PHONY: run test test-all check format bench quality chaos image clean
 
 run: $(VENV)/.runtime-$(EXTRA)
 	$(BIN)/dnnjob run jobs/diabetes.toml
@@ -69,6 +70,9 @@ bench: $(VENV)/.runtime-$(EXTRA) $(PEERS)/.installed
 
 quality: $(VENV)/.runtime-$(EXTRA)
 	$(BIN)/python tests/bench/quality.py $(QUALITY_ARGS)
+
+chaos: $(VENV)/.runtime-$(EXTRA)
+	$(BIN)/python tests/chaos/chaos.py $(CHAOS_ARGS)
 
 image:
 	$(ENGINE) build --file docker/Dockerfile --target $(IMAGE_TARGET) --tag dnnjob:$(IMAGE_TARGET) \

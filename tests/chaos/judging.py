@@ -1,0 +1,188 @@
+"""What a disturbed run must have come to, and what it must not have left.
+
+with Reader(paths.root) as reader: ...     # polls all files while the run is disturbed
+reader.torn                                # files that were met half written
+find_wrongs(scene, expected)               # sentences; none where all is well
+"""
+
+import json
+import threading
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from dnnjob.collect.collected_runs import read_runs
+from dnnjob.runs import RunPaths, read_status
+from tests.chaos.scene import Scene
+from tests.launch.trace import Phase
+
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the run comes to that nobody disturbs."""
+
+    predictions: np.ndarray
+    losses: np.ndarray
+    phases_s: dict[Phase, float]
+
+
+class Reader:
+    """Reads every file of a folder again and again, as a colleague's program might.
+
+    Args:
+        folder: A run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.torn: dict[str, str] = {}
+        self._folder = folder
+        self._seen: dict[Path, tuple[int, int, int]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _poll(self) -> None:
+        while not self._stop.wait(_POLL_S):
+            for path in self._files():
+                try:
+                    if self._has_changed(path):
+                        _parse(path)
+                except FileNotFoundError:
+                    continue
+                except Exception as error:
+                    self.torn.setdefault(path.name, repr(error)[:200])
+
+    def _files(self) -> list[Path]:
+        with suppress(OSError):
+            return [path for path in self._folder.rglob("[!.]*") if path.is_file()]
+        return []
+
+    def _has_changed(self, path: Path) -> bool:
+        stat = path.stat()
+        key = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        changed = self._seen.get(path) != key
+        self._seen[path] = key
+        return changed
+
+
+def read_expected(paths: RunPaths, phases_s: dict[Phase, float]) -> Expected:
+    """What an undisturbed run has come to."""
+    return Expected(_predictions(paths), _losses(paths), phases_s)
+
+
+def find_wrongs(scene: Scene, expected: Expected) -> Iterator[str]:
+    """Yields what is wrong with a run that has gone on to its end."""
+    paths, view = scene.paths, scene.view()
+    if scene.refusals:
+        if view.state == "RUNNING":
+            yield "it is said to be running after a refusal"
+        return
+    if view.state != "COMPLETED":
+        yield f"it ended as {view.state} ({view.reason}): {view.error}"
+        return
+    if not np.array_equal(_predictions(paths), expected.predictions, equal_nan=True):
+        yield "the predictions have other bits"
+    if not np.array_equal(_losses(paths), expected.losses, equal_nan=True):
+        yield "the history has other bits"
+    yield from _disagreements(scene, paths)
+    yield from _leftovers(scene, paths)
+
+
+def find_lie(scene: Scene) -> Iterator[str]:
+    """Yields what `status` says wrongly of a run of which nothing is at work."""
+    view, code = scene.view(), scene.command.code
+    if view.state == "RUNNING":
+        yield "status says RUNNING of a run of which nothing is left"
+    if code == 0 and scene.work.executor == "here" and view.state == "RUNNING":
+        yield "the command ended well, but the run did not"
+    if view.state == "COMPLETED" and not scene.paths.report.exists():
+        yield "status says COMPLETED of a run without a report"
+
+
+def _disagreements(scene: Scene, paths: RunPaths) -> Iterator[str]:
+    report: dict[str, Any] = json.loads(paths.report.read_text())
+    status = read_status(paths)
+    predictions = pq.read_table(paths.predictions)
+    if report["state"] != status.state:
+        yield f"the report says {report['state']}, the status {status.state}"
+    if report["training"]["epochs"] != pq.read_metadata(paths.history).num_rows:
+        yield "report and history tell of other numbers of epochs"
+    if report["data"]["num_rows"] != predictions.num_rows:
+        yield "report and predictions tell of other numbers of rows"
+    if len(report["provenance"]["attempts"]) != len(status.attempts):
+        yield "report and status tell of other numbers of attempts"
+    if not report["provenance"]["bit_exact"]:
+        yield "the report says that the bits may differ"
+    y_true, y_pred, split = (predictions[name].to_numpy() for name in ("y_true", "y_pred", "split"))
+    test = split == "test"
+    mse = float(np.mean((y_true[test] - y_pred[test]) ** 2))
+    told = report["metrics"]["test"]["mse"]
+    if not np.isclose(mse, told, rtol=1e-9):
+        yield f"the report's test MSE is {told}, that of the predictions {mse}"
+    lines = [run.line for run in read_runs(scene.root) if run.folder == paths.root]
+    if [line.test_mse for line in lines] != [told] or lines[0].state != "COMPLETED":
+        yield "collect tells other figures than the report"
+
+
+def _leftovers(scene: Scene, paths: RunPaths) -> Iterator[str]:
+    if left := scene.processes("all"):
+        yield f"processes are left: {left}"
+    odd = [*paths.root.rglob(".*.tmp"), *paths.root.rglob(".look-*"), *paths.root.rglob("secret")]
+    if paths.checkpoints.exists():
+        odd.append(paths.checkpoints)
+    odd += scene.temporary.iterdir()
+    if odd:
+        yield f"files are left: {[str(path.relative_to(scene.folder)) for path in odd]}"
+
+
+def _parse(path: Path) -> None:
+    """Raises where a file is not whole."""
+    match path.suffix:
+        case ".json":
+            json.loads(path.read_bytes())
+        case ".toml":
+            tomllib.loads(path.read_text())
+        case ".parquet":
+            pq.read_table(path)
+        case ".keras":
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:
+                    raise ValueError("a member is damaged")
+        case ".html":
+            if not path.read_text().rstrip().endswith("</html>"):
+                raise ValueError("the page does not end")
+        case _:
+            path.read_bytes()
+
+
+def _predictions(paths: RunPaths) -> np.ndarray:
+    table = pq.read_table(paths.predictions)
+    columns = [name for name in table.column_names if name.startswith("y_")]
+    return np.column_stack([table[name].to_numpy() for name in columns])
+
+
+def _losses(paths: RunPaths) -> np.ndarray:
+    table = pq.read_table(paths.history)
+    return np.column_stack([table[name].to_numpy() for name in ("loss", "val_loss")])

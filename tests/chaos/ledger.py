@@ -1,0 +1,125 @@
+"""The ledger: a line of JSON for every fault, and the table that a person reads.
+
+ledger = Ledger(Path("ledger.jsonl"))
+ledger.add(entry)
+print(ledger.summary())
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+VERSION = 1
+
+
+class LedgerError(Exception):
+    """A ledger that cannot be gone on with."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """All that is drawn of a fault, so that it can be played again.
+
+    Attributes:
+        seed: Of the choices that the fault itself makes.
+        job: Name of the job.
+        fault: Name of the fault.
+        target: Whom it hits.
+        phase: When it comes.
+        share: Of that phase's length.
+        warm: Whether commands start with everything imported.
+    """
+
+    seed: int
+    job: str
+    fault: str
+    target: str
+    phase: str
+    share: float
+    warm: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the ledger.
+
+    Attributes:
+        scenario: What was drawn.
+        came_in: Phase in which it came in the end; "too late" where the run was faster.
+        outcome: "same bits", "refused", "too late", or "wrong".
+        words: What was wrong, or the refusal's words.
+        seconds: From the start of the run to its judgement.
+        dnnjob: Version of what was disturbed.
+        date: When, UTC.
+    """
+
+    scenario: Scenario
+    came_in: str
+    outcome: str
+    words: str
+    seconds: float
+    dnnjob: str
+    date: str
+
+
+class Ledger:
+    """The faults so far; each new one is on disk before the next begins.
+
+    Args:
+        path: The file; a new one is begun where there is none.
+
+    Raises:
+        LedgerError: If it is of another version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.entries: list[Entry] = []
+        lines = path.read_text().splitlines() if path.exists() else []
+        for number, line in enumerate(lines, start=1):
+            self.entries.append(self._parse(line, number))
+
+    def add(self, entry: Entry) -> None:
+        """Writes one more line."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(json.dumps({"version": VERSION, **asdict(entry)}) + "\n")
+        self.entries.append(entry)
+
+    def _parse(self, line: str, number: int) -> Entry:
+        try:
+            stored = json.loads(line)
+            version = stored.pop("version")
+            if version == VERSION:
+                return Entry(Scenario(**stored.pop("scenario")), **stored)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            version = "none that can be read"
+        raise LedgerError(
+            f"A ledger goes on in version {VERSION}, but line {number} of {self._path} has "
+            f"{version}. Give another file, or remove this one."
+        )
+
+
+def render_summary(entries: Sequence[Entry], left_out: dict[str, str]) -> str:
+    """A line for each fault: how often it came, to what jobs, and what came of it."""
+    outcomes = ("same bits", "refused", "wrong")
+    rows = [("fault", "came", *outcomes, "jobs", "phases")]
+    struck = [entry for entry in entries if entry.outcome != "too late"]
+    for fault in sorted({entry.scenario.fault for entry in struck}):
+        mine = [entry for entry in struck if entry.scenario.fault == fault]
+        counts = Counter(entry.outcome for entry in mine)
+        jobs = sorted({entry.scenario.job for entry in mine})
+        phases = sorted({entry.came_in for entry in mine})
+        numbers = (str(counts[outcome]) for outcome in outcomes)
+        rows.append((fault, str(len(mine)), *numbers, " ".join(jobs), " ".join(phases)))
+    counts = Counter(entry.outcome for entry in struck)
+    rows.append(("all", str(len(struck)), *(str(counts[one]) for one in outcomes), "", ""))
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|---" * len(rows[0]) + "|")
+    late = len(entries) - len(struck)
+    if late:
+        lines.append(f"\n{late} came too late: the run was faster.")
+    lines += [f"\nLeft out: {fault}, since {why}." for fault, why in left_out.items()]
+    return "\n".join(lines)

@@ -1,0 +1,124 @@
+"""The jobs that are disturbed: small ones, each with other states that a run must restore.
+
+work = WORKS["streamed"]
+job = work.write(folder)         # table and job file
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tomli_w
+
+_ROWS, _UNLABELLED = 400, 3000
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job and its table.
+
+    Attributes:
+        name: Of both.
+        write_table: Fills a folder with the table; its path.
+        changes: Of the job that all have in common, by section.
+        executor: What starts it: "here", or "pool" for the queue of this machine.
+    """
+
+    name: str
+    write_table: Callable[[Path], Path]
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    executor: str = "here"
+
+    @property
+    def tasks(self) -> int:
+        """Processes of the run."""
+        return int(self.changes.get("devices", {}).get("tasks", 1))
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether its table does not fit the memory it is given."""
+        return "memory_budget_gb" in self.changes.get("data", {})
+
+    def write(self, folder: Path) -> Path:
+        """Writes the table and the job's file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        table = self.write_table(folder)
+        job: dict[str, Any] = {
+            "name": self.name,
+            "seed": 5,
+            "data": {"source": table.name, "target": "y", "validation_fraction": 0.2},
+            "model": {"hidden_units": [64, 32], "dropout_rate": 0.2},
+            "train": {
+                "epochs": 500,
+                "global_batch_size": 48,
+                "optimizer": "adam",
+                "learning_rate": 0.001,
+                "schedule": "cosine",
+                "patience": 450,
+                "checkpoint_every_s": 0.5,
+            },
+            "devices": {"kind": "cpu", "threads": 1},
+            "output": {"plots": False, "trees": False},
+        }
+        for section, values in self.changes.items():
+            job[section] |= values
+        path = folder / "job.toml"
+        path.write_text(tomli_w.dumps(job))
+        return path
+
+
+def _make_frame(rows: int, unlabelled: int) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(rows + unlabelled, 5)).round(6)
+    frame = pd.DataFrame(x, columns=list("abcde"))
+    noise = 0.5 * rng.normal(size=len(x))
+    frame["y"] = (np.tanh(x[:, 0]) + 0.5 * x[:, 1] * x[:, 2] + noise).round(6)
+    frame.loc[rows:, "y"] = np.nan
+    return frame
+
+
+def _write_numbers(folder: Path) -> Path:
+    path = folder / "table.csv"
+    _make_frame(_ROWS, _UNLABELLED).to_csv(path, index=False)
+    return path
+
+
+def _write_categories(folder: Path) -> Path:
+    frame = _make_frame(_ROWS, _UNLABELLED)
+    rng = np.random.default_rng(2)
+    frame["kind"] = rng.choice(["oak", "ash", "fir", ""], size=len(frame), p=[0.5, 0.3, 0.1, 0.1])
+    frame.loc[rng.random(len(frame)) < 0.1, "b"] = np.nan
+    path = folder / "table.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def _write_parquet(folder: Path) -> Path:
+    path = folder / "table.parquet"
+    _make_frame(8000, 2000).to_parquet(path, row_group_size=200, index=False)
+    return path
+
+
+_STREAMED = {
+    "data": {"window_rows": 1600, "memory_budget_gb": 1e-9},
+    "train": {"epochs": 12, "patience": 11},
+}
+_MEMBERS = {
+    "model": {"members": 3, "bagging": "folds"},
+    "data": {"validation_fraction": 0.0},
+    "train": {"epochs": 300, "patience": 250},
+}
+WORKS = {
+    work.name: work
+    for work in (
+        Work("resident", _write_numbers),
+        Work("streamed", _write_parquet, _STREAMED),
+        Work("categories", _write_categories),
+        Work("two-tasks", _write_numbers, {"devices": {"tasks": 2}, "train": {"epochs": 200}}),
+        Work("members", _write_numbers, _MEMBERS),
+        Work("pool", _write_numbers, executor="pool"),
+    )
+}
