@@ -17,7 +17,8 @@ import pytest
 from dnnjob.config import resolve_job
 from tests.conftest import CHECKOUT
 
-PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+NOTEBOOK = CHECKOUT / "docs" / "notebook.md"
+PAGES = [CHECKOUT / "README.md", *sorted({*(CHECKOUT / "docs").glob("*.md")} - {NOTEBOOK})]
 RUN = re.compile(r"runs/houses/\d{8}-\d{6}-[0-9a-f]{6}|\bRUN\b")
 # What a reader's machine need not have, and what goes on until the reader ends it.
 ELSEWHERE = re.compile(
