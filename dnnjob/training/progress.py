@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from importlib import import_module
+from typing import Any, Protocol
 
 from dnnjob.runs import Progress
 
@@ -97,10 +98,10 @@ class _NotebookShow:
     """A bar below the cell that runs; rich's own would need a package of widgets."""
 
     def __init__(self, epochs: int) -> None:
-        from IPython.display import HTML, display
-
-        self._make, self._epochs = HTML, epochs
-        self._handle = display(HTML(""), display_id=True)
+        # Whoever is in a notebook has it.
+        screen: Any = import_module("IPython.display")
+        self._make, self._epochs = screen.HTML, epochs
+        self._handle = screen.display(screen.HTML(""), display_id=True)
 
     def __call__(self, progress: Progress, steps_per_s: float, seconds_left: float) -> None:
         line = (
@@ -113,7 +114,7 @@ class _NotebookShow:
 
 def _is_notebook() -> bool:
     """Whether a Jupyter kernel runs this process."""
-    shell = sys.modules.get("IPython")
+    shell: Any = sys.modules.get("IPython")
     return shell is not None and hasattr(shell.get_ipython(), "kernel")
 
 
