@@ -318,6 +318,8 @@ class ModelConfig(Section):
     l2: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     """Penalty on the sum of squared kernels, added to the loss that is minimised; histories and
     reports show the loss without it."""
+    members: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Networks of other seeds, trained side by side; the model is the mean of their predictions."""
 
 
 class TrainConfig(Section):
@@ -426,10 +428,11 @@ class DevicesConfig(Section):
     """Processes of the run; on submit the profile's nodes x tasks_per_node."""
     threads: Annotated[int, Field(ge=0, le=MAX_THREADS)] = 0
     """CPU threads of a task; 0 takes what a step of this size deserves of the physical cores it may
-    use, and all of them beside a GPU."""
+    use, and all of them beside a GPU. Of members side by side each takes so many."""
     stack: Annotated[int, Field(ge=0)] = 0
     """Networks side by side on this machine: members of a run, or points of a sweep; 0 takes as
-    many as its cores and memory allow, and one on a GPU."""
+    many as its cores and memory allow, and one on a GPU. Members train one after another where
+    devices.threads says how many threads one takes, on several devices, and in several tasks."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Arithmetic of the matrix products; weights and losses stay float32."""
     xla: Literal["auto", "on", "off"] = "auto"

@@ -10,7 +10,7 @@ plan.indices(0, 2, seed=0)            # where each step finds its rows in the pa
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -141,18 +141,36 @@ class Plan:
 
 @dataclass(frozen=True)
 class StepPlan(Plan):
-    """The steps of a table that is one window: every epoch permutes it whole."""
+    """The steps of a table that is one window: every epoch permutes it whole.
+
+    Attributes:
+        room: Training rows that index tensors have room for, those of the member of a stack that
+            has the most; 0 is `num_rows`.
+    """
+
+    room: int = 0
+
+    @property
+    def _most(self) -> "StepPlan":
+        """The plan of the member whose index tensors all have the shape of."""
+        return replace(self, num_rows=self.room, room=0) if self.room else self
+
+    @property
+    def rows_per_replica(self) -> int:
+        """Places of one replica in a step, padding included."""
+        rows = max(self.num_rows, self.room)
+        return math.ceil(min(self.global_batch_size, rows) / self.num_replicas)
 
     @property
     def epochs_per_block(self) -> int:
         """Epochs whose index tensors are made and handed over together."""
-        rows = self.steps_per_epoch * self.num_replicas * self.rows_per_replica
+        rows = self._most.steps_per_epoch * self.num_replicas * self.rows_per_replica
         return max(1, min(self.epochs, _MAX_BLOCK_EPOCHS, _MAX_BLOCK_ROWS // rows))
 
     @property
     def block_shape(self) -> tuple[int, int, int]:
         """Shape of a block's index tensor: steps, replicas, rows of a replica."""
-        steps = self.epochs_per_block * self.steps_per_epoch
+        steps = self.epochs_per_block * self._most.steps_per_epoch
         return steps, self.num_replicas, self.rows_per_replica
 
     def block_epochs(self, block: int) -> range:

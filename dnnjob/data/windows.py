@@ -47,11 +47,23 @@ class Window:
     rows: tuple[tuple[tf.Tensor, tf.Tensor], ...] | None = None
 
 
-def make_windows(plan: StepPlan, *, seed: int, first_step: int = 0) -> Iterator[Window]:
+def make_windows(
+    plan: StepPlan,
+    *,
+    seed: int,
+    first_step: int = 0,
+    rows: npt.NDArray[np.int32] | None = None,
+) -> Iterator[Window]:
     """The windows of training from that of `first_step` on, each made while the one before trains.
 
     All have the shape of the first, so that one compilation serves them; the last may hold
     fewer epochs than its index tensor has room for.
+
+    Args:
+        plan: The steps.
+        seed: Seed of the order.
+        first_step: Where training goes on.
+        rows: Those of the rows on the device that the plan is of, `(plan.num_rows,)`; all, if None.
     """
     block_steps = plan.epochs_per_block * plan.steps_per_epoch
     first_block = first_step // block_steps
@@ -59,7 +71,9 @@ def make_windows(plan: StepPlan, *, seed: int, first_step: int = 0) -> Iterator[
     blocks = tf.data.Dataset.range(first_block, num_blocks)
 
     def make_indices(block: np.int64) -> np.ndarray:
-        return _padded_indices(plan, int(block), seed=seed)
+        indices = _padded_indices(plan, int(block), seed=seed)
+        # The last place is what -1, padding, stands for.
+        return indices if rows is None else np.append(rows, np.int32(-1))[indices]
 
     dataset = blocks.map(_as_is(make_indices, tf.int32)).prefetch(_BLOCKS_AHEAD)
     for block, indices in enumerate(dataset.with_options(_options()), start=first_block):
@@ -80,7 +94,7 @@ def _as_is(function: Callable[..., Any], types: Any) -> Callable[[tf.Tensor], An
 
 def _padded_indices(plan: StepPlan, block: int, *, seed: int) -> np.ndarray:
     indices = plan.indices(plan.block_epochs(block), seed=seed)
-    missing = plan.epochs_per_block * plan.steps_per_epoch - len(indices)
+    missing = plan.block_shape[0] - len(indices)
     return np.pad(indices, ((0, missing), (0, 0), (0, 0)), constant_values=-1)
 
 

@@ -1,9 +1,10 @@
 """Predictions of every row, in blocks.
 
-y_pred = predict_rows(dnn, x)      # standardized, float64
+predict = make_predictor(stack.networks)
+y_pred = predict(x)                # standardized, float64, (num_networks, num_rows)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from dnnjob.training.model import forward
+from dnnjob.training.network import Network
 
 RowPredictor = Callable[[Any], npt.NDArray[np.float64]]
 
@@ -20,27 +22,38 @@ RowPredictor = Callable[[Any], npt.NDArray[np.float64]]
 _BLOCK_ROWS = 8192
 
 
-def predict_rows(dnn: keras.Sequential, x: Any) -> npt.NDArray[np.float64]:
-    """Standardized predictions `(num_rows,)` for standardized inputs `(num_rows, num_inputs)`."""
-    return make_predictor(dnn)(x)
+def make_predictor(networks: Sequence[Network]) -> RowPredictor:
+    """Standardized predictions `(num_networks, num_rows)` for standardized inputs, traced once.
 
-
-def make_predictor(dnn: keras.Sequential) -> RowPredictor:
-    """`predict_rows` of one network, traced once for all calls."""
-    predict_block = _trace(dnn)
+    Args:
+        networks: Of one shape.
+    """
+    with networks[0].present() as state:
+        predict_block = _trace(networks[0].seat.dnn, state.weights)
 
     def predict(x: Any) -> npt.NDArray[np.float64]:
         starts = range(0, len(x), _BLOCK_ROWS)
-        blocks = [predict_block(x[start : start + _BLOCK_ROWS]).numpy() for start in starts]
-        return np.concatenate(blocks, dtype=np.float64)
+        predicted = np.empty((len(networks), len(x)))
+        for place, network in enumerate(networks):
+            with network.present() as state:
+                for start in starts:
+                    rows = slice(start, start + _BLOCK_ROWS)
+                    predicted[place, rows] = predict_block(
+                        state.weights, tf.constant(x[rows])
+                    ).numpy()
+        return predicted
 
     return predict
 
 
-def _trace(dnn: keras.Sequential) -> Callable[[Any], tf.Tensor]:
-    traced: Callable[[Any], tf.Tensor] = tf.function(
-        lambda rows: forward(dnn, rows),
-        input_signature=[tf.TensorSpec((None, dnn.input_shape[-1]), tf.float32)],
-        autograph=False,
+def _trace(dnn: keras.Sequential, weights: Sequence[tf.Variable]) -> Callable[..., tf.Tensor]:
+    def predict(weights: Sequence[tf.Variable], rows: tf.Tensor) -> tf.Tensor:
+        with keras.StatelessScope(
+            state_mapping=list(zip(dnn.trainable_variables, weights, strict=True))
+        ):
+            return forward(dnn, rows)
+
+    traced: Callable[..., tf.Tensor] = tf.function(predict, autograph=False).get_concrete_function(
+        weights, tf.TensorSpec((None, dnn.input_shape[-1]), tf.float32)
     )
     return traced

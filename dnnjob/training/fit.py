@@ -1,71 +1,127 @@
-"""From standardized rows to a trained network: build, compile, train, keep.
+"""From standardized rows to trained networks: build, compile, train, keep.
 
 fitted = fit_dnn(job, rows, devices, attempt=attempt, meanwhile=import_plots)
-y_pred = fitted.predict(x)
+y_pred = fitted.predict(x)         # (num_members, num_rows)
 """
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
 from dnnjob.config import JobConfig, TrainConfig
 from dnnjob.data.fingerprint import Fingerprint
-from dnnjob.data.order import Plan
+from dnnjob.data.order import Plan, StepPlan
 from dnnjob.data.raw_columns import FloatArray
+from dnnjob.data.windows import Window, make_windows
 from dnnjob.errors import NonFiniteError, StoppedError
 from dnnjob.runs import Position
 from dnnjob.tasks import TaskAttempt
 from dnnjob.training.checkpoint import CheckpointStore
 from dnnjob.training.evaluate import RowPredictor, make_predictor
-from dnnjob.training.history import EpochLog
+from dnnjob.training.history import EpochLog, MeanHistory
+from dnnjob.training.member import (
+    PATIENCE_ENDED,
+    Member,
+    TrainingState,
+    describe_end,
+    mean_position,
+    unfinished,
+)
 from dnnjob.training.model import summarize
-from dnnjob.training.network import Stack, make_stack
+from dnnjob.training.network import Network, Stack, make_stack
 from dnnjob.training.progress import open_progress
 from dnnjob.training.resume import Keeper, identify
 from dnnjob.training.strategy import Devices
-from dnnjob.training.train import Pace, TrainingLoop, TrainingState
-from dnnjob.training.windowed import Feed, WindowedRows
+from dnnjob.training.train import Pace, TrainingLoop
+from dnnjob.training.windowed import Feed, Prepared, WindowedRows, with_first_ahead
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A trained network and how it came to be."""
+@dataclass(frozen=True, eq=False)
+class FittedMember:
+    """A trained network of several.
 
-    dnn: keras.Sequential
-    summary: str
+    Attributes:
+        seed: Its seed.
+        weights: Its weights, as Keras's `get_weights` has them.
+        log: What its epochs left.
+        stop_reason: Why its training ended.
+        best_epoch: Epoch with the least validation loss, from 1; None without validation rows.
+        kept_epoch: Epoch whose weights it has, from 1.
+    """
+
+    seed: int
+    weights: list[np.ndarray]
     log: EpochLog
-    pace: Pace
     stop_reason: str
     best_epoch: int | None
-    """Epoch with the least validation loss, from 1; None without validation rows."""
     kept_epoch: int
-    """Epoch whose weights the network has, from 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The trained networks and how they came to be.
+
+    Attributes:
+        members: The networks.
+        summary: Keras's summary of one of them.
+        history: Their epochs, in the mean.
+        pace: Steps of this attempt.
+        inexact: Why the weights may differ in bits from a run never interrupted.
+        trained: Where training ended.
+        width: Members that trained at the same moment.
+        predictor: Predicts with all of them.
+    """
+
+    members: tuple[FittedMember, ...]
+    summary: str
+    history: MeanHistory
+    pace: Pace
     inexact: str | None
-    """Why the weights may differ in bits from a run never interrupted."""
     trained: Position
-    """Where training ended."""
+    width: int
+    predictor: RowPredictor
 
     def predict(self, x: npt.NDArray[np.float32]) -> FloatArray:
-        """Standardized predictions `(num_rows,)` of standardized rows."""
-        return self._predictor(x)
+        """Standardized predictions of standardized rows, `(num_members, num_rows)`."""
+        return self.predictor(x)
 
     @cached_property
     def digest(self) -> str:
         """What tells the trained weights from others."""
-        content = b"".join(np.ascontiguousarray(one).tobytes() for one in self.dnn.get_weights())
+        weights = (one for member in self.members for one in member.weights)
+        content = b"".join(np.ascontiguousarray(one).tobytes() for one in weights)
         return hashlib.sha256(content).hexdigest()[:16]
 
-    @cached_property
-    def _predictor(self) -> RowPredictor:
-        return make_predictor(self.dnn)
+    @property
+    def stop_reason(self) -> str:
+        """Why training ended: by patience where it ended any member."""
+        reasons = {member.stop_reason for member in self.members}
+        return PATIENCE_ENDED if PATIENCE_ENDED in reasons else reasons.pop()
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all members."""
+        return sum(member.log.num_steps for member in self.members)
+
+    @property
+    def final_loss(self) -> float:
+        """Loss of the epochs whose weights are kept, in the mean of the members."""
+        return float(np.mean([one.log.losses[one.kept_epoch - 1] for one in self.members]))
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Epoch with the least validation loss, from 1; of several members that of their mean."""
+        if len(self.members) == 1:
+            return self.members[0].best_epoch
+        losses = self.history.validation_losses
+        return None if losses is None else int(np.argmin(losses)) + 1
 
 
 def fit_dnn(
@@ -76,12 +132,12 @@ def fit_dnn(
     attempt: TaskAttempt,
     meanwhile: Callable[[], object],
 ) -> Fitted:
-    """Trains the job's network from its newest checkpoint, or from the start.
+    """Trains the job's networks from their newest checkpoint, or from the start.
 
     Args:
         job: The resolved job.
-        rows: What it trains on.
-        devices: What it computes on.
+        rows: What they train on.
+        devices: What they compute on.
         attempt: This task's part in the attempt.
         meanwhile: Called once the interpreter is free, since the network compiles and trains.
 
@@ -92,47 +148,81 @@ def fit_dnn(
     """
     watch = attempt.watch
     with watch.time("compile"):
-        untrained = _prepare(job, rows, devices, rank=attempt.crew.task.rank)
-    plan, stack = untrained.plan, untrained.stack
-    summary = summarize(stack.dnn)
+        # The rows stay with the step alone: zeros that stand for a window are as large as one.
+        rank = attempt.crew.task.rank
+        prepared = rows.prepare(job, devices, first_replica=rank * len(devices.names))
+        stack = make_stack(
+            job, prepared.plan, prepared.data, encoding=rows.encoding, devices=devices
+        )
+        members, is_fed = _make_members(job, prepared, stack), prepared.make_feed is not None
+        del prepared
+    plan, summary = members[0].plan, summarize(stack.dnn)
     logger.info("%s", summary)
     with watch.time("compile"):
         stack.trace()
         meanwhile()
-    keeper = _make_keeper(job, rows.fingerprint, devices, stack=stack, attempt=attempt)
-    state = keeper.restore(plan) or TrainingState.begin(plan)
+    keeper = _make_keeper(job, rows.fingerprint, devices, members=members, attempt=attempt)
+    keeper.restore()
     with watch.time("compile"):
-        loop = _compile(job, untrained, state, keeper)
-    _announce(plan, devices, warmup_steps=job.train.warmup_steps)
-    pace = _train(loop, state, keeper, attempt)
-    _keep_best(job.train, state, stack)
+        _compile(stack, members, keeper, is_fed=is_fed)
+    _announce(job, plan, devices)
+    loop = TrainingLoop(
+        stack.step,
+        job,
+        keep=keeper.keep,
+        crew=keeper.crew,
+        width=job.devices.stack,
+        takes_turns=not is_fed,
+    )
+    pace = _train(loop, members, keeper, attempt)
+    _keep_best(job.train, members)
     return Fitted(
-        dnn=stack.dnn,
+        members=tuple(_fitted(member, job.train) for member in members),
         summary=summary,
-        log=state.log,
+        history=MeanHistory.of([one.state.log for one in members], width=job.devices.stack),
         pace=pace,
-        stop_reason=str(state.stop_reason),
-        best_epoch=state.best_epoch,
-        kept_epoch=state.kept_epoch(job.train),
         inexact=keeper.inexact,
-        trained=state.position,
+        trained=mean_position(members),
+        width=job.devices.stack,
+        predictor=make_predictor(stack.networks),
     )
 
 
-@dataclass(frozen=True)
-class _Untrained:
-    """A network and what will feed it."""
+def _fitted(member: Member, train: TrainConfig) -> FittedMember:
+    state = member.state
+    return FittedMember(
+        seed=member.network.seed,
+        weights=member.network.get_weights(),
+        log=state.log,
+        stop_reason=str(state.stop_reason),
+        best_epoch=state.best_epoch,
+        kept_epoch=state.kept_epoch(train),
+    )
 
-    plan: Plan
-    stack: Stack
-    make_feed: Callable[[Stack], Feed]
+
+def _make_members(job: JobConfig, prepared: Prepared, stack: Stack) -> list[Member]:
+    feed = None if prepared.make_feed is None else prepared.make_feed(stack.step)
+    networks = stack.networks
+    names = [f"member {number}" if len(networks) > 1 else "" for number in range(len(networks))]
+    return [
+        _make_member(network, prepared.plan, feed, name=name)
+        for network, name in zip(networks, names, strict=True)
+    ]
 
 
-def _prepare(job: JobConfig, rows: WindowedRows, devices: Devices, *, rank: int) -> _Untrained:
-    # The rows stay with the step alone: the zeros that stand for a window are as large as one.
-    prepared = rows.prepare(job, devices, first_replica=rank * len(devices.names))
-    stack = make_stack(job, prepared.plan, prepared.data, encoding=rows.encoding, devices=devices)
-    return _Untrained(prepared.plan, stack, prepared.make_feed)
+def _make_member(network: Network, plan: Plan, feed: Feed | None, *, name: str) -> Member:
+    state = TrainingState.begin(plan)
+    if feed is not None:
+        validate = None if feed.validate is None else partial(feed.validate, network)
+        windows = partial(feed.windows, network.seed)
+        return Member(network, state, windows, name=name, validate=validate)
+    if not isinstance(plan, StepPlan):
+        raise TypeError("A table of several windows needs what feeds them.")
+
+    def make(first_step: int, plan: StepPlan = plan) -> Iterator[Window]:
+        return make_windows(plan, seed=network.seed, first_step=first_step)
+
+    return Member(network, state, make, name=name)
 
 
 def _make_keeper(
@@ -140,69 +230,61 @@ def _make_keeper(
     table: Fingerprint,
     devices: Devices,
     *,
-    stack: Stack,
+    members: Sequence[Member],
     attempt: TaskAttempt,
 ) -> Keeper:
     journal, crew = attempt.journal, attempt.crew
     return Keeper(
         store=CheckpointStore(journal.paths.checkpoints),
         journal=journal,
-        network=stack.networks[0],
+        members=members,
         identity=identify(job, table, devices, crew=crew, threads=job.devices.threads),
         every_s=job.train.checkpoint_every_s,
         crew=crew,
     )
 
 
-def _compile(
-    job: JobConfig, untrained: _Untrained, state: TrainingState, keeper: Keeper
-) -> TrainingLoop:
-    """The loop over the compiled call; returns once all tasks are there."""
-    stack = untrained.stack
-    feed = untrained.make_feed(stack)
-    # The first window is filled while the network compiles.
-    windows = None if state.stop_reason else feed.begin(state.log.num_steps)
+def _compile(stack: Stack, members: Sequence[Member], keeper: Keeper, *, is_fed: bool) -> None:
+    """Compiles the call; returns once all tasks are there."""
+    if is_fed:
+        # The first window is filled while the network compiles.
+        for member in unfinished(members)[:1]:
+            member.windows = with_first_ahead(member.make_windows(member.state.log.num_steps))
     stack.compile()
-    if feed.windows is not None:
+    if is_fed:
         stack.step.forget_rows()
     # From here on standing still counts: for all from the same moment.
     keeper.crew.gather(None)
-    return TrainingLoop(
-        stack.step,
-        stack.networks[0],
-        untrained.plan,
-        job,
-        keep=keeper.keep,
-        crew=keeper.crew,
-        windows=windows,
-        validate=feed.validate,
-    )
 
 
-def _train(loop: TrainingLoop, state: TrainingState, keeper: Keeper, attempt: TaskAttempt) -> Pace:
+def _train(
+    loop: TrainingLoop, members: Sequence[Member], keeper: Keeper, attempt: TaskAttempt
+) -> Pace:
     """Trains to the job's end; what training ended with is in the newest checkpoint."""
-    with open_progress(epochs=loop.plan.epochs) as show:
+    with open_progress(epochs=members[0].plan.epochs) as show:
         loop = replace(loop, shows=(attempt.journal.show_progress, show))
         try:
             with attempt.watch.time("train"), attempt.crew.training():
-                pace = loop.train(state)
+                pace = loop.train(members)
         except (NonFiniteError, StoppedError):
-            keeper.write(state)
+            keeper.write()
             raise
-        keeper.write(state)
+        keeper.write()
     return pace
 
 
-def _keep_best(train: TrainConfig, state: TrainingState, stack: Stack) -> None:
+def _keep_best(train: TrainConfig, members: Sequence[Member]) -> None:
     """Leaves the weights that the job asks for: with patience those of the best epoch."""
-    if (end := state.describe_end(train)) is not None:
+    if (end := describe_end(members, train)) is not None:
         logger.info("%s.", end[0].upper() + end[1:])
-    if train.patience and state.stopping.best_epoch >= 0:
-        with stack.networks[0].present() as variables:
-            variables.restore_best()
+    for member in members:
+        if train.patience and member.state.stopping.best_epoch >= 0:
+            with member.network.present() as variables:
+                variables.restore_best()
 
 
-def _announce(plan: Plan, devices: Devices, *, warmup_steps: int) -> None:
+def _announce(job: JobConfig, plan: Plan, devices: Devices) -> None:
+    warmup_steps, num_members = job.train.warmup_steps, job.model.members
     if warmup_steps >= plan.num_steps:
         logger.warning(
             "train.warmup_steps = %d, but the training has %d steps in all: the learning rate "
@@ -219,3 +301,8 @@ def _announce(plan: Plan, devices: Devices, *, warmup_steps: int) -> None:
         plan.rows_per_replica,
         plan.steps_per_epoch,
     )
+    if num_members > 1:
+        logger.info(
+            "%d members, %d at the same moment with %d thread(s) each.",
+            *(num_members, job.devices.stack, job.devices.threads),
+        )

@@ -5,7 +5,7 @@ log.add(errors, start=0, seconds=0.4, rates=rates)
 log.losses                         # one float a whole epoch
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,3 +98,43 @@ class EpochLog:
             pending_errors=errors,
             pending_seconds=seconds,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class MeanHistory:
+    """The epochs of several networks in the mean, each over those that trained it.
+
+    Attributes:
+        losses: Mean squared errors, `(num_epochs,)`.
+        validation_losses: Of the validation rows, likewise; None without any.
+        learning_rates: Of each epoch's last step.
+        seconds: Wall time, where so many networks trained at the same moment as there were lanes.
+    """
+
+    losses: Floats
+    validation_losses: Floats | None
+    learning_rates: Floats
+    seconds: Floats
+
+    @classmethod
+    def of(cls, logs: Sequence[EpochLog], *, width: int) -> "MeanHistory":
+        """The mean of some logs, of networks `width` of which trained at the same moment."""
+        most = max(logs, key=lambda log: log.num_epochs)
+        validates = any(log.validation_losses for log in logs)
+        return cls(
+            losses=_mean([log.losses for log in logs]),
+            validation_losses=_mean([log.validation_losses for log in logs]) if validates else None,
+            learning_rates=np.array(most.learning_rates),
+            seconds=sum(_padded(log.seconds, most.num_epochs, 0.0) for log in logs) / width,
+        )
+
+
+def _mean(columns: Sequence[Sequence[float]]) -> Floats:
+    most = max(map(len, columns))
+    padded = np.stack([_padded(column, most, np.nan) for column in columns])
+    mean: Floats = np.nanmean(padded, axis=0)
+    return mean
+
+
+def _padded(column: Sequence[float], size: int, fill: float) -> Floats:
+    return np.array([*column, *[fill] * (size - len(column))], dtype=np.float64)

@@ -59,11 +59,10 @@ class Network:
     def present(self) -> Iterator[NetworkState]:
         """Its variables, with its values in them."""
         seat = self.seat
-        if seat.occupant is not self:
-            if seat.occupant is not None:
-                seat.occupant.values = seat.state.values()
-                seat.state.assign(self.values)
-            seat.occupant = self
+        if seat.occupant not in (None, self):
+            seat.occupant.values = seat.state.values()
+            seat.state.assign(self.values)
+        seat.occupant = self
         yield seat.state
 
     def get_weights(self) -> list[np.ndarray]:
@@ -152,7 +151,7 @@ def make_stack(
 
 def _make_networks(job: JobConfig, encoding: Encoding, devices: Devices) -> Iterator[Network]:
     shared: Seat | None = None
-    for seed in member_seeds(job.seed, count=1):
+    for seed in member_seeds(job.seed, count=job.model.members):
         if shared is not None:
             weights = [value.numpy() for value in _build(job, encoding, seed).trainable_variables]
             rest = shared.state.values()[len(weights) :]
@@ -184,9 +183,9 @@ def _kind(
     numbers = encoding.numeric_embedding(job.model)
     tensors = data.x, data.y, data.x_validation, data.y_validation
     return (
-        job.model.model_dump(),
+        job.model.model_dump(exclude={"members"}),
         job.train.model_dump(exclude=_TENSORS),
-        job.devices.model_dump(),
+        job.devices.model_dump(exclude={"stack"}),
         plan,
         [None if tensor is None else tuple(tensor.shape) for tensor in tensors],
         data.num_validation_rows,

@@ -1,8 +1,8 @@
 """What a checkpoint holds of a training, and how a later attempt goes on from it.
 
-keeper = Keeper(store, journal, network, identity=identity, every_s=30, crew=crew)
-state = keeper.restore(plan) or TrainingState.begin(plan)
-keeper.keep(state)                     # writes where a checkpoint is due
+keeper = Keeper(store, journal, members, identity=identity, every_s=30, crew=crew)
+keeper.restore()                  # the members go on from the newest checkpoint, if there is one
+keeper.keep()                     # writes where a checkpoint is due
 """
 
 import hashlib
@@ -20,18 +20,16 @@ from pydantic import ValidationError
 from dnnjob.alike import ALIKE
 from dnnjob.config import JobConfig
 from dnnjob.data.fingerprint import Fingerprint
-from dnnjob.data.order import Plan
 from dnnjob.errors import DataError, JobError
 from dnnjob.machine import cpu_flags, package_version, tensorflow_version
 from dnnjob.runs import Journal
 from dnnjob.tasks import Crew
 from dnnjob.training.checkpoint import Checkpoint, CheckpointStore
 from dnnjob.training.history import EpochLog
-from dnnjob.training.network import Network
+from dnnjob.training.member import EPOCHS_DONE, Member, TrainingState, mean_position
 from dnnjob.training.row_chunks import chunk_rows
 from dnnjob.training.step import Stopping
 from dnnjob.training.strategy import Devices
-from dnnjob.training.train import EPOCHS_DONE, TrainingState
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +103,7 @@ class Keeper:
 
     store: CheckpointStore
     journal: Journal
-    network: Network
+    members: Sequence[Member]
     identity: Identity
     every_s: float
     crew: Crew
@@ -113,12 +111,12 @@ class Keeper:
     """Why the weights may differ in bits from a run never interrupted; None while they cannot."""
     _written_at: float = field(default_factory=time.monotonic)
 
-    def keep(self, state: TrainingState) -> None:
+    def keep(self) -> None:
         """Writes a checkpoint if the last is old enough."""
         if time.monotonic() - self._written_at >= self.every_s:
-            self.write(state)
+            self.write()
 
-    def write(self, state: TrainingState) -> None:
+    def write(self) -> None:
         """Writes a checkpoint now."""
         if not self.crew.is_chief:
             return
@@ -132,25 +130,20 @@ class Keeper:
             "origin": self.identity.origin,
             "fingerprint": self.identity.fingerprint,
             "inexact": self.inexact,
-            "stop_reason": state.stop_reason,
+            "stop_reasons": [member.state.stop_reason for member in self.members],
         }
-        with self.network.present() as variables:
-            arrays = {
-                **_number("weight", self.network.get_weights()),
-                **_number("optimizer", [each.numpy() for each in variables.optimizer]),
-                **_number("best", [each.numpy() for each in variables.best]),
-            }
-        arrays |= {
-            **state.log.to_arrays(),
-            "stopping": np.array([*state.stopping], np.float64),
+        arrays = {
+            f"{_prefix(number)}{name}": array
+            for number, member in enumerate(self.members)
+            for name, array in _to_arrays(member).items()
         }
-        checkpoint = Checkpoint(state.position, facts, arrays)
+        checkpoint = Checkpoint(mean_position(self.members), facts, arrays)
         if self.store.write(checkpoint, attempt=self.journal.number):
-            self.journal.mark_reached(state.position)
+            self.journal.mark_reached(checkpoint.position)
         self._written_at = time.monotonic()
 
-    def restore(self, plan: Plan) -> TrainingState | None:
-        """Training as the newest checkpoint left it; None without one.
+    def restore(self) -> bool:
+        """Lets the members go on from the newest checkpoint; False where there is none.
 
         Raises:
             JobError: If it belongs to another job.
@@ -158,23 +151,20 @@ class Keeper:
         """
         checkpoint = self._read()
         if checkpoint is None:
-            return None
-        _refuse_other_origin(checkpoint.facts["origin"], self.identity.origin)
-        self._compare_machine(checkpoint.facts)
-        with self.network.present() as variables:
-            self.network.set_weights(_numbered("weight", checkpoint.arrays))
-            remembered = _numbered("optimizer", checkpoint.arrays)
-            if len(remembered) > len(variables.optimizer):
-                remembered = from_keras(remembered, checkpoint.facts["origin"]["job"]["train"])
-            _assign(variables.optimizer, remembered)
-            _assign(variables.best, _numbered("best", checkpoint.arrays))
-        best_loss, best_epoch = checkpoint.arrays["stopping"]
-        log, stop_reason = (
-            EpochLog.from_arrays(plan, checkpoint.arrays),
-            checkpoint.facts["stop_reason"],
-        )
-        if stop_reason == EPOCHS_DONE and log.num_epochs < plan.epochs:
-            stop_reason = None
+            return False
+        facts = checkpoint.facts
+        _refuse_other_origin(facts["origin"], self.identity.origin)
+        self._compare_machine(facts)
+        # Versions without members wrote one reason.
+        reasons = facts.get("stop_reasons") or [facts.get("stop_reason")]
+        for number, (member, reason) in enumerate(zip(self.members, reasons, strict=True)):
+            prefix = _prefix(number)
+            arrays = {
+                name.removeprefix(prefix): array
+                for name, array in checkpoint.arrays.items()
+                if name.startswith(prefix)
+            }
+            _restore(member, arrays, facts["origin"]["job"], reason)
         self.journal.mark_resumed(checkpoint.position)
         logger.info(
             "Going on from epoch %d, window %d, batch %d.",
@@ -182,9 +172,7 @@ class Keeper:
             checkpoint.position.window + 1,
             checkpoint.position.batch + 1,
         )
-        return TrainingState(
-            log, Stopping(np.float32(best_loss), np.int32(best_epoch)), stop_reason
-        )
+        return True
 
     def _read(self) -> Checkpoint | None:
         # The chief says which: another task may see an older list of the folder.
@@ -273,6 +261,40 @@ def _number(name: str, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
 def _numbered(name: str, arrays: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
     count = sum(key.startswith(f"{name}_") for key in arrays)
     return [arrays[f"{name}_{place}"] for place in range(count)]
+
+
+def _prefix(number: int) -> str:
+    """What the names of a member's arrays begin with; those of the first are as without others."""
+    return f"member{number}_" if number else ""
+
+
+def _to_arrays(member: Member) -> dict[str, np.ndarray]:
+    with member.network.present() as variables:
+        arrays = {
+            **_number("weight", member.network.get_weights()),
+            **_number("optimizer", [each.numpy() for each in variables.optimizer]),
+            **_number("best", [each.numpy() for each in variables.best]),
+        }
+    stopping = np.array([*member.state.stopping], np.float64)
+    return {**arrays, **member.state.log.to_arrays(), "stopping": stopping}
+
+
+def _restore(
+    member: Member, arrays: Mapping[str, np.ndarray], job: Mapping[str, Any], reason: str | None
+) -> None:
+    with member.network.present() as variables:
+        member.network.set_weights(_numbered("weight", arrays))
+        remembered = _numbered("optimizer", arrays)
+        if len(remembered) > len(variables.optimizer):
+            remembered = from_keras(remembered, job["train"])
+        _assign(variables.optimizer, remembered)
+        _assign(variables.best, _numbered("best", arrays))
+    best_loss, best_epoch = arrays["stopping"]
+    plan, log = member.plan, EpochLog.from_arrays(member.plan, arrays)
+    if reason == EPOCHS_DONE and log.num_epochs < plan.epochs:
+        reason = None
+    stopping = Stopping(np.float32(best_loss), np.int32(best_epoch))
+    member.state = TrainingState(log, stopping, reason)
 
 
 def from_keras(remembered: Sequence[np.ndarray], train: Mapping[str, Any]) -> Sequence[np.ndarray]:

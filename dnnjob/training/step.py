@@ -78,13 +78,34 @@ class Outcome(NamedTuple):
     stopping: Stopping
 
 
+class Validation(NamedTuple):
+    """The rows that validate a network.
+
+    Attributes:
+        places: Their numbers in chunks, `(num_chunks, num_replicas, rows)`; -1 is padding.
+        num_rows: Those that are no padding, a float32 scalar.
+    """
+
+    places: Any
+    num_rows: Any
+
+
 class _Rows(NamedTuple):
-    """What a call computes on, as `ResidentData` has it."""
+    """What a call computes on.
+
+    Attributes:
+        x: As `ResidentData` has it, like what follows.
+        y: See there.
+        x_validation: See there.
+        y_validation: See there.
+        validation: Which of these two validate.
+    """
 
     x: Placed
     y: Placed
     x_validation: Placed
     y_validation: Placed
+    validation: Validation
 
 
 class _Steps(NamedTuple):
@@ -93,6 +114,7 @@ class _Steps(NamedTuple):
     Attributes:
         indices: Row numbers, `(num_steps, num_replicas, rows_per_replica)`.
         rates: Learning rates, `(num_steps,)`.
+        per_epoch: Steps of an epoch.
         first_step: Number of the first in the whole training.
         start: The first to take.
         stop: The step to stop before.
@@ -101,6 +123,7 @@ class _Steps(NamedTuple):
 
     indices: Any
     rates: Any
+    per_epoch: Any
     first_step: Any
     start: Any
     stop: Any
@@ -143,7 +166,7 @@ class CompiledStep:
         self._num_replicas = devices.num_replicas
         self._chunk_rows = chunk_rows(devices, threads=job.devices.threads)
         self.validates = data.num_validation_rows > 0
-        self._validation_indices = validation_indices(data.num_validation_rows, self._num_replicas)
+        self._validation = self.validate_on(np.arange(data.num_validation_rows, dtype=np.int32))
         # One device compiles the whole loop. Several compile what each computes alone, since
         # XLA cannot compile the reduction between them.
         alone = self._num_replicas == 1
@@ -167,6 +190,8 @@ class CompiledStep:
         start: int,
         stop: int,
         stopping: Stopping,
+        per_epoch: int | None = None,
+        validation: Validation | None = None,
     ) -> Outcome:
         """Takes the steps `start` to `stop` of a window, fewer where one fails or patience ends.
 
@@ -180,17 +205,28 @@ class CompiledStep:
             start: First step to take, counted within the window.
             stop: Step to stop before.
             stopping: State of early stopping so far.
+            per_epoch: Steps of an epoch; None is as the plan has it.
+            validation: The rows that validate; None is all validation rows.
         """
         steps = _Steps(
             indices=tf.convert_to_tensor(indices),
             rates=tf.constant(rates),
+            per_epoch=tf.constant(per_epoch or self._plan.steps_per_epoch, tf.int32),
             first_step=tf.constant(first_step, tf.int32),
             start=tf.constant(start, tf.int32),
             stop=tf.constant(stop, tf.int32),
             seed=tf.constant(seed, tf.int64),
         )
         x, y = rows or (self._data.x, self._data.y)
-        return self._take(state, self._with_validation(x, y), steps, stopping)
+        taken = self._with_validation(x, y, validation or self._validation)
+        return self._take(state, taken, steps, stopping)
+
+    def validate_on(self, rows: np.ndarray) -> Validation:
+        """Some of the validation rows, by number, as a call takes them."""
+        places = validation_indices(self._data.num_validation_rows, self._num_replicas)
+        numbers = np.full(self._data.num_validation_rows + 1, -1, np.int32)
+        numbers[: len(rows)] = rows
+        return Validation(tf.constant(numbers[places]), tf.constant(len(rows), tf.float32))
 
     def place(self, parts: Sequence[tuple[tf.Tensor, tf.Tensor]]) -> tuple[Placed, Placed]:
         """Inputs and targets of each local replica, on its device."""
@@ -244,12 +280,13 @@ class CompiledStep:
         steps = _Steps(
             indices=tf.TensorSpec(self._plan.block_shape, tf.int32),
             rates=tf.TensorSpec(self._plan.block_shape[:1], tf.float32),
+            per_epoch=scalar,
             first_step=scalar,
             start=scalar,
             stop=scalar,
             seed=tf.TensorSpec((), tf.int64),
         )
-        rows = self._with_validation(self._data.x, self._data.y)
+        rows = self._with_validation(self._data.x, self._data.y, self._validation)
         stopping = Stopping(tf.TensorSpec((), tf.float32), scalar)
         self._call.get_concrete_function(state, rows, steps, stopping)
 
@@ -278,8 +315,8 @@ class CompiledStep:
 
         return tf.function(lambda y: self._strategy.run(on_replica, (y,)), autograph=False)(y)
 
-    def _with_validation(self, x: Placed, y: Placed) -> _Rows:
-        return _Rows(x, y, self._data.x_validation, self._data.y_validation)
+    def _with_validation(self, x: Placed, y: Placed, validation: Validation) -> _Rows:
+        return _Rows(x, y, self._data.x_validation, self._data.y_validation, validation)
 
     def _train_range(
         self, state: NetworkState, rows: _Rows, steps: _Steps, stopping: Stopping
@@ -434,7 +471,7 @@ class CompiledStep:
     def _validate_at_epoch_end(
         self, carry: _Carry, state: NetworkState, rows: _Rows, steps: _Steps
     ) -> _Carry:
-        per_epoch = self._plan.steps_per_epoch
+        per_epoch = steps.per_epoch
         ended = carry.finite & (carry.step % per_epoch == 0)
         place = carry.step // per_epoch - 1
         loss = tf.cond(
@@ -459,9 +496,8 @@ class CompiledStep:
         )
 
     def _validation_loss(self, weights: Sequence[tf.Variable], rows: _Rows) -> tf.Tensor:
-        places = tf.constant(self._validation_indices)
-        total = self._sum_errors(weights, rows.x_validation, rows.y_validation, places)
-        return total / self._data.num_validation_rows
+        places, num_rows = rows.validation
+        return self._sum_errors(weights, rows.x_validation, rows.y_validation, places) / num_rows
 
     def _sum_errors(
         self, weights: Sequence[tf.Variable], x: Placed, y: Placed, places: tf.Tensor

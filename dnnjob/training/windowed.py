@@ -2,7 +2,7 @@
 
 rows = WindowedRows.of(table, encoding, budget_bytes=2**30, threads=2)
 prepared = rows.prepare(job, devices, first_replica=0)
-feed = prepared.make_feed(stack)
+feed = prepared.make_feed(step)
 """
 
 import logging
@@ -30,8 +30,8 @@ from dnnjob.data.windows import (
     stream_windows,
 )
 from dnnjob.training.encoder import build_encoder
-from dnnjob.training.network import Stack
-from dnnjob.training.step import ResidentData
+from dnnjob.training.network import Network
+from dnnjob.training.step import CompiledStep, ResidentData
 from dnnjob.training.strategy import Devices
 
 logger = logging.getLogger(__name__)
@@ -46,35 +46,31 @@ _CHUNK_ROWS = 1024
 
 @dataclass(frozen=True)
 class Feed:
-    """What a training loop needs for rows that do not stay on the device.
+    """What a training needs for rows that do not stay on the device.
 
     Attributes:
-        windows: The windows from that of a step on; None where all rows are resident.
-        validate: Validation loss of the present weights; None where the steps validate. What it is
-            given is called between its pieces.
+        windows: Of a seed, the windows from that of a step on.
+        validate: Validation loss of a network's present weights; None where there are no such rows.
+            What it is given is called between its pieces.
     """
 
-    windows: Callable[[int], Iterator[Window]] | None = None
-    validate: Callable[[Callable[[], None]], float] | None = None
-
-    def begin(self, first_step: int) -> Iterator[Window] | None:
-        """The windows from that of a step on, the first of which is being filled already."""
-        return None if self.windows is None else _with_first_ahead(self.windows(first_step))
+    windows: Callable[[int, int], Iterator[Window]]
+    validate: Callable[[Network, Callable[[], None]], float] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """Rows on the way to a training.
 
     Attributes:
-        plan: Its steps.
+        plan: Steps of the member with the most rows.
         data: Rows to compile the step with.
-        make_feed: What feeds the compiled step of a stack.
+        make_feed: What feeds the compiled step; None where all rows are resident.
     """
 
     plan: Plan
     data: ResidentData
-    make_feed: Callable[[Stack], Feed]
+    make_feed: Callable[[CompiledStep], Feed] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +137,7 @@ class WindowedRows:
             x=devices.place_each([x for x, _ in blank]),
             y=devices.place_each([y for _, y in blank]),
         )
-        return Prepared(plan, data, partial(self._make_feed, source, job.seed))
+        return Prepared(plan, data, partial(self._make_feed, source))
 
     def _prepare_resident(self, job: JobConfig, devices: Devices) -> Prepared:
         """Every device holds all rows."""
@@ -159,7 +155,7 @@ class WindowedRows:
             y_validation=devices.place(lambda: tf.constant(y_validation)),
             num_validation_rows=len(y_validation),
         )
-        return Prepared(plan, data, lambda _: Feed())
+        return Prepared(plan, data)
 
     def _read_splits(self, splits: Sequence[int]) -> list[tuple[Floats, Floats]]:
         """Inputs and targets of all rows of some splits, in the order of the table."""
@@ -178,7 +174,7 @@ class WindowedRows:
         shape = (num_rows,) if self.num_targets == 1 else (num_rows, 2)
         return np.zeros((num_rows, self.num_inputs), np.float32), np.zeros(shape, np.float32)
 
-    def _make_feed(self, source: WindowSource, seed: int, stack: Stack) -> Feed:
+    def _make_feed(self, source: WindowSource, step: CompiledStep) -> Feed:
         plan = source.plan
         logger.info(
             "%d windows an epoch of up to %d training rows, %d of %d blocks stay in memory.",
@@ -188,7 +184,7 @@ class WindowedRows:
             plan.num_blocks,
         )
 
-        def windows(first_step: int) -> Iterator[Window]:
+        def windows(seed: int, first_step: int) -> Iterator[Window]:
             before = self.table.rows.num_read_bytes
             yield from stream_windows(plan, source, seed=seed, first_step=first_step)
             logger.info(
@@ -200,7 +196,7 @@ class WindowedRows:
             )
 
         num_rows = self.table.num_split_rows(VALIDATION)
-        validate = partial(self._validate, stack, source, num_rows=num_rows)
+        validate = partial(self._validate, step, source, num_rows=num_rows)
         return Feed(windows, validate if num_rows else None)
 
     def _source(self, plan: WindowPlan, devices: Devices, first_replica: int) -> WindowSource:
@@ -236,8 +232,9 @@ class WindowedRows:
 
     def _validate(
         self,
-        stack: Stack,
+        step: CompiledStep,
         source: WindowSource,
+        network: Network,
         advance: Callable[[], None],
         *,
         num_rows: int,
@@ -268,10 +265,8 @@ class WindowedRows:
                 known = np.where(start + rows < num_rows, rows % each, -1)
                 places = known.reshape(num_replicas, num_chunks, -1).swapaxes(0, 1)
                 tensors = [(tf.constant(x), tf.constant(y)) for x, y in parts]
-                with stack.networks[0].present() as state:
-                    total += stack.step.sum_squared_errors(
-                        state, tensors, np.ascontiguousarray(places)
-                    )
+                with network.present() as state:
+                    total += step.sum_squared_errors(state, tensors, np.ascontiguousarray(places))
                 advance()
         return total / num_rows
 
@@ -282,7 +277,8 @@ class WindowedRows:
         return x, y
 
 
-def _with_first_ahead(windows: Iterator[Window]) -> Iterator[Window]:
+def with_first_ahead(windows: Iterator[Window]) -> Iterator[Window]:
+    """The same windows, the first of which is being filled already."""
     pool = ThreadPoolExecutor(1)
     first = pool.submit(next, windows, None)
     pool.shutdown(wait=False)

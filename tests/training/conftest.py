@@ -76,19 +76,22 @@ class SmallTraining:
     def train(self) -> Any:
         """Trains to the end and returns the state."""
         from dnnjob.tasks import Crew, StopFlag
-        from dnnjob.training.train import TrainingLoop, TrainingState
+        from dnnjob.training.train import TrainingLoop
 
-        state = TrainingState.begin(self.plan)
-        loop = TrainingLoop(
-            self.step,
-            self.network,
-            self.plan,
-            self.job,
-            keep=lambda _: None,
-            crew=Crew(StopFlag()),
-        )
-        loop.train(state)
-        return state
+        member = self.make_member()
+        loop = TrainingLoop(self.step, self.job, keep=lambda: None, crew=Crew(StopFlag()))
+        loop.train([member])
+        return member.state
+
+    def make_member(self) -> Any:
+        """The network at the start of its training."""
+        from dnnjob.data.windows import make_windows
+        from dnnjob.training.member import Member, TrainingState
+
+        def windows(first_step: int) -> Any:
+            return make_windows(self.plan, seed=self.job.seed, first_step=first_step)
+
+        return Member(self.network, TrainingState.begin(self.plan), windows)
 
 
 MakeTraining = Callable[..., SmallTraining]
@@ -140,3 +143,15 @@ def plain_encoding(num_columns: int) -> Encoding:
     """Of so many numbers, each one input, and an unscaled target."""
     columns = tuple(NumberColumn(f"x{n}", 0.0, False, 0.0, 1.0) for n in range(num_columns))
     return Encoding(columns, TargetEncoding("y", "none", 0.0, 1.0, None), "none")
+
+
+def predict_rows(dnn: Any, x: np.ndarray) -> np.ndarray:
+    """Standardized predictions of one network, `(num_rows,)`."""
+    from dnnjob.config import TrainConfig
+    from dnnjob.training.evaluate import make_predictor
+    from dnnjob.training.network import Network, Seat
+    from dnnjob.training.network_state import make_state
+
+    network = Network(0, Seat(dnn, make_state(dnn, TrainConfig(), tf.distribute.get_strategy())))
+    predicted: np.ndarray = make_predictor([network])(x)[0]
+    return predicted

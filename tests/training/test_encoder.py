@@ -22,10 +22,10 @@ from dnnjob.data.encoding import (
 from dnnjob.data.encoding_fit import fit_columns
 from dnnjob.data.raw_columns import Block, Texts, take_rows
 from dnnjob.training.encoder import build_encoder, build_model, build_readers, encode
-from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.export import as_input, build_export, load_predictor, save_model
 from dnnjob.training.model import build_dnn, summarize
 from tests.data.opened import measure_block
+from tests.training.conftest import predict_rows
 
 TARGET = TargetEncoding("y", "none", mean=20.0, std=5.0, raw_std=5.0)
 MODEL = ModelConfig(hidden_units=(7, 3))
@@ -279,6 +279,8 @@ def test_a_log_target_comes_back_in_its_units(tmp_path: Path, block: Block) -> N
 
 PLAIN = """
 import sys, keras, numpy as np, pandas as pd
+from tests.training.conftest import predict_rows
+from tests.training.conftest import predict_rows
 frame = pd.read_pickle(sys.argv[2])
 model = keras.models.load_model(sys.argv[1], safe_mode=True)
 predicted = model.predict({name: frame[name].to_numpy() for name in model.input}, verbose=0)

@@ -10,10 +10,9 @@ import pytest
 from dnnjob.config import ModelConfig
 from dnnjob.data.encoding import Encoding, FeatureKind, NumberColumn, TargetEncoding
 from dnnjob.training.encoder import build_encoder, encode
-from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.export import build_export, save_model
 from dnnjob.training.model import build_dnn, summarize
-from tests.training.conftest import plain_encoding
+from tests.training.conftest import plain_encoding, predict_rows
 
 FEATURES = ("plain", "with space", "dot.ted", "größe", "a:b")
 KINDS: dict[str, FeatureKind] = dict.fromkeys(FEATURES, "numeric")

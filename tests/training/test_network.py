@@ -10,10 +10,11 @@ from dnnjob.config import JobConfig, resolve_job
 from dnnjob.data.order import StepPlan
 from dnnjob.tasks import Crew, StopFlag
 from dnnjob.training import network as networks
+from dnnjob.training.member import TrainingState
 from dnnjob.training.network import Stack, make_stack
 from dnnjob.training.step import ResidentData
 from dnnjob.training.strategy import make_devices
-from dnnjob.training.train import TrainingLoop, TrainingState
+from dnnjob.training.train import TrainingLoop
 from tests.training.conftest import plain_encoding, random_table
 
 

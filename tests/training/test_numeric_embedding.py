@@ -13,10 +13,10 @@ import pytest
 from dnnjob.config import ModelConfig
 from dnnjob.data.encoding import Encoding, NumberColumn, NumericEmbedding, TargetEncoding
 from dnnjob.training.encoder import build_encoder, encode
-from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.export import build_export, save_model
 from dnnjob.training.model import build_dnn, build_encoded_dnn
 from dnnjob.training.numeric_embedding import bin_ramps
+from tests.training.conftest import predict_rows
 
 TARGET = TargetEncoding("y", "none", 20.0, 5.0, 5.0)
 # A column of many values, one of three, one of two, and a constant one.

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import zscore
 from sklearn.model_selection import train_test_split
 
-from dnnjob.training.evaluate import predict_rows
+from tests.training.conftest import predict_rows
 from tests.training.test_step import fit_with_keras
 
 TABLE = Path(__file__).parents[3] / "shared" / "data" / "housing.csv"

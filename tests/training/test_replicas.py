@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from dnnjob.tasks import LOGICAL_CPUS
-from dnnjob.training.evaluate import predict_rows
+from tests.training.conftest import predict_rows
 from tests.training.test_reference_job import TABLE, make_job
 
 SETTINGS: dict[str, dict[str, Any]] = {

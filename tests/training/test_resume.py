@@ -14,8 +14,9 @@ from dnnjob.errors import DataError, JobError, SupersededError
 from dnnjob.runs import Journal, Position, RunPaths, claim_attempt, create_run
 from dnnjob.tasks import LOGICAL_CPUS, Crew, StopFlag, Task
 from dnnjob.training.checkpoint import CheckpointStore
+from dnnjob.training.member import TrainingState
 from dnnjob.training.resume import Identity, Keeper, from_keras, identify, join_machines
-from dnnjob.training.train import TrainingLoop, TrainingState
+from dnnjob.training.train import TrainingLoop
 
 SECTIONS: dict[str, Any] = {
     "num_validation_rows": 30,
@@ -40,7 +41,7 @@ def make_keeper(training: Any, paths: RunPaths, identity: Identity = IDENTITY) -
     return Keeper(
         store=CheckpointStore(paths.checkpoints),
         journal=Journal(paths),
-        network=training.network,
+        members=[training.make_member()],
         identity=identity,
         every_s=30.0,
         crew=Crew(StopFlag()),
@@ -50,17 +51,16 @@ def make_keeper(training: Any, paths: RunPaths, identity: Identity = IDENTITY) -
 def train(training: Any, keeper: Keeper, *, interrupted_after: int | None) -> TrainingState:
     """Trains from the newest checkpoint; after so many steps it writes one and breaks off."""
 
-    def keep(state: TrainingState) -> None:
-        if interrupted_after is not None and state.log.num_steps >= interrupted_after:
-            keeper.write(state)
+    (member,) = keeper.members
+
+    def keep() -> None:
+        if interrupted_after is not None and member.state.log.num_steps >= interrupted_after:
+            keeper.write()
             raise Interrupted
 
-    plan = training.plan
-    state = keeper.restore(plan) or TrainingState.begin(plan)
-    TrainingLoop(
-        training.step, training.network, plan, training.job, keep=keep, crew=Crew(StopFlag())
-    ).train(state)
-    return state
+    keeper.restore()
+    TrainingLoop(training.step, training.job, keep=keep, crew=Crew(StopFlag())).train([member])
+    return member.state
 
 
 @pytest.mark.parametrize("xla", ["on", "off"])
@@ -105,7 +105,8 @@ def test_more_epochs_end_in_the_bits_of_as_many_from_the_start(
     expected = whole.train()
     first = make_training(**short)
     keeper = make_keeper(first, paths)
-    keeper.write(train(first, keeper, interrupted_after=None))
+    train(first, keeper, interrupted_after=None)
+    keeper.write()
     longer = make_training(**long)
 
     state = train(longer, make_keeper(longer, paths), interrupted_after=None)
@@ -122,7 +123,7 @@ def test_a_training_that_had_ended_is_not_trained_again(
     first = make_training(**SECTIONS)
     keeper = make_keeper(first, paths)
     state = train(first, keeper, interrupted_after=None)
-    keeper.write(state)
+    keeper.write()
     second = make_training(**SECTIONS)
 
     again = train(second, make_keeper(second, paths), interrupted_after=1)
@@ -161,7 +162,7 @@ def test_the_checkpoint_of_another_job_or_table_is_refused_with_the_difference(
     keeper = make_keeper(training, paths, Identity(origin, IDENTITY.fingerprint))
 
     with pytest.raises(DataError if keys == ("table",) else JobError, match=told):
-        keeper.restore(training.plan)
+        keeper.restore()
 
 
 def test_a_checkpoint_from_before_a_key_existed_counts_as_its_default(
@@ -177,10 +178,10 @@ def test_a_checkpoint_from_before_a_key_existed_counts_as_its_default(
         train(training, older, interrupted_after=1)
     training = make_training(**SECTIONS)
 
-    state = make_keeper(training, paths, now).restore(training.plan)
+    keeper = make_keeper(training, paths, now)
 
-    assert state is not None
-    assert state.log.num_steps == 1
+    assert keeper.restore()
+    assert keeper.members[0].state.log.num_steps == 1
 
 
 @pytest.mark.long
@@ -276,7 +277,7 @@ def test_a_superseded_attempt_writes_no_checkpoint(make_training: Any, paths: Ru
     claim_attempt(paths)
 
     with pytest.raises(SupersededError):
-        keeper.write(TrainingState.begin(training.plan))
+        keeper.write()
 
     assert not paths.checkpoints.exists()
 
@@ -295,10 +296,10 @@ def test_a_checkpoint_whose_attempt_cannot_be_looked_up_warns(
 
     with monkeypatch.context() as storage:
         storage.setattr("dnnjob.runs.journal.latest_attempt", refuse)
-        keeper.write(TrainingState.begin(training.plan))
+        keeper.write()
 
     assert "Stale file handle" in caplog.text
-    keeper.write(TrainingState.begin(training.plan))
+    keeper.write()
     assert [path.name for path in paths.checkpoints.iterdir()] == ["00000001-1.ckpt"]
 
 
@@ -321,6 +322,6 @@ def test_another_task_restores_what_the_chief_names(make_training: Any, paths: R
 
     assert state is not None
     assert state.log.num_steps >= 1
-    keeper.write(state)
+    keeper.write()
     assert [path.name for path in paths.checkpoints.iterdir()] == ["00000001-1.ckpt"]
     assert json.dumps(state.position.model_dump())

@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 
 from dnnjob.training.dropout import draw_masks
-from dnnjob.training.evaluate import predict_rows
 from dnnjob.training.model import build_dnn
 from dnnjob.training.row_chunks import chunk_rows
 from dnnjob.training.step import Stopping
 from dnnjob.training.strategy import Devices
+from tests.training.conftest import predict_rows
 
 OPTIMIZERS = {
     "sgd": ({}, lambda: keras.optimizers.SGD(0.01)),

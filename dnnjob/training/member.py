@@ -1,0 +1,248 @@
+"""The members of a run on their way: where each stands, and what its next steps train on.
+
+member = Member(network, plan, TrainingState.begin(plan), make_windows)
+num_steps = member.train(step, job.train, size=100)
+overall_progress([member], job.train)
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dnnjob.config import TrainConfig
+from dnnjob.data.order import Plan, WindowPlan
+from dnnjob.data.windows import Window
+from dnnjob.errors import NonFiniteError
+from dnnjob.runs import Position, Progress
+from dnnjob.training.history import EpochLog
+from dnnjob.training.network import Network
+from dnnjob.training.schedule import learning_rates
+from dnnjob.training.step import CompiledStep, Outcome, Stopping, Validation
+from dnnjob.training.strategy import Placed
+
+EPOCHS_DONE, PATIENCE_ENDED = "epochs", "patience"
+
+
+@dataclass
+class TrainingState:
+    """Where a network stands between two calls: what a checkpoint holds beside its variables."""
+
+    log: EpochLog
+    stopping: Stopping
+    stop_reason: str | None = None
+    """Why training ended, `epochs` or `patience`; None while it goes on."""
+
+    @classmethod
+    def begin(cls, plan: Plan) -> "TrainingState":
+        """Nothing trained yet."""
+        return cls(EpochLog(plan), Stopping.begin())
+
+    @property
+    def position(self) -> Position:
+        """The next batch to train."""
+        plan, batch = self.log.plan, len(self.log.pending_errors)
+        window = 0
+        if isinstance(plan, WindowPlan):
+            window = min(batch // plan.steps_per_window, plan.windows_per_epoch - 1)
+            batch -= window * plan.steps_per_window
+        return Position(epoch=self.log.num_epochs, window=window, batch=batch)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Epoch with the least validation loss, from 1; None without validation rows."""
+        best = int(self.stopping.best_epoch)
+        return best + 1 if best >= 0 else None
+
+    def kept_epoch(self, train: TrainConfig) -> int:
+        """Epoch whose weights training leaves, from 1: with patience the best, else the last."""
+        return (train.patience and self.best_epoch) or self.log.num_epochs
+
+
+@dataclass(eq=False)
+class Member:
+    """One network on its way.
+
+    Attributes:
+        name: What errors call it; empty where it is alone.
+        network: Its variables.
+        state: Where it stands.
+        make_windows: Its windows from that of a step on.
+        validation: The rows that validate it; None is all validation rows.
+        validate: Validation loss of its present weights, where calls do not validate; tells what it
+            is given that it gets on.
+        windows: Those that come next, once they are being filled.
+    """
+
+    network: Network
+    state: TrainingState
+    make_windows: Callable[[int], Iterator[Window]]
+    name: str = ""
+    validation: Validation | None = None
+    validate: Callable[[Callable[[], None]], float] | None = None
+    windows: Iterator[Window] | None = None
+    _window: Window | None = None
+    _rows: tuple[Placed, Placed] | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """Its steps."""
+        return self.state.log.plan
+
+    def train(
+        self, step: CompiledStep, train: TrainConfig, *, size: int, advance: Callable[[], None]
+    ) -> int:
+        """Takes at most `size` steps, none beyond a window's end; returns how many it took.
+
+        Raises:
+            NonFiniteError: If a loss or gradient is not finite; the weights are the last finite.
+        """
+        window, start = self._next_window(step), self._step_in_window
+        rates, began = self._rates(window, train), time.perf_counter()
+        with self.network.present() as variables:
+            outcome = step(
+                variables,
+                window.indices,
+                seed=self.network.seed,
+                rows=self._rows,
+                rates=rates,
+                first_step=window.first_step,
+                start=start,
+                stop=min(start + size, window.num_steps),
+                stopping=self.state.stopping,
+                per_epoch=self.plan.steps_per_epoch,
+                validation=self.validation,
+            )
+        seconds = time.perf_counter() - began
+        self._record(outcome, rates, start=start, seconds=seconds, validates=step.validates)
+        if not outcome.finite:
+            raise self._not_finite(train)
+        if self._validate(train, advance) or outcome.patience_ended:
+            self.state.stop_reason = PATIENCE_ENDED
+        elif self.state.log.num_steps == self.plan.num_steps:
+            self.state.stop_reason = EPOCHS_DONE
+        if self.state.stop_reason or self._step_in_window == window.num_steps:
+            # Its memory is wanted for the one after the next, which is filled from here on.
+            self._window = self._rows = None
+        if self.state.stop_reason:
+            self.windows = None
+        return outcome.stop - start
+
+    def _next_window(self, step: CompiledStep) -> Window:
+        if self._window is None:
+            if self.windows is None:
+                self.windows = self.make_windows(self.state.log.num_steps)
+            self._window = next(self.windows)
+            rows = self._window.rows
+            self._rows = None if rows is None else step.place(rows)
+        return self._window
+
+    @property
+    def _step_in_window(self) -> int:
+        return self.state.log.num_steps - (self._window.first_step if self._window else 0)
+
+    def _rates(self, window: Window, train: TrainConfig) -> np.ndarray:
+        steps = np.arange(window.first_step, window.first_step + len(window.indices))
+        return learning_rates(train, steps=steps, num_steps=self.plan.num_steps)
+
+    def _record(
+        self,
+        outcome: Outcome,
+        rates: np.ndarray,
+        *,
+        start: int,
+        seconds: float,
+        validates: bool,
+    ) -> None:
+        state, done = self.state, slice(start, outcome.stop)
+        first_step = state.log.num_steps - start
+        completed = state.log.num_epochs - first_step // self.plan.steps_per_epoch
+        state.log.add(
+            outcome.squared_errors[done],
+            rates[done],
+            outcome.validation_losses[completed:] if validates else None,
+            seconds=seconds,
+        )
+        state.stopping = outcome.stopping
+
+    def _validate(self, train: TrainConfig, advance: Callable[[], None]) -> bool:
+        """Validates at the end of an epoch where calls do not; whether patience has ended."""
+        state = self.state
+        if self.validate is None or state.log.pending_errors:
+            return False
+        loss, epoch = self.validate(advance), state.log.num_epochs - 1
+        state.log.validation_losses.append(loss)
+        if np.float32(loss) < state.stopping.best_loss - np.float32(train.min_delta):
+            state.stopping = Stopping(np.float32(loss), np.int32(epoch))
+            with self.network.present() as variables:
+                variables.keep_best()
+        patience = train.patience
+        return patience is not None and epoch - int(state.stopping.best_epoch) >= patience
+
+    def _not_finite(self, train: TrainConfig) -> NonFiniteError:
+        log = self.state.log
+        whose = f" of {self.name} (seed {self.network.seed})" if self.name else ""
+        return NonFiniteError(
+            f"Loss and gradients must stay finite, but they{whose} did not in epoch "
+            f"{log.num_epochs + 1}, batch {len(log.pending_errors) + 1}. "
+            f"Lower train.learning_rate ({train.learning_rate}), set "
+            "train.clip_norm, or look for extreme values in the table."
+        )
+
+
+def unfinished(members: Sequence[Member]) -> list[Member]:
+    """Those that train on, in their order."""
+    return [member for member in members if member.state.stop_reason is None]
+
+
+def mean_position(members: Sequence[Member]) -> Position:
+    """Where the members stand in their mean; of a single one, its next batch."""
+    if len(members) == 1:
+        return members[0].state.position
+    plan = members[0].plan
+    steps = sum(member.state.log.num_steps for member in members) // len(members)
+    epoch, batch = divmod(steps, plan.steps_per_epoch)
+    return Position(epoch=epoch, batch=batch)
+
+
+def overall_progress(members: Sequence[Member], train: TrainConfig) -> Progress:
+    """What `status.json` shows: the mean of the members, at the epoch of the last of them."""
+    logs = [member.state.log for member in members]
+    epoch = min(log.num_epochs for log in (m.state.log for m in unfinished(members) or members))
+    return Progress(
+        epoch=epoch,
+        epochs=logs[0].plan.epochs,
+        loss=_mean_last([log.losses for log in logs]),
+        val_loss=_mean_last([log.validation_losses for log in logs]),
+        end=describe_end(members, train),
+    )
+
+
+def describe_end(members: Sequence[Member], train: TrainConfig) -> str | None:
+    """Where training ended and which epoch is kept; None where it is the last of the job."""
+    states = [member.state for member in members]
+    if any(state.stop_reason is None for state in states):
+        return None
+    epochs = [state.log.num_epochs for state in states]
+    kept = [state.kept_epoch(train) for state in states]
+    most = states[0].log.plan.epochs
+    stopped = sum(state.stop_reason == PATIENCE_ENDED for state in states)
+    who = "" if len(members) == 1 else f"{stopped} of {len(members)} members "
+    if stopped:
+        where = f"{who}stopped at epoch {_span(epochs)} of {most}"
+        return f"{where} (patience {train.patience}), epoch {_span(kept)} kept"
+    if kept < epochs:
+        return f"epoch {_span(kept)} of {most} kept, whose validation loss is least"
+    return None
+
+
+def _span(epochs: Sequence[int]) -> str:
+    least, most = min(epochs), max(epochs)
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def _mean_last(losses: Sequence[Sequence[float]]) -> float | None:
+    # A loss can overflow in the sum over an epoch's finite batches.
+    last = [one[-1] for one in losses if one]
+    return float(np.mean(last)) if last and np.isfinite(last).all() else None
