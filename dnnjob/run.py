@@ -32,6 +32,7 @@ from dnnjob.tasks import (
     Crew,
     TaskAttempt,
     configure_process,
+    count_lanes,
     count_threads,
     limit_threads,
     lower_threads,
@@ -63,21 +64,23 @@ def run_job(attempt: TaskAttempt) -> Report | None:
     with watch.time("load"):
         table = _load_table(job, attempt, threads=cores)
     encoding = table.fit_encoding(job.data)
-    threads = _limit_threads(job, encoding, crew, cores=cores)
+    threads, lanes = _limit_threads(job, encoding, crew, cores=cores)
     with watch.time("import"), importing_tensorflow():
         from dnnjob.training.fit import fit_dnn
         from dnnjob.training.strategy import make_devices
         from dnnjob.training.windowed import WindowedRows
 
     devices = make_devices(job.devices, crew)
-    job = _complete(job, table, devices, num_tasks=crew.task.num_tasks, threads=threads)
+    job = _complete(job, table, devices, crew, threads=threads, lanes=lanes)
     _write_complete(job, encoding, attempt)
     budget_bytes = _memory_budget(job, crew)
     rows = WindowedRows.of(table, encoding, budget_bytes=budget_bytes, threads=cores)
-    yardstick = Yardstick(job, table, has_idle_core=devices.kind == "gpu" or cores > threads)
+    yardstick = Yardstick(
+        job, table, has_idle_core=devices.kind == "gpu" or cores > threads * lanes
+    )
     with ThreadPoolExecutor(max_workers=1) as background:
         work_beside = partial(_work_beside, job, crew, yardstick, background)
-        fitted = fit_dnn(job, rows, devices, attempt=attempt, meanwhile=work_beside)
+        fitted = fit_dnn(job, rows, devices, attempt=attempt, lanes=lanes, meanwhile=work_beside)
         if not crew.is_chief:
             return None
         crew.release()
@@ -143,10 +146,16 @@ def _load_table(job: JobConfig, attempt: TaskAttempt, *, threads: int) -> Table:
     return table
 
 
-def _limit_threads(job: JobConfig, encoding: Encoding, crew: Crew, *, cores: int) -> int:
-    """Threads of TensorFlow in this task: of its cores those that a step is worth."""
-    flop = step_flop(job, encoding, num_tasks=crew.task.num_tasks)
-    return limit_threads(cores, job.devices, step_flop=flop)
+def _limit_threads(
+    job: JobConfig, encoding: Encoding, crew: Crew, *, cores: int
+) -> tuple[int, int]:
+    """Threads of a step in this task, and members that train at the same moment."""
+    num_tasks = crew.task.num_tasks
+    members = job.model.members if num_tasks == 1 else 1
+    flop = step_flop(job, encoding, num_tasks=num_tasks)
+    threads = limit_threads(cores, job.devices, step_flop=flop, members=members)
+    given = count_threads(crew)
+    return threads, count_lanes(job.devices, members=members, threads=threads, cores=given)
 
 
 def _work_beside(
@@ -166,7 +175,7 @@ def _memory_budget(job: JobConfig, crew: Crew) -> float:
 
 
 def _complete(
-    job: JobConfig, table: Table, devices: "Devices", *, num_tasks: int, threads: int
+    job: JobConfig, table: Table, devices: "Devices", crew: Crew, *, threads: int, lanes: int
 ) -> JobConfig:
     """The job with every default filled in."""
     values, text_format = job.model_dump(), table.typed.text_format
@@ -182,10 +191,12 @@ def _complete(
     values["train"] |= {"weight_decay": job.train.decay, "huber_delta": job.train.delta}
     values["output"] |= {"interval_level": job.interval_level}
     values["devices"] |= {
-        "tasks": num_tasks,
+        "tasks": crew.task.num_tasks,
         "threads": threads,
         "xla": "on" if devices.xla else "off",
     }
+    if job.model.members > 1:
+        values["devices"]["stack"] = job.devices.stack or lanes
     return resolve_job(values, origin="The resolved job")
 
 

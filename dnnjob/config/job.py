@@ -36,7 +36,7 @@ ADAMW_DECAY = 0.004
 # Of intervals, where a run has rows to calibrate them by and its job says nothing of them.
 INTERVAL_LEVEL = 0.9
 # What predictions.parquet says of every row.
-RESULT_COLUMNS = ("row_id", "split", "y_true", "y_pred", "y_lower", "y_upper")
+RESULT_COLUMNS = ("row_id", "split", "y_true", "y_pred", "y_std", "y_lower", "y_upper")
 # What deals the rows; which of them go together is asked of each point of a sweep.
 _SPLIT_KEYS = {
     *("data.split", "data.split_column", "data.folds", "data.validation_fraction"),

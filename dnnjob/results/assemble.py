@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 import dnnjob
 from dnnjob import machine
 from dnnjob.config import JobConfig
@@ -28,8 +26,9 @@ from dnnjob.results.evaluation import Evaluated
 from dnnjob.tasks import TaskAttempt
 
 if TYPE_CHECKING:
+    from dnnjob.training.export import SavedModel
     from dnnjob.training.fit import Fitted
-    from dnnjob.training.history import EpochLog
+    from dnnjob.training.history import MeanHistory
     from dnnjob.training.strategy import Devices
 
 
@@ -45,15 +44,16 @@ class Facts:
     devices: "Devices"
     evaluated: Evaluated
     trees: TreesBaseline | None
+    saved: "SavedModel | None" = None
 
 
-def make_history(log: "EpochLog") -> parts.History:
+def make_history(history: "MeanHistory") -> parts.History:
     """The epochs as `history.parquet` has them."""
     return parts.History(
-        loss=np.array(log.losses),
-        val_loss=np.array(log.validation_losses) if log.validation_losses else None,
-        learning_rate=np.array(log.learning_rates),
-        seconds=np.array(log.seconds),
+        loss=history.losses,
+        val_loss=history.validation_losses,
+        learning_rate=history.learning_rates,
+        seconds=history.seconds,
     )
 
 
@@ -68,6 +68,7 @@ def assemble_report(facts: Facts, *, environ: Mapping[str, str]) -> parts.Report
         metrics=facts.evaluated.metrics,
         baselines=_baselines(facts),
         importance=facts.evaluated.importance,
+        members=_members(facts),
         intervals=facts.evaluated.intervals,
         training=_training(facts),
         model=_model(facts),
@@ -93,21 +94,39 @@ def _baselines(facts: Facts) -> parts.SplitBaselines:
 def _training(facts: Facts) -> parts.Training:
     fitted = facts.fitted
     return parts.Training(
-        epochs=fitted.log.num_epochs,
-        steps=fitted.log.num_steps,
-        final_loss=fitted.log.losses[fitted.kept_epoch - 1],
+        epochs=len(fitted.history.losses),
+        steps=fitted.num_steps,
+        final_loss=fitted.final_loss,
         best_epoch=fitted.best_epoch,
         stop_reason=fitted.stop_reason,
+    )
+
+
+def _members(facts: Facts) -> tuple[parts.Member, ...]:
+    """Each network of several; a single one is the model itself."""
+    errors = facts.evaluated.members
+    if not errors:
+        return ()
+    return tuple(
+        parts.Member(
+            seed=member.seed,
+            best_epoch=member.best_epoch,
+            validation_mse=validation,
+            test_mse=test,
+        )
+        for member, (validation, test) in zip(facts.fitted.members, errors, strict=True)
     )
 
 
 def _model(facts: Facts) -> parts.Model:
     encoding = facts.encoding
     return parts.Model(
-        num_trainable_params=encoding.count_params(facts.job.model),
+        num_trainable_params=encoding.count_params(facts.job.model) * facts.job.model.members,
         summary="\n".join(filter(None, [facts.fitted.summary, encoding.description])),
         inputs={column.name: column.input_dtype for column in encoding.columns},
         num_inputs={column.name: column.num_inputs for column in encoding.columns},
+        file_mb=facts.saved.file_mb if facts.saved else None,
+        load_s=facts.saved.load_s if facts.saved else None,
     )
 
 
@@ -148,6 +167,7 @@ def _strategy(facts: Facts) -> parts.Strategy:
         devices=devices.all_names,
         threads=job.devices.threads,
         xla="on" if devices.xla else "off",
+        stack=facts.fitted.width,
     )
 
 
@@ -167,7 +187,7 @@ def _timing(facts: Facts) -> parts.Timing:
 
 
 def _throughput(facts: Facts) -> parts.Throughput:
-    pace, log = facts.fitted.pace, facts.fitted.log
+    pace, log = facts.fitted.pace, facts.fitted.members[0].log
     steps_per_s = pace.steps_per_s
     rows_per_step = log.plan.num_rows / log.plan.steps_per_epoch
     return parts.Throughput(steps_per_s=steps_per_s, rows_per_s=steps_per_s * rows_per_step)

@@ -81,6 +81,8 @@ class Evaluated:
         baselines: On the test rows.
         importance: What each column is worth.
         intervals: How far targets lie from predictions; None where no rows tell.
+        members: Of each network of several, the mean squared errors of its validation and of the
+            test rows, target units squared; None without such rows.
         drawn: Rows for plots.
         write_predictions: Writes them into a run folder, as `output.predictions` wants them.
     """
@@ -89,6 +91,7 @@ class Evaluated:
     baselines: SplitBaselines
     importance: tuple[Importance, ...]
     intervals: Intervals | None
+    members: tuple[tuple[float | None, float | None], ...]
     drawn: Drawn
     write_predictions: Callable[[RunPaths], None]
 
@@ -124,6 +127,7 @@ class _Sums:
 
     Attributes:
         errors: Totals of train, validation and test rows.
+        members: Totals of the validation and the test rows of each network of several.
         linear: Of the training and test rows.
         num_rows: How many rows.
         num_tests: Test rows among them.
@@ -134,6 +138,7 @@ class _Sums:
 
     linear: LinearSums
     errors: list[Totals] = field(default_factory=lambda: [Totals()] * 3)
+    members: list[Totals] = field(default_factory=list)
     num_rows: int = 0
     num_tests: int = 0
     sample: dict[str, list[Any]] = field(
@@ -149,7 +154,7 @@ class _Sums:
     def dump(self) -> dict[str, Any]:
         """What a later attempt needs to go on after these rows, with the sample not yet written."""
         return {
-            "errors": pack_totals(self.errors),
+            "errors": pack_totals([*self.errors, *self.members]),
             "train": self.linear.train,
             "test": self.linear.test,
             "counts": np.array([self.num_rows, self.num_tests]),
@@ -159,7 +164,8 @@ class _Sums:
     def load(self, stored: Mapping[str, Any]) -> None:
         """Goes on after the rows that a dump is of."""
         values = {name: stored[name] for name in (*self.sample, "errors", "train", "test")}
-        self.errors = unpack_totals(values["errors"])
+        totals = unpack_totals(values["errors"])
+        self.errors, self.members = totals[:3], totals[3:]
         self.linear = replace(self.linear, train=values["train"], test=values["test"])
         self.num_rows, self.num_tests = map(int, stored["counts"])
         for name, each in self.sample.items():
@@ -182,14 +188,15 @@ def evaluate(
         table: The rows.
         encoding: How they become inputs.
         encode: The encoder.
-        predict: From inputs to predictions of the scaled target.
+        predict: From inputs to predictions of the scaled target, `(num_members, num_rows)`; the
+            model's is their mean in target units.
         job: The resolved job.
         parts: Keeps what is predicted for a later attempt.
 
     Raises:
         StoppedError: If a signal asked for it; a later attempt predicts the rest.
     """
-    num_params = encoding.count_params(job.model)
+    num_params = encoding.count_params(job.model) * job.model.members
     pass_ = _PredictionPass(table, encoding, encode, predict, parts, num_params)
     sums, predictions = pass_.run()
     parts.attempt.check()
@@ -204,7 +211,7 @@ def evaluate(
             ),
             baselines=SplitBaselines(test=sums.linear.solve() if is_test.any() else None),
             importance=measure_importance(
-                lambda x: encoding.target.restore(predict(x)),
+                lambda x: encoding.target.restore(predict(x)).mean(axis=0),
                 sums.joined("inputs"),
                 sums.joined("y")[is_test],
                 places=encoding.places,
@@ -214,6 +221,7 @@ def evaluate(
             if is_test.any()
             else (),
             intervals=intervals,
+            members=_member_errors(sums.members),
             drawn=Drawn(sums.joined("raw"), sums.joined("y"), sums.joined("y_pred"), is_test),
             write_predictions=partial(
                 _join_parts,
@@ -222,6 +230,12 @@ def evaluate(
                 tests_alone=job.output.predictions == "test",
             ),
         )
+
+
+def _member_errors(totals: Sequence[Totals]) -> tuple[tuple[float | None, float | None], ...]:
+    """Mean squared errors of pairs of totals."""
+    mse = [one.squared_error / one.num_rows if one.num_rows else None for one in totals]
+    return tuple(zip(mse[::2], mse[1::2], strict=True))
 
 
 def _make_intervals(job: JobConfig, sums: _Sums) -> Intervals | None:
@@ -272,9 +286,11 @@ class _PredictionPass:
             with watch.time("predict"):
                 piece = next(pieces)
                 x = self.encode(self.encoding.numbers(piece.block))
-                y_pred = self.encoding.target.restore(self.predict(x))
-                tables.append(_predictions_of(piece, y_pred))
+                each = self.encoding.target.restore(self.predict(x))
+                y_pred = each.mean(axis=0)
+                tables.append(_predictions_of(piece, y_pred, each))
             with watch.time("evaluate"):
+                self._add_members(sums, piece, each)
                 self._add(sums, piece, x, y_pred)
             is_due = time.monotonic() - written_at >= self.parts.every_s
             is_full = sums.num_rows - began >= _MAX_PART_ROWS
@@ -367,6 +383,17 @@ class _PredictionPass:
         for each, values in zip(sums.sample.values(), sample, strict=True):
             each.append(values)
 
+    def _add_members(self, sums: _Sums, piece: Piece, each: Doubles) -> None:
+        """Adds up the errors of each network of several."""
+        if len(each) == 1:
+            return
+        sums.members = sums.members or [Totals()] * (2 * len(each))
+        for place, split in enumerate((VALIDATION, TEST)):
+            rows = piece.labels == split
+            for number, y_pred in enumerate(each):
+                if rows.any():
+                    sums.members[2 * number + place] += add_up(piece.y[rows], y_pred[rows])
+
     def _linear_inputs(self, piece: Piece, x: Floats, rows: npt.NDArray[np.bool_]) -> Doubles:
         if not self._is_plain:
             return linear_inputs(self.encoding, x[rows]).astype(np.float64)
@@ -400,9 +427,14 @@ class _PredictionPass:
         return True
 
 
-def _predictions_of(piece: Piece, y_pred: Doubles) -> pa.Table:
+def _predictions_of(piece: Piece, y_pred: Doubles, each: Doubles) -> pa.Table:
     return make_predictions(
-        row_id=piece.row_ids, split=piece.labels, y_true=piece.y, y_pred=y_pred, ids=piece.ids
+        row_id=piece.row_ids,
+        split=piece.labels,
+        y_true=piece.y,
+        y_pred=y_pred,
+        y_std=each.std(axis=0) if len(each) > 1 else None,
+        ids=piece.ids,
     )
 
 

@@ -5,12 +5,17 @@ report = publish(facts)
 
 import os
 import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dnnjob.results.assemble import Facts, assemble_report, make_history
 from dnnjob.results.report import Report, write_history, write_report
 from dnnjob.runs import write_file, write_text
+
+if TYPE_CHECKING:
+    from dnnjob.training.export import SavedModel
 
 
 def publish(facts: Facts) -> Report:
@@ -41,7 +46,7 @@ def publish(facts: Facts) -> Report:
         attempt.check()
         if output.model:
             journal.recheck()
-            _save_model(facts)
+            facts = replace(facts, saved=_save_model(facts))
     attempt.check()
     report = assemble_report(facts, environ=os.environ)
     journal.recheck()
@@ -52,7 +57,7 @@ def publish(facts: Facts) -> Report:
 
 
 def _write_tables(facts: Facts) -> None:
-    write_history(facts.attempt.journal.paths, make_history(facts.fitted.log))
+    write_history(facts.attempt.journal.paths, make_history(facts.fitted.history))
     if facts.job.output.predictions != "none":
         facts.attempt.journal.recheck()
         facts.evaluated.write_predictions(facts.attempt.journal.paths)
@@ -88,7 +93,7 @@ def _draw_plots(facts: Facts) -> None:
         std=np.array([*(c.std for c in columns), target.std]) if standardized else None,
         y_pred=drawn.y_pred,
         is_test=drawn.is_test,
-        history=make_history(facts.fitted.log),
+        history=make_history(facts.fitted.history),
         importance=facts.evaluated.importance,
         intervals=facts.evaluated.intervals,
         seed=facts.job.seed,
@@ -96,14 +101,15 @@ def _draw_plots(facts: Facts) -> None:
     draw_plots(facts.attempt.journal.paths.plots, data)
 
 
-def _save_model(facts: Facts) -> None:
+def _save_model(facts: Facts) -> "SavedModel":
     from dnnjob.training.export import build_export, save_model
 
     job = facts.job
     model = build_export(
         job.model,
         encoding=facts.encoding,
-        weights=facts.fitted.dnn.get_weights(),
+        weights=[member.weights for member in facts.fitted.members],
         precision=job.devices.precision,
     )
-    save_model(facts.attempt.journal.paths.model, model)
+    path = facts.attempt.journal.paths.model
+    return save_model(path, model, is_to_be_loaded=len(facts.fitted.members) > 1)

@@ -86,6 +86,19 @@ class Training(Record):
     """Why training ended: `epochs` were done, or `patience` ran out."""
 
 
+class Member(Record):
+    """A network of several that make up the model."""
+
+    seed: int
+    """Of its first weights, order of rows and dropout masks."""
+    best_epoch: int | None
+    """Epoch, counted from 1, with its least validation loss; None without validation rows."""
+    validation_mse: Finite | None
+    """Mean squared error of the rows that validated it, target units squared."""
+    test_mse: Finite | None
+    """Of the test rows."""
+
+
 class Model(Record):
     """What was trained."""
 
@@ -96,6 +109,10 @@ class Model(Record):
     """Columns the exported model takes, with their types."""
     num_inputs: dict[str, int] = Field(default_factory=dict)
     """Inputs of the network that each column became; an embedding takes one, its code."""
+    file_mb: Finite | None = None
+    """Size of `model/model.keras`, in MiB; None without one."""
+    load_s: Finite | None = None
+    """Seconds that it took to load, measured where it holds several networks."""
 
 
 class Fingerprint(Record):
@@ -144,7 +161,10 @@ class Strategy(Record):
     devices: tuple[str, ...]
     """Those of all tasks, by rank."""
     threads: int
+    """Of a task; of members side by side of each."""
     xla: Literal["on", "off"]
+    stack: int = 1
+    """Members of the model that trained at the same moment."""
 
 
 class Timing(Record):
@@ -233,6 +253,8 @@ class Report(Record):
     baselines: SplitBaselines
     importance: tuple[Importance, ...] = ()
     """What the test error gains where a column is shuffled, the most important column first."""
+    members: tuple[Member, ...] = ()
+    """The networks whose mean the model is; empty where it is a single one."""
     intervals: Intervals | None = None
     """How far targets lie from predictions; None where no rows tell."""
     training: Training
@@ -319,9 +341,19 @@ def make_predictions(
     split: Array,
     y_true: Array,
     y_pred: Array,
+    y_std: Array | None = None,
     ids: Mapping[str, pa.ChunkedArray] | None = None,
 ) -> pa.Table:
-    """Rows of `predictions.parquet`; arguments as `write_predictions` has them."""
+    """Rows of `predictions.parquet`; arguments as `write_predictions` has them.
+
+    Args:
+        row_id: See there.
+        split: See there.
+        y_true: See there.
+        y_pred: See there.
+        y_std: Standard deviation of the members' predictions, target units; None of a single one.
+        ids: See there.
+    """
     table = pa.Table.from_arrays(
         [
             pa.array(row_id, pa.int64()),
@@ -331,6 +363,10 @@ def make_predictions(
         ],
         schema=PREDICTIONS_SCHEMA,
     )
+    if y_std is not None:
+        table = table.append_column(
+            pa.field("y_std", pa.float64(), nullable=False), pa.array(y_std)
+        )
     for name, column in (ids or {}).items():
         table = table.append_column(name, column)
     return table

@@ -10,6 +10,7 @@ from dnnjob.tasks.alive import sees_process
 from dnnjob.tasks.environment import (
     LOGICAL_CPUS,
     configure_process,
+    count_lanes,
     count_threads,
     limit_threads,
     logical_cpus,
@@ -35,6 +36,7 @@ __all__ = [
     "Task",
     "TaskAttempt",
     "configure_process",
+    "count_lanes",
     "count_threads",
     "find_task",
     "follow_crew",

@@ -87,7 +87,9 @@ def configure_process(devices: DevicesConfig, crew: Crew | None = None) -> int:
     return threads
 
 
-def limit_threads(threads: int, devices: DevicesConfig, *, step_flop: float) -> int:
+def limit_threads(
+    threads: int, devices: DevicesConfig, *, step_flop: float, members: int = 1
+) -> int:
     """Threads of this task once its work is known, set for TensorFlow's import.
 
     A step of few operations is done before a second thread has woken, and on a shared machine waits
@@ -98,15 +100,39 @@ def limit_threads(threads: int, devices: DevicesConfig, *, step_flop: float) -> 
         threads: What `configure_process` gave.
         devices: `[devices]` of the job, whose threads stay as they are, if it names any.
         step_flop: Floating-point operations of a step in this task.
+        members: Networks of a run in one task. Where they are at least as many as the threads that
+            a step is worth, each takes one, and they train side by side.
     """
     global _taken
     if "tensorflow" in sys.modules and _taken is not None:
         return devices.threads or _taken
+    given = threads
     if not devices.threads and (devices.kind == "cpu" or not visible_gpus()):
         threads = worthy_threads(threads, step_flop=step_flop)
-    _set_threads(threads)
+        threads = 1 if 1 < members >= threads else threads
+    _set_threads(
+        threads,
+        beside=count_lanes(devices, members=members, threads=threads, cores=given),
+    )
     _taken = threads
     return threads
+
+
+def count_lanes(devices: DevicesConfig, *, members: int, threads: int, cores: int) -> int:
+    """Members of a run that train at the same moment in this task, as far as cores allow.
+
+    Args:
+        devices: `[devices]` of the job: its stack, and whether its threads are the rule's.
+        members: Networks of the run.
+        threads: What each takes, as `limit_threads` gave it.
+        cores: What this task is given.
+    """
+    on_gpu = devices.kind != "cpu" and bool(visible_gpus())
+    if on_gpu or logical_cpus() > 1 or devices.tasks > 1:
+        return 1
+    # More threads than one share a pool, in which networks side by side would wait for each other.
+    default = cores if threads == 1 and not devices.threads else 1
+    return max(1, min(devices.stack or default, members, cores // threads))
 
 
 def worthy_threads(cores: int, *, step_flop: float) -> int:
@@ -114,11 +140,12 @@ def worthy_threads(cores: int, *, step_flop: float) -> int:
     return max(1, min(cores, int(step_flop / _FLOP_A_THREAD)))
 
 
-def _set_threads(threads: int) -> None:
+def _set_threads(threads: int, *, beside: int = 1) -> None:
     # Replicas of one CPU compute beside each other: its threads, shared, would only be in each
     # other's way.
     os.environ["TF_NUM_INTRAOP_THREADS"] = str(max(1, threads // logical_cpus()))
-    os.environ["TF_NUM_INTEROP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["TF_NUM_INTEROP_THREADS"] = str(threads * beside)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def refuse_without_gpu(devices: DevicesConfig) -> None:

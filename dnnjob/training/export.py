@@ -1,6 +1,6 @@
 """The model a user keeps: raw columns in, target units out, stock layers only.
 
-model = build_export(job.model, encoding=encoding, weights=weights, precision="float32")
+model = build_export(job.model, encoding=encoding, weights=[weights], precision="float32")
 save_model(paths.model, model)
 predict = load_predictor(paths.model, kinds, precision="float32")
 y_pred = predict({"sex": Texts.of(["M", "F"]), "length": np.array([0.4, 0.5])})
@@ -8,8 +8,10 @@ y_pred = predict({"sex": Texts.of(["M", "F"]), "length": np.array([0.4, 0.5])})
 
 import os
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -41,7 +43,7 @@ def build_export(
     model: ModelConfig,
     *,
     encoding: Encoding,
-    weights: Sequence[np.ndarray],
+    weights: Sequence[Sequence[np.ndarray]],
     precision: str,
 ) -> keras.Model:
     """A Keras model from a dictionary of raw columns to predictions in target units.
@@ -51,22 +53,29 @@ def build_export(
     Args:
         model: Layers of the network.
         encoding: How the columns became its inputs.
-        weights: The network's trained weights.
+        weights: Trained weights of each network; the model is the mean of their predictions.
         precision: `devices.precision` of the job.
     """
     names = [column.name for column in encoding.columns]
     inputs, numbers = build_readers(encoding)
     encoded = build_encoder(encoding, name=free_name("encoder", names))(numbers)
-    dnn = build_encoded_dnn(
-        model, encoding, seed=0, precision=precision, name=free_name("dnn", names)
-    )
-    dnn.set_weights(list(weights))
-    predicted = dnn(encoded)
-    target = encoding.target
-    if encoding.mode != "none" or target.transform != "none" or target.bounds is not None:
-        restore = _build_restore(encoding, name=free_name("target_units", names))
-        predicted = restore(predicted)
-    return build_model(inputs, predicted, name="dnnjob")
+    outputs = []
+    for number, trained in enumerate(weights):
+        # Those of a single network are as they always were.
+        suffix = f"_{number}" if len(weights) > 1 else ""
+        dnn = build_encoded_dnn(
+            model, encoding, seed=0, precision=precision, name=free_name(f"dnn{suffix}", names)
+        )
+        dnn.set_weights(list(trained))
+        predicted = dnn(encoded)
+        target = encoding.target
+        if encoding.mode != "none" or target.transform != "none" or target.bounds is not None:
+            restore = _build_restore(encoding, name=free_name(f"target_units{suffix}", names))
+            predicted = restore(predicted)
+        outputs.append(predicted)
+    if len(outputs) > 1:
+        outputs = [keras.layers.Average(name=free_name("mean", names))(outputs)]
+    return build_model(inputs, outputs[0], name="dnnjob")
 
 
 def _build_restore(encoding: Encoding, *, name: str) -> keras.layers.Layer:
@@ -84,14 +93,34 @@ def _build_restore(encoding: Encoding, *, name: str) -> keras.layers.Layer:
     return keras.Model(output, y, name=name)
 
 
-def save_model(path: Path, model: keras.Model) -> None:
-    """Writes a `.keras` file in one step."""
+@dataclass(frozen=True)
+class SavedModel:
+    """What a saved model takes.
+
+    Attributes:
+        file_mb: Size of the file, MiB.
+        load_s: Seconds to load it; None where that was not measured.
+    """
+
+    file_mb: float
+    load_s: float | None
+
+
+def save_model(path: Path, model: keras.Model, *, is_to_be_loaded: bool = False) -> SavedModel:
+    """Writes a `.keras` file in one step; loads it again, where asked, to see for how long."""
     # Keras chooses the format by the suffix and opens the file itself.
     with tempfile.TemporaryDirectory() as folder:
         beside = Path(folder) / f"model-{os.getpid()}.keras"
         model.save(beside)
         content = beside.read_bytes()
     write_file(path, lambda file: file.write(content))
+    load_s = None
+    if is_to_be_loaded:
+        began = time.perf_counter()
+        with slashes_in_columns():
+            keras.models.load_model(path, compile=False, safe_mode=True)
+        load_s = time.perf_counter() - began
+    return SavedModel(len(content) / 2**20, load_s)
 
 
 def load_predictor(path: Path, kinds: Mapping[str, FeatureKind], *, precision: str) -> Predictor:

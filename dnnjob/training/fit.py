@@ -131,6 +131,7 @@ def fit_dnn(
     *,
     attempt: TaskAttempt,
     meanwhile: Callable[[], object],
+    lanes: int = 1,
 ) -> Fitted:
     """Trains the job's networks from their newest checkpoint, or from the start.
 
@@ -140,6 +141,7 @@ def fit_dnn(
         devices: What they compute on.
         attempt: This task's part in the attempt.
         meanwhile: Called once the interpreter is free, since the network compiles and trains.
+        lanes: Members that train at the same moment, where the rows are resident.
 
     Raises:
         NonFiniteError: If training diverges; a checkpoint holds the last finite weights.
@@ -165,13 +167,14 @@ def fit_dnn(
     keeper.restore()
     with watch.time("compile"):
         _compile(stack, members, keeper, is_fed=is_fed)
-    _announce(job, plan, devices)
+    width = 1 if is_fed else lanes
+    _announce(job, plan, devices, width=width)
     loop = TrainingLoop(
         stack.step,
         job,
         keep=keeper.keep,
         crew=keeper.crew,
-        width=job.devices.stack,
+        width=width,
         takes_turns=not is_fed,
     )
     pace = _train(loop, members, keeper, attempt)
@@ -179,11 +182,11 @@ def fit_dnn(
     return Fitted(
         members=tuple(_fitted(member, job.train) for member in members),
         summary=summary,
-        history=MeanHistory.of([one.state.log for one in members], width=job.devices.stack),
+        history=MeanHistory.of([one.state.log for one in members], width=width),
         pace=pace,
         inexact=keeper.inexact,
         trained=mean_position(members),
-        width=job.devices.stack,
+        width=width,
         predictor=make_predictor(stack.networks),
     )
 
@@ -283,7 +286,7 @@ def _keep_best(train: TrainConfig, members: Sequence[Member]) -> None:
                 variables.restore_best()
 
 
-def _announce(job: JobConfig, plan: Plan, devices: Devices) -> None:
+def _announce(job: JobConfig, plan: Plan, devices: Devices, *, width: int) -> None:
     warmup_steps, num_members = job.train.warmup_steps, job.model.members
     if warmup_steps >= plan.num_steps:
         logger.warning(
@@ -304,5 +307,5 @@ def _announce(job: JobConfig, plan: Plan, devices: Devices) -> None:
     if num_members > 1:
         logger.info(
             "%d members, %d at the same moment with %d thread(s) each.",
-            *(num_members, job.devices.stack, job.devices.threads),
+            *(num_members, width, job.devices.threads),
         )

@@ -125,7 +125,7 @@ class MeanHistory:
             losses=_mean([log.losses for log in logs]),
             validation_losses=_mean([log.validation_losses for log in logs]) if validates else None,
             learning_rates=np.array(most.learning_rates),
-            seconds=sum(_padded(log.seconds, most.num_epochs, 0.0) for log in logs) / width,
+            seconds=np.sum([_padded(log.seconds, most.num_epochs, 0.0) for log in logs], 0) / width,
         )
 
 
