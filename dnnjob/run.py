@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dnnjob.config import DataConfig, JobConfig, change_devices, load_job, resolve_job, to_toml
 from dnnjob.data.encoding import Encoding, FeatureKind
+from dnnjob.data.folds import Folds, deal_folds
 from dnnjob.data.schema import log_warnings
 from dnnjob.data.split import choose_split
 from dnnjob.data.spool import scratch_folder
@@ -63,6 +64,7 @@ def run_job(attempt: TaskAttempt) -> Report | None:
     cores = configure_process(job.devices, crew)
     with watch.time("load"):
         table = _load_table(job, attempt, threads=cores)
+        folds = _deal_folds(job, table)
     encoding = table.fit_encoding(job.data)
     threads, lanes = _limit_threads(job, encoding, crew, cores=cores)
     with watch.time("import"), importing_tensorflow():
@@ -74,7 +76,7 @@ def run_job(attempt: TaskAttempt) -> Report | None:
     job = _complete(job, table, devices, crew, threads=threads, lanes=lanes)
     _write_complete(job, encoding, attempt)
     budget_bytes = _memory_budget(job, crew)
-    rows = WindowedRows.of(table, encoding, budget_bytes=budget_bytes, threads=cores)
+    rows = WindowedRows.of(table, encoding, budget_bytes=budget_bytes, threads=cores, folds=folds)
     yardstick = Yardstick(
         job, table, has_idle_core=devices.kind == "gpu" or cores > threads * lanes
     )
@@ -87,7 +89,9 @@ def run_job(attempt: TaskAttempt) -> Report | None:
         parts = PredictedParts(
             attempt, fitted.trained, key=fitted.digest, every_s=job.train.checkpoint_every_s
         )
-        evaluated = evaluate(table, encoding, rows.encode, fitted.predict, job=job, parts=parts)
+        evaluated = evaluate(
+            table, encoding, rows.encode, fitted.predict, job=job, parts=parts, folds=folds
+        )
         with watch.time("evaluate"):
             trees = yardstick.measure(check=attempt.check)
     facts = Facts(
@@ -144,6 +148,13 @@ def _load_table(job: JobConfig, attempt: TaskAttempt, *, threads: int) -> Table:
     log_warnings(job.data.source, table.warnings)
     crew.check()
     return table
+
+
+def _deal_folds(job: JobConfig, table: Table) -> Folds | None:
+    """The fold of each training row, where each member leaves one out."""
+    if job.model.bagging == "none":
+        return None
+    return deal_folds(table, count=job.model.members, seed=job.split_seed)
 
 
 def _limit_threads(

@@ -42,6 +42,7 @@ _SPLIT_KEYS = {
     *("data.split", "data.split_column", "data.folds", "data.validation_fraction"),
     *("data.validation_source", "data.test_source"),
 }
+_MEMBER_KEYS = {"model.members", "model.bagging"}
 # What people and programs write: UCI's archive, R, spreadsheets, pandas, databases, SAS.
 MISSING_MARKERS = tuple("? NA N/A n/a #N/A NaN nan null NULL None - .".split())
 # Far beyond any machine: a slip of the hand would start that many threads.
@@ -320,6 +321,24 @@ class ModelConfig(Section):
     reports show the loss without it."""
     members: Annotated[int, Field(ge=1, le=1000)] = 1
     """Networks of other seeds, trained side by side; the model is the mean of their predictions."""
+    bagging: Literal["none", "folds"] = "none"
+    """What rows a member trains on: all training rows; or folds, one part of as many as there are
+    members left out by each, so that every training row has a prediction by a network that did not
+    see it. Without validation rows these predictions are the validation, and with train.patience a
+    member stops on its part. The parts are dealt by data.split_seed; groups stay together, and
+    time is cut into stretches."""
+
+    def refuse_folds_of_one(self) -> None:
+        """Refuses folds without members; the job asks, since a sweep may.
+
+        Raises:
+            ValueError: If there is one member.
+        """
+        if self.bagging == "folds" and self.members < 2:
+            raise ValueError(
+                f'model.bagging = "folds" leaves out one fold a member, but model.members is '
+                f"{self.members}. Set model.members = 5, or leave bagging out."
+            )
 
 
 class TrainConfig(Section):
@@ -530,11 +549,22 @@ class JobConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _folds_have_members(self) -> Self:
+        if not _MEMBER_KEYS & set(self.sweep):
+            self.model.refuse_folds_of_one()
+        return self
+
+    @property
+    def may_validate(self) -> bool:
+        """Whether rows that do not train a network judge it: validation rows, or folds."""
+        return self.data.may_validate or self.model.bagging == "folds"
+
+    @model_validator(mode="after")
     def _patience_has_validation_rows(self) -> Self:
         keys = {"train.patience", "data.validation_fraction", "data.validation_source"}
-        if keys & set(self.sweep):
+        if (keys | _MEMBER_KEYS) & set(self.sweep):
             return self
-        if self.train.patience is not None and not self.data.may_validate:
+        if self.train.patience is not None and not self.may_validate:
             raise ValueError(
                 f"train.patience = {self.train.patience} needs validation rows, but "
                 "data.validation_fraction is 0. Set data.validation_fraction = 0.1, or leave "

@@ -38,7 +38,7 @@ _MIN_WINDOW_ROWS = 2**12
 _BLOCKS_A_WINDOW = 64
 _MAX_GROUPS = 32
 
-_ORDER, _WEIGHTS, _BLOCKS, _MEMBERS = 0, 1, 2, 3
+_ORDER, _WEIGHTS, _BLOCKS, _MEMBERS, _FOLDS = range(5)
 
 
 def philox(seed: int, *, epoch: int, window: int = 0, group: int = 0) -> np.random.Generator:
@@ -69,6 +69,11 @@ def member_seeds(seed: int, *, count: int) -> list[int]:
         if drawn not in seeds:
             seeds.append(drawn)
     return seeds[:count]
+
+
+def fold_stream(seed: int) -> np.random.Generator:
+    """The random stream that deals training rows to folds, of the splits' seed."""
+    return np.random.Generator(np.random.Philox(key=[seed, _FOLDS]))
 
 
 def default_window_rows(data: DataConfig, kinds: Mapping[str, FeatureKind]) -> int:

@@ -156,7 +156,8 @@ def refuse_empty_splits(job: "JobConfig", counts: Sequence[int] | IndexArray) ->
     data = job.data
     validates = data.validation_fraction > 0 or data.validation_source is not None
     wanted = [TRAIN, TEST] if data.needs_test_rows else [TRAIN]
-    wanted += [VALIDATION] if validates or job.train.patience is not None else []
+    stops_on_rows = job.train.patience is not None and job.model.bagging == "none"
+    wanted += [VALIDATION] if validates or stops_on_rows else []
     if all(counts[place] for place in wanted):
         return
     told = ", ".join(f"{counts[place]} {SPLITS[place]}" for place in (TRAIN, VALIDATION, TEST))
@@ -231,7 +232,7 @@ def _hash_splitter(data: "DataConfig", *, seed: int) -> Splitter:
 
 def _group_splitter(data: "DataConfig", *, seed: int) -> Splitter:
     def label(first: int, y: FloatArray, keys: RawColumn | None) -> Labels:
-        return _deal(data, _hash_keys(_given(keys), _row_numbers(first, len(y))), seed=seed)
+        return _deal(data, hash_keys(keys, _row_numbers(first, len(y))), seed=seed)
 
     return label
 
@@ -251,8 +252,9 @@ def _row_numbers(first: int, count: int) -> NDArray[np.uint64]:
     return np.arange(first, first + count, dtype=np.uint64)
 
 
-def _hash_keys(keys: RawColumn, rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def hash_keys(keys: RawColumn | None, rows: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """A number of each key, the same for 7 and "7"; a row without a key is a group of its own."""
+    keys = _given(keys)
     if isinstance(keys, Texts):
         hashes = np.array([*map(_hash_text, keys.values), 0], dtype=np.uint64)[keys.codes]
         return np.where(keys.codes < 0, rows, hashes)
@@ -276,7 +278,7 @@ def _find_cuts(data: "DataConfig", num_rows: int, blocks: Blocks) -> tuple[float
     kept: list[FloatArray] = []
     sketch, num_missing = QuantileSketch(), 0
     for y, keys in blocks:
-        times = _times(keys)[~np.isnan(y)]
+        times = times_of(keys)[~np.isnan(y)]
         missing = np.isnan(times)
         num_missing += int(missing.sum())
         if num_rows <= MAX_SHUFFLED_ROWS:
@@ -314,7 +316,7 @@ def _time_splitter(facts: SplitFacts) -> Splitter:
 
     def label(first: int, y: FloatArray, keys: RawColumn | None) -> Labels:
         del first, y
-        times = _times(keys)
+        times = times_of(keys)
         is_validation = times >= validation
         labels = np.where(times >= test, TEST, np.where(is_validation, VALIDATION, TRAIN))
         return labels.astype(np.int8)
@@ -370,7 +372,8 @@ def _given(keys: RawColumn | None) -> RawColumn:
     return keys
 
 
-def _times(keys: RawColumn | None) -> FloatArray:
+def times_of(keys: RawColumn | None) -> FloatArray:
+    """The times that a split goes by, as numbers."""
     times = _given(keys)
     if isinstance(times, Texts):
         raise TypeError("The times of data.split_column were not read as such.")

@@ -18,11 +18,11 @@ from dnnjob.data.encoding import Encoding, FeatureKind
 from dnnjob.data.encoding_fit import fit_columns, fit_target
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.order import window_rows
-from dnnjob.data.raw_columns import Block, FloatArray, take_rows
+from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, take_rows
 from dnnjob.data.rows import Rows
 from dnnjob.data.running_statistics import NumberTotals, Totals, join_totals
 from dnnjob.data.split import SPLITS, TRAIN, UNLABELLED, Labels
-from dnnjob.data.statistics_pass import TRANSFORMED, RowSplitter, raw_block
+from dnnjob.data.statistics_pass import TRANSFORMED, RowSplitter, key_block, raw_block, read_target
 from dnnjob.data.typed_table import TypedTable, carried_columns
 from dnnjob.data.unify import raw_kinds
 from dnnjob.errors import DataError
@@ -206,6 +206,17 @@ class Table:
             weights=None if weight_column is None else np.asarray(block[weight_column]),
             ids=carried_columns(table, self.data),
         )
+
+    def split_keys(self, first: int, table: pa.Table) -> tuple[RawColumn | None, Labels]:
+        """What the split of some rows goes by, and what it made of them.
+
+        Args:
+            first: Number of the first of them.
+            table: The rows, as `rows` has them.
+        """
+        keys = key_block(table, self.data, self.typed.key_kind)
+        y = np.asarray(read_target(table, self.data), dtype=np.float64)
+        return keys, self.splitter(first, y, table)
 
     @cached_property
     def _raw_kinds(self) -> dict[str, FeatureKind]:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from dnnjob.config import JobConfig
 from dnnjob.data.encoding import Encoding, NumberColumn
+from dnnjob.data.folds import Folds
 from dnnjob.data.raw_columns import FloatArray, Texts
 from dnnjob.data.split import SPLITS, TEST, TRAIN, VALIDATION
 from dnnjob.data.table import Piece, Table, piece_rows
@@ -48,6 +49,8 @@ _SAMPLE_ROWS = 20_000
 MAX_LINEAR_CATEGORIES = 64
 # What a cut or foreign file makes its reader raise.
 _DAMAGE = (*(OSError, ValueError, KeyError, EOFError), zipfile.BadZipFile, pa.ArrowException)
+
+_SAMPLED = ("raw", "y", "y_pred", "y_unseen", "y_std", "labels", "inputs")
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -131,8 +134,12 @@ class _Sums:
         linear: Of the training and test rows.
         num_rows: How many rows.
         num_tests: Test rows among them.
-        sample: Of each piece, raw numbers, targets, predictions and splits of some of its rows, and
-            the network's inputs of the test rows among them.
+        num_trains: Training rows among them.
+        sample: Of each piece, of some of its rows: raw numbers, targets, predictions (`y_pred`),
+            predictions by networks that they did not train (`y_unseen`: for training rows by the
+            member that left them out, NaN where there is none), the standard deviation of all
+            members' predictions (`y_std`, 0 of a single one), splits, and the network's inputs of
+            the test rows among them.
         num_written: Pieces of the sample that stand in files.
     """
 
@@ -141,9 +148,8 @@ class _Sums:
     members: list[Totals] = field(default_factory=list)
     num_rows: int = 0
     num_tests: int = 0
-    sample: dict[str, list[Any]] = field(
-        default_factory=lambda: {name: [] for name in ("raw", "y", "y_pred", "labels", "inputs")}
-    )
+    num_trains: int = 0
+    sample: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _SAMPLED})
 
     num_written: int = 0
 
@@ -157,7 +163,7 @@ class _Sums:
             "errors": pack_totals([*self.errors, *self.members]),
             "train": self.linear.train,
             "test": self.linear.test,
-            "counts": np.array([self.num_rows, self.num_tests]),
+            "counts": np.array([self.num_rows, self.num_tests, self.num_trains]),
             **{name: self.joined(name, self.num_written) for name in self.sample},
         }
 
@@ -167,7 +173,7 @@ class _Sums:
         totals = unpack_totals(values["errors"])
         self.errors, self.members = totals[:3], totals[3:]
         self.linear = replace(self.linear, train=values["train"], test=values["test"])
-        self.num_rows, self.num_tests = map(int, stored["counts"])
+        self.num_rows, self.num_tests, self.num_trains = map(int, stored["counts"])
         for name, each in self.sample.items():
             each.append(values[name])
         self.num_written = len(self.sample["y"])
@@ -181,6 +187,7 @@ def evaluate(
     *,
     job: JobConfig,
     parts: PredictedParts,
+    folds: Folds | None = None,
 ) -> Evaluated:
     """Predicts every row, or finds what an earlier attempt has predicted, and measures the errors.
 
@@ -192,12 +199,14 @@ def evaluate(
             model's is their mean in target units.
         job: The resolved job.
         parts: Keeps what is predicted for a later attempt.
+        folds: Of each training row the member that did not train on it; None where all did.
+            Without validation rows these members' predictions are the validation.
 
     Raises:
         StoppedError: If a signal asked for it; a later attempt predicts the rest.
     """
     num_params = encoding.count_params(job.model) * job.model.members
-    pass_ = _PredictionPass(table, encoding, encode, predict, parts, num_params)
+    pass_ = _PredictionPass(table, encoding, encode, predict, parts, num_params, folds)
     sums, predictions = pass_.run()
     parts.attempt.check()
     with parts.attempt.watch.time("evaluate"):
@@ -274,6 +283,7 @@ class _PredictionPass:
     predict: Callable[[Floats], FloatArray]
     parts: PredictedParts
     num_params: int
+    folds: Folds | None = None
 
     def run(self) -> tuple[_Sums, list[_Part]]:
         """What all rows leave, and their predictions."""
@@ -290,8 +300,7 @@ class _PredictionPass:
                 y_pred = each.mean(axis=0)
                 tables.append(_predictions_of(piece, y_pred, each))
             with watch.time("evaluate"):
-                self._add_members(sums, piece, each)
-                self._add(sums, piece, x, y_pred)
+                self._add(sums, piece, x, each)
             is_due = time.monotonic() - written_at >= self.parts.every_s
             is_full = sums.num_rows - began >= _MAX_PART_ROWS
             if is_due or is_full or sums.num_rows == self.table.num_rows or self._is_to_stop():
@@ -358,11 +367,16 @@ class _PredictionPass:
             for column in self.encoding.columns
         )
 
-    def _add(self, sums: _Sums, piece: Piece, x: Floats, y_pred: Doubles) -> None:
+    def _add(self, sums: _Sums, piece: Piece, x: Floats, each: Doubles) -> None:
+        y_pred, y_unseen, y_std = each.mean(axis=0), self._unseen(sums, piece, each), each.std(0)
         for place in range(3):
             rows = piece.labels == place
             if rows.any():
-                sums.errors[place] = sums.errors[place] + add_up(piece.y[rows], y_pred[rows])
+                sums.errors[place] += add_up(piece.y[rows], y_pred[rows])
+        trains = piece.labels == TRAIN
+        if self._folds_validate and trains.any():
+            sums.errors[VALIDATION] += add_up(piece.y[trains], y_unseen[trains])
+        self._add_members(sums, piece, each)
         rows = (piece.labels == TRAIN) | (piece.labels == TEST)
         sums.linear = sums.linear.added(
             self._linear_inputs(piece, x, rows),
@@ -372,27 +386,51 @@ class _PredictionPass:
         drawn, is_test = self._draw(sums, piece), piece.labels == TEST
         sums.num_rows += len(piece.y)
         sums.num_tests += int(is_test.sum())
+        sums.num_trains += int(trains.sum())
         raw = _raw_numbers(piece, self.encoding)
         sample = (
             raw[drawn],
             piece.y[drawn],
             y_pred[drawn],
+            y_unseen[drawn],
+            y_std[drawn],
             piece.labels[drawn],
             x[drawn & is_test],
         )
-        for each, values in zip(sums.sample.values(), sample, strict=True):
-            each.append(values)
+        for kept, values in zip(sums.sample.values(), sample, strict=True):
+            kept.append(values)
 
     def _add_members(self, sums: _Sums, piece: Piece, each: Doubles) -> None:
         """Adds up the errors of each network of several."""
         if len(each) == 1:
             return
         sums.members = sums.members or [Totals()] * (2 * len(each))
+        unseen = self._unseen_folds(sums, piece)
         for place, split in enumerate((VALIDATION, TEST)):
-            rows = piece.labels == split
             for number, y_pred in enumerate(each):
+                rows = piece.labels == split
+                if split == VALIDATION and self._folds_validate:
+                    rows = unseen == number
                 if rows.any():
                     sums.members[2 * number + place] += add_up(piece.y[rows], y_pred[rows])
+
+    @property
+    def _folds_validate(self) -> bool:
+        return self.folds is not None and not self.table.num_split_rows(VALIDATION)
+
+    def _unseen_folds(self, sums: _Sums, piece: Piece) -> npt.NDArray[np.int32]:
+        """Of each row of the next piece the member that it alone did not train; -1 of others."""
+        folds, trains = np.full(len(piece.y), -1, np.int32), piece.labels == TRAIN
+        if self.folds is not None:
+            folds[trains] = self.folds[sums.num_trains :][: int(trains.sum())]
+        return folds
+
+    def _unseen(self, sums: _Sums, piece: Piece, each: Doubles) -> Doubles:
+        """Predictions of the next piece by networks that its rows did not train, or NaN."""
+        folds = self._unseen_folds(sums, piece)
+        left_out = each[folds, np.arange(len(folds))]
+        seen = np.where(piece.labels == TRAIN, np.nan, each.mean(axis=0))
+        return np.where(folds >= 0, left_out, seen)
 
     def _linear_inputs(self, piece: Piece, x: Floats, rows: npt.NDArray[np.bool_]) -> Doubles:
         if not self._is_plain:

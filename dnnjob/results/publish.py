@@ -67,12 +67,13 @@ def _write_events(facts: Facts) -> None:
     """Leaves the history for TensorBoard."""
     from dnnjob.training.tensorboard import encode_events
 
-    history, plan = make_history(facts.fitted.log), facts.fitted.log.plan
+    history, members = make_history(facts.fitted.history), facts.fitted.members
+    num_rows = members[0].log.plan.num_rows * len(members)
     scalars = {
         "loss": history.loss,
         **({} if history.val_loss is None else {"val_loss": history.val_loss}),
         "learning_rate": history.learning_rate,
-        "rows_per_s": plan.num_rows / np.maximum(history.seconds, 1e-9),
+        "rows_per_s": num_rows / np.maximum(history.seconds, 1e-9),
     }
     content = encode_events(scalars, seconds=history.seconds, ended_at=time.time())
     write_file(facts.attempt.journal.paths.tensorboard, lambda file: file.write(content))

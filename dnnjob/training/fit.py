@@ -36,9 +36,10 @@ from dnnjob.training.model import summarize
 from dnnjob.training.network import Network, Stack, make_stack
 from dnnjob.training.progress import open_progress
 from dnnjob.training.resume import Keeper, identify
+from dnnjob.training.step import CompiledStep
 from dnnjob.training.strategy import Devices
 from dnnjob.training.train import Pace, TrainingLoop
-from dnnjob.training.windowed import Feed, Prepared, WindowedRows, with_first_ahead
+from dnnjob.training.windowed import Prepared, WindowedRows, with_first_ahead
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ def fit_dnn(
         stack = make_stack(
             job, prepared.plan, prepared.data, encoding=rows.encoding, devices=devices
         )
-        members, is_fed = _make_members(job, prepared, stack), prepared.make_feed is not None
+        members, is_fed = _make_members(prepared, stack), prepared.make_feed is not None
         del prepared
     plan, summary = members[0].plan, summarize(stack.dnn)
     logger.info("%s", summary)
@@ -203,29 +204,42 @@ def _fitted(member: Member, train: TrainConfig) -> FittedMember:
     )
 
 
-def _make_members(job: JobConfig, prepared: Prepared, stack: Stack) -> list[Member]:
+def _make_members(prepared: Prepared, stack: Stack) -> list[Member]:
     feed = None if prepared.make_feed is None else prepared.make_feed(stack.step)
-    networks = stack.networks
-    names = [f"member {number}" if len(networks) > 1 else "" for number in range(len(networks))]
-    return [
-        _make_member(network, prepared.plan, feed, name=name)
-        for network, name in zip(networks, names, strict=True)
-    ]
+    members = []
+    for number, network in enumerate(stack.networks):
+        name = f"member {number}" if len(stack.networks) > 1 else ""
+        if feed is None:
+            member = _resident_member(network, prepared, stack.step, number=number, name=name)
+        else:
+            member = Member(
+                network,
+                TrainingState.begin(prepared.plan),
+                partial(feed.windows, network.seed),
+                name=name,
+                validate=None if feed.validate is None else partial(feed.validate, network),
+            )
+        members.append(member)
+    return members
 
 
-def _make_member(network: Network, plan: Plan, feed: Feed | None, *, name: str) -> Member:
-    state = TrainingState.begin(plan)
-    if feed is not None:
-        validate = None if feed.validate is None else partial(feed.validate, network)
-        windows = partial(feed.windows, network.seed)
-        return Member(network, state, windows, name=name, validate=validate)
+def _resident_member(
+    network: Network, prepared: Prepared, step: CompiledStep, *, number: int, name: str
+) -> Member:
+    plan, folds, rows = prepared.plan, prepared.folds, None
     if not isinstance(plan, StepPlan):
         raise TypeError("A table of several windows needs what feeds them.")
+    validation = None
+    if folds is not None:
+        rows = np.flatnonzero(folds != number).astype(np.int32)
+        plan = replace(plan, num_rows=len(rows), room=plan.num_rows)
+        if prepared.stops_on_folds:
+            validation = step.validate_on(np.flatnonzero(folds == number).astype(np.int32))
 
-    def make(first_step: int, plan: StepPlan = plan) -> Iterator[Window]:
-        return make_windows(plan, seed=network.seed, first_step=first_step)
+    def make(first_step: int) -> Iterator[Window]:
+        return make_windows(plan, seed=network.seed, first_step=first_step, rows=rows)
 
-    return Member(network, state, make, name=name)
+    return Member(network, TrainingState.begin(plan), make, name=name, validation=validation)
 
 
 def _make_keeper(

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import keras
@@ -20,6 +20,7 @@ import tensorflow as tf
 from dnnjob.config import JobConfig
 from dnnjob.data.encoding import Encoding
 from dnnjob.data.fingerprint import Fingerprint
+from dnnjob.data.folds import Folds
 from dnnjob.data.order import Plan, StepPlan, WindowPlan, window_rows
 from dnnjob.data.split import TRAIN, VALIDATION
 from dnnjob.data.table import Piece, Table, piece_rows, take_piece
@@ -66,11 +67,16 @@ class Prepared:
         plan: Steps of the member with the most rows.
         data: Rows to compile the step with.
         make_feed: What feeds the compiled step; None where all rows are resident.
+        folds: Fold of each training row, whose number is that of the member that leaves it out;
+            None where all train on all.
+        stops_on_folds: Whether the rows left out validate a member.
     """
 
     plan: Plan
     data: ResidentData
     make_feed: Callable[[CompiledStep], Feed] | None = None
+    folds: Folds | None = None
+    stops_on_folds: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +89,7 @@ class WindowedRows:
         encode: The encoder, traced once.
         budget_bytes: What training rows may take of this task's memory.
         threads: Threads to read with.
+        folds: Fold of each training row, where members leave one out each.
     """
 
     table: Table
@@ -90,14 +97,21 @@ class WindowedRows:
     encode: Callable[[Floats], Floats]
     budget_bytes: float
     threads: int
+    folds: Folds | None = None
 
     @classmethod
     def of(
-        cls, table: Table, encoding: Encoding, *, budget_bytes: float, threads: int
+        cls,
+        table: Table,
+        encoding: Encoding,
+        *,
+        budget_bytes: float,
+        threads: int,
+        folds: Folds | None = None,
     ) -> "WindowedRows":
         """A table's rows; its encoder is built here."""
         encode = trace_encoder(build_encoder(encoding))
-        return cls(table, encoding, encode, budget_bytes, threads)
+        return cls(table, encoding, encode, budget_bytes, threads, folds)
 
     @property
     def num_inputs(self) -> int:
@@ -141,13 +155,14 @@ class WindowedRows:
 
     def _prepare_resident(self, job: JobConfig, devices: Devices) -> Prepared:
         """Every device holds all rows."""
+        (x, y), (x_validation, y_validation) = self._read_splits((TRAIN, VALIDATION))
+        left_out = np.zeros(1, int) if self.folds is None else np.bincount(self.folds)
         plan = StepPlan(
-            num_rows=self.table.num_split_rows(TRAIN),
+            num_rows=len(y) - int(left_out.min()),
             global_batch_size=job.train.global_batch_size,
             num_replicas=devices.num_replicas,
             epochs=job.train.epochs,
         )
-        (x, y), (x_validation, y_validation) = self._read_splits((TRAIN, VALIDATION))
         data = ResidentData(
             x=devices.place(lambda: tf.constant(x)),
             y=devices.place(lambda: tf.constant(y)),
@@ -155,7 +170,15 @@ class WindowedRows:
             y_validation=devices.place(lambda: tf.constant(y_validation)),
             num_validation_rows=len(y_validation),
         )
-        return Prepared(plan, data)
+        stops_on_folds = self.folds is not None and not len(y_validation)
+        if stops_on_folds:
+            data = replace(
+                data,
+                x_validation=data.x,
+                y_validation=data.y,
+                num_validation_rows=int(left_out.max()),
+            )
+        return Prepared(plan, data, folds=self.folds, stops_on_folds=stops_on_folds)
 
     def _read_splits(self, splits: Sequence[int]) -> list[tuple[Floats, Floats]]:
         """Inputs and targets of all rows of some splits, in the order of the table."""

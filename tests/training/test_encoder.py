@@ -233,7 +233,7 @@ def save(folder: Path, encoding: Encoding) -> tuple[Path, Any]:
         seed=3,
         precision="float32",
     )
-    model = build_export(MODEL, encoding=encoding, weights=dnn.get_weights(), precision="float32")
+    model = build_export(MODEL, encoding=encoding, weights=[dnn.get_weights()], precision="float32")
     save_model(folder / "model.keras", model)
     return folder / "model.keras", dnn
 

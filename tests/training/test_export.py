@@ -48,7 +48,7 @@ def test_the_saved_model_takes_raw_columns_and_gives_target_units(
     dnn = build_dnn(MODEL, num_inputs=5, seed=3, precision="float32")
     inputs = encode(build_encoder(encoding), encoding.numbers(columns))
     expected = encoding.target.restore(predict_rows(dnn, inputs))
-    model = build_export(MODEL, encoding=encoding, weights=dnn.get_weights(), precision="float32")
+    model = build_export(MODEL, encoding=encoding, weights=[dnn.get_weights()], precision="float32")
 
     save_model(tmp_path / "model" / "model.keras", model)
 
@@ -89,7 +89,7 @@ def test_an_unwritable_place_leaves_no_half_model(tmp_path: Path) -> None:
     model = build_export(
         MODEL,
         encoding=make_encoding("train"),
-        weights=build_dnn(MODEL, num_inputs=5, seed=0, precision="float32").get_weights(),
+        weights=[build_dnn(MODEL, num_inputs=5, seed=0, precision="float32").get_weights()],
         precision="float32",
     )
     (tmp_path / "model").write_text("a file in the way")

@@ -184,7 +184,7 @@ def test_the_saved_model_gives_bounded_target_units_in_plain_keras(
     encoding = replace(encoding, target=replace(TARGET, bounds=bounds))
     expected = encoding.target.restore(predict_rows(dnn, inputs))
     exported = build_export(
-        model, encoding=encoding, weights=dnn.get_weights(), precision="float32"
+        model, encoding=encoding, weights=[dnn.get_weights()], precision="float32"
     )
 
     save_model(tmp_path / "model.keras", exported)

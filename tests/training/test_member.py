@@ -1,0 +1,126 @@
+"""Members of a run: side by side, in turn, broken off, and alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dnnjob.config import resolve_job
+from dnnjob.data.order import StepPlan
+from dnnjob.data.windows import make_windows
+from dnnjob.runs import Journal, create_run
+from dnnjob.tasks import LOGICAL_CPUS, Crew, StopFlag
+from dnnjob.training import network as networks
+from dnnjob.training.checkpoint import CheckpointStore
+from dnnjob.training.member import Member, TrainingState
+from dnnjob.training.network import make_stack
+from dnnjob.training.resume import Identity, Keeper
+from dnnjob.training.step import CompiledStep, ResidentData
+from dnnjob.training.strategy import make_devices
+from dnnjob.training.train import TrainingLoop
+from tests.training.conftest import plain_encoding, random_table
+
+JOB = {
+    "name": "several",
+    "data": {"source": "x.csv", "target": "y", "validation_fraction": 0.2},
+    "model": {"hidden_units": [8], "dropout_rate": 0.3, "members": 3},
+    "train": {"epochs": 40, "global_batch_size": 16, "optimizer": "adam", "patience": 3},
+    "devices": {"kind": "cpu", "threads": 1},
+}
+
+
+class Interrupted(Exception):
+    """The process is gone."""
+
+
+def make_members(num_replicas: int) -> tuple[CompiledStep, list[Member]]:
+    """Three networks at the start of their training."""
+    tf.distribute.MirroredStrategy._collective_key_base += 100
+    job = resolve_job(JOB, origin="test")
+    devices = make_devices(job.devices, Crew(StopFlag()))
+    assert devices.num_replicas == num_replicas
+    x, y = (part.astype(np.float32) for part in random_table(100))
+    parts = [part[:80] for part in (x, y)] + [part[80:] for part in (x, y)]
+    data = ResidentData(*[devices.place(lambda p=part: tf.constant(p)) for part in parts], 20)
+    plan = StepPlan(80, 16, num_replicas, job.train.epochs)
+    stack = make_stack(job, plan, data, encoding=plain_encoding(5), devices=devices)
+
+    def member(network: Any) -> Member:
+        return Member(
+            network,
+            TrainingState.begin(plan),
+            lambda first: make_windows(plan, seed=network.seed, first_step=first),
+        )
+
+    return stack.step, [member(network) for network in stack.networks]
+
+
+def train(
+    step: CompiledStep, members: Sequence[Member], *, width: int = 1, keep: Any = lambda: None
+) -> list[list[np.ndarray]]:
+    """The weights that training leaves, and the losses of each member."""
+    job = resolve_job(JOB, origin="test")
+    TrainingLoop(step, job, keep=keep, crew=Crew(StopFlag()), width=width).train(members)
+    return [
+        [*one.network.get_weights(), np.array(one.state.log.validation_losses)] for one in members
+    ]
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    for some, others in zip(found, expected, strict=True):
+        for one, other in zip(some, others, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture(autouse=True)
+def no_run_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "_latest", None)
+
+
+def test_members_side_by_side_end_in_the_bits_of_members_one_after_the_other() -> None:
+    step, members = make_members(1)
+    beside = train(step, members, width=3)
+
+    assert step._call.experimental_get_tracing_count() == 1
+    assert_equal(beside, train(*make_members(1)))
+    assert len({one.state.log.num_epochs for one in members}) > 1
+
+
+@pytest.mark.parametrize(
+    ("num_replicas", "width"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.long)]
+)
+def test_members_broken_off_end_in_the_bits_of_members_that_were_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_replicas: int, width: int
+) -> None:
+    monkeypatch.setenv(LOGICAL_CPUS, str(num_replicas))
+    expected = train(*make_members(num_replicas))
+    paths = create_run(tmp_path, resolve_job(JOB, origin="test"))
+
+    def make_keeper(members: Sequence[Member]) -> Keeper:
+        return Keeper(
+            store=CheckpointStore(paths.checkpoints),
+            journal=Journal(paths),
+            members=members,
+            identity=Identity({"job": {"seed": 0}, "table": "abc"}, {}),
+            every_s=30.0,
+            crew=Crew(StopFlag()),
+        )
+
+    step, members = make_members(num_replicas)
+    keeper = make_keeper(members)
+
+    def keep() -> None:
+        if any(member.state.log.num_steps > 20 for member in members):
+            keeper.write()
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(step, members, keep=keep, width=width)
+    step, members = make_members(num_replicas)
+    assert make_keeper(members).restore()
+    assert any(member.state.log.num_steps for member in members)
+
+    assert_equal(train(step, members, width=width), expected)
