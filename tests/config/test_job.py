@@ -54,6 +54,8 @@ DEFAULTS = {
         "embedding_bins": 16,
         "embedding_units": 8,
         "l2": 0.0,
+        "members": 1,
+        "bagging": "none",
     },
     "train": {
         "epochs": 500,
@@ -222,6 +224,9 @@ BAD: list[tuple[str, Any, str]] = [
     ("train__weight_decay", 0.1, "is for adamw, the optimizer is 'sgd'"),
     ("train__schedule", "linear", "'cosine', 'coslog4' or 'exponential'"),
     ("train__warmup_steps", -1, "greater than or equal to 0"),
+    ("model__members", 0, "greater than or equal to 1"),
+    ("model__bagging", "folds", "leaves out one fold a member, but model.members is 1"),
+    ("model__bagging", "rows", "'none' or 'folds'"),
     ("train__clip_norm", 0.0, "greater than 0"),
     ("train__patience", 0, "greater than or equal to 1"),
     ("train__patience", 5, "needs validation rows"),
@@ -285,6 +290,11 @@ def test_predictions_of_test_rows_alone_need_test_rows() -> None:
 
 def test_patience_goes_with_validation_rows() -> None:
     assert make(train__patience=3, data__validation_fraction=0.1).train.patience == 3
+
+
+def test_patience_goes_with_folds_that_members_leave_out() -> None:
+    folded = {"model__members": 3, "model__bagging": "folds"}
+    assert make(train__patience=3, **folded).train.patience == 3
 
 
 def test_weight_decay_in_force_is_kerass_for_adamw_and_none_elsewhere() -> None:
