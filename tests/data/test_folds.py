@@ -1,5 +1,6 @@
 """Which member leaves which training rows out."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_time_is_cut_into_stretches(tmp_path: Path) -> None:
     opened = open_split(tmp_path, split="time", split_column="when")
     folds, when = deal_folds(opened.table, count=4, seed=1), column(opened, tmp_path, "when")
     ends = [(when[folds == fold].min(), when[folds == fold].max()) for fold in range(4)]
-    assert all(last < first for (_, last), (first, _) in zip(ends, ends[1:], strict=False))
+    assert all(last < first for (_, last), (first, _) in pairwise(ends))
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class Attempts:
             return ((filled - column.mean) / column.std).astype(np.float32)
 
         def predict(inputs: np.ndarray) -> np.ndarray:
-            return inputs[:, 0].astype(np.float64)
+            return inputs[:, :1].T.astype(np.float64)
 
         try:
             found = evaluate(self.table, encoding, encode, predict, job=self.job, parts=parts)
