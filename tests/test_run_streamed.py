@@ -15,9 +15,9 @@ import pytest
 import tomli_w
 
 from dnnjob.config import load_job
-from dnnjob.data.order import WindowPlan
+from dnnjob.data.order import WindowPlan, member_seeds
 from dnnjob.errors import ExitCode
-from dnnjob.launch.foreground import resume_foreground
+from dnnjob.launch.foreground import resume_foreground, run_foreground
 from dnnjob.runs import RunPaths, read_status
 from tests.conftest import command_line, run_here, said_by
 
@@ -261,3 +261,23 @@ def test_few_test_rows_tell_what_columns_are_worth(folder: Path) -> None:
 def _has_checkpoint(paths: RunPaths, *, number: int) -> bool:
     files = paths.checkpoints.glob("*.ckpt") if paths.checkpoints.is_dir() else ()
     return any(int(path.name.partition("-")[0]) >= number for path in files)
+
+
+@pytest.mark.long
+def test_members_stream_one_after_the_other_as_they_would_alone(folder: Path) -> None:
+    several = run(folder, "model.members=2", "data.split_seed=4")
+    seeds = member_seeds(4, count=2)
+    alone = [run(folder, f"seed={seed}", "data.split_seed=4") for seed in seeds]
+
+    each = [pd.read_parquet(paths.predictions)["y_pred"] for paths in alone]
+    found = pd.read_parquet(several.predictions)
+    np.testing.assert_allclose(found["y_pred"], np.mean(each, axis=0), rtol=1e-12)
+
+
+def test_folds_of_a_table_that_streams_are_refused_with_the_way_out(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = ["model.members=2", 'model.bagging="folds"', "train.epochs=1"]
+    code = run_foreground(folder / "job.toml", overrides, root=folder / "refused")
+    assert code == ExitCode.USAGE
+    assert "set data.validation_fraction, or raise data.window_rows" in caplog.text
