@@ -20,11 +20,15 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from dnnjob.collect.collected_runs import read_runs
-from dnnjob.runs import RunPaths, read_status
+from dnnjob.launch.watch.wait import wait_command
+from dnnjob.runs import OVER, RunPaths, State, read_status
 from tests.chaos.scene import Scene
 from tests.launch.trace import Phase
 
 _POLL_S = 0.1
+# Of a run that is over, `wait` needs a look at its files.
+_WAIT_S = 30.0
+_CODES: dict[State | None, int] = {"COMPLETED": 0, "FAILED": 1, "CANCELLED": 143}
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,7 @@ def find_wrongs(scene: Scene, expected: Expected) -> Iterator[str]:
     """Yields what is wrong with a run that has gone on to its end."""
     paths, view = scene.paths, scene.view()
     if scene.refusals:
-        if view.state == "RUNNING":
-            yield "it is said to be running after a refusal"
+        yield from find_lie(scene)
         return
     if view.state != "COMPLETED":
         yield f"it ended as {view.state} ({view.reason}): {view.error}"
@@ -106,19 +109,27 @@ def find_wrongs(scene: Scene, expected: Expected) -> Iterator[str]:
         yield "the predictions have other bits"
     if not np.array_equal(_losses(paths), expected.losses, equal_nan=True):
         yield "the history has other bits"
+    yield from find_lie(scene)
     yield from _disagreements(scene, paths)
     yield from _leftovers(scene, paths)
 
 
 def find_lie(scene: Scene) -> Iterator[str]:
-    """Yields what `status` says wrongly of a run of which nothing is at work."""
-    view, code = scene.view(), scene.command.code
-    if view.state == "RUNNING":
-        yield "status says RUNNING of a run of which nothing is left"
-    if code == 0 and scene.work.executor == "here" and view.state == "RUNNING":
-        yield "the command ended well, but the run did not"
+    """Yields what `status` and `wait` say wrongly of a run of which nothing is at work."""
+    view = scene.view()
+    if view.state not in OVER:
+        yield f"status says {view.state} of a run of which nothing is left"
+        return
     if view.state == "COMPLETED" and not scene.paths.report.exists():
         yield "status says COMPLETED of a run without a report"
+    codes: list[int] = []
+    waiting = threading.Thread(
+        target=lambda: codes.append(wait_command(scene.paths.root)), daemon=True
+    )
+    waiting.start()
+    waiting.join(_WAIT_S)
+    if codes != [_CODES[view.state]]:
+        yield f"status says {view.state}, but wait ended with {codes} within {_WAIT_S:.0f} s"
 
 
 def _disagreements(scene: Scene, paths: RunPaths) -> Iterator[str]:
