@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dnnjob.api import collect as collect
     from dnnjob.api import compare as compare
     from dnnjob.api import open_run as open_run
+    from dnnjob.api import open_sweep as open_sweep
     from dnnjob.api import run as run
     from dnnjob.api import submit as submit
     from dnnjob.config import JobConfig as JobConfig
@@ -32,6 +33,17 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+_FUNCTIONS = (
+    "Run",
+    "Sweep",
+    "best",
+    "collect",
+    "compare",
+    "open_run",
+    "open_sweep",
+    "run",
+    "submit",
+)
 _ERRORS = (
     "DataError",
     "DnnJobError",
@@ -45,9 +57,7 @@ _ERRORS = (
     "StoppedError",
 )
 _PLACES = {
-    **dict.fromkeys(
-        ("Run", "Sweep", "best", "collect", "compare", "open_run", "run", "submit"), "dnnjob.api"
-    ),
+    **dict.fromkeys(_FUNCTIONS, "dnnjob.api"),
     "JobConfig": "dnnjob.config",
     **dict.fromkeys(_ERRORS, "dnnjob.errors"),
 }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from dnnjob.config import JobConfig, load_job, make_job, to_toml
+from dnnjob.config import JobConfig, load_job, make_job, make_points, to_toml
 from dnnjob.errors import ExitCode, JobError, NonFiniteError, PeerLostError
 from dnnjob.in_memory import hold_tables, to_arrow, write_parquet
 from dnnjob.launch.apart import Ended, do_apart
@@ -423,6 +423,18 @@ def open_run(path: Path_) -> Run:
         return Run(find_run(Path(path)).root)
 
 
+def open_sweep(path: Path_) -> Sweep:
+    """The sweep in a folder, `ROOT/<name>/sweeps/<sweep id>`.
+
+    Raises:
+        JobError: If there is none.
+    """
+    paths = SweepPaths(Path(path).absolute())
+    with speaking_python():
+        read_sweep(paths)
+    return Sweep(paths.root)
+
+
 def collect(
     root: Path_,
     *,
@@ -509,7 +521,7 @@ def _job_file(job: Job, words: Sequence[str], root: Path) -> Iterator[_Asked]:
     if isinstance(job, (str, os.PathLike)):
         own = [word for word in words if not word.startswith("profile.")]
         loaded, path = load_job(Path(job), overrides=own), os.fspath(job)
-        yield _Asked(Path(job), list(words), [path, *words], bool(loaded.sweep))
+        yield _Asked(Path(job), list(words), [path, *words], len(make_points(loaded)) > 1)
         return
     if not isinstance(job, (Mapping, JobConfig)):
         raise JobError(
@@ -526,7 +538,7 @@ def _job_file(job: Job, words: Sequence[str], root: Path) -> Iterator[_Asked]:
         file.write_text(to_toml(made), encoding="utf-8")
         # The run's own job.toml repeats it.
         rest = [word for word in words if word.startswith("profile.")]
-        yield _Asked(file, rest, ["job.toml", *rest], bool(made.sweep))
+        yield _Asked(file, rest, ["job.toml", *rest], len(make_points(made)) > 1)
 
 
 def _raise_fault(ended: Ended, paths: RunPaths | None = None) -> None:

@@ -28,13 +28,16 @@ class Talk:
     """Whether it is told how the work goes."""
     stack: ExitStack = field(default_factory=ExitStack)
     _show: Show | None = None
+    _last: str = ""
 
     def say(self, message: str) -> None:
         """Prints it to stderr, below the progress that was shown."""
         self.stack.close()
         self._show = None
-        if self.aloud:
+        # A job that is checked here and begun elsewhere says some things twice.
+        if self.aloud and message != self._last:
             print(in_python(message), file=sys.stderr)
+        self._last = message
 
     def warn(self, message: str) -> None:
         """Gives a Python warning, as from where dnnjob was called."""

@@ -32,8 +32,10 @@ def in_python(message: str) -> str:
 def _say_call(match: re.Match[str]) -> str:
     verb, words = match["verb"], shlex.split(match["rest"])
     if verb in _OF_A_RUN:
-        of_run = f"dnnjob.open_run({_quote(words[:1]) or 'RUN'})"
-        return f"`{of_run}.{verb}({_quote(words[1:])})`" if words else f"`{verb}` of a run"
+        if not words:
+            return f"`{verb}` of a run"
+        opened = "open_sweep" if "/sweeps/" in words[0] or words[0] == "SWEEP" else "open_run"
+        return f"`dnnjob.{opened}({_quote(words[:1])}).{verb}({_quote(words[1:])})`"
     if verb in _FUNCTIONS:
         return f"`dnnjob.{verb}({_quote(words)})`" if words else f"`dnnjob.{verb}`"
     return f"`dnnjob {verb}{match['rest']}` in a shell"
@@ -45,7 +47,7 @@ def _quote(words: Sequence[str]) -> str:
     while rest:
         word = rest.pop(0)
         name = word.removeprefix("--").replace("-", "_")
-        if word == name:
+        if not word.startswith("--"):
             arguments.append(word if word.isupper() else repr(word))
         elif name in _SWITCHES:
             arguments.append(f"{name}=True")

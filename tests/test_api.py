@@ -51,7 +51,7 @@ if isinstance(sent, dnnjob.Sweep):
     points: tuple[dnnjob.Run, ...] = sent.runs
     seen: pd.DataFrame = sent.status()
     lines: pd.DataFrame = sent.collect(by="auto")
-    winner: dnnjob.Run = sent.best(metric="test_mse")
+    winner: dnnjob.Run = dnnjob.open_sweep(sent.path).best(metric="test_mse")
 table: pd.DataFrame = dnnjob.collect("runs", where={"name": "a"}, by=["seed"], sort="-test_mse")
 difference: float | None = dnnjob.compare(run, "runs/a/2").metrics[0].first
 best: dnnjob.Run = dnnjob.best("runs", where="name=a")
@@ -156,7 +156,10 @@ def test_best_and_compare_take_runs(finished: FinishedRun) -> None:
     root = finished.paths.root.parents[1]
     best = dnnjob.best(root)
     assert best.path == finished.paths.root
-    assert dnnjob.compare(best, finished.paths.root).differences == ()
+    comparison = dnnjob.compare(best, finished.paths.root)
+    assert comparison.differences == ()
+    assert "test" in str(comparison)
+    assert comparison._repr_html_().startswith("<pre>")
     with pytest.warns(dnnjob.DnnJobWarning, match="flatter") as told:
         dnnjob.best(root, metric="test_mse")
     assert Path(told[0].filename) == Path(__file__)
@@ -276,6 +279,9 @@ def test_a_sweep_gives_its_runs(write_job: WriteJob, root: Path) -> None:
     assert len(sweep.collect()) == 2
     assert sweep.best() in sweep.runs
     assert "<table" in sweep._repr_html_()
+    assert dnnjob.open_sweep(sweep.path) == sweep
+    with pytest.raises(dnnjob.JobError, match=r"sweep\.json"):
+        dnnjob.open_sweep(root)
 
 
 @pytest.mark.long

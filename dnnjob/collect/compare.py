@@ -6,6 +6,7 @@ comparison.differences, comparison.metrics, comparison.paired
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +58,15 @@ class Comparison:
     both, squared target units."""
     unpaired_because: str | None = None
     """Why there is no paired difference."""
+
+    def __str__(self) -> str:
+        """As `dnnjob compare` prints it."""
+        from dnnjob.collect.views import describe_comparison
+
+        return describe_comparison(self, width=None)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def compare_runs(first: Path, second: Path) -> Comparison:
