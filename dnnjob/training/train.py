@@ -84,9 +84,10 @@ class TrainingLoop:
                     seconds = time.perf_counter() - began
                     size = _next_size(size, seconds, of=_SECONDS_A_ROUND)
                 else:
-                    steps, longest = self._fill(lanes, active, size)
+                    steps, a_step = self._fill(lanes, active, size)
                     seconds = time.perf_counter() - began
-                    size = _next_size(size, longest, of=_SECONDS_A_ROUND / _CALLS_A_ROUND)
+                    wanted = _SECONDS_A_ROUND / _CALLS_A_ROUND
+                    size = _next_size(size, size * a_step, of=wanted)
                 pace = Pace(pace.steps + sum(steps), pace.seconds + seconds)
                 self._show(members, pace)
                 self.keep()
@@ -101,7 +102,8 @@ class TrainingLoop:
         """Lets lanes take the members in turn until the round is over.
 
         Returns:
-            Steps of each call, and the seconds of the longest.
+            Steps of each call, and the seconds of a step of the fastest: where other processes are
+            at work, some calls take many times as long, and short ones would stay short.
         """
         waiting, calls = deque(members), list[tuple[int, float]]()
         lock, ends = threading.Lock(), time.perf_counter() + _SECONDS_A_ROUND
@@ -123,7 +125,7 @@ class TrainingLoop:
         wait(futures)
         for future in futures:
             future.result()
-        return [steps for steps, _ in calls], max(seconds for _, seconds in calls)
+        return [steps for steps, _ in calls], min(seconds / max(1, n) for n, seconds in calls)
 
     def _show(self, members: Sequence[Member], pace: Pace) -> None:
         left = sum(
