@@ -111,7 +111,7 @@ def draft_job(
         data["id_columns"] = list(parts.ids)
     if parts.excluded:
         data["exclude"] = list(parts.excluded)
-    shape = TableShape(looked_at.num_rows, num_numbers=_count_numbers(columns, parts))
+    shape = _shape(looked_at, parts)
     start = choose_start(shape) | (choose_search(shape) if search else {})
     chosen: dict[str, Any] = {"name": job_name(str(source))} | start
     chosen["data"] = data | start["data"]
@@ -200,13 +200,19 @@ def _read_parquet(source: str, files: Sequence[TableFile], wanted: ReadAs) -> _L
     return _LookedAt(columns, num_rows, (f"Told from {looked_at:,} of its {num_rows:,} rows.",))
 
 
-def _count_numbers(columns: Mapping[str, ColumnData], parts: Parts) -> int:
-    """Features that are numbers."""
+def _shape(looked_at: _LookedAt, parts: Parts) -> TableShape:
+    """What the rules of a start go by."""
+    columns, target = looked_at.columns, looked_at.columns[parts.target]
     others = {parts.target, *parts.ids, *parts.excluded}
-    return sum(
-        data.column.kind == "numeric" and not data.column.is_constant
-        for name, data in columns.items()
-        if name not in others
+    known = 1 - target.column.num_missing / target.num_rows
+    return TableShape(
+        num_rows=round(known * looked_at.num_rows),
+        num_columns=len(columns),
+        num_numbers=sum(
+            data.column.kind == "numeric" and not data.column.is_constant
+            for name, data in columns.items()
+            if name not in others
+        ),
     )
 
 

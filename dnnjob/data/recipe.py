@@ -1,6 +1,6 @@
 """The start that `dnnjob init` writes for a table: rules on its size and kinds, in one place.
 
-start = choose_start(TableShape(num_rows=1030, num_numbers=8))
+start = choose_start(TableShape(num_rows=1030, num_columns=9, num_numbers=8))
 start["train"]["global_batch_size"]
 """
 
@@ -11,10 +11,16 @@ from typing import Any
 # Share of the rows that train, by the default of data.test_fraction.
 _TRAIN_SHARE = 0.7
 # A network takes about this many steps, where the bounds of the epochs allow it.
-_STEPS = 6_000
-_LEAST_EPOCHS, _MOST_EPOCHS = 8, 120
+_STEPS = 8_000
+_LEAST_EPOCHS, _MOST_EPOCHS = 8, 200
 # Beyond, vectors of all numbers would cost more than the rest of the network.
 _MOST_EMBEDDED = 128
+# Rows times columns that surely are one window, whatever the columns become.
+_MOST_FOLDED_VALUES = 2_000_000
+# Above, a network that stops early gains less than intervals by clean validation rows are worth.
+_MOST_STOPPED_ROWS = 20_000
+# Training rows up to which a model has so many members: fewer where each of them costs more.
+_MEMBERS = {16: 4, 80: 8, 1_500: 16, 10_000: 8, 100_000: 4}
 _SEARCH_POINTS = 20
 
 
@@ -23,28 +29,25 @@ class TableShape:
     """What the rules go by.
 
     Attributes:
-        num_rows: Rows of the table, about.
+        num_rows: Rows with a target, about.
+        num_columns: Columns of the table.
         num_numbers: Features that are numbers.
     """
 
     num_rows: int
+    num_columns: int
     num_numbers: int
 
 
 def choose_start(shape: TableShape) -> dict[str, dict[str, Any]]:
     """Keys of each section that differ from their default, besides the table's own."""
-    num_train_rows = max(1, round(_TRAIN_SHARE * shape.num_rows))
-    batch = choose_batch(num_train_rows)
-    steps_per_epoch = math.ceil(num_train_rows / batch)
+    num_train_rows = round(_TRAIN_SHARE * shape.num_rows)
+    batch, members = choose_batch(num_train_rows), choose_members(shape)
+    steps_per_epoch = max(1, math.ceil(num_train_rows / batch))
     epochs = min(max(math.ceil(_STEPS / steps_per_epoch), _LEAST_EPOCHS), _MOST_EPOCHS)
-    data: dict[str, Any] = {"validation_fraction": 0.1}
+    data: dict[str, Any] = {"target_range": "trained"}
     model: dict[str, Any] = {"hidden_units": [256, 256], "dropout_rate": 0.2}
-    if shape.num_numbers:
-        data["standardize"] = "robust"
-    if 0 < shape.num_numbers <= _MOST_EMBEDDED:
-        model["numeric_embedding"] = "piecewise"
-    data["target_range"] = "trained"
-    train = {
+    train: dict[str, Any] = {
         "epochs": epochs,
         "global_batch_size": batch,
         "optimizer": "adamw",
@@ -54,7 +57,26 @@ def choose_start(shape: TableShape) -> dict[str, dict[str, Any]]:
         "beta_2": 0.95,
         "schedule": "cosine",
     }
+    if shape.num_numbers:
+        data["standardize"] = "robust"
+    if 0 < shape.num_numbers <= _MOST_EMBEDDED:
+        model["numeric_embedding"] = "piecewise"
+    if members > 1:
+        model |= {"members": members, "bagging": "folds"}
+    else:
+        data["validation_fraction"] = 0.1
+    if members > 1 or num_train_rows <= _MOST_STOPPED_ROWS:
+        # Where a network learns noise, its best epoch comes early.
+        train["patience"] = max(1, epochs // 2)
     return {"data": data, "model": model, "train": train}
+
+
+def choose_members(shape: TableShape) -> int:
+    """Networks of a model, each with a fold of its own; one where the rows are too few or many."""
+    num_train_rows = round(_TRAIN_SHARE * shape.num_rows)
+    if shape.num_rows * shape.num_columns > _MOST_FOLDED_VALUES or num_train_rows < 12:
+        return 1
+    return next((count for most, count in _MEMBERS.items() if num_train_rows <= most), 1)
 
 
 def choose_batch(num_train_rows: int) -> int:

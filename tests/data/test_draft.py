@@ -72,7 +72,7 @@ def test_columns_that_tell_nothing_are_left_out_with_the_reason(tmp_path: Path) 
 def test_every_default_is_shown_as_the_records_have_it(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,y\n1,2\n3,5\n")
     shown = uncommented(draft_job(tmp_path / "t.csv"))
-    start = choose_start(TableShape(num_rows=2, num_numbers=1))
+    start = choose_start(TableShape(num_rows=2, num_columns=2, num_numbers=1))
     expected = JobConfig(
         name="t",
         data={"source": str(tmp_path / "t.csv"), "target": "y", **start.pop("data")},

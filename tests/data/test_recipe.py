@@ -9,7 +9,7 @@ import pytest
 
 from dnnjob.config import JobConfig, make_points
 from dnnjob.data.draft import draft_job
-from dnnjob.data.recipe import TableShape, choose_search, choose_start
+from dnnjob.data.recipe import TableShape, choose_members, choose_search, choose_start
 from tests.data.test_draft import load
 
 ROWS = (2, 20, 200, 1000, 8000, 50_000, 1_000_000)
@@ -22,31 +22,44 @@ def make_job(start: dict[str, Any]) -> JobConfig:
 
 def count_steps(num_rows: int) -> int:
     """Steps of all networks that a start trains."""
-    start = choose_start(TableShape(num_rows, num_numbers=8))
-    train = start["train"]
+    start = choose_start(TableShape(num_rows, num_columns=9, num_numbers=8))
+    train, members = start["train"], start["model"].get("members", 1)
     batches = -(-int(0.7 * num_rows) // train["global_batch_size"])
-    return train["epochs"] * batches
+    return members * train["epochs"] * batches
 
 
 @pytest.mark.parametrize("num_rows", ROWS)
 @pytest.mark.parametrize("num_numbers", [0, 8, 500])
-def test_every_start_is_a_valid_job(num_rows: int, num_numbers: int) -> None:
-    job = make_job(choose_start(TableShape(num_rows, num_numbers)))
+def test_every_start_is_a_valid_job_whose_members_have_rows(
+    num_rows: int, num_numbers: int
+) -> None:
+    shape = TableShape(num_rows, num_columns=num_numbers + 2, num_numbers=num_numbers)
+
+    job = make_job(choose_start(shape))
 
     assert (job.model.numeric_embedding == "piecewise") == (num_numbers == 8)
-    assert job.interval_level == 0.9
+    assert job.model.members * 3 <= max(3, int(0.7 * num_rows))
+    assert (job.model.bagging == "folds") == (job.model.members > 1)
+    assert (job.train.patience is None) == (num_rows == 1_000_000)
+    assert job.may_validate
+
+
+def test_a_table_that_may_be_trained_window_by_window_has_no_folds() -> None:
+    assert choose_members(TableShape(20_000, num_columns=20, num_numbers=19)) == 4
+    assert choose_members(TableShape(20_000, num_columns=500, num_numbers=499)) == 1
 
 
 def test_the_work_is_bounded_however_many_rows() -> None:
     steps = [count_steps(num_rows) for num_rows in ROWS]
 
     # A step of a million rows has 32 times the rows of one of a thousand.
-    assert max(steps) <= 10_000
-    assert steps[0] >= 100
+    assert max(steps) <= 80_000
+    assert steps[-1] <= 10_000
+    assert steps[1] >= 100
 
 
 def test_a_search_is_drawn_around_the_start() -> None:
-    shape = TableShape(1000, num_numbers=8)
+    shape = TableShape(1000, num_columns=9, num_numbers=8)
     start = make_job(choose_start(shape))
 
     points = make_points(make_job(choose_start(shape) | choose_search(shape)))
@@ -55,7 +68,7 @@ def test_a_search_is_drawn_around_the_start() -> None:
     rates = [point.job.train.learning_rate for point in points]
     assert min(rates) < start.train.learning_rate < max(rates)
     assert {point.job.model.numeric_embedding for point in points} > {"piecewise"}
-    assert all(point.job.data.may_validate for point in points)
+    assert all(point.job.may_validate for point in points)
 
 
 def test_a_search_among_categories_leaves_numbers_alone(tmp_path: Path) -> None:
