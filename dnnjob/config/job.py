@@ -324,7 +324,7 @@ class ModelConfig(Section):
     bagging: Literal["none", "folds"] = "none"
     """What rows a member trains on: all training rows; or folds, one part of as many as there are
     members left out by each, so that every training row has a prediction by a network that did not
-    see it. Without validation rows these predictions are the validation, and with train.patience a
+    see it. Without validation rows these predictions are the validation. With train.patience a
     member stops on its part. The parts are dealt by data.split_seed; groups stay together, and
     time is cut into stretches."""
 
@@ -504,8 +504,9 @@ class OutputConfig(Section):
     runs by name: tensorboard --logdir runs."""
     interval_level: Fraction | None = None
     """Share of new rows whose target the intervals around the predictions hold, by the errors on
-    rows that neither trained nor stopped the network: validation rows, without patience. 0: no
-    intervals. Default: 0.9 where there are such rows."""
+    rows that neither trained nor stopped a network: without train.patience the validation rows, or
+    the folds of model.bagging; with it validation rows beside folds. 0: no intervals. Default: 0.9
+    where there are such rows."""
 
 
 def _swept_as(values: object) -> Literal["list", "range"]:
@@ -585,25 +586,31 @@ class JobConfig(Section):
 
     @model_validator(mode="after")
     def _intervals_have_rows(self) -> Self:
-        keys = {"train.patience", "data.split", "data.validation_fraction"}
+        keys = {"train.patience", "data.split", "data.validation_fraction"} | _MEMBER_KEYS
         if keys & set(self.sweep) or not self.output.interval_level or self.calibration:
             return self
         raise ValueError(
             f"output.interval_level = {self.output.interval_level} needs rows that neither train "
             "nor stop the network, but "
             + (
-                f"train.patience = {self.train.patience} stops it by the validation rows. Leave "
-                "patience out, or interval_level."
-                if self.train.patience is not None
+                f"train.patience = {self.train.patience} stops it by the only rows that do not "
+                "train. Leave patience out, or interval_level."
+                if self.train.patience is not None and self.may_validate
                 else "data.validation_fraction is 0. Set data.validation_fraction = 0.2, or leave "
                 "interval_level out."
             )
         )
 
     @property
-    def calibration(self) -> Literal["split"] | None:
-        """The rows that calibrate intervals: validation rows, unless they stop the network."""
-        return "split" if self.data.may_validate and self.train.patience is None else None
+    def calibration(self) -> Literal["split", "cross"] | None:
+        """The rows that calibrate intervals: validation rows or folds, unless they stop a network.
+
+        Folds stop their member where both are there.
+        """
+        has_folds = self.model.bagging == "folds"
+        if self.data.may_validate and (self.train.patience is None or has_folds):
+            return "split"
+        return "cross" if has_folds and self.train.patience is None else None
 
     @property
     def interval_level(self) -> float:

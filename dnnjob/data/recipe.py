@@ -12,15 +12,17 @@ from typing import Any
 _TRAIN_SHARE = 0.7
 # A network takes about this many steps, where the bounds of the epochs allow it.
 _STEPS = 8_000
-_LEAST_EPOCHS, _MOST_EPOCHS = 8, 200
+_LEAST_EPOCHS, _MOST_EPOCHS = 8, 150
 # Beyond, vectors of all numbers would cost more than the rest of the network.
 _MOST_EMBEDDED = 128
 # Rows times columns that surely are one window, whatever the columns become.
 _MOST_FOLDED_VALUES = 2_000_000
 # Above, a network that stops early gains less than intervals by clean validation rows are worth.
 _MOST_STOPPED_ROWS = 20_000
+# From here on a tenth of them is worth less for training than for intervals.
+_LEAST_CALIBRATED_ROWS = 2_000
 # Training rows up to which a model has so many members: fewer where each of them costs more.
-_MEMBERS = {16: 4, 80: 8, 1_500: 16, 10_000: 8, 100_000: 4}
+_MEMBERS = {24: 4, 200: 8, 1_500: 12, 10_000: 8, 100_000: 4}
 _SEARCH_POINTS = 20
 
 
@@ -63,7 +65,7 @@ def choose_start(shape: TableShape) -> dict[str, dict[str, Any]]:
         model["numeric_embedding"] = "piecewise"
     if members > 1:
         model |= {"members": members, "bagging": "folds"}
-    else:
+    if members == 1 or num_train_rows >= _LEAST_CALIBRATED_ROWS:
         data["validation_fraction"] = 0.1
     if members > 1 or num_train_rows <= _MOST_STOPPED_ROWS:
         # Where a network learns noise, its best epoch comes early.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -248,26 +248,31 @@ def _member_errors(totals: Sequence[Totals]) -> tuple[tuple[float | None, float 
 
 
 def _make_intervals(job: JobConfig, sums: _Sums) -> Intervals | None:
-    """Intervals by the validation rows, of a long table by a sample of them."""
-    level, method = job.interval_level, job.calibration
-    if not level or method is None:
+    """Intervals by the validation rows or the folds, of a long table by a sample of them."""
+    level = job.interval_level
+    if not level or job.calibration is None:
         return None
     labels, y, y_pred = (sums.joined(name) for name in ("labels", "y", "y_pred"))
     unseen, tests = labels == VALIDATION, labels == TEST
+    method: Literal["split", "cross"] = "split"
+    # A column that deals the rows may name none of them for validation.
+    if not unseen.any() and job.model.bagging == "folds" and job.train.patience is None:
+        unseen, method = labels == TRAIN, "cross"
     transform = job.data.target_transform
-    found = calibrate(y[unseen], y_pred[unseen], level=level, method=method, transform=transform)
+    y_unseen = sums.joined("y_unseen")[unseen]
+    found = calibrate(y[unseen], y_unseen, level=level, method=method, transform=transform)
     if found is None:
         logger.warning(
-            "No intervals: at least %d validation rows calibrate those of level %g, but there are "
-            "%d. Raise data.validation_fraction, or lower output.interval_level.",
-            *(least_rows(level), level, int(unseen.sum())),
+            "No intervals: those of level %g need at least %d rows that trained and stopped no "
+            "network, but there are %d. Hold more rows out, or lower output.interval_level.",
+            *(level, least_rows(level), int(unseen.sum())),
         )
         return None
     found = found.judged(y[tests], y_pred[tests])
     if found.coverage_test is not None:
         logger.info(
-            "Intervals of level %g, from %d validation rows, hold the target of %.1f %% of the "
-            "test rows; their mean width is %.4g.",
+            "Intervals of level %g, from %d rows held out, hold the target of %.1f %% of the test "
+            "rows; their mean width is %.4g.",
             *(level, found.num_rows, 100 * found.coverage_test, found.mean_width),
         )
     return found

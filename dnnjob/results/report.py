@@ -44,7 +44,7 @@ PREDICTIONS_SCHEMA = pa.schema(
         pa.field("y_pred", pa.float64(), nullable=False),
     ]
 )
-# Behind `y_pred`, where a run has intervals.
+# Behind `y_pred` and `y_std`, where a run has intervals.
 BOUNDS = ("y_lower", "y_upper")
 HISTORY_SCHEMA = pa.schema(
     [
@@ -373,10 +373,11 @@ def make_predictions(
 
 
 def add_bounds(predictions: pa.Table, intervals: Intervals | None) -> pa.Table:
-    """Predictions with `y_lower` and `y_upper` behind `y_pred`; as they are without intervals."""
+    """Predictions with `y_lower` and `y_upper` behind those; as they are without intervals."""
     if intervals is None:
         return predictions
-    place = predictions.schema.get_field_index("y_pred") + 1
+    names = predictions.schema.names
+    place = 1 + names.index("y_std" if "y_std" in names else "y_pred")
     bounds = intervals.bounds(predictions["y_pred"].to_numpy())
     for offset, (name, values) in enumerate(zip(BOUNDS, bounds, strict=True)):
         field = pa.field(name, pa.float64(), nullable=False)

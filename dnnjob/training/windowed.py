@@ -170,7 +170,9 @@ class WindowedRows:
             y_validation=devices.place(lambda: tf.constant(y_validation)),
             num_validation_rows=len(y_validation),
         )
-        stops_on_folds = self.folds is not None and not len(y_validation)
+        # With patience a member stops on its fold even then, which leaves validation rows unused.
+        is_free = not len(y_validation) or job.train.patience is not None
+        stops_on_folds = self.folds is not None and is_free
         if stops_on_folds:
             data = replace(
                 data,

@@ -406,6 +406,12 @@ def test_intervals_need_rows_that_nothing_else_used() -> None:
     assert make(**with_rows, train__patience=3).interval_level == 0
     assert make().interval_level == 0
     assert make(output__interval_level=0).interval_level == 0
+    folds = {"model__members": 3, "model__bagging": "folds"}
+    assert make(**folds).calibration == "cross"
+    assert make(**folds, **with_rows).calibration == "split"
+    assert make(**folds, train__patience=3).calibration is None
+    # The folds stop their members, which leaves the validation rows unused.
+    assert make(**folds, **with_rows, train__patience=3).calibration == "split"
 
 
 @pytest.mark.parametrize(
@@ -413,6 +419,10 @@ def test_intervals_need_rows_that_nothing_else_used() -> None:
     [
         ({}, r"Set data\.validation_fraction = 0\.2"),
         ({"data__validation_fraction": 0.2, "train__patience": 3}, "Leave patience out"),
+        (
+            {"model__members": 3, "model__bagging": "folds", "train__patience": 3},
+            "Leave patience out",
+        ),
     ],
 )
 def test_intervals_without_rows_to_calibrate_them_are_refused(

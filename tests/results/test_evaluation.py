@@ -12,6 +12,7 @@ from sklearn.linear_model import LinearRegression
 
 from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig, resolve_job
+from dnnjob.data.folds import Folds
 from dnnjob.errors import StoppedError
 from dnnjob.results import baselines, evaluation
 from dnnjob.results.evaluation import Evaluated, PredictedParts, evaluate
@@ -41,8 +42,8 @@ def make_job(frame: pd.DataFrame, folder: Path) -> JobConfig:
 class Attempts:
     """Attempts to predict one table, through a network that predicts its first input."""
 
-    def __init__(self, job: JobConfig, folder: Path) -> None:
-        self.job, self.paths = job, create_run(folder / "runs", job)
+    def __init__(self, job: JobConfig, folder: Path, folds: Folds | None = None) -> None:
+        self.folds, self.job, self.paths = folds, job, create_run(folder / "runs", job)
         self.table = split_table(job).table
         self.watch = Stopwatch()
 
@@ -61,10 +62,14 @@ class Attempts:
             return ((filled - column.mean) / column.std).astype(np.float32)
 
         def predict(inputs: np.ndarray) -> np.ndarray:
-            return inputs[:, :1].T.astype(np.float64)
+            # The second of two members is far too high.
+            members = inputs[:, :1].T.astype(np.float64)
+            return members if self.folds is None else np.concatenate([members, members + 1])
 
         try:
-            found = evaluate(self.table, encoding, encode, predict, job=self.job, parts=parts)
+            found = evaluate(
+                self.table, encoding, encode, predict, job=self.job, parts=parts, folds=self.folds
+            )
         except StoppedError:
             found = None
         return found, journal.status.attempts[-1]
@@ -118,6 +123,30 @@ def test_errors_are_those_of_the_rows_of_each_split(attempts: Attempts) -> None:
     assert found.metrics.validation is None
     assert predictions["row_id"].tolist() == list(range(NUM_ROWS))
     assert predictions["id"].tolist() == list(range(10**18, 10**18 + NUM_ROWS))
+
+
+def test_folds_calibrate_by_the_member_that_left_a_row_out(tmp_path: Path) -> None:
+    # The first member leaves out every row but the last ones, which are too few to count.
+    folds = np.zeros(NUM_ROWS // 2, np.int32)
+    folds[-10:] = 1
+    job = make_job(make_frame(), tmp_path)
+    model = {"members": 2, "bagging": "folds"}
+    job = resolve_job({**job.model_dump(), "model": model}, origin="test")
+    attempts = Attempts(job, tmp_path, folds)
+
+    found, _ = attempts.predict()
+
+    assert found is not None
+    assert found.intervals is not None
+    rows = attempts.predictions(found)
+    target = attempts.table.fit_encoding(job.data).target
+    trained = rows[rows["split"] == "train"]
+    first = trained["y_pred"] - target.std / 2
+    errors = np.where(folds == 0, first, first + target.std) - trained["y_true"]
+    assert found.intervals.method == "cross"
+    assert found.intervals.half_width == pytest.approx(np.sort(np.abs(errors))[450])
+    np.testing.assert_allclose(rows["y_upper"] - rows["y_pred"], found.intervals.half_width)
+    assert rows.columns[:7].tolist()[4:] == ["y_std", "y_lower", "y_upper"]
 
 
 def test_predicting_and_evaluating_are_timed(attempts: Attempts) -> None:
