@@ -70,6 +70,16 @@ class StoppedError(DnnJobError):
         self.exit_code = ExitCode.INTERRUPTED if interrupted else ExitCode.TERMINATED
 
 
+class PausedError(DnnJobError):
+    """Training has come to where the run waits, and stopped there with a checkpoint."""
+
+    exit_code = ExitCode.DONE
+
+    def __init__(self, epoch: int, val_loss: float) -> None:
+        super().__init__(f"Waits at epoch {epoch} for the other points of its search.")
+        self.epoch, self.val_loss = epoch, val_loss
+
+
 class NonFiniteError(DnnJobError):
     """A loss or gradient became NaN or infinite; the last finite weights were kept."""
 

@@ -4,6 +4,7 @@ for point in make_points(job): print(point.values, point.job.train.learning_rate
 """
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,13 +43,49 @@ def make_points(job: JobConfig) -> tuple[Point, ...]:
                 f"A sweep gives the keys of one job other values, but sweep.{key} is none of "
                 "those. Leave it out."
             )
+    points = tuple(_make_point(job, setting) for setting in _settings(job))
+    if job.search.halving is not None:
+        for point in points:
+            _refuse_halving(point, job.search.halving, of_many=len(points) > 1)
+    return points
+
+
+def _settings(job: JobConfig) -> Iterable[dict[str, Any]]:
     if job.search.points is not None:
-        settings = draw_settings(job.sweep, num_points=job.search.points, seed=job.seed)
-        return tuple(_make_point(job, setting) for setting in settings)
-    return tuple(
-        _make_point(job, dict(zip(job.sweep, values, strict=True)))
-        for values in itertools.product(*map(_listed, job.sweep.items()))
-    )
+        return draw_settings(job.sweep, num_points=job.search.points, seed=job.seed)
+    products = itertools.product(*map(_listed, job.sweep.items()))
+    return (dict(zip(job.sweep, values, strict=True)) for values in products)
+
+
+def _refuse_halving(point: Point, halving: int, *, of_many: bool) -> None:
+    """Raises where points cannot be told apart early.
+
+    Raises:
+        JobError: If so.
+    """
+    job, rule = point.job, f"search.halving = {halving}"
+    if not of_many:
+        raise JobError(f"{rule} compares points, but there is one. Sweep a key, or leave it out.")
+    if not job.data.may_validate:
+        raise JobError(
+            f"{rule} goes by the validation loss, but data.validation_fraction is 0. Set "
+            "data.validation_fraction = 0.2, or leave halving out."
+        )
+    if job.train.epochs < halving**2:
+        raise JobError(
+            f"{rule} compares points after 1/{halving**2} and 1/{halving} of the epochs, but "
+            f"train.epochs is {job.train.epochs}. Give {halving**2} or more, or leave halving out."
+        )
+    if "train.epochs" in point.values:
+        raise JobError(
+            f"{rule} compares points after equally many epochs, but sweep.train.epochs varies "
+            "them. Leave one of the two out."
+        )
+    if job.devices.tasks > 1:
+        raise JobError(
+            f"{rule} is for runs of one task, but devices.tasks is {job.devices.tasks}. Leave one "
+            "of the two out."
+        )
 
 
 def _refuse_repeated(key: str, values: tuple[Any, ...]) -> None:

@@ -10,12 +10,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dnnjob.clock import Stopwatch
 from dnnjob.config import parse_devices
 from dnnjob.errors import ExitCode, StoppedError
 from dnnjob.launch.errand import Errand
+from dnnjob.launch.halving import put_in_order
 from dnnjob.launch.lane_plan import needs_here, plan_here
 from dnnjob.launch.lanes import Lanes, LogWatcher
 from dnnjob.launch.outcome import explain_end
@@ -55,9 +56,9 @@ _STOPPED = ("preempted", "time_limit", "node_failure", "peer_lost")
 class ArrayTask:
     """`run_array_task`, for submitit to call."""
 
-    def __call__(self, runs: Sequence[str], *, command: str, words: Sequence[str] = ()) -> NoReturn:
+    def __call__(self, runs: Sequence[str], **told: Any) -> NoReturn:
         """See `run_array_task`."""
-        run_array_task(runs, command=command, words=words)
+        run_array_task(runs, **told)
 
     def checkpoint(self, *_: object, **__: object) -> NoReturn:
         """What submitit's handler calls at a warning that comes before this process listens.
@@ -68,7 +69,9 @@ class ArrayTask:
         raise SystemExit(ExitCode.CONTINUE)
 
 
-def run_array_task(runs: Sequence[str], *, command: str, words: Sequence[str] = ()) -> NoReturn:
+def run_array_task(
+    runs: Sequence[str], *, command: str, words: Sequence[str] = (), halving: int | None = None
+) -> NoReturn:
     """Works through runs as this process's task of each, and ends the process.
 
     Imports and compilation are shared. What has ended already is left alone, so that a job that was
@@ -79,6 +82,7 @@ def run_array_task(runs: Sequence[str], *, command: str, words: Sequence[str] = 
         command: What the user typed, for the reports.
         words: `KEY=VALUE` for other devices: what version 0.1 left in the call of a job that still
             waits, in place of `resume.json`.
+        halving: `search.halving`.
     """
     # submitit has taken the signals for checkpoints of its own, and asks for requeues at them.
     stop = StopFlag()
@@ -91,16 +95,18 @@ def run_array_task(runs: Sequence[str], *, command: str, words: Sequence[str] = 
         if words and find_task().is_chief:
             for run in paths:
                 write_resumption(run, parse_devices(words))
-        leave(work_through(paths, stop=stop))
+        leave(work_through(paths, stop=stop, halving=halving))
 
 
-def work_through(runs: Sequence[RunPaths], *, stop: StopFlag) -> ExitCode:
+def work_through(
+    runs: Sequence[RunPaths], *, stop: StopFlag, halving: int | None = None
+) -> ExitCode:
     """Runs what has not ended of `runs`, side by side where cores allow; the worst exit code.
 
     A run that was stopped to be continued ends the work; one that was cancelled by itself does not.
     """
     task = find_task()
-    turns = ElementTurns(runs, task=task)
+    turns = ElementTurns(runs, task=task, halving=halving)
     code = _work(turns, runs, task=task, stop=stop)
     if code is not ExitCode.CONTINUE and stop.signal is not None and turns.waiting:
         # Between two points: what becomes of those that wait, becomes of this job.
@@ -111,41 +117,48 @@ def work_through(runs: Sequence[RunPaths], *, stop: StopFlag) -> ExitCode:
 class ElementTurns:
     """The runs of this job in the order of their turns, those left out that need nothing more."""
 
-    def __init__(self, runs: Sequence[RunPaths], *, task: Task) -> None:
-        self.waiting, self.codes = list(runs), [ExitCode.DONE]
+    def __init__(self, runs: Sequence[RunPaths], *, task: Task, halving: int | None = None) -> None:
+        self.codes = [ExitCode.DONE]
         self._runs, self._task = runs, task
         self.jobs = [load_run_job(paths) for paths in runs]
         self.needs = needs_here(self.jobs)
         self._at_work: set[Path] = set()
+        errands = [
+            Errand(run=paths.root, number=number, cores=need.cores, kind=need.kind)
+            for number, (paths, need) in enumerate(zip(runs, self.needs, strict=True), start=1)
+        ]
+        self._order = put_in_order(errands, self.jobs, halving=halving)
+
+    @property
+    def waiting(self) -> list[RunPaths]:
+        """Those of which something is still to come, and that are not at work."""
+        return [RunPaths(errand.run) for errand in self._order.waiting]
 
     def take(self) -> Errand | None:
         """The next run with work to do."""
-        while self.waiting:
-            paths = self.waiting.pop(0)
+        while (errand := self._order.pop()) is not None:
+            paths = RunPaths(errand.run)
             if _is_taken(paths):
                 logger.info("%s was taken up elsewhere since, and is left alone.", paths.root)
             elif (code := _outcome(paths, self._task)) is not None:
                 self.codes.append(code)
             else:
-                return self._begin(paths)
+                self._at_work.add(errand.run)
+                self._mark_turn()
+                return errand
+            self._order.note(errand)
         return None
 
     def put_back(self, errand: Errand) -> None:
         """Has one be the next again."""
         self._at_work.discard(errand.run)
-        self.waiting.insert(0, RunPaths(errand.run))
+        self._order.put_back(errand)
 
     def end(self, errand: Errand, code: ExitCode) -> None:
         """Tells the batch script."""
         self._at_work.discard(errand.run)
+        self._order.note(errand)
         self._mark_turn(code)
-
-    def _begin(self, paths: RunPaths) -> Errand:
-        self._at_work.add(paths.root)
-        self._mark_turn()
-        place = self._runs.index(paths)
-        need = self.needs[place]
-        return Errand(run=paths.root, number=place + 1, cores=need.cores, kind=need.kind)
 
     def _mark_turn(self, code: ExitCode | None = None) -> None:
         """Tells the batch script how many runs do not wait any more, and how the last ended.

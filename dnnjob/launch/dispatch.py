@@ -31,9 +31,10 @@ class Dispatch:
         name: str,
         site: slurm.Site | None = None,
         sweep_id: str | None = None,
+        halving: int | None = None,
     ) -> None:
         self.profile, self.folder, self.name = profile, folder, name
-        self.site, self.sweep_id = site, sweep_id
+        self.site, self.sweep_id, self.halving = site, sweep_id, halving
         self.command = shlex.join(["dnnjob", *sys.argv[1:]])
 
     def send(self, elements: Sequence[Sequence[RunPaths]], plan: QueuePlan) -> list[Submission]:
@@ -52,6 +53,7 @@ class Dispatch:
                 ArrayTask(),
                 [str(paths.root) for paths in runs],
                 command=self.command,
+                halving=self.halving,
             )
             for runs in elements
         ]
@@ -74,7 +76,9 @@ class Dispatch:
 
     def _start(self, elements: Sequence[Sequence[RunPaths]], plan: QueuePlan) -> list[Submission]:
         runs = [paths for element in elements for paths in element]
-        with open_queue(runs, plan, folder=self.folder, command=self.command) as pid:
+        with open_queue(
+            runs, plan, folder=self.folder, command=self.command, halving=self.halving
+        ) as pid:
             key = process_key(pid)
             return [self._write(element, str(pid), process=key) for element in elements]
 

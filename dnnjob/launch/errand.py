@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dnnjob.errors import ExitCode
 from dnnjob.runs import Progress, Record
+from dnnjob.tasks import Until
 
 
 class Errand(Record):
@@ -19,6 +20,8 @@ class Errand(Record):
     """Its place in the sweep, from 1."""
     cores: int = 1
     """Cores that it keeps busy."""
+    until: Until | None = None
+    """Where it stops short of its end."""
     kind: str = ""
     """What a process takes once: points of another kind need another lane."""
 

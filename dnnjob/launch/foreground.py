@@ -20,6 +20,7 @@ from dnnjob.config import (
 from dnnjob.data.sources import peek_columns
 from dnnjob.errors import ExitCode
 from dnnjob.launch.errand import Errand
+from dnnjob.launch.halving import Order, put_in_order
 from dnnjob.launch.lane_plan import LanePlan, needs_here, plan_here
 from dnnjob.launch.lanes import Lanes, ListedTurns
 from dnnjob.launch.local_tasks import run_local_tasks
@@ -55,13 +56,14 @@ def run_foreground(job_file: Path, overrides: Sequence[str], *, root: Path) -> E
         JobError: If job file or overrides are wrong; nothing has been written.
         DataError: If the table is missing or lacks a column; nothing has been written.
     """
-    points = make_points(load_job(job_file, overrides=overrides))
+    job = load_job(job_file, overrides=overrides)
+    points = make_points(job)
     # Each once: points may be many, and so the files of a table.
     for data in {point.job.data.model_dump_json(): point.job.data for point in points}.values():
         peek_columns(data)
     task = find_task()
     if len(points) > 1:
-        return run_sweep(points, root=root, task=task)
+        return run_sweep(points, root=root, task=task, halving=job.search.halving)
     (point,) = points
     paths = _make_run(point, root=root, task=task)
     if task.is_chief:
@@ -72,7 +74,7 @@ def run_foreground(job_file: Path, overrides: Sequence[str], *, root: Path) -> E
     return run_attempt(paths, task=task, watch=watch)
 
 
-def run_sweep(points: Sequence[Point], *, root: Path, task: Task) -> ExitCode:
+def run_sweep(points: Sequence[Point], *, root: Path, task: Task, halving: int | None) -> ExitCode:
     """Runs the points of a sweep side by side, tells their results, and returns the worst code.
 
     A signal ends the sweep: points at work leave a checkpoint, and others are left as cancelled.
@@ -81,6 +83,7 @@ def run_sweep(points: Sequence[Point], *, root: Path, task: Task) -> ExitCode:
         points: The points.
         root: Folder that holds runs.
         task: Which task of each run this process is.
+        halving: `search.halving`.
     """
     jobs = [point.job for point in points]
     needs = needs_here(jobs)
@@ -95,24 +98,22 @@ def run_sweep(points: Sequence[Point], *, root: Path, task: Task) -> ExitCode:
         Errand(run=paths.root, number=number, cores=need.cores, kind=need.kind)
         for number, (paths, need) in enumerate(zip(runs, needs, strict=True), start=1)
     ]
-    code = run_errands(errands, points, plan=plan, task=task)
+    code = run_order(put_in_order(errands, jobs, halving=halving), points, plan=plan, task=task)
     lines = [_heading(points[0]), *map(_outcome, points, runs)]
     logger.info("\n%s", "\n".join(align(lines)))
     return code
 
 
-def run_errands(
-    errands: Sequence[Errand], points: Sequence[Point], *, plan: LanePlan, task: Task
-) -> ExitCode:
+def run_order(order: Order, points: Sequence[Point], *, plan: LanePlan, task: Task) -> ExitCode:
     """Runs points in lanes here and now, and leaves those as cancelled that a signal kept waiting.
 
     Args:
-        errands: The points that are to run.
+        order: The points that are to run.
         points: All points of the sweep, in the order of their numbers.
         plan: How many at a time.
         task: Which task of each run this process is.
     """
-    stop, turns = StopFlag(), ListedTurns(errands)
+    stop, turns = StopFlag(), ListedTurns(order)
     sizes = [point.job.train.global_batch_size for point in points]
     names = [_setting(point) for point in points]
     with (

@@ -22,7 +22,7 @@ from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_age_s
 from dnnjob.runs import Progress, RunPaths, load_run_job
 from dnnjob.streams import guarded_streams, talk_to
-from dnnjob.tasks import StopFlag, Task, find_task
+from dnnjob.tasks import StopFlag, Task, Until, find_task
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ def run_point(
     stop: StopFlag,
     watch: Stopwatch,
     show: Callable[..., object] = lambda *_: None,
+    until: Until | None = None,
 ) -> ExitCode:
     """Runs a run of this process to its end, as this process's task of it.
 
@@ -45,6 +46,7 @@ def run_point(
         stop: What remembers the signals.
         watch: Started when the run was.
         show: Told how far training has come.
+        until: Where a run of one task stops short of its last epoch.
     """
     try:
         num_tasks = load_run_job(paths).devices.tasks
@@ -54,7 +56,7 @@ def run_point(
             return run_processes(paths, [place], stop=stop)
         if task.num_tasks == 1 and num_tasks > 1:
             return run_local_tasks(paths, num_tasks=num_tasks, stop=stop)
-        return run_attempt(paths, task=task, watch=watch, stop=stop, show=show)
+        return run_attempt(paths, task=task, watch=watch, stop=stop, show=show, until=until)
     except DnnJobError as error:
         logger.error("%s", error)
         return error.exit_code
@@ -110,6 +112,7 @@ def _work() -> NoReturn:
             stop=stop,
             watch=Stopwatch(age_s=age_s),
             show=teller.show,
+            until=errand.until,
         )
         # Whoever starts the points gives none after a stop of them all.
         stop.signal, age_s = None, 0.0

@@ -22,6 +22,7 @@ from typing import BinaryIO, Protocol, cast
 
 from dnnjob.errors import ExitCode, StoppedError
 from dnnjob.launch.errand import Errand, News
+from dnnjob.launch.halving import Order
 from dnnjob.launch.lane_plan import LanePlan
 from dnnjob.launch.local_tasks import COMMAND, signals_held_back
 from dnnjob.machine import count_oom_kills
@@ -314,36 +315,38 @@ class LogWatcher:
 
 
 class ListedTurns:
-    """Points in the order of a list."""
+    """Points that are run unless somebody has cancelled them."""
 
-    def __init__(self, errands: Sequence[Errand]) -> None:
-        self._waiting = list(errands)
+    def __init__(self, order: Order) -> None:
+        self._order = order
 
     def take(self) -> Errand | None:
         """The next that nobody has cancelled."""
-        while self._waiting:
-            errand = self._waiting.pop(0)
+        while (errand := self._order.pop()) is not None:
             if read_cancel(RunPaths(errand.run)) is None:
                 return errand
             self._cancel(errand)
         return None
 
     def put_back(self, errand: Errand) -> None:
-        """Has one be the next again."""
-        self._waiting.insert(0, errand)
+        """Has one wait again."""
+        self._order.put_back(errand)
 
     def end(self, errand: Errand, code: ExitCode) -> None:
-        """Makes no difference to the others."""
+        """Takes note of it."""
+        self._order.note(errand)
 
     def cancel_rest(self) -> None:
-        """Says of those that have not begun that they will not."""
-        while self._waiting:
-            self._cancel(self._waiting.pop(0))
+        """Says of those that wait that they will not go on."""
+        for errand in self._order.waiting:
+            self._cancel(errand)
 
     def _cancel(self, errand: Errand) -> None:
         paths = RunPaths(errand.run)
-        error = f"Cancelled before it began. {quote_command('resume', paths.root)} goes on."
+        begun = "went on" if latest_attempt(paths) else "began"
+        error = f"Cancelled before it {begun}. {quote_command('resume', paths.root)} goes on."
         leave_word(paths, "CANCELLED", "cancelled", error)
+        self._order.note(errand)
 
 
 def leave_word(paths: RunPaths, state: State, reason: Reason, error: str) -> None:

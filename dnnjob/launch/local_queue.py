@@ -18,10 +18,11 @@ from typing import Any, BinaryIO, NoReturn, cast
 from dnnjob.config import JobConfig, ProfileConfig
 from dnnjob.errors import ExitCode
 from dnnjob.launch.errand import Errand
+from dnnjob.launch.halving import put_in_order
 from dnnjob.launch.lane_plan import LanePlan, PointNeeds, find_needs, plan_lanes
 from dnnjob.launch.lanes import Lanes, ListedTurns, LogWatcher
 from dnnjob.machine import count_cores, memory_limit_bytes, visible_gpus
-from dnnjob.runs import Record, RunPaths, write_text
+from dnnjob.runs import Record, RunPaths, load_run_job, write_text
 from dnnjob.streams import guarded_streams
 from dnnjob.tasks import StopFlag, Task
 
@@ -63,6 +64,7 @@ class QueueFile(Record):
     errands: tuple[Errand, ...]
     plan: LanePlan
     command: str
+    halving: int | None = None
 
 
 def plan_queue(
@@ -131,7 +133,7 @@ def _plan_element(
 
 @contextmanager
 def open_queue(
-    runs: Sequence[RunPaths], plan: QueuePlan, *, folder: Path, command: str
+    runs: Sequence[RunPaths], plan: QueuePlan, *, folder: Path, command: str, halving: int | None
 ) -> Iterator[int]:
     """Starts the background process, which begins to work when the block ends; its number.
 
@@ -142,12 +144,13 @@ def open_queue(
         plan: How many at a time, and with what.
         folder: Where its files go.
         command: What the user typed.
+        halving: `search.halving`.
     """
     errands = tuple(
         Errand(run=paths.root, number=number, cores=need.cores, kind=need.kind)
         for number, (paths, need) in enumerate(zip(runs, plan.needs, strict=True), start=1)
     )
-    told = QueueFile(errands=errands, plan=plan.lanes, command=command)
+    told = QueueFile(errands=errands, plan=plan.lanes, command=command, halving=halving)
     write_text(folder / "pool.json", told.model_dump_json(indent=1) + "\n")
     with (folder / "pool.log").open("ab") as log:
         # No file of the terminal's stays open in it: a shell that waits for this command's output
@@ -188,7 +191,9 @@ def _work() -> NoReturn:
     told = QueueFile.model_validate_json((folder / "pool.json").read_bytes())
     # The reports tell what the user typed.
     sys.argv[:] = shlex.split(told.command)
-    stop, turns = StopFlag(), ListedTurns(told.errands)
+    jobs = [load_run_job(RunPaths(errand.run)) for errand in told.errands]
+    order = put_in_order(told.errands, jobs, halving=told.halving)
+    stop, turns = StopFlag(), ListedTurns(order)
     with stop.listening():
         log = folder / "pool.log"
         Lanes(told.plan, task=Task(), stop=stop, watcher=LogWatcher(), log=log).work(turns)

@@ -20,6 +20,7 @@ def choose_points_per_task(
     seconds_a_point: float | None = None,
     most_tasks: int | None = None,
     width: int = 1,
+    least: int = 1,
 ) -> int:
     """Points that one task runs, so many at a time.
 
@@ -29,6 +30,7 @@ def choose_points_per_task(
         seconds_a_point: How long one takes, roughly; None if unknown, which counts as long.
         most_tasks: Tasks that may be queued; None for any number.
         width: Points that a task runs side by side.
+        least: Points that a task must have.
 
     Raises:
         JobError: If the profile's choice makes more tasks than may be queued.
@@ -43,7 +45,7 @@ def choose_points_per_task(
             )
         return chosen
     in_turn = 1 if not seconds_a_point else max(1, round(_SECONDS_A_TASK / seconds_a_point))
-    return min(num_points, max(fewest, width * in_turn))
+    return min(num_points, max(fewest, least, width * in_turn))
 
 
 def share_out(num_points: int, each: int) -> list[range]:

@@ -76,20 +76,20 @@ def submit_job(
     """
     for_job, for_profile = split_words(words)
     target = load_profile(profile, overrides=for_profile)
-    points = [
-        _fit_to(point, target) for point in make_points(load_job(job_file, overrides=for_job))
-    ]
+    job = load_job(job_file, overrides=for_job)
+    points = [_fit_to(point, target) for point in make_points(job)]
+    halving = job.search.halving
     root = root.absolute()
     preflight = check_before(points, target, root=root, force=force, dry_run=dry_run)
     if dry_run:
-        _print_plan(points, target, preflight, root=root)
+        _print_plan(points, target, preflight, root=root, halving=halving)
         return ExitCode.DONE
     _warn_of_variables(target)
     with raising_on_signals():
         if len(points) == 1:
             folder, job_id = _submit_run(points[0], target, preflight, root=root)
         else:
-            folder, job_id = _submit_sweep(points, target, preflight, root=root)
+            folder, job_id = _submit_sweep(points, target, preflight, root=root, halving=halving)
         print(folder, flush=True)
     where = "Slurm job" if target.executor == "slurm" else "Process"
     logger.info(
@@ -157,11 +157,16 @@ def _submit_run(
 
 
 def _submit_sweep(
-    points: Sequence[Point], profile: ProfileConfig, preflight: Preflight, *, root: Path
+    points: Sequence[Point],
+    profile: ProfileConfig,
+    preflight: Preflight,
+    *,
+    root: Path,
+    halving: int | None,
 ) -> tuple[Path, str]:
     jobs = [point.job for point in points]
     plan = plan_queue(jobs, profile, memory_bytes=preflight.memory_bytes)
-    elements = _share(jobs, profile, preflight, plan)
+    elements = _share(jobs, profile, preflight, plan, halving=halving)
     fitted = [Point(point.values, plan.fit(point.job)) for point in points]
     with leaving_nothing(root / jobs[0].name / "sweeps") as made:
         sweep, runs = make_sweep(fitted, root=root, made=made)
@@ -172,6 +177,7 @@ def _submit_sweep(
             name=jobs[0].name,
             site=preflight.site,
             sweep_id=sweep.sweep_id,
+            halving=halving,
         )
         submission = sender.send([[runs[place] for place in element] for element in elements], plan)
     logger.info("%d runs in %d task(s).", len(runs), len(elements))
@@ -179,7 +185,12 @@ def _submit_sweep(
 
 
 def _share(
-    jobs: Sequence[JobConfig], profile: ProfileConfig, preflight: Preflight, plan: QueuePlan
+    jobs: Sequence[JobConfig],
+    profile: ProfileConfig,
+    preflight: Preflight,
+    plan: QueuePlan,
+    *,
+    halving: int | None,
 ) -> list[range]:
     """The points of each task: here, one takes them all."""
     if profile.executor == "local":
@@ -190,6 +201,8 @@ def _share(
         seconds_a_point=preflight.seconds_a_point(plan.needs),
         most_tasks=preflight.most_tasks,
         width=plan.lanes.width,
+        # So many that one is left at the last rung.
+        least=1 if halving is None else halving**2,
     )
     return share_out(len(jobs), each)
 
@@ -231,12 +244,17 @@ def follow_profile(words: Sequence[str], before: ProfileConfig, now: ProfileConf
 
 
 def _print_plan(
-    points: Sequence[Point], profile: ProfileConfig, preflight: Preflight, *, root: Path
+    points: Sequence[Point],
+    profile: ProfileConfig,
+    preflight: Preflight,
+    *,
+    root: Path,
+    halving: int | None,
 ) -> None:
     """Prints the batch script, or for a local profile the commands' equivalent."""
     jobs = [point.job for point in points]
     plan = plan_queue(jobs, profile, memory_bytes=preflight.memory_bytes)
-    elements = _share(jobs, profile, preflight, plan)
+    elements = _share(jobs, profile, preflight, plan, halving=halving)
     if profile.executor == "local":
         logger.info(
             "%d run(s), %d at a time, by background processes.", len(jobs), plan.lanes.width

@@ -37,11 +37,13 @@ class SweepTalk:
         """Least validation loss of any epoch that has been told."""
         self.ended: dict[int, ExitCode] = {}
         self.training: dict[int, News] = {}
+        self._waiting: dict[int, float] = {}
         self._told: set[str] = set()
 
     def begin(self, errand: Errand) -> None:
         """A point begins."""
         self.training[errand.number] = News(progress=Progress())
+        self._waiting.pop(errand.number, None)
         self.refresh()
 
     def hear(self, errand: Errand, news: News) -> None:
@@ -58,22 +60,23 @@ class SweepTalk:
         self.refresh()
 
     def end(self, errand: Errand, code: ExitCode) -> None:
-        """A point has ended."""
-        self.training.pop(errand.number, None)
-        self.ended[errand.number] = code
+        """A point has ended, or waits for others."""
+        news = self.training.pop(errand.number, None)
         state = _state(errand)
-        number, name = errand.number, self._name(errand.number)
-        logger.info("Run %d of %d: %s: %s.", number, self.num_points, name, state)
+        self._waiting[errand.number] = _share(news) if state == "requeued" else 0.0
+        if state != "requeued":
+            self.ended[errand.number] = code
+            number, name = errand.number, self._name(errand.number)
+            if errand.until is not None and state == "completed":
+                state = f"left behind after {errand.until.epoch} epochs"
+            logger.info("Run %d of %d: %s: %s.", number, self.num_points, name, state)
         self.refresh()
 
     @property
     def share_done(self) -> float:
-        """How much of all points is done, in points; those at work count by their epochs."""
-        return len(self.ended) + sum(
-            news.progress.epoch / news.progress.epochs
-            for news in self.training.values()
-            if news.progress and news.progress.epochs
-        )
+        """How much of all points is done, in points; those on their way count by their epochs."""
+        on_the_way = sum(map(_share, self.training.values()))
+        return len(self.ended) + on_the_way + sum(self._waiting.values())
 
     @property
     def counts(self) -> str:
@@ -82,6 +85,8 @@ class SweepTalk:
         done = sum(code is ExitCode.DONE for code in self.ended.values())
         stopped = len(self.ended) - failed - done
         words = [f"{len(self.training)} at work", f"{done} completed"]
+        waiting = sum(share > 0 for share in self._waiting.values())
+        words += [f"{waiting} waiting"] if waiting else []
         words += [f"{failed} failed"] if failed else []
         words += [f"{stopped} stopped"] if stopped else []
         return ", ".join(words)
@@ -175,6 +180,12 @@ def _above_bar() -> Iterator[None]:
         for handler, stream in zip(handlers, before, strict=True):
             if stream is not None:
                 handler.setStream(stream)
+
+
+def _share(news: News | None) -> float:
+    """How much of a point is done."""
+    progress = news.progress if news else None
+    return progress.epoch / progress.epochs if progress and progress.epochs else 0.0
 
 
 def _state(errand: Errand) -> str:

@@ -17,6 +17,7 @@ from dnnjob.errors import (
     DnnJobError,
     ExitCode,
     NonFiniteError,
+    PausedError,
     PeerLostError,
     StoppedError,
     SupersededError,
@@ -34,6 +35,7 @@ from dnnjob.runs import (
     FollowerJournal,
     Journal,
     Reason,
+    Rung,
     RunPaths,
     attempt_number,
     clear_folder,
@@ -55,6 +57,7 @@ from dnnjob.tasks import (
     StopFlag,
     Task,
     TaskAttempt,
+    Until,
     follow_crew,
     lead_crew,
     refuse_without_gpu,
@@ -74,6 +77,7 @@ def run_attempt(
     after: int | None = None,
     stop: StopFlag | None = None,
     show: Callable[..., object] = lambda *_: None,
+    until: Until | None = None,
 ) -> ExitCode:
     """Runs the job of a run folder to its end and leaves the outcome in its status.
 
@@ -84,6 +88,7 @@ def run_attempt(
         after: The attempt after which this one must come, where it matters.
         stop: Where this process has listened to signals already.
         show: Told how far training has come, as `journal.show_progress` is.
+        until: Where the only task of a run stops short of the job's last epoch.
 
     Returns:
         The exit code of the command; errors are logged, not raised.
@@ -97,7 +102,7 @@ def run_attempt(
             if (code := _refuse_hopeless(paths)) is not None:
                 return code
             begin = partial(Journal, paths, after=after, show=show)
-            return _lead(paths, task, begin, stop=stop, watch=watch)
+            return _lead(paths, task, begin, stop=stop, watch=watch, until=until)
         return _follow(paths, task, stop=stop, watch=watch)
 
 
@@ -108,6 +113,7 @@ def _lead(
     *,
     stop: StopFlag,
     watch: Stopwatch,
+    until: Until | None,
 ) -> ExitCode:
     try:
         journal = begin(process=process_key(os.getpid()), lost=_judge_lost(paths))
@@ -123,8 +129,13 @@ def _lead(
         crew = Crew(stop, task)
         try:
             crew = _gather(task, journal, crew)
-            report = run_job(TaskAttempt(journal, crew, watch, stack))
+            report = run_job(TaskAttempt(journal, crew, watch, stack, until))
             journal.finish("COMPLETED")
+        except PausedError as error:
+            journal.mark_rung(Rung(epoch=error.epoch, val_loss=error.val_loss))
+            journal.finish("REQUEUED", error=str(error))
+            logger.info("%s", error)
+            return error.exit_code
         except SupersededError as error:
             logger.error("%s", error)
             crew.end(error.exit_code, str(error))

@@ -16,7 +16,7 @@ from typing import Any
 
 from dnnjob.errors import SupersededError
 from dnnjob.runs.attempts import claim_attempt, count_restarts, latest_attempt, own_job_id
-from dnnjob.runs.records import Attempt, Position, Progress, Reason, State, Status
+from dnnjob.runs.records import Attempt, Position, Progress, Reason, Rung, State, Status
 from dnnjob.runs.run_files import read_settled, read_status, write_status
 from dnnjob.runs.run_paths import RunPaths
 
@@ -127,6 +127,11 @@ class Journal:
         """Notes the largest memory so far; on disk with the next sign of life."""
         with self._lock:
             self._change_attempt(peak_rss_mb=round(peak_rss_mb, 1))
+
+    def mark_rung(self, rung: Rung) -> None:
+        """Notes where this attempt ends to wait for others; on disk with its end."""
+        with self._lock:
+            self._change_attempt(rung=rung)
 
     def finish(
         self, state: State, *, reason: Reason | None = None, error: str | None = None

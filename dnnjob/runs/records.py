@@ -58,6 +58,14 @@ class Progress(Record):
     """Where training ended and which epoch's weights are kept, if these are not the last."""
 
 
+class Rung(Record):
+    """Where a run waited to be compared with others."""
+
+    epoch: int
+    val_loss: float
+    """By which it was compared: of that epoch, or with patience of the best until then."""
+
+
 class Attempt(Record):
     """One start of a run."""
 
@@ -82,6 +90,8 @@ class Attempt(Record):
     """Where the last checkpoint that this attempt wrote goes on from."""
     cores: int | None = None
     """Cores that the chief was given."""
+    rung: Rung | None = None
+    """Where it ended to wait for other points of its search."""
     peak_rss_mb: float | None = None
     """Largest resident memory of the chief at its last sign of life."""
 

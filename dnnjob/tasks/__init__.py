@@ -23,7 +23,7 @@ from dnnjob.tasks.process_group import ChiefEndedError, Crew, FollowerCrew
 from dnnjob.tasks.rendezvous import WAIT_S, fresh_names, introduced, looks
 from dnnjob.tasks.stop import LANE, StopFlag, stop_signals
 from dnnjob.tasks.task import Task, find_task
-from dnnjob.tasks.task_attempt import TaskAttempt
+from dnnjob.tasks.task_attempt import TaskAttempt, Until
 
 __all__ = [
     "LANE",
@@ -35,6 +35,7 @@ __all__ = [
     "StopFlag",
     "Task",
     "TaskAttempt",
+    "Until",
     "configure_process",
     "count_lanes",
     "count_threads",

@@ -14,6 +14,19 @@ from dnnjob.tasks.process_group import Crew
 
 
 @dataclass(frozen=True)
+class Until:
+    """Where an attempt stops short of the job's last epoch.
+
+    Attributes:
+        epoch: After so many epochs.
+        ends: Whether the run completes there, as if it had no more; else it goes on later.
+    """
+
+    epoch: int
+    ends: bool = False
+
+
+@dataclass(frozen=True)
 class TaskAttempt:
     """One task's part in an attempt of a run.
 
@@ -22,12 +35,14 @@ class TaskAttempt:
         crew: The tasks of the run.
         watch: Started when the run was.
         stack: Clears away what others may read until they have heard of the end.
+        until: Where it stops short of the job's last epoch; None is nowhere.
     """
 
     journal: Journal
     crew: Crew
     watch: Stopwatch
     stack: ExitStack
+    until: Until | None = None
 
     def check(self) -> None:
         """Makes sure that the run shall go on, and in this attempt.

@@ -96,7 +96,7 @@ DEFAULTS = {
         "interval_level": None,
     },
     "sweep": {},
-    "search": {"points": None},
+    "search": {"points": None, "halving": None},
 }
 
 

@@ -112,3 +112,33 @@ def test_what_cannot_be_drawn_from_is_refused(tmp_path: Path, sweep: str, told: 
 def test_a_range_without_a_search_names_the_key_that_draws_from_it(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"sweep\.train\.learning_rate is a range.*search\.points"):
         make_points(load(tmp_path, RATES, search=""))
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (["data.validation_fraction=0"], "validation loss.*validation_fraction = 0.2"),
+        (["train.epochs=8"], "1/9 and 1/3 of the epochs, but train.epochs is 8"),
+        (["sweep.train.epochs=[90, 180]"], "equally many epochs"),
+        (["devices.tasks=2"], "runs of one task"),
+        (["search.points=1"], "there is one"),
+    ],
+)
+def test_halving_is_refused_where_points_cannot_be_told_apart_early(
+    tmp_path: Path, words: list[str], cause: str
+) -> None:
+    job = load(
+        tmp_path,
+        RATES,
+        "data.validation_fraction=0.2",
+        *words,
+        search="points = 16\nhalving = 3",
+    )
+    with pytest.raises(JobError, match=rf"search\.halving = 3.*{cause}"):
+        make_points(job)
+
+
+def test_halving_changes_no_point(tmp_path: Path) -> None:
+    job = load(tmp_path, RATES, "data.validation_fraction=0.2")
+    halved = load(tmp_path, RATES, "data.validation_fraction=0.2", "search.halving=3")
+    assert make_points(halved) == make_points(job)
