@@ -81,7 +81,7 @@ def run_job(attempt: TaskAttempt) -> Report | None:
         job, table, has_idle_core=devices.kind == "gpu" or cores > threads * lanes
     )
     with ThreadPoolExecutor(max_workers=1) as background:
-        work_beside = partial(_work_beside, job, crew, yardstick, background)
+        work_beside = partial(_work_beside, job, attempt, yardstick, background)
         fitted = fit_dnn(job, rows, devices, attempt=attempt, lanes=lanes, meanwhile=work_beside)
         if not crew.is_chief:
             return None
@@ -170,9 +170,9 @@ def _limit_threads(
 
 
 def _work_beside(
-    job: JobConfig, crew: Crew, yardstick: Yardstick, background: ThreadPoolExecutor
+    job: JobConfig, attempt: TaskAttempt, yardstick: Yardstick, background: ThreadPoolExecutor
 ) -> None:
-    if not crew.is_chief:
+    if not attempt.crew.is_chief or (attempt.until and not attempt.until.ends):
         return
     if job.output.plots:
         background.submit(import_module, "dnnjob.results.plots")

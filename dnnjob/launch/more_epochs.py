@@ -28,14 +28,16 @@ def add_epochs(paths: RunPaths, word: str) -> None:
             was not kept.
     """
     job, longer = load_job(paths.job), load_job(paths.job, overrides=[word])
-    before, after = job.train.epochs, longer.train.epochs
+    planned, after = job.train.epochs, longer.train.epochs
     training = read_report(paths.report).training
+    # One that its search left behind goes on to where it would have ended.
+    before = training.epochs if training.stop_reason == "halved" else planned
     if after <= before:
         raise JobError(
             f"A completed run can go on to more epochs, but {paths.root} has {before} and got "
             f"{word!r}. Give more than {before}."
         )
-    if job.train.schedule != "constant":
+    if job.train.schedule != "constant" and after != planned:
         raise JobError(
             f'With train.schedule = "{job.train.schedule}" the learning rate of every step depends '
             f"on the number of epochs, so {paths.root} cannot go on to {after} as if it had begun "

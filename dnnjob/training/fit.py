@@ -18,13 +18,14 @@ from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.order import Plan, StepPlan
 from dnnjob.data.raw_columns import FloatArray
 from dnnjob.data.windows import Window, make_windows
-from dnnjob.errors import NonFiniteError, StoppedError
+from dnnjob.errors import NonFiniteError, PausedError, StoppedError
 from dnnjob.runs import Position
-from dnnjob.tasks import TaskAttempt
+from dnnjob.tasks import TaskAttempt, Until
 from dnnjob.training.checkpoint import CheckpointStore
 from dnnjob.training.evaluate import RowPredictor, make_predictor
 from dnnjob.training.history import EpochLog, MeanHistory
 from dnnjob.training.member import (
+    HALVED,
     PATIENCE_ENDED,
     Member,
     TrainingState,
@@ -166,6 +167,8 @@ def fit_dnn(
         meanwhile()
     keeper = _make_keeper(job, rows.fingerprint, devices, members=members, attempt=attempt)
     keeper.restore()
+    for member in members:
+        member.stop_at(attempt.until)
     with watch.time("compile"):
         _compile(stack, members, keeper, is_fed=is_fed)
     width = 1 if is_fed else lanes
@@ -179,6 +182,7 @@ def fit_dnn(
         takes_turns=not is_fed,
     )
     pace = _train(loop, members, keeper, attempt)
+    _pause(job.train, members, attempt.until)
     _keep_best(job.train, members)
     return Fitted(
         members=tuple(_fitted(member, job.train) for member in members),
@@ -288,6 +292,18 @@ def _train(
             raise
         keeper.write()
     return pace
+
+
+def _pause(train: TrainConfig, members: Sequence[Member], until: Until | None) -> None:
+    """Leaves the rest for later where a run waits for other points of its search.
+
+    Raises:
+        PausedError: If it does.
+    """
+    if until is None or until.ends or all(one.state.stop_reason != HALVED for one in members):
+        return
+    losses = [member.comparable_loss(train) for member in members]
+    raise PausedError(until.epoch, float(np.mean(losses)))
 
 
 def _keep_best(train: TrainConfig, members: Sequence[Member]) -> None:

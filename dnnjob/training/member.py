@@ -5,6 +5,7 @@ num_steps = member.train(step, job.train, size=100)
 overall_progress([member], job.train)
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from dnnjob.data.order import Plan, WindowPlan
 from dnnjob.data.windows import Window
 from dnnjob.errors import NonFiniteError
 from dnnjob.runs import Position, Progress
+from dnnjob.tasks import Until
 from dnnjob.training.history import EpochLog
 from dnnjob.training.network import Network
 from dnnjob.training.schedule import learning_rates
 from dnnjob.training.step import CompiledStep, Outcome, Stopping, Validation
 from dnnjob.training.strategy import Placed
 
-EPOCHS_DONE, PATIENCE_ENDED = "epochs", "patience"
+EPOCHS_DONE, PATIENCE_ENDED, HALVED = "epochs", "patience", "halved"
 
 
 @dataclass
@@ -32,7 +34,7 @@ class TrainingState:
     log: EpochLog
     stopping: Stopping
     stop_reason: str | None = None
-    """Why training ended, `epochs` or `patience`; None while it goes on."""
+    """Why training ended, `epochs`, `patience` or `halved`; None while it goes on."""
 
     @classmethod
     def begin(cls, plan: Plan) -> "TrainingState":
@@ -73,6 +75,7 @@ class Member:
         validate: Validation loss of its present weights, where calls do not validate; tells what it
             is given that it gets on.
         windows: Those that come next, once they are being filled.
+        until: Where it stops short of its last epoch; None is nowhere.
     """
 
     network: Network
@@ -82,6 +85,7 @@ class Member:
     validation: Validation | None = None
     validate: Callable[[Callable[[], None]], float] | None = None
     windows: Iterator[Window] | None = None
+    until: Until | None = None
     _window: Window | None = None
     _rows: tuple[Placed, Placed] | None = None
 
@@ -89,6 +93,26 @@ class Member:
     def plan(self) -> Plan:
         """Its steps."""
         return self.state.log.plan
+
+    def stop_at(self, until: Until | None) -> None:
+        """Has it stop short of its last epoch, or at once where it has come so far."""
+        self.until = until
+        if self.state.stop_reason is None and self.state.log.num_steps >= self._num_steps:
+            self.state.stop_reason = HALVED
+
+    def comparable_loss(self, train: TrainConfig) -> float:
+        """Validation loss by which points are compared: the last; with patience the best so far."""
+        if train.patience and self.state.best_epoch:
+            return float(self.state.stopping.best_loss)
+        losses = self.state.log.validation_losses
+        return losses[-1] if losses else math.inf
+
+    @property
+    def _num_steps(self) -> int:
+        """Steps to where it stops."""
+        if self.until is None:
+            return self.plan.num_steps
+        return min(self.plan.num_steps, self.until.epoch * self.plan.steps_per_epoch)
 
     def train(
         self, step: CompiledStep, train: TrainConfig, *, size: int, advance: Callable[[], None]
@@ -109,7 +133,7 @@ class Member:
                 rates=rates,
                 first_step=window.first_step,
                 start=start,
-                stop=min(start + size, window.num_steps),
+                stop=min(start + size, window.num_steps, self._num_steps - window.first_step),
                 stopping=self.state.stopping,
                 per_epoch=self.plan.steps_per_epoch,
                 validation=self.validation,
@@ -122,6 +146,8 @@ class Member:
             self.state.stop_reason = PATIENCE_ENDED
         elif self.state.log.num_steps == self.plan.num_steps:
             self.state.stop_reason = EPOCHS_DONE
+        elif self.state.log.num_steps == self._num_steps:
+            self.state.stop_reason = HALVED
         if self.state.stop_reason or self._step_in_window == window.num_steps:
             # Its memory is wanted for the one after the next, which is filled from here on.
             self._window = self._rows = None
@@ -232,6 +258,8 @@ def describe_end(members: Sequence[Member], train: TrainConfig) -> str | None:
     if stopped:
         where = f"{who}stopped at epoch {_span(epochs)} of {most}"
         return f"{where} (patience {train.patience}), epoch {_span(kept)} kept"
+    if any(one.until and one.until.ends and one.state.stop_reason == HALVED for one in members):
+        return f"stopped at epoch {_span(epochs)} of {most}: better points of its search went on"
     if kept < epochs:
         return f"epoch {_span(kept)} of {most} kept, whose validation loss is least"
     return None

@@ -1,0 +1,121 @@
+"""A search with halving, from its job file to its reports."""
+
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dnnjob.clock import Stopwatch
+from dnnjob.config import load_job
+from dnnjob.errors import ExitCode
+from dnnjob.launch.more_epochs import add_epochs
+from dnnjob.launch.worker import run_attempt
+from dnnjob.results.report import read_report
+from dnnjob.runs import RunPaths, create_run, read_status
+from dnnjob.tasks import StopFlag, Until
+from tests.conftest import Command, WriteJob, run_here
+
+
+def attempt(paths: RunPaths, until: Until | None = None) -> ExitCode:
+    return run_attempt(paths, watch=Stopwatch(), until=until, stop=StopFlag())
+
+
+@pytest.fixture
+def paths(write_job: WriteJob, tmp_path: Path) -> RunPaths:
+    return create_run(tmp_path / "runs", load_job(write_job(train={"epochs": 9})))
+
+
+def test_a_run_waits_at_a_rung_and_goes_on_to_the_bits_of_one_that_did_not(
+    paths: RunPaths, write_job: WriteJob, tmp_path: Path
+) -> None:
+    assert attempt(paths, Until(1)) == ExitCode.DONE
+    first = read_status(paths)
+    assert attempt(paths, Until(3)) == ExitCode.DONE
+    second = read_status(paths)
+    assert attempt(paths) == ExitCode.DONE
+
+    straight = run_here(write_job(train={"epochs": 9}), root=tmp_path / "others")
+
+    assert (first.state, first.progress.epoch) == ("REQUEUED", 1)
+    assert second.progress.epoch == 3
+    rungs = [one.rung for one in read_status(paths).attempts]
+    history = pd.read_parquet(paths.history)
+    assert [rung and (rung.epoch, rung.val_loss) for rung in rungs] == [
+        (1, history["val_loss"][0]),
+        (3, history["val_loss"][2]),
+        None,
+    ]
+    assert paths.predictions.read_bytes() == straight.predictions.read_bytes()
+    assert read_report(paths.report).provenance.bit_exact
+
+
+def test_a_run_that_is_left_behind_completes_with_what_it_has(paths: RunPaths) -> None:
+    attempt(paths, Until(3))
+    assert attempt(paths, Until(3, ends=True)) == ExitCode.DONE
+
+    report = read_report(paths.report)
+    assert read_status(paths).state == "COMPLETED"
+    assert (report.training.stop_reason, report.training.epochs) == ("halved", 3)
+    assert len(pd.read_parquet(paths.history)) == 3
+    assert paths.predictions.is_file()
+    assert paths.model.is_file()
+    assert "halved" in paths.page.read_text()
+
+
+def test_one_that_was_left_behind_may_go_on_to_its_end(
+    paths: RunPaths, write_job: WriteJob, tmp_path: Path
+) -> None:
+    attempt(paths, Until(3, ends=True))
+    add_epochs(paths, "train.epochs=9")
+    assert attempt(paths) == ExitCode.DONE
+
+    straight = run_here(write_job(train={"epochs": 9}), root=tmp_path / "others")
+    assert paths.predictions.read_bytes() == straight.predictions.read_bytes()
+
+
+def test_with_patience_a_run_is_compared_by_its_best_epoch(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    job = write_job(train={"epochs": 30, "patience": 25, "learning_rate": 0.05})
+    paths = create_run(tmp_path / "runs", load_job(job))
+    attempt(paths, Until(10))
+    rung = read_status(paths).attempts[0].rung
+    attempt(paths)
+    assert rung is not None
+    assert rung.val_loss == pd.read_parquet(paths.history)["val_loss"][:10].min()
+
+
+@pytest.mark.long
+def test_a_search_with_halving_leaves_the_worst_behind(
+    write_job: WriteJob, tmp_path: Path, dnnjob: Command
+) -> None:
+    rates = [1e-6, 2e-6, 0.01, 3e-6, 4e-6, 5e-6, 6e-6, 7e-6, 1e9]
+    job = write_job(
+        train={"epochs": 18},
+        sweep={"train.learning_rate": rates},
+        search={"halving": 3},
+    )
+    done = dnnjob("run", job, "--root", tmp_path / "runs")
+    runs = [RunPaths(Path(line)) for line in done.stdout.splitlines()]
+    assert done.returncode == ExitCode.FAILED, done.stderr
+    assert [read_status(paths).state for paths in runs] == ["COMPLETED"] * 8 + ["FAILED"]
+    trained = {
+        rate: read_report(paths.report).training
+        for rate, paths in zip(rates[:-1], runs, strict=False)
+    }
+    assert (trained[0.01].epochs, trained[0.01].stop_reason) == (18, "epochs")
+    assert sorted(one.epochs for one in trained.values()) == [2, 2, 2, 2, 2, 6, 6, 18]
+    assert "left behind after 2 epochs" in done.stderr
+
+
+@pytest.mark.long
+def test_a_search_that_is_stopped_goes_on_as_if_it_had_not_been(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    paths = create_run(tmp_path / "runs", load_job(write_job(train={"epochs": 9_000_000})))
+    stop = StopFlag()
+    stop.want(signal.SIGTERM)
+    assert run_attempt(paths, watch=Stopwatch(), until=Until(3), stop=stop) == ExitCode.TERMINATED
+    assert attempt(paths, Until(3)) == ExitCode.DONE
+    assert read_status(paths).attempts[-1].rung is not None
