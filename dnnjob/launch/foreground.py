@@ -21,11 +21,17 @@ from dnnjob.data.sources import peek_columns
 from dnnjob.errors import ExitCode
 from dnnjob.launch.errand import Errand
 from dnnjob.launch.halving import Order, put_in_order
-from dnnjob.launch.lane_plan import LanePlan, needs_here, plan_here
+from dnnjob.launch.lane_plan import LanePlan, needs_here, plan_here, with_stack
 from dnnjob.launch.lanes import Lanes, ListedTurns
 from dnnjob.launch.local_tasks import run_local_tasks
 from dnnjob.launch.shared_step import refuse_other_tasks, share_run
-from dnnjob.launch.sweep_folder import leaving_nothing, list_points, make_sweep
+from dnnjob.launch.sweep_folder import (
+    describe_plan,
+    leaving_nothing,
+    list_points,
+    make_plan,
+    make_sweep,
+)
 from dnnjob.launch.sweep_talk import open_talk
 from dnnjob.launch.worker import clear_complete, run_attempt
 from dnnjob.machine import process_age_s
@@ -33,6 +39,7 @@ from dnnjob.results.report import read_report
 from dnnjob.runs import (
     RunPaths,
     State,
+    SweepPlan,
     create_run,
     create_sweep,
     latest_attempt,
@@ -88,12 +95,13 @@ def run_sweep(points: Sequence[Point], *, root: Path, task: Task, halving: int |
     jobs = [point.job for point in points]
     needs = needs_here(jobs)
     plan = plan_here(jobs, needs, task=task)
-    points = [_with_stack(point, plan.width) for point in points]
-    runs = _make_runs(points, root=root, task=task)
+    points = [Point(point.values, with_stack(point.job, plan)) for point in points]
+    told = make_plan(jobs, needs, [jobs], width=plan.width, halving=halving)
+    runs = _make_runs(points, told, root=root, task=task)
     if task.is_chief:
         for paths in runs:
             print(paths.root, flush=True)
-    logger.info("%d runs, %d at a time.", len(runs), plan.width)
+    logger.info("%s", describe_plan(told))
     errands = [
         Errand(run=paths.root, number=number, cores=need.cores, kind=need.kind)
         for number, (paths, need) in enumerate(zip(runs, needs, strict=True), start=1)
@@ -162,7 +170,9 @@ def resume_foreground(folder: Path, words: Sequence[str] = ()) -> ExitCode:
     return run_attempt(paths, task=task, watch=watch, after=after)
 
 
-def _make_runs(points: Sequence[Point], *, root: Path, task: Task) -> list[RunPaths]:
+def _make_runs(
+    points: Sequence[Point], plan: SweepPlan, *, root: Path, task: Task
+) -> list[RunPaths]:
     """The run folders of all points, and the sweep's file that names them.
 
     Raises:
@@ -177,15 +187,10 @@ def _make_runs(points: Sequence[Point], *, root: Path, task: Task) -> list[RunPa
             for point, place in zip(points, places, strict=True)
         ]
         if task.is_chief:
-            list_points(create_sweep(root, points[0].job.name), points, runs)
+            list_points(create_sweep(root, points[0].job.name), points, runs, plan)
         return runs
     with leaving_nothing(root / points[0].job.name / "sweeps") as made:
-        return make_sweep(points, root=root, made=made)[1]
-
-
-def _with_stack(point: Point, width: int) -> Point:
-    devices = point.job.devices.model_copy(update={"stack": width})
-    return Point(point.values, point.job.model_copy(update={"devices": devices}))
+        return make_sweep(points, plan, root=root, made=made)[1]
 
 
 def _make_run(point: Point, *, root: Path, task: Task) -> RunPaths:

@@ -54,13 +54,16 @@ class PointNeeds:
     kind: str
 
     @classmethod
-    def of(cls, job: JobConfig, *, cores: int, num_columns: int, on_gpu: bool) -> "PointNeeds":
+    def of(
+        cls, job: JobConfig, *, cores: int, num_columns: int, num_points: int, on_gpu: bool
+    ) -> "PointNeeds":
         """Of a job on a machine of `cores`, as far as it is known before its table is read.
 
         Args:
             job: The job.
             cores: What all points share.
             num_columns: Columns of its table, each at least an input.
+            num_points: Points that share them.
             on_gpu: Whether it computes on GPUs, of which each takes all.
         """
         devices = job.devices
@@ -70,7 +73,9 @@ class PointNeeds:
             threads = devices.threads or worthy_threads(
                 cores, step_flop=_step_flop(job, num_columns)
             )
-            busy = min(cores, threads * devices.tasks)
+            # Members train side by side where there are cores that no other point wants.
+            beside = min(job.model.members, max(1, cores // (threads * num_points)))
+            busy = min(cores, threads * devices.tasks * beside)
         kind = f"{devices.kind} {devices.precision} {devices.xla} {devices.threads or busy}"
         return cls(busy, kind)
 
@@ -118,6 +123,7 @@ def find_needs(jobs: Sequence[JobConfig], *, cores: int, has_gpus: bool) -> list
             job,
             cores=cores,
             num_columns=num_columns[job.data.model_dump_json()],
+            num_points=len(jobs),
             on_gpu=has_gpus and job.devices.kind != "cpu",
         )
         for job in jobs
@@ -146,11 +152,24 @@ def plan_here(jobs: Sequence[JobConfig], needs: Sequence[PointNeeds], *, task: T
         task: Which task of each run this process is.
     """
     cores = count_cores()
-    stack = max(job.devices.stack for job in jobs)
+    stack = find_stack(jobs)
     if task.num_tasks > 1:
         # Each task comes to the runs in the same order.
         return LanePlan(1, cores)
     return plan_lanes(needs, cores=cores, memory_bytes=memory_limit_bytes(), stack=stack)
+
+
+def with_stack(job: JobConfig, plan: LanePlan) -> JobConfig:
+    """A point's job with how many go side by side; of one with members the number is theirs."""
+    if job.model.members > 1:
+        return job
+    devices = job.devices.model_copy(update={"stack": plan.width})
+    return job.model_copy(update={"devices": devices})
+
+
+def find_stack(jobs: Sequence[JobConfig]) -> int:
+    """How many points the jobs ask to go side by side; 0 where they leave it to the rule."""
+    return max((job.devices.stack for job in jobs if job.model.members == 1), default=0)
 
 
 def _step_flop(job: JobConfig, num_columns: int) -> float:

@@ -19,7 +19,14 @@ from dnnjob.config import JobConfig, ProfileConfig
 from dnnjob.errors import ExitCode
 from dnnjob.launch.errand import Errand
 from dnnjob.launch.halving import put_in_order
-from dnnjob.launch.lane_plan import LanePlan, PointNeeds, find_needs, plan_lanes
+from dnnjob.launch.lane_plan import (
+    LanePlan,
+    PointNeeds,
+    find_needs,
+    find_stack,
+    plan_lanes,
+    with_stack,
+)
 from dnnjob.launch.lanes import Lanes, ListedTurns, LogWatcher
 from dnnjob.machine import count_cores, memory_limit_bytes, visible_gpus
 from dnnjob.runs import Record, RunPaths, load_run_job, write_text
@@ -45,10 +52,8 @@ class QueuePlan:
 
     def fit(self, job: JobConfig) -> JobConfig:
         """The job with the width of its stack, and with the profile's threads unless it has own."""
-        devices = fit_threads(job, self.threads).devices
-        if len(self.needs) > 1:
-            devices = devices.model_copy(update={"stack": self.lanes.width})
-        return job.model_copy(update={"devices": devices})
+        job = fit_threads(job, self.threads)
+        return with_stack(job, self.lanes) if len(self.needs) > 1 else job
 
 
 def fit_threads(job: JobConfig, threads: int) -> JobConfig:
@@ -96,7 +101,7 @@ def plan_queue(
         needs,
         cores=cores,
         memory_bytes=memory_limit_bytes(),
-        stack=max(job.devices.stack for job in jobs),
+        stack=find_stack(jobs),
         **({"point_bytes": asked} if asked else {}),
     )
     width = min(lanes.width, *most)
@@ -125,7 +130,7 @@ def _plan_element(
         needs,
         cores=cores,
         memory_bytes=room,
-        stack=max(job.devices.stack for job in jobs),
+        stack=find_stack(jobs),
         **({"point_bytes": memory_bytes} if memory_bytes else {}),
     )
     return QueuePlan(lanes, tuple(needs))

@@ -30,7 +30,7 @@ from dnnjob.launch.local_queue import QueuePlan, plan_queue
 from dnnjob.launch.own_process import raising_on_signals
 from dnnjob.launch.points_per_task import choose_points_per_task, share_out
 from dnnjob.launch.preflight import Preflight, check_before
-from dnnjob.launch.sweep_folder import leaving_nothing, make_sweep
+from dnnjob.launch.sweep_folder import describe_plan, leaving_nothing, make_plan, make_sweep
 from dnnjob.runs import (
     RunPaths,
     Submission,
@@ -167,9 +167,10 @@ def _submit_sweep(
     jobs = [point.job for point in points]
     plan = plan_queue(jobs, profile, memory_bytes=preflight.memory_bytes)
     elements = _share(jobs, profile, preflight, plan, halving=halving)
+    told = make_plan(jobs, plan.needs, elements, width=plan.lanes.width, halving=halving)
     fitted = [Point(point.values, plan.fit(point.job)) for point in points]
     with leaving_nothing(root / jobs[0].name / "sweeps") as made:
-        sweep, runs = make_sweep(fitted, root=root, made=made)
+        sweep, runs = make_sweep(fitted, told, root=root, made=made)
         _write_profile(sweep, runs, profile)
         sender = Dispatch(
             profile,
@@ -180,7 +181,7 @@ def _submit_sweep(
             halving=halving,
         )
         submission = sender.send([[runs[place] for place in element] for element in elements], plan)
-    logger.info("%d runs in %d task(s).", len(runs), len(elements))
+    logger.info("%s", describe_plan(told))
     return sweep.root, submission[0].job_id
 
 
@@ -255,10 +256,9 @@ def _print_plan(
     jobs = [point.job for point in points]
     plan = plan_queue(jobs, profile, memory_bytes=preflight.memory_bytes)
     elements = _share(jobs, profile, preflight, plan, halving=halving)
+    told = make_plan(jobs, plan.needs, elements, width=plan.lanes.width, halving=halving)
+    logger.info("%s", describe_plan(told))
     if profile.executor == "local":
-        logger.info(
-            "%d run(s), %d at a time, by background processes.", len(jobs), plan.lanes.width
-        )
         return
     from dnnjob.launch.cluster import make_script
 

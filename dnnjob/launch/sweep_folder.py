@@ -5,17 +5,20 @@ with leaving_nothing(root / name) as made:
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dnnjob.config import JobConfig, Point
+from dnnjob.launch.halving import rung_epochs
+from dnnjob.launch.lane_plan import PointNeeds
 from dnnjob.runs import (
     RunPaths,
     Sweep,
     SweepPaths,
+    SweepPlan,
     SweepPoint,
     create_run,
     create_sweep,
@@ -28,12 +31,13 @@ _WRITERS = 2
 
 
 def make_sweep(
-    points: Sequence[Point], *, root: Path, made: list[Path]
+    points: Sequence[Point], plan: SweepPlan, *, root: Path, made: list[Path]
 ) -> tuple[SweepPaths, list[RunPaths]]:
     """Makes the folders of a sweep and of all its runs, in the order of its points.
 
     Args:
         points: Its points.
+        plan: How they are to be run.
         root: Folder that holds runs.
         made: Takes the name of each folder once it is there.
 
@@ -50,11 +54,13 @@ def make_sweep(
         return paths
 
     runs = map_all(make, [point.job for point in points])
-    list_points(sweep, points, runs)
+    list_points(sweep, points, runs, plan)
     return sweep, runs
 
 
-def list_points(sweep: SweepPaths, points: Sequence[Point], runs: Sequence[RunPaths]) -> None:
+def list_points(
+    sweep: SweepPaths, points: Sequence[Point], runs: Sequence[RunPaths], plan: SweepPlan
+) -> None:
     """Writes the sweep's file.
 
     Raises:
@@ -65,7 +71,52 @@ def list_points(sweep: SweepPaths, points: Sequence[Point], runs: Sequence[RunPa
         SweepPoint(number=number, values=point.values, run=str(run.root.relative_to(root)))
         for number, (point, run) in enumerate(zip(points, runs, strict=True), start=1)
     )
-    write_sweep(sweep, Sweep(sweep_id=sweep.sweep_id, name=points[0].job.name, points=listed))
+    name = points[0].job.name
+    write_sweep(sweep, Sweep(sweep_id=sweep.sweep_id, name=name, points=listed, plan=plan))
+
+
+def make_plan(
+    jobs: Sequence[JobConfig],
+    needs: Sequence[PointNeeds],
+    elements: Sequence[Sized],
+    *,
+    width: int,
+    halving: int | None,
+) -> SweepPlan:
+    """How points are to be run.
+
+    Args:
+        jobs: The points.
+        needs: What each takes.
+        elements: The points of each task.
+        width: Points that a task runs side by side.
+        halving: `search.halving`.
+    """
+    rungs = () if halving is None else rung_epochs(jobs[0].train.epochs, halving=halving)
+    return SweepPlan(
+        points_per_task=tuple(map(len, elements)),
+        width=width,
+        cores=tuple(sorted({need.cores for need in needs})),
+        halving=halving,
+        rungs=rungs,
+    )
+
+
+def describe_plan(plan: SweepPlan) -> str:
+    """A plan in a sentence or two."""
+    each, cores = sorted(set(plan.points_per_task)), plan.cores
+    tasks, runs = len(plan.points_per_task), sum(plan.points_per_task)
+    said = f"{runs} runs in {tasks} task(s) of {_span(each)}"
+    said += f", {plan.width} at a time with {_span(cores)} core(s) each."
+    if plan.halving is not None:
+        rungs = " and ".join(map(str, plan.rungs))
+        said += f" In each task one of {plan.halving} goes on after {rungs} epochs."
+    return said
+
+
+def _span(numbers: Sequence[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return str(least) if least == most else f"{least} to {most}"
 
 
 @contextmanager

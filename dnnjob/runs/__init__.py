@@ -39,6 +39,7 @@ from dnnjob.runs.records import (
     Status,
     Submission,
     Sweep,
+    SweepPlan,
     SweepPoint,
 )
 from dnnjob.runs.run_discovery import (
@@ -109,6 +110,7 @@ __all__ = [
     "Submission",
     "Sweep",
     "SweepPaths",
+    "SweepPlan",
     "SweepPoint",
     "Verdict",
     "attempt_number",

@@ -118,6 +118,20 @@ class SweepPoint(Record):
     """Its run folder, relative to the root."""
 
 
+class SweepPlan(Record):
+    """How the points of a sweep were to be run."""
+
+    points_per_task: tuple[int, ...]
+    """Points of each task: of the command, of the background process, or of an array's element."""
+    width: int
+    """Points that a task runs side by side."""
+    cores: tuple[int, ...]
+    """Cores that points keep busy, from the fewest to the most."""
+    halving: int | None = None
+    rungs: tuple[int, ...] = ()
+    """Epochs at which the points of a task are compared, and one of `halving` goes on."""
+
+
 class Sweep(Record):
     """What `sweep.json` says."""
 
@@ -126,6 +140,8 @@ class Sweep(Record):
     name: str
     created_at: Time = Field(default_factory=lambda: datetime.now(UTC))
     points: tuple[SweepPoint, ...]
+    plan: SweepPlan | None = None
+    """None in what earlier versions wrote."""
 
 
 class Requested(Record):

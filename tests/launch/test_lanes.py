@@ -14,6 +14,7 @@ from dnnjob.config import load_job
 from dnnjob.errors import ExitCode
 from dnnjob.launch import lanes as lanes_module
 from dnnjob.launch.errand import Errand, News
+from dnnjob.launch.halving import ListedOrder
 from dnnjob.launch.lane_plan import LanePlan, PointNeeds, plan_lanes
 from dnnjob.launch.lanes import Lanes, ListedTurns
 from dnnjob.runs import Cancel, RunPaths, create_run, read_settled, write_cancel
@@ -99,7 +100,7 @@ def work(runs: list[RunPaths], heard: Heard, stop: StopFlag) -> Work:
             watcher=heard,
             command=(sys.executable, "-S", "-E", "-c", SCRIPT),
         )
-        turns = ListedTurns(errands)
+        turns = ListedTurns(ListedOrder(errands))
         try:
             return lanes.work(turns)
         finally:
@@ -252,4 +253,4 @@ def test_a_point_fills_the_cores_that_its_step_is_worth(
             devices={"threads": 0},
         )
     )
-    assert PointNeeds.of(job, cores=16, num_columns=13, on_gpu=False).cores == cores
+    assert PointNeeds.of(job, cores=16, num_columns=13, num_points=60, on_gpu=False).cores == cores

@@ -296,7 +296,7 @@ def test_a_sweep_is_one_array_with_several_points_a_task(
         f"{array}_{element}" for element in (0, 0, 1, 1, 1, 2, 2)
     ]
     assert {one.sweep_id for one in sent if one} == {paths.sweep_id}
-    assert "7 runs in 3 task(s)" in stderr
+    assert "7 runs in 3 task(s) of 2 to 3, 1 at a time" in stderr
     for run in runs:
         wait_for_failure(run)
 
