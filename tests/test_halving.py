@@ -1,6 +1,5 @@
 """A search with halving, from its job file to its reports."""
 
-import signal
 from pathlib import Path
 
 import pandas as pd
@@ -107,15 +106,3 @@ def test_a_search_with_halving_leaves_the_worst_behind(
     assert (trained[0.01].epochs, trained[0.01].stop_reason) == (18, "epochs")
     assert sorted(one.epochs for one in trained.values()) == [2, 2, 2, 2, 2, 6, 6, 18]
     assert "left behind after 2 epochs" in done.stderr
-
-
-@pytest.mark.long
-def test_a_search_that_is_stopped_goes_on_as_if_it_had_not_been(
-    write_job: WriteJob, tmp_path: Path
-) -> None:
-    paths = create_run(tmp_path / "runs", load_job(write_job(train={"epochs": 9_000_000})))
-    stop = StopFlag()
-    stop.want(signal.SIGTERM)
-    assert run_attempt(paths, watch=Stopwatch(), until=Until(3), stop=stop) == ExitCode.TERMINATED
-    assert attempt(paths, Until(3)) == ExitCode.DONE
-    assert read_status(paths).attempts[-1].rung is not None
