@@ -141,7 +141,9 @@ def test_nothing_runs_whose_files_could_not_be_written(job: JobConfig, tmp_path:
     plan = plan_queue([job], local(), memory_bytes=None)
 
     def write() -> int:
-        with open_queue([paths], plan, folder=paths.submission_folder, command="dnnjob") as pid:
+        with open_queue(
+            [paths], plan, folder=paths.submission_folder, command="dnnjob", halving=None
+        ) as pid:
             os.kill(pid, 0)
             raise OSError("disk full")
         return pid
