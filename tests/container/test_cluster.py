@@ -139,7 +139,7 @@ def test_a_run_in_a_container_survives_a_preemption_and_is_collected_outside(
     )
     hold(paths)
     cluster.preempt()
-    wait_for_end(cluster, paths, seconds=600)
+    wait_for_end(cluster, paths)
 
     reference.check(paths)
     assert [attempt.reason for attempt in read_attempts(paths)] == ["preempted", None]
@@ -178,7 +178,7 @@ def test_another_python_submits_to_pyxis(
     )
     assert done.returncode == 0, done.stderr
     paths = RunPaths(Path(done.stdout.strip()))
-    wait_for_end(cluster, paths, seconds=600)
+    wait_for_end(cluster, paths)
 
     reference.check(paths)
     provenance = load_report(paths.report).provenance
