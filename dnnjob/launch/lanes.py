@@ -36,6 +36,8 @@ from dnnjob.runs import (
     leave_event,
     own_job_id,
     read_cancel,
+    read_status,
+    read_submission,
 )
 from dnnjob.tasks import LANE, StopFlag, Task
 from dnnjob.text import quote_command
@@ -263,7 +265,7 @@ class Lanes:
         reason: Reason = "vanished" if code < 0 else "error"
         if code == -signal.SIGKILL and count_oom_kills() > lane.oom_kills:
             reason = "out_of_memory"
-            how = "was killed while the machine was out of memory"
+            how = f"was killed for its memory{_describe_memory(paths)}"
         elif lane.is_warned:
             reason, how = "time_limit", "did not end within the profile's time_limit_min"
         elif self.stop.signal is not None or read_cancel(paths) is not None:
@@ -347,6 +349,18 @@ class ListedTurns:
         error = f"Cancelled before it {begun}. {quote_command('resume', paths.root)} goes on."
         leave_word(paths, "CANCELLED", "cancelled", error)
         self._order.note(errand)
+
+
+def _describe_memory(paths: RunPaths) -> str:
+    """What a run was allowed and was seen with, and the way out."""
+    submission = read_submission(paths)
+    asked_gb = submission.requested.memory_gb if submission else None
+    with suppress(OSError, ValueError, IndexError):
+        used_mb = read_status(paths).attempts[-1].peak_rss_mb
+        if asked_gb and used_mb:
+            seen = f": it had asked for {asked_gb:g} GB and was seen with {used_mb:.0f} MB"
+            return f"{seen}. Raise profile.memory_gb, or lower devices.stack"
+    return ". Lower devices.stack, so that fewer go side by side, or train.global_batch_size"
 
 
 def leave_word(paths: RunPaths, state: State, reason: Reason, error: str) -> None:

@@ -3,10 +3,11 @@
     make bench
     make bench BENCH_ARGS="--only housing,startup --pairs 7 --housing housing.csv"
 
-Works: housing, process, batch-1024, batch-8192 against peers; startup, collect alone; tasks,
-replicas, tasks-start, checkpoints, stream against a run without them. Everything runs on two CPU
-cores, which nothing else should use meanwhile: rounds in which something did are counted as
-disturbed, and PyTorch suffers most from it, since its threads wait for each other by spinning.
+Works: housing, process, batch-1024, batch-8192 against peers; sweep against its trainings; startup,
+collect alone; tasks, replicas, tasks-start, checkpoints, stream against a run without them.
+Everything runs on two CPU cores, which nothing else should use meanwhile: rounds in which something
+did are counted as disturbed, and PyTorch suffers most from it, since its threads wait for each other
+by spinning.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from measure import BenchError, Work, alternate, judge, render_figures, render_v
 from work_peers import make_batch_work, make_housing_work, make_process_work
 from work_start import make_collect_work, make_startup_work
 from work_stream import make_stream_work
+from work_sweep import make_sweep_work
 from work_tasks import (
     make_checkpoints_work,
     make_replicas_work,
@@ -36,6 +38,7 @@ from work_tasks import (
 NAMES = (
     "housing",
     "process",
+    "sweep",
     "batch-1024",
     "batch-8192",
     "startup",
@@ -99,6 +102,7 @@ def make_works(arguments: argparse.Namespace) -> dict[str, Callable[[], Work]]:
     return {
         "housing": lambda: make_housing_work(housing()),
         "process": lambda: make_process_work(housing()),
+        "sweep": lambda: make_sweep_work(housing()),
         "batch-1024": lambda: make_batch_work(large(), batch=1024),
         "batch-8192": lambda: make_batch_work(large(), batch=8192),
         "startup": lambda: make_startup_work(housing().source),
