@@ -5,9 +5,9 @@
 
 Works: housing, process, batch-1024, batch-8192 against peers; sweep against its trainings; startup,
 collect alone; tasks, replicas, tasks-start, checkpoints, stream against a run without them.
-Everything runs on two CPU cores, which nothing else should use meanwhile: rounds in which something
-did are counted as disturbed, and PyTorch suffers most from it, since its threads wait for each other
-by spinning.
+Everything runs on two CPU cores, which nothing else should use meanwhile: rounds in which
+something did are counted as disturbed, and PyTorch suffers most from it, since its threads wait for
+each other by spinning.
 """
 
 import argparse
