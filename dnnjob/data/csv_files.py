@@ -17,7 +17,7 @@ from dnnjob.data.dates import ISO_FORMAT
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs, refuse_value
 from dnnjob.data.reading import reading_file
-from dnnjob.data.text_format import TextFormat
+from dnnjob.data.text_format import TextFormat, may_be_left_out
 from dnnjob.data.text_types import (
     GUESSED_DATES,
     Evidence,
@@ -182,7 +182,12 @@ def _make_evidence(names: Sequence[str], wanted: ReadAs) -> dict[str, Evidence]:
     formats = GUESSED_DATES if dates is None else (ISO_FORMAT, *dates)
     units = wanted.format.units
     return {
-        name: Evidence(missing=wanted.missing, dates=formats, unit=units.get(name))
+        name: Evidence(
+            missing=wanted.missing,
+            dates=formats,
+            unit=units.get(name),
+            is_unit_known=name in units and may_be_left_out(units[name]),
+        )
         for name in names
     }
 

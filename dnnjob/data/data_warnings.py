@@ -120,8 +120,9 @@ def find_weaknesses(
         yield f"constant features tell nothing: {listed(constant)}."
     if ids := [f.column.name for f in features if f.is_id]:
         yield (
-            f"{listed(ids)} has another value in each of {target.num_rows} rows, as ids, which "
-            f"tells nothing of new rows. If it is one, set data.id_columns = {json.dumps(ids[:1])}."
+            f"{listed(ids)} {_each(ids, 'has', 'have')} another value in each of "
+            f"{target.num_rows} rows, as ids, which tells nothing of new rows. "
+            f"{_name_ids(ids)}"
         )
     if rare := [
         f.column.name
@@ -130,7 +131,8 @@ def find_weaknesses(
     ]:
         yield (
             f"every text of {listed(rare)} is in fewer than {data.min_category_rows} rows, which "
-            "tells nothing. Leave it out of data.features, or lower data.min_category_rows."
+            f"tells nothing. Leave {_each(rare, 'it', 'them')} out of data.features, or lower "
+            "data.min_category_rows."
         )
     said = {name for name, column in data.columns.items() if column.kind is not None}
     for feature in (feature for feature in features if feature.column.name not in said):
@@ -149,15 +151,31 @@ def find_weaknesses(
             )
     if leaks := [f.column.name for f in features if f.is_target]:
         yield (
-            f"{listed(leaks)} equals the target {target.column.name} in every row: a leak, unless "
-            "it is known before the target is. Leave it out of data.features."
+            f"{listed(leaks)} {_each(leaks, 'equals', 'equal')} the target {target.column.name} in "
+            f"every row: {_leak(leaks)}"
         )
     if near := [f.column.name for f in features if f.is_near_target]:
         yield (
-            f"{listed(near)} is nearly the target {target.column.name}, up to scale and offset: a "
-            "leak, unless it is known before the target is. Leave it out of data.features."
+            f"{listed(near)} {_each(near, 'is', 'are')} nearly the target {target.column.name}, up "
+            f"to scale and offset: {_leak(near)}"
         )
     yield from _weak_forms(features, target)
+
+
+def _each(names: Sequence[str], one: str, several: str) -> str:
+    return one if len(names) == 1 else several
+
+
+def _name_ids(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"If it is one, set data.id_columns = {json.dumps(names)}."
+    return "Those that are belong in data.id_columns."
+
+
+def _leak(names: Sequence[str]) -> str:
+    it, they = _each(names, "it is", "they are"), _each(names, "it", "them")
+    what = _each(names, "a leak", "leaks")
+    return f"{what}, unless {it} known before the target is. Leave {they} out of data.features."
 
 
 def tell_twins(found: TwinCount) -> Iterator[str]:

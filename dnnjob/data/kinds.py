@@ -24,7 +24,7 @@ from dnnjob.data.schema import (
     make_text_column,
     parse_number,
 )
-from dnnjob.data.text_format import NO_FORMAT, PLAIN, Marks, TextFormat
+from dnnjob.data.text_format import NO_FORMAT, PLAIN, Marks, TextFormat, may_be_left_out
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:
@@ -342,7 +342,7 @@ def parse_written(text: str, *, marks: Marks, unit: str) -> float:
     text = text.strip()
     if unit:
         bare = text.removeprefix(unit) if text.startswith(unit) else text.removesuffix(unit)
-        if bare == text:
+        if bare == text and not may_be_left_out(unit):
             raise ValueError(text)
         text = bare.strip()
     if marks != PLAIN:

@@ -114,3 +114,8 @@ class TextFormat:
 
 NO_FORMAT = TextFormat()
 """Nothing is known: the table shows it."""
+
+
+def may_be_left_out(unit: str) -> bool:
+    """Whether a plain number is one of a known unit: 0.34 may be 34 %."""
+    return unit != "%"

@@ -19,7 +19,14 @@ import pyarrow.compute as pc
 
 from dnnjob.data.dates import ISO_FORMAT, parse_date
 from dnnjob.data.encoding import FeatureKind
-from dnnjob.data.text_format import ASKED_MARKS, GUESSED_MARKS, PLAIN, Marks, TextFormat
+from dnnjob.data.text_format import (
+    ASKED_MARKS,
+    GUESSED_MARKS,
+    PLAIN,
+    Marks,
+    TextFormat,
+    may_be_left_out,
+)
 from dnnjob.data.text_values import (
     BOOLEANS,
     ArrowArray,
@@ -58,6 +65,7 @@ class Evidence:
         marks: With which all values are numbers, their unit apart.
         dates: Formats with which all values are dates.
         unit: What all values carry beside a number; "" for none; None before the first value.
+        is_unit_known: Whether the job says so, and a plain number is one of that unit.
         is_boolean: Whether all values are words of truth.
         is_whole: Whether all are digits alone.
         fits_int64: Whether these are integers of 64 bits.
@@ -75,6 +83,7 @@ class Evidence:
     marks: tuple[Marks, ...] = (*GUESSED_MARKS, *ASKED_MARKS)
     dates: tuple[str, ...] = GUESSED_DATES
     unit: str | None = None
+    is_unit_known: bool = False
     is_boolean: bool = True
     is_whole: bool = True
     fits_int64: bool = True
@@ -109,7 +118,7 @@ class Evidence:
     def _add_plain(self, texts: ArrowArray, numbers: ArrowArray) -> None:
         """Values that are numbers without marks of thousands or units."""
         self.is_boolean, self.dates = False, ()
-        if self.unit:
+        if self.unit and not self.is_unit_known:
             self.marks = ()
         self.unit = self.unit or ""
         largest = max(abs(end.as_py() or 0.0) for end in pc.min_max(numbers).values())
@@ -142,7 +151,7 @@ class Evidence:
             self.unit = "" if before and after else (before or after or "").lstrip("+-")
         if not self.unit:
             return texts
-        if not is_all(has_unit(texts, self.unit)):
+        if not (self.is_unit_known or is_all(has_unit(texts, self.unit))):
             self.marks = ()
         return strip_unit(texts, self.unit)
 
@@ -283,7 +292,8 @@ def first_other(
         words = pc.unique(texts).to_pylist()
         return next((one for one in words if not _is_date(one, formats)), None)
     unit = found.units.get(name, "")
-    others = pc.invert(has_unit(texts, unit)) if unit else pa.scalar(False)
+    needs_unit = unit and not may_be_left_out(unit)
+    others = pc.invert(has_unit(texts, unit)) if needs_unit else pa.scalar(False)
     numbers = strip_unit(texts, unit) if unit else texts
     is_number = pc.match_substring_regex(numbers, found.marks.pattern)
     rest = texts.filter(pc.or_(pc.invert(is_number), others))

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dnnjob.data.dates import parse_date
-from dnnjob.data.text_format import PLAIN, Marks
+from dnnjob.data.text_format import PLAIN, Marks, may_be_left_out
 
 ArrowArray = Any
 """An array or a chunked array of pyarrow."""
@@ -93,7 +93,7 @@ def strip_unit(texts: ArrowArray, unit: str) -> ArrowArray:
 def to_numbers(texts: ArrowArray, marks: Marks, *, unit: str = "") -> ArrowArray | None:
     """Tidy texts as float64; None if one of them is no number so written."""
     if unit:
-        if not is_all(has_unit(texts, unit)):
+        if not (may_be_left_out(unit) or is_all(has_unit(texts, unit))):
             return None
         texts = strip_unit(texts, unit)
     if marks == PLAIN:

@@ -33,6 +33,7 @@ _MISSING_CODE, _OTHER_CODE, _NO_CODE = -(2**31), -(2**30), -(2**29)
 _DIGIT_ZERO = 2
 _DASH, _COLON, _END = 10, 11, -2
 _DATE_LETTERS = 19
+_JOINED_AT_ONCE = 64
 # Days from 0000-03-01 to 1970-01-01, and of the 400 years after which the calendar repeats.
 _EPOCH_SHIFT, _ERA = 719_468, 146_097
 
@@ -141,21 +142,38 @@ def build_readers(encoding: Encoding) -> tuple[dict[str, Any], Any]:
     Numbers and codes enter as float32 with NaN for missing, texts and ISO dates as strings with ""
     for missing, each `(rows, 1)`.
     """
-    names = [column.name for column in encoding.columns]
+    names = {column.name for column in encoding.columns}
     inputs: dict[str, Any] = {}
     for column in encoding.columns:
-        name = free_name(
-            column.name.replace("/", "\N{DIVISION SLASH}"), {*names, *inputs} - {column.name}
-        )
+        # A column's own name is free; that of another with the slash is not.
+        name = column.name
+        if "/" in name:
+            name = free_name(name.replace("/", "\N{DIVISION SLASH}"), names)
+            names.add(name)
         inputs[column.name] = keras.Input((1,), name=name, dtype=column.input_dtype)
     parts = [
         part
         for number, column in enumerate(encoding.ordered)
         for part in _read(column, inputs[column.name], f"_{number}", names)
     ]
+    return inputs, _concatenate(parts, names)
+
+
+def _concatenate(parts: list[Any], names: set[str]) -> Any:
+    """The parts beside each other; of many by groups, since Keras takes their square in time."""
+    while len(parts) > _JOINED_AT_ONCE:
+        groups = [
+            parts[first : first + _JOINED_AT_ONCE]
+            for first in range(0, len(parts), _JOINED_AT_ONCE)
+        ]
+        parts = []
+        for group in groups:
+            name = free_name(f"columns_{len(names)}", names)
+            names.add(name)
+            parts.append(keras.layers.Concatenate(name=name)(group) if group[1:] else group[0])
     if len(parts) == 1:
-        return inputs, parts[0]
-    return inputs, keras.layers.Concatenate(name=free_name("columns", names))(parts)
+        return parts[0]
+    return keras.layers.Concatenate(name=free_name("columns", names))(parts)
 
 
 def _read(column: ColumnEncoding, raw: Any, suffix: str, names: Collection[str]) -> list[Any]:

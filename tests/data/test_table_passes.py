@@ -181,8 +181,8 @@ def test_near_copies_of_the_target_and_ids_are_told_as_in_memory(tmp_path: Path)
     assert 0.9 < abs(np.corrcoef(frame["far"], frame["y"])[0, 1]) < 0.9999
     told = " ".join(table.warnings)
     assert "near is nearly the target y, up to scale and offset: a leak" in told
-    assert "place, house_id, name has another value in each of 5000 rows" in told
-    assert 'data.id_columns = ["place"]' in told
+    assert "place, house_id, name have another value in each of 5000 rows" in told
+    assert "Those that are belong in data.id_columns." in told
 
 
 def test_rows_on_both_sides_of_the_split_are_counted_as_in_memory(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -111,6 +112,52 @@ def test_units_of_training_are_those_of_new_files(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"and the unit '%', but .* it holds '0\.34'"):
         list(read_rows(new, {"x": "numeric"}, job))
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+@pytest.mark.parametrize("ending", ["tsv", "parquet"])
+@pytest.mark.parametrize(
+    ("pay", "values"),
+    [
+        (["1200", "1,300.5"], [1200.0, 1300.5]),
+        (["1200", "900"], [1200.0, 900.0]),
+        (["1200", "", "$1,300"], [1200.0, np.nan, 1300.0]),
+    ],
+)
+def test_a_plain_number_is_one_of_the_unit_of_training(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pay: list[str],
+    values: list[float],
+    ending: str,
+    is_long: bool,
+) -> None:
+    monkeypatch.setattr(inference_rows, "PIECE_ROWS", 1 if is_long else 2**16)
+    columns = {"pay": ["$1,200", "$3,100.5"], "y": ["1", "2"]}
+    data = DataConfig(source=write(tmp_path / "t.tsv", columns, delimiter="\t"), target="y")
+    job = resolved(data, open_table(data))
+    assert job.columns["pay"].unit == "$"
+    new = tmp_path / f"new.{ending}"
+    if ending == "parquet":
+        pd.DataFrame({"pay": pay}).to_parquet(new)
+    else:
+        write(new, {"pay": pay, "y": ["1"]}, delimiter="\t")
+
+    found = [rows.block["pay"] for rows in read_rows(str(new), {"pay": "numeric"}, job)]
+
+    told = np.concatenate([np.asarray(one) for one in found])
+    np.testing.assert_array_equal(told[: len(pay)], values)
+
+
+@pytest.mark.parametrize("other", ["€1,200", "1200 kg"])
+def test_another_unit_than_that_of_training_is_refused(tmp_path: Path, other: str) -> None:
+    columns = {"pay": ["$1,200", "$3,100"], "y": ["1", "2"]}
+    data = DataConfig(source=write(tmp_path / "t.tsv", columns, delimiter="\t"), target="y")
+    job = resolved(data, open_table(data))
+    new = write(tmp_path / "new.tsv", {"pay": ["1300", other], "y": ["1"]}, delimiter="\t")
+
+    with pytest.raises(DataError, match=rf"and the unit '\$', but .* it holds '{other}'"):
+        list(read_rows(new, {"pay": "numeric"}, job))
 
 
 @pytest.mark.parametrize("reading", READINGS)

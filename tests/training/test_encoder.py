@@ -325,6 +325,19 @@ def test_columns_may_have_the_names_of_layers(tmp_path: Path) -> None:
     assert load_predictor(path, kinds, precision="float32")(block).shape == (3,)
 
 
+def test_many_columns_keep_their_order_and_names(tmp_path: Path) -> None:
+    names = [f"columns_{number}" for number in range(150)]
+    columns = tuple(NumberColumn(name, 0.0, False, mean=0.0, std=1.0) for name in names)
+    inputs, numbers = build_readers(Encoding(columns, TARGET, "none"))
+    rows = np.random.default_rng(0).normal(size=(4, 150)).astype(np.float32)
+
+    found = build_model(inputs, numbers, name="readers")(
+        {name: rows[:, place : place + 1] for place, name in enumerate(names)}
+    )
+
+    np.testing.assert_array_equal(found, rows)
+
+
 def test_texts_without_a_frequent_value_still_make_a_model(tmp_path: Path) -> None:
     block: Block = {"name": Texts.of(["a", "b", "c"])}
     path, _ = save(tmp_path, fit(block, {"name": "text"}))
