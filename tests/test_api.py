@@ -152,6 +152,21 @@ def test_the_collected_table_has_the_types_of_the_command(finished: FinishedRun)
     assert dnnjob.collect(root, by="auto", where=["name=tiny"])["num_runs"].tolist() == [1]
 
 
+def test_the_collected_table_is_that_of_the_command(tmp_path: Path) -> None:
+    from dnnjob.collect.commands import collect_command
+    from tests.collect.make_runs import make_root
+
+    make_root(tmp_path / "runs", num_runs=40, broken_fraction=0.1)
+    collect_command(tmp_path / "runs", out=tmp_path / "table.parquet", where=["seed>2"])
+    written = pd.read_parquet(tmp_path / "table.parquet")
+    frame = dnnjob.collect(tmp_path / "runs", where="seed>2")
+    assert list(frame.columns) == list(written.columns)
+    pd.testing.assert_frame_equal(frame.isna(), written.isna())
+    # Gaps have several signs in pandas.
+    gapless = [one.astype(object).mask(one.isna(), None) for one in (frame, written)]
+    pd.testing.assert_frame_equal(*gapless)
+
+
 def test_best_and_compare_take_runs(finished: FinishedRun) -> None:
     root = finished.paths.root.parents[1]
     best = dnnjob.best(root)

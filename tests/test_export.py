@@ -57,7 +57,7 @@ def make_mixed(num_rows: int = 80) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunPaths, pd.DataFrame]:
-    """A run on such a table, and the table."""
+    """A run of two members on such a table, and the table."""
     from tests.conftest import write_tiny_job
 
     folder, frame = tmp_path_factory.mktemp("mixed"), make_mixed()
@@ -65,7 +65,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunPaths, pd.DataFr
         folder,
         frame,
         data={"columns": {"zip": "codes"}, "target_range": "trained"},
-        model={"numeric_embedding": "piecewise"},
+        model={"numeric_embedding": "piecewise", "members": 2},
         output={"plots": False, "trees": False},
     )
     return run_here(job, root=folder / "runs"), frame
