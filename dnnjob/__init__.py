@@ -10,8 +10,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dnnjob.api import Run as Run
-    from dnnjob.api import Sweep as Sweep
     from dnnjob.api import best as best
     from dnnjob.api import collect as collect
     from dnnjob.api import compare as compare
@@ -30,6 +28,8 @@ if TYPE_CHECKING:
     from dnnjob.errors import PeerLostError as PeerLostError
     from dnnjob.errors import SlurmError as SlurmError
     from dnnjob.errors import StoppedError as StoppedError
+    from dnnjob.run_handles import Run as Run
+    from dnnjob.run_handles import Sweep as Sweep
 
 __version__ = "0.1.0"
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.watch.run_views import RunView, look
-from dnnjob.runs import RUN_ID, RunPaths, SweepPaths, read_sweep, statistics_folder
+from dnnjob.runs import RUN_ID, RunPaths, SweepPaths, read_sweep, statistics_folder, tables_folder
 from dnnjob.runs.run_discovery import find_runs
 from dnnjob.text import describe_time
 
@@ -59,6 +59,7 @@ def clean_command(root: Path, *, older: str, dry_run: bool) -> ExitCode:
         print(old.folder)
     if not dry_run:
         forget_statistics(root, before=before)
+        forget_tables(root, before=before)
     freed = sum(old.num_bytes for old in removed)
     logger.info(
         "%s %d folders, %.1f MB, of runs that ended more than %s ago.",
@@ -79,6 +80,30 @@ def forget_statistics(root: Path, *, before: datetime) -> None:
         with suppress(OSError):
             if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:
                 path.unlink()
+
+
+def forget_tables(root: Path, *, before: datetime) -> None:
+    """Removes tables that came from memory before a moment, and that no run or sweep names."""
+    old = [path for path in tables_folder(root).glob("*.parquet") if _written(path) < before]
+    if not old:
+        return
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = find_runs(root, pool=pool)
+        jobs = pool.map(_read_job, [*found.runs, *found.sweeps])
+        named = {path for job in jobs for path in old if path.name.encode() in job}
+    for path in set(old) - named:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _read_job(folder: Path) -> bytes:
+    """What a run says of its job, and a sweep of its points."""
+    files = (RunPaths(folder).job, SweepPaths(folder).sweep)
+    return b"".join(path.read_bytes() for path in files if path.is_file())
+
+
+def _written(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
 def parse_age(text: str) -> timedelta:

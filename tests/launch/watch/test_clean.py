@@ -10,7 +10,7 @@ import pytest
 
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.watch.clean import clean_command, parse_age
-from dnnjob.runs import RunPaths, statistics_folder
+from dnnjob.runs import RunPaths, statistics_folder, tables_folder
 from tests.launch.watch.made import attempt, attempt_here, make_run, make_sweep, send, status
 
 DAY_S = 86400
@@ -157,6 +157,24 @@ def test_statistics_go_that_no_run_has_asked_for_since(root: Path) -> None:
     clean(root)
 
     assert {path.name for path in folder.iterdir()} == {"new.npz", ".new.npz.12-abc.tmp"}
+
+
+def test_tables_from_memory_go_once_no_run_names_them(root: Path) -> None:
+    folder = tables_folder(root)
+    folder.mkdir(parents=True)
+    run = make_run(root, 1, status("COMPLETED"))
+    for name in ("named", "forgotten", "new"):
+        (folder / f"{name}.parquet").write_text("rows")
+    age(folder)
+    (folder / "new.parquet").touch()
+    source = f'source = "{folder / "named.parquet"}"'
+    run.job.write_text(f"{run.job.read_text()}\n# {source}\n")
+
+    clean(root, dry_run=True)
+    assert (folder / "forgotten.parquet").exists()
+    clean(root)
+
+    assert {path.name for path in folder.iterdir()} == {"named.parquet", "new.parquet"}
 
 
 def test_links_are_not_followed_out_of_the_root_or_into_others_data(
