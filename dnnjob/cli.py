@@ -196,7 +196,7 @@ def submit(
 
 @app.command(cls=_KeyedCommand)
 def resume(
-    run: RunFolder,
+    run: RunOrSweep,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -214,13 +214,15 @@ def resume(
 
     A run that was submitted is submitted again with the profile it had; profile.KEY=VALUE gives
     that other values. On other devices the weights may differ in their last bits. A run that is
-    alive is refused, a completed one left alone, unless train.epochs gives it more epochs.
+    alive is refused, a completed one left alone, unless train.epochs gives it more epochs. Of a
+    sweep all points go on that have not completed.
 
     \b
       dnnjob resume runs/houses/20261123-101500-3f9a1c
       dnnjob resume runs/houses/20261123-101500-3f9a1c --here devices.tasks=2
       dnnjob resume runs/houses/20261123-101500-3f9a1c profile.time_limit_min=60
       dnnjob resume runs/houses/20261123-101500-3f9a1c train.epochs=1000
+      dnnjob resume runs/houses/sweeps/20261123-101500-3f9a1c
     """
     from dnnjob.launch.watch.resume_verb import resume_command
 

@@ -20,8 +20,8 @@ from dnnjob.config import (
 from dnnjob.data.sources import peek_columns
 from dnnjob.errors import ExitCode
 from dnnjob.launch.errand import Errand
-from dnnjob.launch.halving import Order, put_in_order
-from dnnjob.launch.lane_plan import LanePlan, needs_here, plan_here, with_stack
+from dnnjob.launch.halving import Order, is_complete, put_in_order
+from dnnjob.launch.lane_plan import LanePlan, PointNeeds, needs_here, plan_here, with_stack
 from dnnjob.launch.lanes import Lanes, ListedTurns
 from dnnjob.launch.local_tasks import run_local_tasks
 from dnnjob.launch.shared_step import refuse_other_tasks, share_run
@@ -39,12 +39,15 @@ from dnnjob.results.report import read_report
 from dnnjob.runs import (
     RunPaths,
     State,
+    SweepPaths,
     SweepPlan,
     create_run,
     create_sweep,
     latest_attempt,
+    load_run_job,
     open_run,
     read_settled,
+    read_sweep,
     write_resumption,
 )
 from dnnjob.tasks import StopFlag, Task, find_task
@@ -102,11 +105,44 @@ def run_sweep(points: Sequence[Point], *, root: Path, task: Task, halving: int |
         for paths in runs:
             print(paths.root, flush=True)
     logger.info("%s", describe_plan(told))
+    return _run_points(points, runs, needs, plan=plan, task=task, halving=halving)
+
+
+def resume_sweep_here(sweep: SweepPaths) -> ExitCode:
+    """Goes on here with the points of a sweep that have not completed, and tells all results.
+
+    Raises:
+        JobError: If a run folder is not there.
+    """
+    listed, task = read_sweep(sweep), find_task()
+    runs = [open_run(sweep.run(point).root) for point in listed.points]
+    jobs = [load_run_job(paths) for paths in runs]
+    points = [Point(one.values, job) for one, job in zip(listed.points, jobs, strict=True)]
+    needs = needs_here(jobs)
+    plan = plan_here(jobs, needs, task=task)
+    for paths in runs:
+        if task.is_chief and not is_complete(paths):
+            paths.cancel.unlink(missing_ok=True)
+            print(paths.root, flush=True)
+    halving = listed.plan.halving if listed.plan else None
+    return _run_points(points, runs, needs, plan=plan, task=task, halving=halving)
+
+
+def _run_points(
+    points: Sequence[Point],
+    runs: Sequence[RunPaths],
+    needs: Sequence[PointNeeds],
+    *,
+    plan: LanePlan,
+    task: Task,
+    halving: int | None,
+) -> ExitCode:
     errands = [
         Errand(run=paths.root, number=number, cores=need.cores, kind=need.kind)
         for number, (paths, need) in enumerate(zip(runs, needs, strict=True), start=1)
     ]
-    code = run_order(put_in_order(errands, jobs, halving=halving), points, plan=plan, task=task)
+    order = put_in_order(errands, [point.job for point in points], halving=halving)
+    code = run_order(order, points, plan=plan, task=task)
     lines = [_heading(points[0]), *map(_outcome, points, runs)]
     logger.info("\n%s", "\n".join(align(lines)))
     return code

@@ -10,7 +10,7 @@ from the folders alone needs no other memory, so that whoever takes up the point
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from dnnjob.config import JobConfig
@@ -77,6 +77,14 @@ def _loss(standing: Standing, epoch: int) -> float | None:
     return None if loss is None else loss if math.isfinite(loss) else math.inf
 
 
+def is_complete(paths: RunPaths) -> bool:
+    """Whether nothing is left to do of a run."""
+    try:
+        return read_settled(paths).state == "COMPLETED"
+    except (OSError, ValueError):
+        return False
+
+
 def read_standing(paths: RunPaths) -> Standing:
     """How far the point of a run folder has come."""
     try:
@@ -86,6 +94,11 @@ def read_standing(paths: RunPaths) -> Standing:
     state = state_before(status, submission)
     done = status.progress.val_loss if state == "COMPLETED" else None
     return Standing(_losses(status), is_over=state in OVER, end_loss=done)
+
+
+def _reopen(standing: Standing) -> Standing:
+    """One that has not completed may go on."""
+    return replace(standing, is_over=standing.end_loss is not None)
 
 
 def _losses(status: Status) -> dict[int, float]:
@@ -131,7 +144,7 @@ class ListedOrder:
 def put_in_order(
     errands: Sequence[Errand], jobs: Sequence[JobConfig], *, halving: int | None
 ) -> Order:
-    """The order of points: that of their list, or as halving lets them go on.
+    """The order of points that are not complete: that of their list, or as halving lets them.
 
     Args:
         errands: All points.
@@ -139,7 +152,7 @@ def put_in_order(
         halving: One of so many goes on; None is no halving.
     """
     if halving is None:
-        return ListedOrder(errands)
+        return ListedOrder([one for one in errands if not is_complete(RunPaths(one.run))])
     return HalvingOrder(errands, epochs=jobs[0].train.epochs, halving=halving)
 
 
@@ -159,7 +172,8 @@ class HalvingOrder:
         """
         self._errands, self._halving = list(errands), halving
         self._rungs = rung_epochs(epochs, halving=halving)
-        self._standings = [read_standing(RunPaths(errand.run)) for errand in errands]
+        # Whoever takes points up again goes on with those that were stopped, too.
+        self._standings = [_reopen(read_standing(RunPaths(errand.run))) for errand in errands]
         self._at_work: set[int] = set()
 
     def pop(self) -> Errand | None:

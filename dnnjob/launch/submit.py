@@ -4,10 +4,11 @@ code = submit_job(Path("jobs/housing.toml"), ["seed=7"], profile="gpu", root=Pat
 submission = resubmit(paths)                       # the same run again, with the profile it had
 """
 
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from dnnjob.config import (
@@ -26,6 +27,7 @@ from dnnjob.config import (
 )
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.dispatch import Dispatch
+from dnnjob.launch.halving import is_complete
 from dnnjob.launch.local_queue import QueuePlan, plan_queue
 from dnnjob.launch.own_process import raising_on_signals
 from dnnjob.launch.points_per_task import choose_points_per_task, share_out
@@ -36,8 +38,10 @@ from dnnjob.runs import (
     Submission,
     SweepPaths,
     create_run,
+    load_run_job,
     open_run,
     read_submission,
+    read_sweep,
     write_resumption,
     write_text,
 )
@@ -139,6 +143,44 @@ def resubmit(folder: Path, words: Sequence[str] = ()) -> Submission:
     if for_profile:
         write_text(paths.profile, to_toml(profile))
     return submission
+
+
+def resubmit_sweep(sweep: SweepPaths) -> tuple[Submission, list[RunPaths]]:
+    """Sends the points of a sweep that have not completed again, where they were sent before.
+
+    Where halving compares points, those of a task go together again.
+
+    Returns:
+        The first task's submission, and the runs that go on.
+
+    Raises:
+        JobError: If Slurm refuses them.
+        SlurmError: If Slurm does not answer.
+    """
+    listed, profile = read_sweep(sweep), load_profile(sweep.profile)
+    runs = [open_run(sweep.run(point).root) for point in listed.points]
+    left = [paths for paths in runs if not is_complete(paths)]
+    halving = listed.plan.halving if listed.plan else None
+    sizes = listed.plan.points_per_task if listed.plan else (1,) * len(runs)
+    ends = list(itertools.accumulate(sizes))
+    tasks = [runs[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    if halving is None:
+        tasks = [[paths for paths in task if paths in left] for task in tasks]
+    tasks = [task for task in tasks if any(paths in left for paths in task)]
+    sent = [load_run_job(paths) for task in tasks for paths in task]
+    plan = plan_queue(sent, profile, memory_bytes=None)
+    sender = Dispatch(
+        profile,
+        folder=sweep.submission_folder,
+        name=listed.name,
+        sweep_id=sweep.sweep_id,
+        halving=halving,
+    )
+    _warn_of_variables(profile)
+    with raising_on_signals(), ExitStack() as wishes:
+        for paths in left:
+            wishes.enter_context(_without(paths.cancel))
+        return sender.send(tasks, plan)[0], left
 
 
 def _submit_run(

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from dnnjob.config import list_keys, load_job_again, split_words
 from dnnjob.errors import ExitCode, JobError
+from dnnjob.launch.halving import is_complete
 from dnnjob.launch.more_epochs import KEY, add_epochs
-from dnnjob.launch.submit import resubmit
+from dnnjob.launch.submit import resubmit, resubmit_sweep
+from dnnjob.launch.watch.run_selection import open_runs
 from dnnjob.launch.watch.run_views import RunView, look
 from dnnjob.launch.watch.status_table import describe_view
-from dnnjob.runs import FRESH, open_run, read_cancel
+from dnnjob.runs import FRESH, SweepPaths, open_run, read_cancel
 from dnnjob.tasks import find_task
 from dnnjob.text import describe_time, quote_command
 
@@ -24,11 +26,13 @@ logger = logging.getLogger(__name__)
 def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> ExitCode:
     """Goes on with a run that has ended, from its newest checkpoint; prints its folder.
 
+    Of a sweep all points go on that have not completed, together as they were.
+
     A run that was submitted is submitted again with the profile it had; a complete one is left
     alone, unless it is given more epochs.
 
     Args:
-        folder: The run.
+        folder: The run, or the sweep.
         words: `KEY=VALUE` for its devices, `profile.KEY=VALUE` for the profile; for a complete one
             `train.epochs=NUMBER`.
         here: Whether to go on in the foreground, wherever it ran before.
@@ -41,6 +45,9 @@ def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> Ex
     # A second of imports, which a run that is sent again does not need.
     from dnnjob.launch.foreground import resume_foreground
 
+    sweep = SweepPaths(folder.absolute())
+    if sweep.sweep.is_file():
+        return _resume_sweep(sweep, words, here=here)
     paths = open_run(folder)
     task = find_task()
     for_job, for_profile = split_words(words)
@@ -77,6 +84,35 @@ def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> Ex
         "Slurm job" if submission.executor == "slurm" else "Process",
         submission.job_id,
         quote_command("status", paths.root),
+    )
+    return ExitCode.DONE
+
+
+def _resume_sweep(sweep: SweepPaths, words: Sequence[str], *, here: bool) -> ExitCode:
+    from dnnjob.launch.foreground import resume_sweep_here
+
+    if words:
+        raise JobError(
+            f"A sweep goes on as it is, but got {' '.join(words)}. Leave it out, or give it to "
+            f"{quote_command('resume')} with one of its runs."
+        )
+    is_followed = find_task().num_tasks > 1
+    if not is_followed:
+        for view, paths in zip(look(open_runs(sweep.root)), open_runs(sweep.root), strict=True):
+            _refuse_live(view, is_cancelled=read_cancel(paths) is not None)
+    if here or is_followed or not sweep.profile.is_file():
+        return resume_sweep_here(sweep)
+    if all(is_complete(paths) for paths in open_runs(sweep.root)):
+        logger.info("%s is complete: nothing is left to do.", sweep.root)
+        return ExitCode.DONE
+    submission, runs = resubmit_sweep(sweep)
+    print(sweep.root, flush=True)
+    logger.info(
+        "%s %s, %d runs. %s shows how it goes.",
+        "Slurm job" if submission.executor == "slurm" else "Process",
+        submission.job_id.partition("_")[0],
+        len(runs),
+        quote_command("status", sweep.root),
     )
     return ExitCode.DONE
 

@@ -1,0 +1,92 @@
+"""A sweep that goes on: which of its points, and with what they had."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dnnjob.config import load_job, make_points
+from dnnjob.errors import ExitCode, JobError
+from dnnjob.launch import foreground
+from dnnjob.launch.errand import Errand
+from dnnjob.launch.halving import HalvingOrder, Order
+from dnnjob.launch.lane_plan import needs_here
+from dnnjob.launch.sweep_folder import make_plan, make_sweep
+from dnnjob.launch.watch.resume_verb import resume_command
+from dnnjob.runs import Cancel, Journal, RunPaths, State, SweepPaths, write_cancel
+from tests.conftest import WriteJob
+
+Make = Callable[..., tuple[SweepPaths, list[RunPaths]]]
+Begun = list[tuple[Order, list[Errand]]]
+
+
+@pytest.fixture
+def make(write_job: WriteJob, tmp_path: Path) -> Make:
+    def make(*states: State, halving: int | None = None) -> tuple[SweepPaths, list[RunPaths]]:
+        job = write_job(sweep={"seed": list(range(len(states)))}, train={"epochs": 9})
+        points = make_points(load_job(job))
+        jobs = [point.job for point in points]
+        plan = make_plan(jobs, needs_here(jobs), [jobs], width=1, halving=halving)
+        sweep, runs = make_sweep(points, plan, root=tmp_path / "runs", made=[])
+        for state, paths in zip(states, runs, strict=True):
+            if state != "CREATED":
+                Journal(paths).finish(state)
+        return sweep, runs
+
+    return make
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> Begun:
+    """What would be run, instead of running it."""
+    told: Begun = []
+
+    def run(order: Order, *_: Any, **__: Any) -> ExitCode:
+        told.append((order, order.waiting))
+        return ExitCode.DONE
+
+    monkeypatch.setattr(foreground, "run_order", run)
+    # These have no reports.
+    monkeypatch.setattr(foreground, "_outcome", lambda *_: ("", "", "", ""))
+    return told
+
+
+def test_what_has_not_completed_goes_on(
+    make: Make, begun: Begun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep, runs = make("COMPLETED", "CANCELLED", "FAILED", "CREATED")
+    write_cancel(runs[1], Cancel())
+
+    code = resume_command(sweep.root, here=False)
+
+    ((_, errands),) = begun
+    assert code == ExitCode.DONE
+    assert [errand.number for errand in errands] == [2, 3, 4]
+    assert capsys.readouterr().out.split() == [str(paths.root) for paths in runs[1:]]
+    assert not runs[1].cancel.exists()
+
+
+def test_halving_goes_on_among_all_points(make: Make, begun: Begun) -> None:
+    sweep, _ = make("COMPLETED", "CANCELLED", "CREATED", halving=3)
+
+    resume_command(sweep.root, here=False)
+
+    ((order, errands),) = begun
+    assert isinstance(order, HalvingOrder)
+    assert [errand.number for errand in errands] == [2, 3]
+
+
+def test_words_are_for_a_run(make: Make, begun: Begun) -> None:
+    sweep, _ = make("CANCELLED")
+    with pytest.raises(JobError, match=r"goes on as it is, but got devices.threads=1"):
+        resume_command(sweep.root, ["devices.threads=1"], here=False)
+    assert begun == []
+
+
+def test_a_sweep_with_a_point_at_work_is_refused(make: Make, begun: Begun) -> None:
+    sweep, runs = make("CREATED", "CREATED")
+    Journal(runs[0])
+    with pytest.raises(JobError, match="is alive"):
+        resume_command(sweep.root, here=False)
+    assert begun == []
