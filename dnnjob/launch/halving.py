@@ -92,8 +92,9 @@ def read_standing(paths: RunPaths) -> Standing:
     except (OSError, ValueError):
         return Standing({}, is_over=True)
     state = state_before(status, submission)
-    done = status.progress.val_loss if state == "COMPLETED" else None
-    return Standing(_losses(status), is_over=state in OVER, end_loss=done)
+    last = status.progress.val_loss
+    end_loss = (math.inf if last is None else last) if state == "COMPLETED" else None
+    return Standing(_losses(status), is_over=state in OVER, end_loss=end_loss)
 
 
 def _reopen(standing: Standing) -> Standing:
