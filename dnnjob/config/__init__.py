@@ -5,14 +5,8 @@ for point in make_points(job): ...
 """
 
 from dnnjob.config.again import change_devices, list_keys, load_job_again, parse_devices
-from dnnjob.config.job import (
-    DataConfig,
-    DevicesConfig,
-    JobConfig,
-    ModelConfig,
-    OutputConfig,
-    TrainConfig,
-)
+from dnnjob.config.data_section import DataConfig
+from dnnjob.config.job import DevicesConfig, JobConfig, ModelConfig, OutputConfig, TrainConfig
 from dnnjob.config.overrides import (
     list_job_keys,
     load_job,

@@ -18,7 +18,8 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from dnnjob.config.job import ColumnConfig, JobConfig, flatten
+from dnnjob.config.data_section import ColumnConfig
+from dnnjob.config.job import JobConfig, flatten
 from dnnjob.errors import JobError
 from dnnjob.image import mount_hint
 

@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from dnnjob.config.job import ColumnConfig, JobConfig
+from dnnjob.config.data_section import ColumnConfig
+from dnnjob.config.job import JobConfig
 from dnnjob.config.profile import ProfileConfig
 
 SchemaKind = Literal["job", "profile"]

@@ -5,7 +5,7 @@ warnings = check_totals(job.data, kinds, totals, survey)
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data.data_warnings import facts_of_totals, find_weaknesses, tell_twins
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.running_statistics import NumberTotals, Totals

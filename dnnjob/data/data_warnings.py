@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data.resemblance import TwinCount
 from dnnjob.data.running_statistics import NumberTotals, Totals
 from dnnjob.data.schema import FLOAT32_TINY, Column, listed

@@ -21,7 +21,8 @@ import tomli_w
 from pydantic import BaseModel
 
 from dnnjob.config import without_keys
-from dnnjob.config.job import RESULT_COLUMNS, JobConfig
+from dnnjob.config.data_section import RESULT_COLUMNS
+from dnnjob.config.job import JobConfig
 from dnnjob.config.schema import schema_file
 from dnnjob.data.builtin import is_builtin
 from dnnjob.data.csv_reader import TableFile

@@ -16,7 +16,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dnnjob.config.job import Cycle, ModelConfig
+from dnnjob.config.data_section import Cycle
+from dnnjob.config.job import ModelConfig
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts
 
 Mode = Literal["train", "table", "robust", "none"]

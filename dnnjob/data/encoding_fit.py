@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, assert_never
 
-from dnnjob.config.job import ColumnConfig, DataConfig
+from dnnjob.config.data_section import ColumnConfig, DataConfig
 from dnnjob.data.encoding import (
     MISSING,
     QUANTILE_SHARES,

@@ -14,7 +14,7 @@ from itertools import islice
 
 import numpy as np
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data.csv_reader import TableFile, open_bytes, open_text
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 import numpy as np
 
-from dnnjob.config.job import MISSING_MARKERS, DataConfig
+from dnnjob.config.data_section import MISSING_MARKERS, DataConfig
 from dnnjob.data.dates import parse_date
 from dnnjob.data.encoding import MISSING, FeatureKind
 from dnnjob.data.raw_columns import FloatArray, Texts

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.encoding_fit import most_inputs
 from dnnjob.errors import JobError

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.heads import TextPlan, read_head_columns
 from dnnjob.data.kinds import ReadAs, infer_arrow

@@ -21,7 +21,7 @@ from dnnjob.data.raw_columns import FloatArray, RawColumn, Texts
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:
-    from dnnjob.config.job import DataConfig
+    from dnnjob.config.data_section import DataConfig
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from dnnjob.config.job import MISSING_MARKERS, DataConfig
+from dnnjob.config.data_section import MISSING_MARKERS, DataConfig
 from dnnjob.data.builtin import builtin_names, is_builtin, load_builtin
 from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.encoding import FeatureKind

@@ -16,7 +16,7 @@ from dnnjob.data.raw_columns import FloatArray
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:
-    from dnnjob.config.job import SplitKind
+    from dnnjob.config.data_section import SplitKind
 
 IndexArray = NDArray[np.int64]
 Labels = NDArray[np.int8]

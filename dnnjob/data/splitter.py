@@ -34,7 +34,8 @@ from dnnjob.data.split import (
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:
-    from dnnjob.config.job import DataConfig, JobConfig
+    from dnnjob.config.data_section import DataConfig
+    from dnnjob.config.job import JobConfig
 
 PartRows = tuple[int, int, int]
 """Rows of data.source, data.validation_source and data.test_source, which follow each other."""

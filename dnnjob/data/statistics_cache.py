@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dnnjob import __version__
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.quantiles import QuantileSketch

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data.encoding import FeatureKind, transform_target
 from dnnjob.data.kinds import TEXT_KINDS, as_kind, infer_arrow, large_wholes
 from dnnjob.data.quantiles import sketch_room

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data.encoding import Encoding, FeatureKind
 from dnnjob.data.encoding_fit import fit_columns, fit_target
 from dnnjob.data.fingerprint import Fingerprint

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from dnnjob.config.job import DataConfig, JobConfig
+from dnnjob.config.data_section import DataConfig
+from dnnjob.config.job import JobConfig
 from dnnjob.data.csv_files import most_rows
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.encoding_fit import most_inputs

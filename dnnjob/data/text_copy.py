@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data.csv_files import Outline, TextLook, look_over, read_typed
 from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.encoding import FeatureKind

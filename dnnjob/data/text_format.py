@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from dnnjob.config.job import DataConfig
+    from dnnjob.config.data_section import DataConfig
 
 _THOUSANDS = {"": "", ",": ",", ".": r"\.", " ": r"[ \x{a0}\x{2009}\x{202f}]", "'": r"['\x{2019}]"}
 

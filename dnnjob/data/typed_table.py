@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.raw_columns import FloatArray, RawColumn

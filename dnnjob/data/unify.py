@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import TEXT_KINDS, are_integers, arrow_kind, as_kind, infer_arrow
 from dnnjob.data.raw_columns import RawColumn, Texts

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from dnnjob.config.job import Cycle
+from dnnjob.config.data_section import Cycle
 from dnnjob.data.encoding import (
     CLIP_SCALE,
     MISSING,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dnnjob.config import JobConfig, resolve_job
-from dnnjob.config.job import MISSING_MARKERS
+from dnnjob.config.data_section import MISSING_MARKERS
 from dnnjob.config.overrides import set_key
 from dnnjob.errors import ExitCode, JobError
 

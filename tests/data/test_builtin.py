@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data import builtin
 from dnnjob.data.sources import peek_columns
 from dnnjob.errors import DataError, ExitCode

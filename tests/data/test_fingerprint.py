@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data import fingerprint
 from dnnjob.data.fingerprint import fingerprint_files
 from tests.data.opened import open_table

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dnnjob.config.job import DataConfig
+from dnnjob.config.data_section import DataConfig
 from dnnjob.data.measurement import measure_sample
 from dnnjob.data.raw_columns import Texts
 from dnnjob.data.schema import (

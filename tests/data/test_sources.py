@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dnnjob.config.job import ColumnConfig, DataConfig
+from dnnjob.config.data_section import ColumnConfig, DataConfig
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.inference_rows import read_rows
 from dnnjob.data.parquet import ParquetRows
