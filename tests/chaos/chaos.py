@@ -43,6 +43,10 @@ _COLD = 8
 _SMALL_DISK = "size=24m"
 
 
+class ChaosError(Exception):
+    """Something that keeps faults from being tried at all."""
+
+
 class Chaos:
     """Draws, plays and judges.
 
@@ -121,7 +125,11 @@ class Chaos:
             try:
                 scene.begin()
                 scene.await_end()
-                assert scene.view().state == "COMPLETED", scene.command.talk()[-2000:]
+                if scene.view().state != "COMPLETED":
+                    raise ChaosError(
+                        f"The job {work.name} must be complete where nobody disturbs it, but is "
+                        f"{scene.view().state}. It said:\n{scene.command.talk()[-2000:]}"
+                    )
                 self._expected[key] = read_expected(scene.paths, _measure(scene))
             finally:
                 scene.end()
@@ -213,8 +221,17 @@ def main() -> int:
         scratch = Path(folder) / "scenes"
         scratch.mkdir()
         chaos = Chaos(scratch)
-        mine = _play_on(chaos, ledger, arguments, rng, left_out)
-        chaos.close()
+        before = len(ledger.entries)
+        try:
+            _play_on(chaos, ledger, arguments, rng, left_out)
+        except ChaosError as error:
+            print(f"chaos: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("Stopped; the next call goes on in the same ledger.", file=sys.stderr)
+        finally:
+            chaos.close()
+        mine = ledger.entries[before:]
         kept = Path(folder) / "kept"
         if kept.exists():
             shutil.copytree(kept, arguments.ledger.with_suffix(".kept"), dirs_exist_ok=True)
@@ -231,12 +248,16 @@ def _play_on(
     arguments: argparse.Namespace,
     rng: random.Random,
     left_out: dict[str, str],
-) -> list[Entry]:
+) -> None:
+    again = []
     if arguments.replay is not None:
+        if not 1 <= arguments.replay <= len(ledger.entries):
+            raise ChaosError(
+                f"A line of the ledger can be played again, but it has {len(ledger.entries)} "
+                f"and you asked for line {arguments.replay}."
+            )
         again = [ledger.entries[arguments.replay - 1].scenario]
-    else:
-        again = []
-    until, mine = time.monotonic() + 60 * arguments.minutes, []
+    until = time.monotonic() + 60 * arguments.minutes
     names = [
         name
         for name in arguments.faults or FAULTS
@@ -246,10 +267,8 @@ def _play_on(
         scenario = again.pop() if again else draw(rng, jobs=arguments.jobs, faults=names)
         entry = chaos.play(scenario)
         ledger.add(entry)
-        mine.append(entry)
         what = f"{scenario.job}, {scenario.fault} of {scenario.target} in {entry.came_in}"
         print(f"{len(ledger.entries)}: {what}: {entry.outcome}, {entry.seconds:.0f} s", flush=True)
-    return mine
 
 
 def _parse() -> argparse.Namespace:

@@ -68,3 +68,12 @@ def test_a_damaged_ledger_ends_the_command_with_a_word(
 
     assert main() == 2
     assert "has 99" in capsys.readouterr().err
+
+
+def test_a_line_that_the_ledger_lacks_cannot_be_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["chaos", "--ledger", str(tmp_path / "new"), "--replay", "1"])
+
+    assert main() == 1
+    assert "it has 0 and you asked for line 1" in capsys.readouterr().err
