@@ -97,5 +97,4 @@ def choose_search(shape: TableShape) -> dict[str, Any]:
     }
     if 0 < shape.num_numbers <= _MOST_EMBEDDED:
         sweep["model.numeric_embedding"] = ["none", "piecewise", "periodic"]
-        sweep["model.embedding_bins"] = [8, 16, 48]
     return {"sweep": sweep, "search": {"points": _SEARCH_POINTS}}

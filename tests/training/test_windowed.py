@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from dnnjob.config import DevicesConfig, JobConfig
 from dnnjob.data.order import StepPlan
-from dnnjob.data.split import split_labelled
+from dnnjob.data.split import TRAIN, VALIDATION, split_labelled
 from dnnjob.tasks import Crew, StopFlag
 from dnnjob.training.strategy import make_devices
 from dnnjob.training.windowed import WindowedRows
@@ -71,3 +71,22 @@ def test_a_table_without_windows_trains_on_standardized_rows_and_roots_of_weight
         weights = frame["w"].iloc[part]
         roots = np.sqrt(weights / weights.mean())
         np.testing.assert_allclose(np.asarray(y)[:, 1], roots, rtol=1e-5)
+
+
+@pytest.mark.parametrize("patience", [None, 3])
+def test_with_folds_and_patience_validation_rows_stop_nothing(
+    job: JobConfig, patience: int | None
+) -> None:
+    table = split_table(job).table
+    folds = np.arange(table.num_split_rows(TRAIN), dtype=np.int32) % 3
+    encoding = table.fit_encoding(job.data)
+    rows = WindowedRows.of(table, encoding, budget_bytes=0, threads=1, folds=folds)
+    train = job.train.model_copy(update={"patience": patience})
+    devices = make_devices(DevicesConfig(kind="cpu"), Crew(StopFlag()))
+
+    prepared = rows.prepare(job.model_copy(update={"train": train}), devices, first_replica=0)
+
+    num_fold_rows = int(np.bincount(folds).max())
+    assert prepared.stops_on_folds == (patience is not None)
+    found = prepared.data.num_validation_rows
+    assert found == (table.num_split_rows(VALIDATION) if patience is None else num_fold_rows)
