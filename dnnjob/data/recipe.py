@@ -22,7 +22,7 @@ _MOST_STOPPED_ROWS = 20_000
 # From here on a tenth of them is worth less for training than for intervals.
 _LEAST_CALIBRATED_ROWS = 2_000
 # Training rows up to which a model has so many members: fewer where each of them costs more.
-_MEMBERS = {24: 4, 200: 8, 1_500: 12, 10_000: 8, 100_000: 4}
+_MEMBERS = {24: 4, 200: 8, 1_500: 12, 10_000: 8, 30_000: 4}
 _SEARCH_POINTS = 20
 
 
@@ -82,7 +82,9 @@ def choose_members(shape: TableShape) -> int:
 
 
 def choose_batch(num_train_rows: int) -> int:
-    """Rows of a step: 64 up to 4,000 training rows, then about a sixty-fourth of them."""
+    """Rows of a step: 64, of few rows 32, and above 6,000 about a sixty-fourth of them."""
+    if num_train_rows < 300:
+        return 32
     power = round(math.log2(max(num_train_rows, 1) / 64))
     return 1 << min(max(power, 6), 11)
 

@@ -42,7 +42,7 @@ def test_every_start_is_a_valid_job_whose_members_have_rows(
     assert (job.model.bagging == "folds") == (job.model.members > 1)
     assert job.may_validate
     if num_numbers < 500:
-        assert (job.train.patience is None) == (num_rows == 1_000_000)
+        assert (job.train.patience is None) == (num_rows >= 50_000)
         assert (job.calibration == "split") == (num_rows >= 8000)
 
 
