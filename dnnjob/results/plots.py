@@ -17,6 +17,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cbook import boxplot_stats
 from matplotlib.figure import Figure
 from matplotlib.style import context
 from matplotlib.ticker import (
@@ -128,7 +129,7 @@ def draw_plots(folder: Path, data: PlotData) -> None:
     with context(["default", STYLE]), warnings.catch_warnings():
         # Names in scripts that the bundled font lacks show boxes; nothing a user could act on.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        # seaborn 0.13.2 calls matplotlib's `bxp` with `vert`, deprecated since matplotlib 3.11.
+        # Earlier versions know no other word than `vert`, deprecated since matplotlib 3.11.
         warnings.filterwarnings("ignore", message="vert: bool was deprecated")
         # A column may have no value among the rows drawn.
         warnings.filterwarnings("ignore", message="Mean of empty slice|Degrees of freedom")
@@ -140,7 +141,7 @@ def write_png(path: Path, figure: Figure) -> None:
     """Replaces `path` by the figure as PNG."""
     picture = io.BytesIO()
     _fit_margins(figure)
-    figure.savefig(picture, format="png")
+    figure.savefig(picture, format="png", pil_kwargs={"compress_level": 3})
     write_file(path, lambda file: file.write(picture.getbuffer()))
 
 
@@ -178,17 +179,7 @@ def draw_boxplot(data: PlotData) -> Figure:
     height = 1.0 + (0.28 if len(names) <= 40 else 0.165) * len(names)
     figure = Figure(figsize=(8.4, 4.6) if upright else (7.6, height))
     axes = figure.subplots()
-    sns.boxplot(
-        data=list(columns.values()),
-        ax=axes,
-        orient="v" if upright else "h",
-        color=PALE_BLUE,
-        linecolor=INK,
-        linewidth=0.9 if upright else 0.7,
-        width=0.62,
-        showcaps=upright,
-        flierprops=_outliers(upright=upright),
-    )
+    _draw_boxes(axes, list(columns.values()), upright=upright)
     _label_columns(axes, names, upright=upright)
     largest = max(float(np.abs(z).max(initial=0)) for z in columns.values())
     _show_z(axes, largest, upright=upright)
@@ -443,6 +434,28 @@ def _show_z(axes: Axes, largest: float, *, upright: bool) -> None:
 def _dots(rows: _TestRows) -> dict[str, Any]:
     many = len(rows.y_true) > 2000
     return {"s": 6 if many else 16, "color": BLUE, "alpha": 0.25 if many else 0.6, "linewidths": 0}
+
+
+def _draw_boxes(axes: Axes, columns: list[Array], *, upright: bool) -> None:
+    """Boxes as seaborn draws them, which takes three times as long for the same."""
+    line = {"color": INK, "linewidth": 0.9 if upright else 0.7}
+    axes.bxp(
+        [boxplot_stats(column)[0] for column in columns],
+        positions=range(len(columns)),
+        vert=upright,
+        widths=0.62,
+        patch_artist=True,
+        manage_ticks=False,
+        showcaps=upright,
+        boxprops={"facecolor": PALE_BLUE, "edgecolor": INK, "linewidth": line["linewidth"]},
+        medianprops=line,
+        whiskerprops=line,
+        capprops=line,
+        flierprops=_outliers(upright=upright),
+    )
+    (axes.set_xlim if upright else axes.set_ylim)(-0.5, len(columns) - 0.5)
+    if not upright:
+        axes.invert_yaxis()
 
 
 def _outliers(*, upright: bool) -> dict[str, Any]:
