@@ -8,21 +8,24 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from typer import _completion_shared
-from typer.core import TyperCommand
 
 import dnnjob
-from dnnjob.completion import (
-    BASH_SCRIPT,
-    complete_keys,
-    complete_places,
-    complete_profiles,
-    complete_runs,
-    complete_submit_keys,
+from dnnjob.cli_arguments import (
+    AsJson,
+    JobFile,
+    KeyedCommand,
+    Overrides,
+    Root,
+    RunFolder,
+    RunOrSweep,
+    SubmitOverrides,
 )
+from dnnjob.cli_watch import cancel, clean, logs, status, wait
+from dnnjob.completion import BASH_SCRIPT, complete_places, complete_profiles
 from dnnjob.errors import DnnJobError, ExitCode, JobError, explain_os_error
 from dnnjob.streams import UnfailingFile, excuse_stdout, guarded_streams
 
@@ -36,77 +39,6 @@ app = typer.Typer(
 )
 
 _completion_shared._completion_scripts["bash"] = BASH_SCRIPT
-
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="A TOML job file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Keys of the job file with other values, as TOML: train.epochs=100 seed=7.",
-        show_default=False,
-        autocompletion=complete_keys,
-    ),
-]
-SubmitOverrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Keys of the job file with other values, as TOML: train.epochs=100 seed=7.",
-        show_default=False,
-        autocompletion=complete_submit_keys,
-    ),
-]
-Root = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder that holds the runs.")]
-RunFolder = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN",
-        help="A run folder, as `dnnjob run` printed it.",
-        autocompletion=complete_runs,
-    ),
-]
-RunOrSweep = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN|SWEEP",
-        help="A run folder, or the folder of a sweep.",
-        autocompletion=complete_places,
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-
-
-class _KeyedCommand(TyperCommand):
-    """A verb that takes keys of the job: options of other tools are told how those are given."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As typer has it."""
-        try:
-            return list(super().parse_args(ctx, args))
-        except Exception as error:
-            # typer's own class for this is private.
-            option = getattr(error, "option_name", None)
-            if option is None:
-                raise
-            is_near = bool(getattr(error, "possibilities", None))
-            if advice := _explain_keys(option, is_near=is_near):
-                raise JobError(f"No such option: {option}. {advice}") from error
-            raise
-
-
-def _explain_keys(option: str, *, is_near: bool) -> str | None:
-    """How a key is given that somebody took for an option; None if an option was meant."""
-    from dnnjob.config import nearest_keys
-    from dnnjob.config.profile import ProfileConfig
-
-    name = option.lstrip("-").replace("-", "_")
-    if name in ProfileConfig.model_fields:
-        return f"Keys of the profile are given to `dnnjob submit`: profile.{name}=VALUE."
-    if is_near:
-        return None
-    if keys := nearest_keys(name):
-        return f"Keys of the job are given as KEY=VALUE: {keys[0]}=VALUE."
-    return "Keys of the job are given as KEY=VALUE, as in train.epochs=100."
 
 
 def _show_version(wanted: bool) -> None:
@@ -137,7 +69,7 @@ def dnnjob_command(
     """
 
 
-@app.command(cls=_KeyedCommand)
+@app.command(cls=KeyedCommand)
 def run(job: JobFile, overrides: Overrides = None, root: Root = Path("runs")) -> None:
     """Run a job here and now, and print its run folder.
 
@@ -156,7 +88,7 @@ def run(job: JobFile, overrides: Overrides = None, root: Root = Path("runs")) ->
     raise typer.Exit(code)
 
 
-@app.command(cls=_KeyedCommand)
+@app.command(cls=KeyedCommand)
 def submit(
     job: JobFile,
     overrides: SubmitOverrides = None,
@@ -194,7 +126,7 @@ def submit(
     )
 
 
-@app.command(cls=_KeyedCommand)
+@app.command(cls=KeyedCommand)
 def resume(
     run: RunOrSweep,
     overrides: Annotated[
@@ -231,100 +163,8 @@ def resume(
     raise typer.Exit(code)
 
 
-@app.command()
-def status(
-    places: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="ROOT|RUN|SWEEP",
-            help="Where to look; default: runs.",
-            show_default=False,
-            autocompletion=complete_places,
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say what runs are doing: state, epoch, loss, time left, and why they wait or ended.
-
-    Files, processes and Slurm are asked together, Slurm once for all runs. What nobody can tell
-    any more is `vanished`; what cannot be asked from here has the age of its last sign of life.
-
-    \b
-      dnnjob status
-      dnnjob status /scratch/runs --json
-    """
-    from dnnjob.launch.watch.status import status_command
-
-    raise typer.Exit(status_command(places or [Path("runs")], as_json=as_json))
-
-
-@app.command()
-def logs(
-    run: RunFolder,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
-    ] = False,
-    task: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=0, help="Task; default: 0, the chief.", show_default=False),
-    ] = None,
-) -> None:
-    """Print what a task of a run said, in all its attempts.
-
-    \b
-      dnnjob logs runs/houses/20261123-101500-3f9a1c --follow
-    """
-    from dnnjob.launch.watch.logs import logs_command
-
-    raise typer.Exit(logs_command(run, task=task, follow=follow))
-
-
-@app.command()
-def cancel(place: RunOrSweep) -> None:
-    """End a run, or all runs of a sweep, waiting or at work.
-
-    One at work writes a checkpoint first; `dnnjob resume` goes on from there.
-
-    \b
-      dnnjob cancel runs/houses/20261123-101500-3f9a1c
-    """
-    from dnnjob.launch.watch.cancel import cancel_command
-
-    raise typer.Exit(cancel_command(place))
-
-
-@app.command()
-def wait(place: RunOrSweep) -> None:
-    """Wait until a run or a whole sweep has ended; the exit code is the worst.
-
-    0: all completed, 1: one failed, 143: one was cancelled.
-
-    \b
-      dnnjob wait runs/houses/sweeps/20261123-101500-3f9a1c && dnnjob collect runs
-    """
-    from dnnjob.launch.watch.wait import wait_command
-
-    raise typer.Exit(wait_command(place))
-
-
-@app.command()
-def clean(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder that holds the runs.")],
-    older: Annotated[
-        str, typer.Option(metavar="AGE", help="How long ago they ended: 12h, 30d, 8w.")
-    ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-) -> None:
-    """Remove the folders of runs that ended long ago, and print them.
-
-    A run that may be alive stays, and so do those of other users and whatever is no run folder.
-
-    \b
-      dnnjob clean /scratch/runs --older 30d --dry-run
-    """
-    from dnnjob.launch.watch.clean import clean_command
-
-    raise typer.Exit(clean_command(root, older=older, dry_run=dry_run))
+for _verb in (status, logs, cancel, wait, clean):
+    app.command()(_verb)
 
 
 @app.command()
@@ -394,7 +234,7 @@ def export(
     excuse_stdout()
 
 
-@app.command(cls=_KeyedCommand)
+@app.command(cls=KeyedCommand)
 def validate(job: JobFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what a job would do, without doing it.
 
