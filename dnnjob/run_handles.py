@@ -169,6 +169,9 @@ class Run:
                 out=str(out),
                 keep=list(keep),
             )
+            # A file of an hour is none that the caller knows.
+            ended.error = ended.error.replace(str(Path(folder) / "table.parquet"), "the table")
+            ended.error = ended.error[:1].upper() + ended.error[1:]
             raise_fault(ended)
             frame = to_frame(pq.read_table(out))
         index = getattr(table, "index", None)
