@@ -71,6 +71,8 @@ def complete_places(incomplete: str) -> list[str]:
 
 
 Complete = Callable[[str], list[str]]
+# Of a word: one of few, or what a function of `COMPLETERS` finds.
+Completer = str | list[str] | None
 COMPLETERS: Mapping[str, Complete] = {
     one.__name__: one
     for one in (
@@ -166,7 +168,7 @@ def _find(question: _Question) -> Iterator[tuple[str, str]]:
         yield from _ask(completer, question.incomplete)
 
 
-def _expected(verb: Mapping[str, Any], words: Sequence[str]) -> tuple[str | None, bool]:
+def _expected(verb: Mapping[str, Any], words: Sequence[str]) -> tuple[Completer, bool]:
     """What completes the word after some, and whether it is an option's value."""
     arguments, rest = list(verb["arguments"]), list(words)
     while rest:
@@ -182,8 +184,10 @@ def _expected(verb: Mapping[str, Any], words: Sequence[str]) -> tuple[str | None
     return (arguments[0] if arguments else None), False
 
 
-def _ask(completer: str | None, incomplete: str) -> Iterator[tuple[str, str]]:
-    if completer is not None:
+def _ask(completer: Completer, incomplete: str) -> Iterator[tuple[str, str]]:
+    if isinstance(completer, list):
+        yield from _begin(incomplete, dict.fromkeys(completer, ""))
+    elif completer is not None:
         yield from ((word, "") for word in COMPLETERS[completer](incomplete))
 
 

@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import typer
@@ -89,7 +89,7 @@ def list_verbs() -> dict[str, Any]:
                 option: {
                     "help": parameter.help or "",
                     "takes_value": not parameter.is_flag,
-                    "completer": completer_of(parameter),
+                    "completer": completer_of(name, parameter),
                 }
                 for parameter in command.get_params(context)
                 if parameter.param_type_name == "option"
@@ -97,7 +97,7 @@ def list_verbs() -> dict[str, Any]:
                 if option.startswith("--")
             },
             "arguments": [
-                completer_of(parameter)
+                completer_of(name, parameter)
                 for parameter in command.params
                 if parameter.param_type_name == "argument"
             ],
@@ -107,7 +107,11 @@ def list_verbs() -> dict[str, Any]:
     }
 
 
-def completer_of(parameter: Any) -> str | None:
+def completer_of(verb: str, parameter: Any) -> str | list[str] | None:
+    one = next(one for one in cli.app.registered_commands if one.callback.__name__ == verb)
+    hint = get_type_hints(one.callback).get(parameter.name)
+    if get_origin(hint) is Literal:
+        return [*get_args(hint)]
     custom = parameter._custom_shell_complete
     if custom is None:
         return None
@@ -151,6 +155,8 @@ def complete(words: str, monkeypatch: pytest.MonkeyPatch, *, shell: str) -> bool
         ("dnnjob submit job.toml --profile cp", ["cpu"]),
         ("dnnjob submit job.toml --profile cpu profile.memo", ["profile.memory_gb="]),
         ("dnnjob run job.toml profile.memo", []),
+        ("dnnjob schema pro", ["profile"]),
+        ("dnnjob export r --to k", ["keras"]),
         ("dnnjob run ", []),
         ("dnnjob nothing ", []),
         ("dnnjob run 'job", []),
