@@ -133,8 +133,8 @@ def test_each_member_leaves_its_fold_out_and_stops_on_it_and_the_folds_validate(
     frame = make_frame().iloc[training["row_id"]]
     columns = {name: frame[name].to_numpy(np.float32)[:, None] for name in report.model.inputs}
     for number, rows in enumerate(left_out):
-        layer = model.get_layer(f"target_units_{number}")
-        one = keras.Model(model.inputs, layer.output).predict(columns, verbose=0)[:, 0]
+        each = keras.Model(model.inputs, model.get_layer("target_units").output)
+        one = each.predict(columns, verbose=0)[:, number, 0]
         places = sorted(rows)
         errors[places] = one[places] - frame["y"].to_numpy()[places]
         mse = report.members[number].validation_mse

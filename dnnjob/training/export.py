@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,6 +33,7 @@ from dnnjob.training.encoder import (
     slashes_in_columns,
 )
 from dnnjob.training.model import build_encoded_dnn
+from dnnjob.training.stacked_model import build_stacked_dnn
 
 Predictor = Callable[[Block], FloatArray]
 
@@ -59,32 +61,31 @@ def build_export(
     names = [column.name for column in encoding.columns]
     inputs, numbers = build_readers(encoding)
     encoded = build_encoder(encoding, name=free_name("encoder", names))(numbers)
-    outputs = []
-    for number, trained in enumerate(weights):
-        # Those of a single network are as they always were.
-        suffix = f"_{number}" if len(weights) > 1 else ""
-        dnn = build_encoded_dnn(
-            model, encoding, seed=0, precision=precision, name=free_name(f"dnn{suffix}", names)
+    dnn_name, several = free_name("dnn", names), len(weights) > 1
+    if several:
+        dnn = build_stacked_dnn(
+            model, encoding, weights=weights, precision=precision, name=dnn_name
         )
-        dnn.set_weights(list(trained))
-        predicted = dnn(encoded)
-        target = encoding.target
-        if encoding.mode != "none" or target.transform != "none" or target.bounds is not None:
-            restore = _build_restore(encoding, name=free_name(f"target_units{suffix}", names))
-            predicted = restore(predicted)
-        outputs.append(predicted)
-    if len(outputs) > 1:
-        outputs = [keras.layers.Average(name=free_name("mean", names))(outputs)]
-    return build_model(inputs, outputs[0], name="dnnjob")
+    else:
+        dnn = build_encoded_dnn(model, encoding, seed=0, precision=precision, name=dnn_name)
+        dnn.set_weights(list(weights[0]))
+    predicted = dnn(encoded)
+    target = encoding.target
+    if encoding.mode != "none" or target.transform != "none" or target.bounds is not None:
+        restore = _build_restore(encoding, predicted, name=free_name("target_units", names))
+        predicted = restore(predicted)
+    if several:
+        predicted = keras.layers.GlobalAveragePooling1D(name=free_name("mean", names))(predicted)
+    return build_model(inputs, predicted, name="dnnjob")
 
 
-def _build_restore(encoding: Encoding, *, name: str) -> keras.layers.Layer:
+def _build_restore(encoding: Encoding, predicted: Any, *, name: str) -> keras.layers.Layer:
     """What turns the network's output into target units."""
     target = encoding.target
     scaling = keras.layers.Rescaling(target.std, target.mean, name=name)
     if target.transform == "none" and target.bounds is None:
         return scaling
-    output = keras.Input((1,), name="output")
+    output = keras.Input(predicted.shape[1:], name="output")
     y = scaling(output)
     if target.transform == "log1p":
         y = keras.ops.expm1(y)

@@ -48,14 +48,14 @@ def build_dnn(
     seeds = iter(drawn[:num_dense])
     layers: list[keras.layers.Layer] = [keras.Input((num_inputs,), name="features")]
     if embeddings or numbers:
-        layers.append(_build_embeddings(num_inputs, embeddings, numbers, drawn[num_dense:]))
+        layers.append(build_embeddings(num_inputs, embeddings, numbers, drawn[num_dense:]))
     for number, units in enumerate(model.hidden_units, start=1):
-        dense = _dense_name(number - 1)
+        dense = dense_name(number - 1)
         layers.append(_dense(dense, units, model.activation, next(seeds), _POLICIES[precision]))
         if model.dropout_rate:
             layers.append(keras.layers.Dropout(model.dropout_rate, name=f"dropout_{number}"))
     # The output stays float32 in every precision: the loss is a difference of near numbers.
-    dense = _dense_name(len(model.hidden_units))
+    dense = dense_name(len(model.hidden_units))
     layers.append(_dense(dense, 1, "linear", next(seeds), "float32"))
     return keras.Sequential(layers, name=name)
 
@@ -114,34 +114,53 @@ def summarize(dnn: keras.Sequential) -> str:
     return "\n".join(lines)
 
 
-def _build_embeddings(
+def build_embeddings(
     num_inputs: int,
     embeddings: Sequence[tuple[int, int]],
     numbers: NumericEmbedding | None,
     seeds: Sequence[int],
+    *,
+    members: int = 0,
 ) -> keras.Model:
-    """What replaces numbers, and the codes at the end of a row, by their learned vectors."""
+    """What replaces numbers, and the codes at the end of a row, by their learned vectors.
+
+    Args:
+        num_inputs: Inputs of a row, the codes included.
+        embeddings: Buckets and units of each code's embedding.
+        numbers: How numbers enter, where not plainly.
+        seeds: Of the initial weights, those of the embeddings first.
+        members: Networks on a leading axis, as `embed_numbers` has them; 0 is a single one.
+    """
     inputs = keras.Input((num_inputs,), name="inputs")
     num_plain = num_inputs - len(embeddings)
     parts = []
     if numbers is not None:
         vectors = embed_numbers(
-            _take(inputs, numbers.places), numbers, seeds=seeds[len(embeddings) :]
+            _take(inputs, numbers.places),
+            numbers,
+            seeds=seeds[len(embeddings) :],
+            members=members,
         )
         parts.append(vectors)
     embedded = set(() if numbers is None else numbers.places)
     plain = [place for place in range(num_plain) if place not in embedded]
     if plain:
-        parts.append(_take(inputs, plain))
+        taken = _take(inputs, plain)
+        parts.append(
+            keras.layers.RepeatVector(members, name="plain_of_members")(taken) if members else taken
+        )
     for number, ((buckets, units), seed) in enumerate(zip(embeddings, seeds, strict=False)):
         code = keras.ops.cast(inputs[:, num_plain + number], "int32")
         embedding = keras.layers.Embedding(
             buckets,
-            units,
+            units * (members or 1),
             embeddings_initializer=keras.initializers.RandomUniform(-0.05, 0.05, seed=seed),
             name=f"embedding_{number + 1}",
         )
-        parts.append(embedding(code))
+        vectors = embedding(code)
+        if members:
+            vectors = keras.layers.Reshape((members, units))(vectors)
+        parts.append(vectors)
     joined = keras.layers.Concatenate(name="embedded")(parts) if len(parts) > 1 else parts[0]
     return keras.Model(inputs, joined, name="embeddings")
 
@@ -154,7 +173,13 @@ def _take(inputs: Any, places: Sequence[int]) -> Any:
     return keras.ops.take(inputs, np.array(places, dtype=np.int32), axis=1)
 
 
-def _dense_name(place: int) -> str:
+def dtype_policy(precision: str) -> str:
+    """Keras's policy of the hidden layers for `devices.precision`."""
+    return _POLICIES[precision]
+
+
+def dense_name(place: int) -> str:
+    """Name of the dense layer at a place, from 0."""
     # Keras's own numbers go on counting from one network of a process to the next.
     return f"dense_{place}" if place else "dense"
 

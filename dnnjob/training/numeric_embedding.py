@@ -18,31 +18,40 @@ NUM_SEEDS = 4
 _FREQUENCY_STD, _OUTPUT_LIMIT = 0.1, 0.25
 
 
-def embed_numbers(numbers: Any, embedding: NumericEmbedding, *, seeds: Sequence[int]) -> Any:
+def embed_numbers(
+    numbers: Any, embedding: NumericEmbedding, *, seeds: Sequence[int], members: int = 0
+) -> Any:
     """The vectors of standardized numbers side by side, `(rows, num_columns * width)`.
 
     Args:
         numbers: Standardized inputs, `(rows, num_columns)`.
         embedding: Of which kind, and how wide.
         seeds: `NUM_SEEDS` seeds of the initial weights.
+        members: Networks whose weights stand beside each other on a leading axis: the vectors are
+            `(rows, members, num_columns * width)`; 0 is a single one without that axis.
     """
     match embedding.kind:
         case "piecewise":
-            vectors = _piecewise(numbers, embedding, seeds)
+            vectors = _piecewise(numbers, embedding, seeds, members)
         case "periodic":
-            vectors = _periodic(numbers, embedding, seeds)
+            vectors = _periodic(numbers, embedding, seeds, members)
         case _:
             assert_never(embedding.kind)
+    if members:
+        return keras.layers.Reshape((members, -1), name="embedded_numbers")(vectors)
     return keras.layers.Flatten(name="embedded_numbers")(vectors)
 
 
-def _piecewise(numbers: Any, embedding: NumericEmbedding, seeds: Sequence[int]) -> Any:
+def _piecewise(
+    numbers: Any, embedding: NumericEmbedding, seeds: Sequence[int], members: int
+) -> Any:
     """Linear in the number and in how far it is through each bin, `(rows, columns, units)`.
 
     Version B of rtdl-num-embeddings (arXiv:2203.05556): what the bins add is zero at the start, so
     that training begins with a linear embedding.
     """
     num_columns, units = len(embedding.places), embedding.units
+    k, axis = _member_axis(members)
     slopes, offsets, lower, upper = bin_ramps(embedding.edges)
     num_bins = slopes.shape[1]
     # Weights rather than constants: networks of other tables share the compiled call.
@@ -58,20 +67,25 @@ def _piecewise(numbers: Any, embedding: NumericEmbedding, seeds: Sequence[int]) 
     passed = ops.minimum(ops.maximum(ramps, lower), upper)
     limit = units**-0.5
     linear = keras.layers.EinsumDense(
-        "bn,nu->bnu",
-        output_shape=(num_columns, units),
-        bias_axes="nu",
+        f"bn,{k}nu->b{k}nu",
+        output_shape=(*axis, num_columns, units),
+        bias_axes=f"{k}nu",
         kernel_initializer=_uniform(limit, seeds[0]),
         bias_initializer=_uniform(limit, seeds[1]),
         name="linear_numbers",
     )(numbers)
     pieces = keras.layers.EinsumDense(
-        "bni,niu->bnu",
-        output_shape=(num_columns, units),
+        f"bni,{k}niu->b{k}nu",
+        output_shape=(*axis, num_columns, units),
         kernel_initializer="zeros",
         name="pieces",
     )(passed)
     return linear + pieces
+
+
+def _member_axis(members: int) -> tuple[str, tuple[int, ...]]:
+    """Letter and size of the axis that tells members apart, where there is one."""
+    return ("k", (members,)) if members else ("", ())
 
 
 def bin_ramps(
@@ -97,16 +111,17 @@ def bin_ramps(
     return slopes, offsets, lower, upper
 
 
-def _periodic(numbers: Any, embedding: NumericEmbedding, seeds: Sequence[int]) -> Any:
+def _periodic(numbers: Any, embedding: NumericEmbedding, seeds: Sequence[int], members: int) -> Any:
     """The number, and combinations of cosines of learned frequencies, `(rows, columns, units)`.
 
     PBLD of RealMLP (arXiv:2407.04491); the factor 2 pi of its frequencies is in the weights.
     """
     num_columns, units = len(embedding.places), embedding.units
+    k, axis = _member_axis(members)
     angles = keras.layers.EinsumDense(
-        "bn,ni->bni",
-        output_shape=(num_columns, embedding.frequencies),
-        bias_axes="ni",
+        f"bn,{k}ni->b{k}ni",
+        output_shape=(*axis, num_columns, embedding.frequencies),
+        bias_axes=f"{k}ni",
         kernel_initializer=keras.initializers.RandomNormal(
             stddev=2 * math.pi * _FREQUENCY_STD, seed=seeds[0]
         ),
@@ -114,13 +129,15 @@ def _periodic(numbers: Any, embedding: NumericEmbedding, seeds: Sequence[int]) -
         name="frequencies",
     )(numbers)
     waves = keras.layers.EinsumDense(
-        "bni,niu->bnu",
-        output_shape=(num_columns, units - 1),
-        bias_axes="nu",
+        f"b{k}ni,{k}niu->b{k}nu",
+        output_shape=(*axis, num_columns, units - 1),
+        bias_axes=f"{k}nu",
         kernel_initializer=_uniform(_OUTPUT_LIMIT, seeds[2]),
         bias_initializer=_uniform(_OUTPUT_LIMIT, seeds[3]),
         name="waves",
     )(ops.cos(angles))
+    if members:
+        numbers = keras.layers.RepeatVector(members, name="numbers_of_members")(numbers)
     return ops.concatenate([ops.expand_dims(numbers, -1), waves], axis=-1)
 
 
