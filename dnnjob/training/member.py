@@ -152,6 +152,9 @@ class Member:
             # Its memory is wanted for the one after the next, which is filled from here on.
             self._window = self._rows = None
         if self.state.stop_reason:
+            if self.state.stop_reason == EPOCHS_DONE and self.windows is not None:
+                # There is none left; what fills them tells what it has read.
+                next(self.windows, None)
             self.windows = None
         return outcome.stop - start
 
