@@ -227,11 +227,32 @@
     return text.length > 12 ? `${text.slice(0, 11)}…` : text;
   }
 
-  function drawChart(key, rows) {
+  function pointsOf(key, rows) {
     const [at, error] = [place.get(key), place.get(data.ranking)];
-    const points = rows
+    return rows
       .map((i) => [data.rows[i][at], data.rows[i][error], spread(i)])
       .filter(([value, mse]) => value !== null && mse !== null);
+  }
+
+  // Share of the errors' variance that goes with a key: between its values, or quarters of many.
+  function influence(key, rows) {
+    const points = pointsOf(key, rows).sort((a, b) => (a[0] < b[0] ? -1 : 1));
+    const values = [...new Set(points.map(([value]) => value))];
+    const groups = new Map();
+    const mean = (numbers) => numbers.reduce((a, b) => a + b, 0) / numbers.length;
+    for (const [value, mse] of points) {
+      const group = values.length > 4 ? Math.floor((4 * values.indexOf(value)) / values.length) : value;
+      groups.set(group, [...(groups.get(group) ?? []), Math.log(Math.max(mse, 1e-300))]);
+    }
+    const all = [...groups.values()].flat();
+    const variance = (numbers) => mean(numbers.map((one) => (one - mean(all)) ** 2));
+    const between = [...groups.values()].flatMap((group) => group.map(() => mean(group)));
+    return all.length && variance(all) ? variance(between) / variance(all) : 0;
+  }
+
+  function drawChart(key, rows) {
+    const at = place.get(key);
+    const points = pointsOf(key, rows);
     const column = data.columns[at];
     const isNumber = column.kind === "number";
     const classes = [...new Set(points.map(([value]) => value))].sort((a, b) => (a < b ? -1 : 1));
@@ -258,7 +279,8 @@
       sum[0] += mse;
       sum[1] += 1;
     }
-    if (classes.length > 40) return;
+    // Where hardly a value comes twice, as in a search, a line from run to run says nothing.
+    if (classes.length > 40 || (classes.length > 12 && points.length < 2 * classes.length)) return;
     const means = classes.map((value) => [at(value), y.at(sums.get(value)[0] / sums.get(value)[1])]);
     const line = isNumber
       ? `M${means.map(([a, b]) => `${a.toFixed(1)} ${b.toFixed(1)}`).join("L")}`
@@ -267,7 +289,11 @@
   }
 
   function drawCharts(rows) {
-    const charts = data.keys.map((key) => drawChart(key, rows)).filter((chart) => chart);
+    const order = data.keys
+      .map((key) => [key, influence(key, rows)])
+      .sort((a, b) => b[1] - a[1])
+      .map(([key]) => key);
+    const charts = order.map((key) => drawChart(key, rows)).filter((chart) => chart);
     byId("figures").hidden = charts.length === 0;
     byId("charts").replaceChildren(...charts);
   }
