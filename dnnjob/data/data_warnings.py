@@ -5,6 +5,7 @@ for warning in find_weaknesses(job.data, [facts, ...], target_facts): ...
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -98,8 +99,18 @@ def _differ_all(num_rows: int, num_values: int) -> bool:
 def _tells_rows_apart(name: str, found: NumberTotals) -> bool:
     """Whether another whole number is in each row, by its name an id, or 1 and on."""
     values, weights = found.sketch.samples()
-    if found.num_finite < max(found.num_rows, LEAST_NUMBERED_ROWS) or (weights > 1).any():
+    if found.num_finite < max(found.num_rows, LEAST_NUMBERED_ROWS):
         return False
+    if (weights > 1).any():
+        # Of so many rows a sample alone is known; numbers from 1 on tell by their spread as well.
+        num_rows = float(found.num_rows)
+        deviation = num_rows * (num_rows**2 - 1) / 12
+        return (
+            found.maximum - found.minimum == num_rows - 1
+            and bool(np.equal(np.mod(values, 1), 0).all())
+            and len(np.unique(values)) == len(values)
+            and math.isclose(found.squared_deviation, deviation, rel_tol=1e-9)
+        )
     if not (np.equal(np.mod(values, 1), 0).all() and len(np.unique(values)) == found.num_rows):
         return False
     return bool(ID_NAME.search(name)) or found.maximum - found.minimum == found.num_rows - 1

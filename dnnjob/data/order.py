@@ -137,12 +137,6 @@ class Plan:
         """Shape of the index tensor of a call: steps, replicas, rows of a replica."""
         raise NotImplementedError
 
-    def step_rows(self) -> npt.NDArray[np.int64]:
-        """Rows of each step of an epoch, shape `(steps_per_epoch,)`."""
-        rows = np.full(self.steps_per_epoch, self.global_batch_size, dtype=np.int64)
-        rows[-1] = self.num_rows - self.global_batch_size * (self.steps_per_epoch - 1)
-        return rows
-
 
 @dataclass(frozen=True)
 class StepPlan(Plan):

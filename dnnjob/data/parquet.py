@@ -163,12 +163,6 @@ class ParquetRows:
                         totals[name] = totals.get(name, 0) + one.total_uncompressed_size
         return {name: total / max(1, self.num_rows) for name, total in totals.items()}
 
-    def groups_of_rows(self, first: int, stop: int) -> range:
-        """The row groups that hold some of the rows `first` to `stop`."""
-        starts = self.starts
-        begin = int(np.searchsorted(starts, first, side="right")) - 1
-        return range(begin, int(np.searchsorted(starts, stop, side="left")))
-
     def read(self, groups: range) -> pa.Table:
         """The columns wanted of consecutive row groups.
 

@@ -51,16 +51,6 @@ def test_pieces_hide_where_files_end(paths: list[Path], size: int, first: int) -
     assert all(table.column_names == ["y", "x"] for _, table in pieces)
 
 
-def test_rows_are_found_in_their_row_groups(paths: list[Path]) -> None:
-    rows = open_rows(paths, ["x"])
-
-    for first, stop in ((0, 1), (63, 65), (100, 101), (729, 731), (0, NUM_ROWS)):
-        groups = rows.groups_of_rows(first, stop)
-        found = rows.read(groups)["x"].to_pylist()
-        assert set(range(first, stop)) <= set(found)
-        assert len(groups) == 1 or len(found) - (stop - first) < 2 * 64
-
-
 def test_a_damaged_row_group_is_named_with_its_file_and_place(paths: list[Path]) -> None:
     rows = open_rows(paths, ["x", "y"])
     broken = next(group for group in rows.groups if group.path == paths[2] and group.number == 3)

@@ -1,0 +1,32 @@
+"""What a person should know of a table, from what its columns add up to."""
+
+import numpy as np
+import pytest
+
+from dnnjob.data.data_warnings import facts_of_totals
+from dnnjob.data.running_statistics import NumberTotals, measure_column
+from dnnjob.data.schema import Column
+
+# More than are held one by one.
+NUM_ROWS = 200_000
+ROWS = np.arange(1.0, NUM_ROWS + 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "is_id"),
+    [
+        (ROWS, True),
+        (ROWS[::-1] + 10_000, True),
+        (np.random.default_rng(0).permutation(ROWS), True),
+        (ROWS / 2, False),
+        (np.random.default_rng(0).integers(1, NUM_ROWS + 1, NUM_ROWS).astype(float), False),
+        (np.where(ROWS < NUM_ROWS, np.minimum(ROWS, 100_000), NUM_ROWS), False),
+    ],
+    ids=["in order", "from the last", "shuffled", "halves", "drawn", "held"],
+)
+def test_numbers_from_one_on_are_ids_in_a_long_table(values: np.ndarray, is_id: bool) -> None:
+    found = measure_column(values)
+    assert isinstance(found, NumberTotals)
+    assert (found.sketch.samples()[1] > 1).any()
+
+    assert facts_of_totals(Column("n", "numeric"), found, is_target=False).is_id == is_id
