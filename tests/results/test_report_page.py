@@ -220,6 +220,9 @@ def test_the_page_says_what_the_intervals_are_worth(report: Report) -> None:
         "90 % intervals reach 4.250 to either side of a prediction, and hold the target of 90.8 % "
         "of the test rows. They come from 70 rows"
     ) in said
+    cross = intervals.model_copy(update={"method": "cross"})
+    said = _say(render_page(report.model_copy(update={"intervals": cross})))
+    assert "They come from 70 training rows, each predicted by the network that left it out" in said
     logs = intervals.model_copy(update={"transform": "log1p"})
     said = _say(render_page(report.model_copy(update={"intervals": logs})))
     assert "90 % intervals are 8.500 wide on average, and hold" in said
