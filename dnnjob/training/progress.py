@@ -4,6 +4,7 @@ with open_progress(epochs=500) as show: show(progress, 1500.0, 1.2)
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from dnnjob.runs import Progress
+from dnnjob.tasks import LANE
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,8 @@ def open_progress(*, epochs: int) -> Iterator[Show]:
     if _is_notebook():
         yield _NotebookShow(epochs)
         return
-    if not sys.stderr.isatty():
+    # Of the points of a sweep there is one bar, by whoever has started this process for one.
+    if not sys.stderr.isatty() or LANE in os.environ:
         lines = _LineShow()
         yield lines
         lines.end()

@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from dnnjob.runs import Progress
+from dnnjob.tasks import LANE
 from dnnjob.training.progress import open_progress
 
 
@@ -37,3 +38,19 @@ def test_no_epoch_is_shown_twice(caplog: pytest.LogCaptureFixture) -> None:
         show(Progress(epoch=1, epochs=1), 100.0, 0.0)
 
     assert caplog.messages == ["Epoch 1/1: loss -, 100 steps/s, 0:00 left."]
+
+
+def test_a_point_of_a_sweep_draws_no_bar_of_its_own_on_a_terminal(
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.INFO, logger="dnnjob")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv(LANE, "yes")
+
+    with open_progress(epochs=1) as show:
+        show(Progress(epoch=1, epochs=1), 100.0, 0.0)
+
+    assert caplog.messages == ["Epoch 1/1: loss -, 100 steps/s, 0:00 left."]
+    assert capsys.readouterr().err == ""
