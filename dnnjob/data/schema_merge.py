@@ -33,7 +33,8 @@ def join_columns(parts: Sequence[ColumnData], *, source: str, files: Sequence[st
 def _join_originals(parts: Sequence[Any]) -> Any:
     import pyarrow as pa
 
-    types = {part.type for part in parts}
+    # A file without any id says nothing of what ids are.
+    types = {part.type for part in parts if not pa.types.is_null(part.type)} or {pa.null()}
     # Ids that are numbers in one file and texts in another are texts.
     wanted = pa.int64() if are_integers(types) else pa.string()
     wanted = next(iter(types)) if len(types) == 1 else wanted
