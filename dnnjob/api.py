@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnnjob.config import JobConfig, load_job, make_job, make_points, to_toml
-from dnnjob.errors import ExitCode, JobError
+from dnnjob.errors import JobError
 from dnnjob.frames import Where, best_folder, collect_frame
 from dnnjob.in_memory import hold_tables
 from dnnjob.launch.apart import do_apart
 from dnnjob.python_talk import speaking_python
-from dnnjob.run_handles import Path_, Run, Sweep, raise_fault
+from dnnjob.run_handles import Path_, Run, Sweep, judge_sweep, raise_fault
 from dnnjob.runs import RunPaths, SweepPaths, read_sweep
 from dnnjob.runs import open_run as find_run
 
@@ -67,10 +67,8 @@ def run(job: Job, *overrides: str, root: Path_ = "runs") -> Run | Sweep:
         if not ended.folders or not asked.is_sweep:
             raise_fault(ended, RunPaths(ended.folders[-1]) if ended.folders else None)
             return Run(ended.folders[-1])
-        sweep = Sweep(_find_sweep(ended.folders[0]))
-        if ended.code is not ExitCode.DONE:
-            talk.warn(f"Not all runs of the sweep are complete: {ended.error}")
-    return sweep
+        judge_sweep(ended, talk)
+        return Sweep(_find_sweep(ended.folders[0]))
 
 
 def submit(

@@ -17,7 +17,7 @@ from dnnjob.frames import Where, best_folder, collect_frame, to_frame
 from dnnjob.in_memory import to_arrow, write_parquet
 from dnnjob.launch.apart import Ended, do_apart
 from dnnjob.launch.watch.run_views import RunView, look
-from dnnjob.python_talk import speaking_python
+from dnnjob.python_talk import Talk, speaking_python
 from dnnjob.python_words import in_python
 from dnnjob.runs import RunPaths, State, SweepPaths, read_sweep
 
@@ -307,12 +307,25 @@ class Sweep:
         """What a task of each run has said, one run below the other."""
         return "\n".join(filter(None, (run.logs(task=task) for run in self.runs)))
 
-    def resume(self, *overrides: str, here: bool = False) -> "Sweep":
-        """Goes on with those that have ended without being complete, as `Run.resume` does."""
-        runs = self.runs
-        for run, view in zip(runs, _look(runs), strict=True):
-            if view.is_over and view.state != "COMPLETED":
-                run.resume(*overrides, here=here)
+    def resume(self, *, here: bool = False) -> "Sweep":
+        """Goes on with all that have not completed, together as they were.
+
+        Args:
+            here: Whether to go on in the foreground, wherever they ran before.
+
+        Raises:
+            JobError: If one is alive.
+        """
+        with speaking_python(aloud=True) as talk:
+            ended = do_apart(
+                "resume",
+                command=["resume", str(self.path), *(["--here"] if here else [])],
+                listener=talk,
+                run=str(self.path),
+                words=[],
+                here=here,
+            )
+            judge_sweep(ended, talk)
         return self
 
     def collect(
@@ -353,6 +366,18 @@ def raise_fault(ended: Ended, paths: RunPaths | None = None) -> None:
             error = _REASONS[view.reason](ended.error)
         error.add_note(f"Run folder: {paths.root}")
     raise error
+
+
+def judge_sweep(ended: Ended, talk: Talk) -> None:
+    """Warns of points that did not complete.
+
+    Raises:
+        DnnJobError: If the sweep itself could not go on.
+    """
+    if ended.kind:
+        raise_fault(ended)
+    if ended.code is not ExitCode.DONE:
+        talk.warn(f"Not all runs of the sweep are complete. {ended.error}".rstrip())
 
 
 def _look(runs: Sequence[Run]) -> list[RunView]:

@@ -293,6 +293,7 @@ def test_a_sweep_gives_its_runs(write_job: WriteJob, root: Path) -> None:
     assert sweep.wait() == dnnjob.ExitCode.DONE
     assert len(sweep.collect()) == 2
     assert sweep.best() in sweep.runs
+    assert sweep.resume() == sweep
     assert "<table" in sweep._repr_html_()
     assert dnnjob.open_sweep(sweep.path) == sweep
     with pytest.raises(dnnjob.JobError, match=r"sweep\.json"):
