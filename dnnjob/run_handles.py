@@ -93,7 +93,9 @@ class Run:
         return view
 
     def predictions(self) -> "pd.DataFrame":
-        """`row_id`, `split`, `y_true`, `y_pred` in target units, and id columns, by row.
+        """`row_id`, `split`, `y_true`, `y_pred` in target units, by row, as the run has them.
+
+        Of several members also `y_std`, of calibrated runs `y_lower` and `y_upper`; then ids.
 
         Raises:
             JobError: If the run has none.
