@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from dnnjob.collect.collected_table import (
@@ -40,8 +40,9 @@ from dnnjob.collect.seeds import make_settings, setting_keys
 from dnnjob.collect.terminal import to_cell
 from dnnjob.collect.views import describe_next
 from dnnjob.errors import DnnJobError
-from dnnjob.results.notation import format_number, split_against
+from dnnjob.results.notation import split_against
 from dnnjob.results.report import read_predictions
+from dnnjob.results.report_page import page_environment
 from dnnjob.results.verdict import BASELINE_NAMES
 from dnnjob.runs import RunPaths
 
@@ -270,12 +271,6 @@ def _load_asset(name: str) -> Markup:
 
 @functools.cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("dnnjob.collect"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": format_number, "cell": to_cell, "next": describe_next}
+    environment = page_environment("dnnjob.collect")
+    environment.filters |= {"cell": to_cell, "next": describe_next}
     return environment

@@ -84,10 +84,10 @@ def _to_data_uri(png: bytes) -> str:
 
 
 @functools.cache
-def page_environment() -> Environment:
-    """Renders the templates of this room."""
+def page_environment(package: str = "dnnjob.results") -> Environment:
+    """Renders the templates of a room."""
     environment = Environment(
-        loader=PackageLoader("dnnjob.results"),
+        loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

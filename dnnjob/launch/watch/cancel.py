@@ -16,7 +16,7 @@ from dnnjob.errors import ExitCode, JobError, MissingError
 from dnnjob.launch.watch.run_selection import open_runs
 from dnnjob.launch.watch.run_views import RunView, look
 from dnnjob.launch.watch.status_table import describe_view, shorten
-from dnnjob.launch.watch.targets import Carrier, find_carriers
+from dnnjob.launch.watch.targets import SubmittedJob, find_submitted_jobs
 from dnnjob.machine import user_name
 from dnnjob.runs import (
     Cancel,
@@ -47,9 +47,9 @@ def cancel_command(place: Path) -> ExitCode:
     # First of all: what ends a job looks for the wish to tell why.
     _leave_wishes(alive)
     # One that has other runs to do sees the wish by itself, and goes on with these.
-    carriers = [one for one in find_carriers(alive) if not one.runs]
-    slurm.cancel(_find_jobs(carriers))
-    for pid in {*_senders(carriers), *_chiefs(alive)}:
+    jobs = [one for one in find_submitted_jobs(alive) if not one.runs]
+    slurm.cancel(_find_jobs(jobs))
+    for pid in {*_senders(jobs), *_chiefs(alive)}:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     _tell(views, alive)
@@ -64,9 +64,9 @@ def _refuse_copy(view: RunView) -> None:
         )
 
 
-def _find_jobs(carriers: Iterable[Carrier]) -> list[str]:
+def _find_jobs(jobs: Iterable[SubmittedJob]) -> list[str]:
     """The jobs to cancel on the cluster that commands here speak to."""
-    sent = [one.submission for one in carriers if one.submission.executor == "slurm"]
+    sent = [one.submission for one in jobs if one.submission.executor == "slurm"]
     if not sent:
         return []
     here = slurm.cluster_name()
@@ -95,10 +95,10 @@ def _leave_wishes(runs: Iterable[RunPaths]) -> None:
             ) from error
 
 
-def _senders(carriers: Iterable[Carrier]) -> Iterator[int]:
+def _senders(jobs: Iterable[SubmittedJob]) -> Iterator[int]:
     """Processes of this machine that were submitted and carry nothing else."""
-    for carrier in carriers:
-        sent = carrier.submission
+    for job in jobs:
+        sent = job.submission
         if sent.executor == "local":
             pid = int(sent.job_id)
             if sees_process(pid, sent.process, host=sent.host):
@@ -120,7 +120,7 @@ def _chiefs(runs: Iterable[RunPaths]) -> Iterator[int]:
 def _has_sender(paths: RunPaths) -> bool:
     """Whether a submitted process of this machine is at work on the run, and perhaps on others."""
     sent = read_submission(paths)
-    return sent is not None and any(_senders([Carrier(sent, frozenset())]))
+    return sent is not None and any(_senders([SubmittedJob(sent, frozenset())]))
 
 
 def _tell(views: Sequence[RunView], alive: Sequence[RunPaths]) -> None:

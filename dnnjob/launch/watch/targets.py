@@ -1,6 +1,6 @@
 """Jobs and processes, and the runs that each of them carries: several, in a sweep.
 
-for carrier in find_carriers(runs): print(carrier.submission.job_id, carrier.runs)
+for job in find_submitted_jobs(runs): print(job.submission.job_id, job.runs)
 """
 
 import os
@@ -23,7 +23,7 @@ from dnnjob.runs import (
 
 
 @dataclass(frozen=True)
-class Carrier:
+class SubmittedJob:
     """A Slurm job, an array element, or a local process that was submitted."""
 
     submission: Submission
@@ -32,9 +32,9 @@ class Carrier:
     """Those that it still has to do: neither ended nor cancelled."""
 
 
-def find_carriers(runs: Iterable[RunPaths]) -> list[Carrier]:
-    """What carries the runs that were submitted, each carrier once."""
-    alone: list[Carrier] = []
+def find_submitted_jobs(runs: Iterable[RunPaths]) -> list[SubmittedJob]:
+    """What carries the runs that were submitted, each once."""
+    alone: list[SubmittedJob] = []
     sweeps: dict[Path, SweepPaths] = {}
     chosen: set[str] = set()
     for paths in runs:
@@ -42,13 +42,13 @@ def find_carriers(runs: Iterable[RunPaths]) -> list[Carrier]:
         if sent is None:
             continue
         if _is_sent_alone(paths, sent):
-            alone.append(Carrier(sent, frozenset(filter(_is_wanted, [paths]))))
+            alone.append(SubmittedJob(sent, frozenset(filter(_is_wanted, [paths]))))
             continue
         sweep = _sweep_of(paths, sent)
         sweeps[sweep.root] = sweep
         chosen.add(sent.job_id)
-    shared = [carrier for sweep in sweeps.values() for carrier in _carriers_of(sweep)]
-    return alone + [carrier for carrier in shared if carrier.submission.job_id in chosen]
+    shared = [job for sweep in sweeps.values() for job in _jobs_of(sweep)]
+    return alone + [job for job in shared if job.submission.job_id in chosen]
 
 
 def _is_sent_alone(paths: RunPaths, sent: Submission) -> bool:
@@ -65,7 +65,7 @@ def _folder_of(paths: RunPaths, sent: Submission) -> Path:
     return Path(os.path.normpath(paths.root / sent.folder))
 
 
-def _carriers_of(sweep: SweepPaths) -> Iterator[Carrier]:
+def _jobs_of(sweep: SweepPaths) -> Iterator[SubmittedJob]:
     carried: dict[str, list[RunPaths]] = {}
     sent: dict[str, Submission] = {}
     for paths in _points(sweep):
@@ -74,7 +74,7 @@ def _carriers_of(sweep: SweepPaths) -> Iterator[Carrier]:
             sent[submission.job_id] = submission
             carried.setdefault(submission.job_id, []).append(paths)
     for job_id, runs in carried.items():
-        yield Carrier(sent[job_id], frozenset(filter(_is_wanted, runs)))
+        yield SubmittedJob(sent[job_id], frozenset(filter(_is_wanted, runs)))
 
 
 def _points(sweep: SweepPaths) -> list[RunPaths]:
