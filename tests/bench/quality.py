@@ -18,6 +18,7 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Mapping
@@ -176,10 +177,15 @@ def run_network(split: Split, job: Path, arguments: argparse.Namespace) -> Path:
     words = [f"seed={split.seed}", f"data.test_fraction={arguments.test_fraction}"]
     words += ["output.plots=false", "output.model=false", "output.trees=false"]
     command = [str(DNNJOB), "run", str(job), *words, *arguments.overrides]
-    folder = Path(say(*command, "--root", str(FOLDER / "runs")).strip().splitlines()[-1])
+    root = FOLDER / "runs"
     if arguments.search:
-        folder = Path(say(str(DNNJOB), "best", str(folder)).strip().splitlines()[-1])
-    return folder
+        root.mkdir(exist_ok=True)
+        # A root of its own, whose best run is the search's.
+        root = Path(tempfile.mkdtemp(prefix=f"search-{split.table}-{split.seed}-", dir=root))
+    printed = say(*command, "--root", str(root))
+    if arguments.search:
+        printed = say(str(DNNJOB), "best", str(root))
+    return Path(printed.strip().splitlines()[-1])
 
 
 def draft(name: str, source: Path, arguments: argparse.Namespace) -> Path:
