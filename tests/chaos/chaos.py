@@ -20,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -180,7 +182,7 @@ def _measure(scene: Scene) -> dict[Phase, float]:
 
 
 def draw(rng: random.Random, *, jobs: list[str], faults: list[str]) -> Scenario:
-    """A scenario: first the fault, so that each comes about equally often."""
+    """A scenario: first the fault, then what suits it."""
     fault = FAULTS[rng.choice(faults)]
     work = WORKS[rng.choice([name for name in jobs if fault.suits(WORKS[name])])]
     phase = rng.choice(list(fault.phases))
@@ -264,11 +266,19 @@ def _play_on(
         if name not in left_out and any(FAULTS[name].suits(WORKS[job]) for job in arguments.jobs)
     ]
     while again or (arguments.replay is None and time.monotonic() < until):
-        scenario = again.pop() if again else draw(rng, jobs=arguments.jobs, faults=names)
+        rarest = _find_rarest(names, ledger.entries)
+        scenario = again.pop() if again else draw(rng, jobs=arguments.jobs, faults=rarest)
         entry = chaos.play(scenario)
         ledger.add(entry)
         what = f"{scenario.job}, {scenario.fault} of {scenario.target} in {entry.came_in}"
         print(f"{len(ledger.entries)}: {what}: {entry.outcome}, {entry.seconds:.0f} s", flush=True)
+
+
+def _find_rarest(names: list[str], entries: Sequence[Entry]) -> list[str]:
+    """The faults that came least often: a ledger is to have its share of each."""
+    came = Counter(one.scenario.fault for one in entries if one.outcome != "too late")
+    least = min(came[name] for name in names)
+    return [name for name in names if came[name] == least]
 
 
 def _parse() -> argparse.Namespace:
