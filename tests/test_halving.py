@@ -1,5 +1,9 @@
 """A search with halving, from its job file to its reports."""
 
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +17,7 @@ from dnnjob.launch.worker import run_attempt
 from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths, create_run, read_status
 from dnnjob.tasks import StopFlag, Until
-from tests.conftest import Command, WriteJob, run_here
+from tests.conftest import Command, WriteJob, command_line, run_here
 
 
 def attempt(paths: RunPaths, until: Until | None = None) -> ExitCode:
@@ -83,6 +87,42 @@ def test_with_patience_a_run_is_compared_by_its_best_epoch(
     attempt(paths)
     assert rung is not None
     assert rung.val_loss == pd.read_parquet(paths.history)["val_loss"][:10].min()
+
+
+@pytest.mark.slow
+def test_a_search_that_was_disturbed_goes_on_to_the_bits_of_one_that_was_not(
+    write_job: WriteJob, tmp_path: Path, dnnjob: Command
+) -> None:
+    """A lane is killed, then Ctrl-C comes; `resume` of the sweep does the rest."""
+    rates = [0.01, 0.02, 0.03, 0.04]
+    words = {"sweep": {"train.learning_rate": rates}, "search": {"halving": 3}}
+    job = write_job(train={"epochs": 2700}, **words)
+    command = command_line("run", job, "--root", tmp_path / "runs")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        runs = [RunPaths(Path(process.stdout.readline().strip())) for _ in rates]
+        _wait_for_epoch(runs[0])
+        os.kill(read_status(runs[0]).attempts[-1].pid, signal.SIGKILL)
+        _wait_for_epoch(runs[2])
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == ExitCode.INTERRUPTED
+    (sweep,) = (tmp_path / "runs" / "tiny" / "sweeps").iterdir()
+
+    resumed = dnnjob("resume", sweep)
+    straight = dnnjob("run", job, "--root", tmp_path / "others")
+
+    assert (resumed.returncode, straight.returncode) == (0, 0), resumed.stderr
+    others = [RunPaths(Path(line)) for line in straight.stdout.splitlines()]
+    for paths, other in zip(runs, others, strict=True):
+        assert paths.predictions.read_bytes() == other.predictions.read_bytes()
+        assert read_report(paths.report).training == read_report(other.report).training
+
+
+def _wait_for_epoch(paths: RunPaths) -> None:
+    until = time.monotonic() + 120
+    while read_status(paths).state != "RUNNING" or not read_status(paths).progress.epoch:
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 @pytest.mark.long
