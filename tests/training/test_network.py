@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from dnnjob.config import JobConfig, resolve_job
 from dnnjob.data.order import StepPlan
+from dnnjob.data.windows import make_windows
 from dnnjob.tasks import Crew, StopFlag
 from dnnjob.training import network as networks
-from dnnjob.training.member import TrainingState
+from dnnjob.training.member import Member, TrainingState
 from dnnjob.training.network import Stack, make_stack
 from dnnjob.training.step import ResidentData
 from dnnjob.training.strategy import make_devices
@@ -45,12 +46,14 @@ def train(job: JobConfig) -> tuple[Stack, list[np.ndarray], list[float]]:
     plan = StepPlan(80, job.train.global_batch_size, 1, job.train.epochs)
     data = ResidentData(*parts, 20)
     stack = make_stack(job, plan, data, encoding=plain_encoding(5), devices=devices)
-    state = TrainingState.begin(plan)
-    crew = Crew(StopFlag())
-    TrainingLoop(stack.step, stack.networks[0], plan, job, keep=lambda _: None, crew=crew).train(
-        state
+    member = Member(
+        stack.networks[0],
+        TrainingState.begin(plan),
+        lambda first_step: make_windows(plan, seed=job.seed, first_step=first_step),
     )
-    return stack, stack.dnn.get_weights(), state.log.losses
+    crew = Crew(StopFlag())
+    TrainingLoop(stack.step, job, keep=lambda: None, crew=crew).train([member])
+    return stack, stack.dnn.get_weights(), member.state.log.losses
 
 
 def test_a_run_after_another_of_its_kind_ends_in_the_bits_of_one_alone(

@@ -225,7 +225,7 @@ def test_going_on_elsewhere_is_allowed_warned_about_and_remembered(
     training = make_training(**SECTIONS)
     later = make_keeper(training, paths, elsewhere)
 
-    later.restore(training.plan)
+    later.restore()
 
     assert later.inexact == keeper.inexact
 
@@ -245,13 +245,12 @@ def test_an_attempt_is_known_by_the_machines_of_all_its_tasks(make_training: Any
     training = make_training()
 
     class Two(Crew):
-        task = Task(0, 2, "launch")
-
         def gather(self, value: Any) -> list[Any]:
             return [value, {**value, "cpu": "another"}]
 
     table = Fingerprint("sha256-bytes", "abc")
-    found = identify(training.job, table, training.devices, crew=Two(StopFlag()), threads=3)
+    crew = Two(StopFlag(), Task(0, 2, "launch"))
+    found = identify(training.job, table, training.devices, crew=crew, threads=3)
 
     assert found.fingerprint["threads"] == 3
     assert found.fingerprint["tasks"] == 2
