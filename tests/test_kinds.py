@@ -17,7 +17,7 @@ from dnnjob.data.draft import draft_job
 from dnnjob.errors import ExitCode
 from dnnjob.launch.foreground import run_foreground
 from dnnjob.predict import predict_table
-from dnnjob.results.report import Report, read_report
+from dnnjob.results.report import BOUNDS, Report, read_report
 from dnnjob.runs import RunPaths
 from tests.conftest import Command, run_here, said_by, write_tiny_job
 
@@ -84,7 +84,7 @@ def predictions_of(houses: Houses) -> pd.DataFrame:
 
 def test_predictions_carry_the_ids_and_the_rows_without_a_target(houses: Houses) -> None:
     found, frame = predictions_of(houses), houses.frame
-    assert list(found.columns) == ["row_id", "split", "y_true", "y_pred", "key", "when"]
+    assert list(found.columns) == ["row_id", "split", "y_true", "y_pred", *BOUNDS, "key", "when"]
     assert found["key"].tolist() == frame["key"].tolist()
     assert found["when"].tolist() == frame["when"].tolist()
     np.testing.assert_array_equal(found["y_true"], frame["price"])
@@ -169,7 +169,7 @@ def test_predict_says_what_the_run_said(houses: Houses, tmp_path: Path) -> None:
     table = str(houses.folder / "table.csv")
     predict_table(houses.paths.root, table, out=tmp_path / "p.parquet")
     found = pd.read_parquet(tmp_path / "p.parquet")
-    assert list(found.columns) == ["row_id", "y_true", "y_pred", "key", "when"]
+    assert list(found.columns) == ["row_id", "y_true", "y_pred", *BOUNDS, "key", "when"]
     np.testing.assert_allclose(found["y_pred"], predictions_of(houses)["y_pred"], rtol=5e-6)
     assert found["key"].tolist() == houses.frame["key"].tolist()
 
@@ -182,7 +182,7 @@ def test_predict_takes_new_values_gaps_and_parquet(houses: Houses, tmp_path: Pat
     new.to_parquet(tmp_path / "new.parquet")
     predict_table(houses.paths.root, str(tmp_path / "new.parquet"), out=tmp_path / "p.parquet")
     found = pd.read_parquet(tmp_path / "p.parquet")
-    assert list(found.columns) == ["row_id", "y_pred", "when"]
+    assert list(found.columns) == ["row_id", "y_pred", *BOUNDS, "when"]
     assert np.isfinite(found["y_pred"]).all()
 
 

@@ -276,7 +276,7 @@ def test_the_model_of_another_run_is_refused(copied: RunPaths, tmp_path: Path) -
 def test_csv_holds_what_parquet_holds(finished: FinishedRun, tmp_path: Path) -> None:
     for suffix in ("csv", "parquet"):
         predict_table(finished.paths.root, "table.csv", out=tmp_path / f"p.{suffix}")
-    assert (tmp_path / "p.csv").read_text().startswith("row_id,y_true,y_pred\n0,")
+    assert (tmp_path / "p.csv").read_text().startswith("row_id,y_true,y_pred,y_lower,y_upper\n0,")
     pd.testing.assert_frame_equal(
         pd.read_csv(tmp_path / "p.csv"), pd.read_parquet(tmp_path / "p.parquet")
     )
@@ -299,7 +299,16 @@ def test_columns_are_passed_through_in_the_types_of_the_file(
             keep=["region", "id", "plain"],
         )
     found = pq.read_table(tmp_path / "p.parquet")
-    assert found.column_names == ["row_id", "y_true", "y_pred", "region", "id", "plain"]
+    assert found.column_names == [
+        "row_id",
+        "y_true",
+        "y_pred",
+        "y_lower",
+        "y_upper",
+        "region",
+        "id",
+        "plain",
+    ]
     assert found["id"].to_pylist() == ids
     assert found["region"].to_pylist() == ["a,b", "c"] * 60
     assert found["plain"].to_pylist() == table["plain"].to_pylist()
@@ -317,7 +326,7 @@ def test_predictions_are_printed_as_csv(finished: FinishedRun, dnnjob: Command) 
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "row_id,y_true,y_pred"
+    assert lines[0] == "row_id,y_true,y_pred,y_lower,y_upper"
     assert len(lines) == 121
     assert "rows that trained the run are among them" in done.stderr
 
