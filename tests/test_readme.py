@@ -20,10 +20,10 @@ from tests.conftest import CHECKOUT
 NOTEBOOK = CHECKOUT / "docs" / "notebook.md"
 PAGES = [CHECKOUT / "README.md", *sorted({*(CHECKOUT / "docs").glob("*.md")} - {NOTEBOOK})]
 RUN = re.compile(r"runs/houses/\d{8}-\d{6}-[0-9a-f]{6}|\bRUN\b")
-# What a reader's machine need not have, and what goes on until the reader ends it.
+# What a reader's machine need not have, what takes long, and what goes on until the reader ends it.
 ELSEWHERE = re.compile(
-    r"^(make|srun|docker/dnnjob)\b|jobs/|/scratch/|--follow|\bSWEEP\b|--profile (mine\.toml|gpu)\b"
-    r"(?!.*--dry-run)|profile\.|[|\[]"
+    r"^(make|srun|docker/dnnjob|dnnjob run search)\b|jobs/|/scratch/|--follow|\bSWEEP\b"
+    r"|--profile (mine\.toml|gpu)\b(?!.*--dry-run)|profile\.|[|\[]"
 )
 
 
