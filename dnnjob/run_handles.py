@@ -100,10 +100,10 @@ class Run:
         Raises:
             JobError: If the run has none.
         """
-        from dnnjob.results.report import read_predictions
+        from dnnjob.results.report import read_all_predictions
 
         with speaking_python():
-            return to_frame(read_predictions(self._paths.predictions))
+            return to_frame(read_all_predictions(self._paths.predictions))
 
     def history(self) -> "pd.DataFrame":
         """`epoch`, `loss`, `val_loss`, `learning_rate`, `seconds`, a line an epoch.

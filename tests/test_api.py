@@ -92,7 +92,8 @@ def test_a_run_gives_what_its_files_hold(finished: FinishedRun) -> None:
     assert run.job == load_job(finished.paths.job)
     assert run.plots["regplot"] == finished.paths.plots / "regplot.png"
     predictions = run.predictions()
-    assert list(predictions.columns) == ["row_id", "split", "y_true", "y_pred"]
+    bounds = ["y_lower", "y_upper"]
+    assert list(predictions.columns) == ["row_id", "split", "y_true", "y_pred", *bounds]
     test = predictions[predictions["split"] == "test"]
     mse = ((test["y_true"] - test["y_pred"]) ** 2).mean()
     assert mse == pytest.approx(report["metrics"]["test"]["mse"])

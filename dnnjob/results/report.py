@@ -390,6 +390,16 @@ def read_predictions(path: Path) -> pa.Table:
     return _read_table(path, PREDICTIONS_SCHEMA)
 
 
+def read_all_predictions(path: Path) -> pa.Table:
+    """The same with whatever stands behind: the members' spread, bounds, columns of ids."""
+    table = read_predictions(path)
+    everything = pq.read_table(path)
+    for name in everything.column_names:
+        if name not in PREDICTIONS_SCHEMA.names:
+            table = table.append_column(everything.schema.field(name), everything[name])
+    return table
+
+
 def write_history(paths: RunPaths, history: History) -> None:
     """Replaces `history.parquet`; epochs are counted from 1."""
     num_epochs = len(history.loss)
