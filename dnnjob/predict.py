@@ -34,12 +34,12 @@ from dnnjob.text import quote_command
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dnnjob.training.export import Predictor
+    from dnnjob.training.export import Prediction, Predictor
 
 logger = logging.getLogger(__name__)
 
 _WAY_OUT = "Predicting reads columns as training did: repair the table."
-_OWN_COLUMNS = ("row_id", "y_true", "y_pred", *BOUNDS)
+_OWN_COLUMNS = ("row_id", "y_true", "y_pred", "y_std", *BOUNDS)
 
 
 @dataclass
@@ -93,7 +93,8 @@ class Predicted:
 def predict_table(run: Path, data: str, *, out: Path, keep: Sequence[str] = ()) -> Predicted:
     """Predicts every row of a table and writes `row_id`, `y_true` where known, and `y_pred`.
 
-    With a run that has intervals also `y_lower` and `y_upper`. A table of files passes by in
+    With a run of several members also `y_std`, with one that has intervals `y_lower` and `y_upper`,
+    as its own predictions have them. A table of files passes by in
     pieces, so that its size does not matter; only text beside Parquet files is read whole.
 
     Args:
@@ -124,9 +125,9 @@ def predict_table(run: Path, data: str, *, out: Path, keep: Sequence[str] = ()) 
 
     def tables() -> "Iterator[pa.Table]":
         for rows in pieces:
-            y_pred = predict(rows.block)
-            yield add_bounds(_make_table(predicted.num_rows, rows, y_pred), report.intervals)
-            predicted.add(rows.y_true, y_pred)
+            found = predict(rows.block)
+            yield add_bounds(_make_table(predicted.num_rows, rows, found), report.intervals)
+            predicted.add(rows.y_true, found.y_pred)
             drift.add(rows.block)
 
     write_tables(out, tables())
@@ -254,13 +255,16 @@ def _load(paths: RunPaths, job: JobConfig, kinds: Mapping[str, FeatureKind]) -> 
     return load_predictor(paths.model, kinds, precision=job.devices.precision)
 
 
-def _make_table(first: int, rows: IncomingRows, y_pred: FloatArray) -> "pa.Table":
+def _make_table(first: int, rows: IncomingRows, found: "Prediction") -> "pa.Table":
     import pyarrow as pa
 
-    columns: dict[str, Any] = {"row_id": np.arange(first, first + len(y_pred), dtype=np.int64)}
+    row_id = np.arange(first, first + len(found.y_pred), dtype=np.int64)
+    columns: dict[str, Any] = {"row_id": row_id}
     if rows.y_true is not None:
         columns["y_true"] = pa.array(rows.y_true, pa.float64(), from_pandas=True)
-    columns["y_pred"] = pa.array(y_pred, pa.float64())
+    columns["y_pred"] = pa.array(found.y_pred, pa.float64())
+    if found.y_std is not None:
+        columns["y_std"] = pa.array(found.y_std, pa.float64())
     table = pa.table(columns)
     for name, column in rows.ids.items():
         table = table.append_column(name, column)

@@ -11,6 +11,7 @@ import pytest
 
 from dnnjob.data.order import StepPlan, member_seeds
 from dnnjob.data.windows import make_windows
+from dnnjob.predict import predict_table
 from dnnjob.results.report import Report, read_report
 from dnnjob.runs import RunPaths
 from tests.conftest import make_frame, run_here, write_tiny_job
@@ -99,6 +100,17 @@ def test_one_file_holds_all_members_and_plain_keras_gives_their_mean(several: Se
     np.testing.assert_allclose(found, predictions(several.paths)["y_pred"], rtol=1e-6)
     assert several.report.model.file_mb == several.paths.model.stat().st_size / 2**20
     assert several.report.model.load_s > 0
+
+
+def test_new_rows_have_the_spread_of_the_members_too(several: Several, tmp_path: Path) -> None:
+    path, out = tmp_path / "new.csv", tmp_path / "p.parquet"
+    make_frame().to_csv(path, index=False)
+    predict_table(several.paths.root, str(path), out=out)
+    found, own = pd.read_parquet(out), predictions(several.paths)
+    assert found.columns[:4].tolist() == ["row_id", "y_true", "y_pred", "y_std"]
+    assert own["y_std"].min() > 1e-3
+    np.testing.assert_allclose(found["y_std"], own["y_std"], rtol=1e-3)
+    np.testing.assert_allclose(found["y_pred"], own["y_pred"], rtol=1e-5)
 
 
 FOLDED = {

@@ -3,7 +3,7 @@
 model = build_export(job.model, encoding=encoding, weights=[weights], precision="float32")
 save_model(paths.model, model)
 predict = load_predictor(paths.model, kinds, precision="float32")
-y_pred = predict({"sex": Texts.of(["M", "F"]), "length": np.array([0.4, 0.5])})
+predict({"sex": Texts.of(["M", "F"]), "length": np.array([0.4, 0.5])}).y_pred
 """
 
 import os
@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -35,7 +35,20 @@ from dnnjob.training.encoder import (
 from dnnjob.training.model import build_encoded_dnn
 from dnnjob.training.stacked_model import build_stacked_dnn
 
-Predictor = Callable[[Block], FloatArray]
+
+class Prediction(NamedTuple):
+    """Predictions of some rows, target units.
+
+    Attributes:
+        y_pred: Of the model, `(num_rows,)`.
+        y_std: Standard deviation of its members' predictions, likewise; None of a single network.
+    """
+
+    y_pred: FloatArray
+    y_std: FloatArray | None
+
+
+Predictor = Callable[[Block], Prediction]
 
 # Bounds the memory that predicting takes.
 _BLOCK_ROWS = 8192
@@ -125,7 +138,7 @@ def save_model(path: Path, model: keras.Model, *, is_to_be_loaded: bool = False)
 
 
 def load_predictor(path: Path, kinds: Mapping[str, FeatureKind], *, precision: str) -> Predictor:
-    """What predicts raw columns `(num_rows,)` with a saved model, in target units `(num_rows,)`.
+    """What predicts raw columns `(num_rows,)` with a saved model.
 
     Args:
         path: A `.keras` file of `save_model`.
@@ -138,16 +151,24 @@ def load_predictor(path: Path, kinds: Mapping[str, FeatureKind], *, precision: s
     tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
     model = load_keras(path)
     _check_inputs(path, model, kinds)
+    # What the last layer of several networks takes is what each of them predicts.
+    of_members = isinstance(model.layers[-1], keras.layers.GlobalAveragePooling1D)
+    if of_members:
+        model = keras.Model(model.input, [model.output, model.layers[-1].input])
 
-    def predict(block: Block) -> FloatArray:
+    def predict(block: Block) -> Prediction:
         num_rows = len(next(iter(block.values())))
-        y_pred = np.empty(num_rows)
+        y_pred, y_std = np.empty(num_rows), np.empty(num_rows) if of_members else None
         for start in range(0, num_rows, _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
             part = take_rows(block, rows)
             inputs = {name: as_input(part[name], kind) for name, kind in kinds.items()}
-            y_pred[rows] = model(inputs, training=False).numpy()[:, 0]
-        return y_pred
+            predicted = model(inputs, training=False)
+            if y_std is not None:
+                predicted, each = predicted
+                y_std[rows] = each.numpy()[:, :, 0].std(axis=1, dtype=np.float64)
+            y_pred[rows] = predicted.numpy()[:, 0]
+        return Prediction(y_pred, y_std)
 
     return predict
 

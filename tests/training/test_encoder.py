@@ -243,7 +243,7 @@ def test_the_saved_model_predicts_what_the_pipeline_does(
 ) -> None:
     path, dnn = save(tmp_path, encoding)
     expected = encoding.target.restore(predict_rows(dnn, encode_block(encoding, block)))
-    found = load_predictor(path, KINDS, precision="float32")(block)
+    found = load_predictor(path, KINDS, precision="float32")(block).y_pred
     np.testing.assert_allclose(found, expected, rtol=2e-6)
     assert encoding.embedding_shapes == ((36, 6),)
     assert {len(places) for places in encoding.places.values()} >= {1, 2, 10}
@@ -263,7 +263,7 @@ def test_values_that_training_never_saw_are_predicted(
     path, dnn = save(tmp_path, encoding)
     expected = encoding.target.restore(predict_rows(dnn, encode_block(encoding, new)))
     assert np.isfinite(expected).all()
-    found = load_predictor(path, KINDS, precision="float32")(new)
+    found = load_predictor(path, KINDS, precision="float32")(new).y_pred
     np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
@@ -273,7 +273,7 @@ def test_a_log_target_comes_back_in_its_units(tmp_path: Path, block: Block) -> N
     encoding = Encoding(columns, target, "train")
     path, dnn = save(tmp_path, encoding)
     scaled = predict_rows(dnn, encode_block(encoding, block))
-    found = load_predictor(path, KINDS, precision="float32")(block)
+    found = load_predictor(path, KINDS, precision="float32")(block).y_pred
     np.testing.assert_allclose(found, np.expm1(scaled * 0.5 + 3.0), rtol=5e-6)
 
 
@@ -312,7 +312,7 @@ def test_plain_keras_takes_a_frame_of_raw_columns(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    expected = load_predictor(path, KINDS, precision="float32")(block)
+    expected = load_predictor(path, KINDS, precision="float32")(block).y_pred
     np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected, rtol=1e-5)
 
 
@@ -322,7 +322,7 @@ def test_columns_may_have_the_names_of_layers(tmp_path: Path) -> None:
     block: Block = {name: np.array([1.0, 2.0, 4.0]) for name in names}
     block = {**block, "dense": Texts.of(["a", "b", "a"])}
     path, _ = save(tmp_path, fit(block, kinds, min_category_rows=1))
-    assert load_predictor(path, kinds, precision="float32")(block).shape == (3,)
+    assert load_predictor(path, kinds, precision="float32")(block).y_pred.shape == (3,)
 
 
 def test_many_columns_keep_their_order_and_names(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_many_columns_keep_their_order_and_names(tmp_path: Path) -> None:
 def test_texts_without_a_frequent_value_still_make_a_model(tmp_path: Path) -> None:
     block: Block = {"name": Texts.of(["a", "b", "c"])}
     path, _ = save(tmp_path, fit(block, {"name": "text"}))
-    found = load_predictor(path, {"name": "text"}, precision="float32")(block)
+    found = load_predictor(path, {"name": "text"}, precision="float32")(block).y_pred
     assert len(set(found.tolist())) == 1
 
 
