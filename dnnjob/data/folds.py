@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from dnnjob.data.order import fold_stream
+from dnnjob.config import JobConfig
+from dnnjob.data.order import fold_stream, window_rows
 from dnnjob.data.raw_columns import FloatArray, RawColumn
 from dnnjob.data.split import TRAIN
 from dnnjob.data.splitter import hash_keys, times_of
@@ -38,11 +39,7 @@ def deal_folds(table: Table, *, count: int, seed: int) -> Folds:
         JobError: If a fold would be empty, or the table is trained window by window.
     """
     if table.by_windows:
-        raise JobError(
-            'model.bagging = "folds" needs training rows that stay in memory, but '
-            f"{table.data.source} is trained window by window. Leave bagging out and set "
-            "data.validation_fraction, or raise data.window_rows."
-        )
+        raise _by_windows(table.data.source)
     num_rows, what = table.num_split_rows(TRAIN), "training rows"
     stream = fold_stream(seed)
     match table.data.split:
@@ -60,6 +57,33 @@ def deal_folds(table: Table, *, count: int, seed: int) -> Folds:
     for fold, rows in enumerate(np.array_split(order, count)):
         folds[rows] = fold
     return folds
+
+
+def check_folds(job: JobConfig, table: Table, *, num_train_rows: int) -> None:
+    """Refuses folds that a run of the job would refuse, before it begins.
+
+    Args:
+        job: The job.
+        table: All of its rows, or some of a table that a run reads in pieces.
+        num_train_rows: Training rows of the whole table.
+
+    Raises:
+        JobError: If a fold would be empty, or the table is trained window by window.
+    """
+    if job.model.bagging == "none":
+        return
+    if num_train_rows == table.num_split_rows(TRAIN):
+        deal_folds(table, count=job.model.members, seed=job.split_seed)
+    elif num_train_rows > window_rows(job.data, table.kinds):
+        raise _by_windows(job.data.source)
+
+
+def _by_windows(source: str) -> JobError:
+    return JobError(
+        f'model.bagging = "folds" needs training rows that stay in memory, but {source} is trained '
+        "window by window. Leave bagging out and set data.validation_fraction, or raise "
+        "data.window_rows."
+    )
 
 
 def _refuse_too_few(found: int, what: str, count: int) -> None:

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from dnnjob.config import JobConfig, Point, load_job, make_points
 from dnnjob.data.encoding import Encoding
+from dnnjob.data.folds import check_folds
 from dnnjob.data.order import refuse_short_window, window_rows
 from dnnjob.data.schema import listed, log_warnings, show_date
 from dnnjob.data.sources import find_pieces
 from dnnjob.data.typed_table import TypedTable
 from dnnjob.launch.point_tables import AnyTable, PointTables, measure_rows
 from dnnjob.machine import memory_limit_bytes, memory_share_bytes
+from dnnjob.results.intervals import describe_too_few, least_rows
 from dnnjob.runs import Record
 from dnnjob.text import align
 
@@ -74,11 +76,16 @@ class PointCheck(Record):
     num_rows_is_estimated: bool = False
     """Whether the rows were told by the bytes of the files: counting them would read all."""
     layers: tuple[int, ...]
-    """Width of the inputs, of every hidden layer, and of the output."""
+    """Width of the inputs, of every hidden layer, and of the output of each network."""
+    num_members: int = 1
+    """Networks whose mean the model is."""
     num_trainable_params: int
+    """Of all networks."""
     epochs: int
     steps_per_epoch: int
+    """Of a network; with folds of one that leaves an equal part of the rows out."""
     steps: int
+    """Of all networks, where none stops early."""
     memory_mb: float
     """Estimate of the peak."""
 
@@ -181,8 +188,11 @@ def check_point(point: Point, found: AnyTable) -> CheckedPoint:
         refuse_short_window(job.data, train)
     encoding = table.fit_encoding(job.data)
     num_inputs = encoding.count_network_inputs(job.model)
-    num_params = encoding.count_params(job.model)
-    steps_per_epoch = math.ceil(train / job.train.global_batch_size)
+    check_folds(job, table, num_train_rows=train)
+    members = job.model.members
+    num_params = encoding.count_params(job.model) * members
+    trained = train - train // members if job.model.bagging == "folds" else train
+    steps_per_epoch = math.ceil(trained / job.train.global_batch_size)
     memory = _estimate_memory(job, found, encoding, num_inputs=num_inputs, num_params=num_params)
     check = PointCheck(
         values=point.values,
@@ -195,14 +205,25 @@ def check_point(point: Point, found: AnyTable) -> CheckedPoint:
         num_sampled_rows=None if isinstance(found, TypedTable) else table.num_rows,
         num_rows_is_estimated=not (isinstance(found, TypedTable) or found.is_counted),
         layers=(num_inputs, *job.model.hidden_units, 1),
+        num_members=members,
         num_trainable_params=num_params,
         epochs=job.train.epochs,
         steps_per_epoch=steps_per_epoch,
-        steps=job.train.epochs * steps_per_epoch,
+        steps=members * job.train.epochs * steps_per_epoch,
         memory_mb=memory / MIB,
     )
-    warnings = tuple((job.data.source, warning) for warning in table.warnings)
+    told = [*table.warnings, *_warn_of_intervals(job, train=train, validation=validation)]
+    warnings = tuple((job.data.source, warning) for warning in told)
     return CheckedPoint(check, table.typed, encoding, warnings)
+
+
+def _warn_of_intervals(job: JobConfig, *, train: int, validation: int) -> Iterator[str]:
+    """What a run would say of intervals that its job asks for, once it has trained."""
+    level, num_rows = job.output.interval_level, validation
+    if not validation and job.model.bagging == "folds" and job.train.patience is None:
+        num_rows = train
+    if level and num_rows < least_rows(level):
+        yield describe_too_few(level, num_rows)
 
 
 def _count_rows(job: JobConfig, found: AnyTable, table: "Table") -> list[int]:
@@ -258,9 +279,9 @@ def _warn_of_memory(points: Sequence[PointCheck], limit_mb: float) -> list[str]:
 
 def _warn_of_warmup(points: Sequence[Point], checks: Sequence[PointCheck]) -> list[str]:
     steps = [
-        (point.job.train.warmup_steps, check.steps)
+        (point.job.train.warmup_steps, num_steps)
         for point, check in zip(points, checks, strict=True)
-        if point.job.train.warmup_steps >= check.steps
+        if point.job.train.warmup_steps >= (num_steps := check.epochs * check.steps_per_epoch)
     ]
     if not steps:
         return []
@@ -308,7 +329,10 @@ def _summary(check: JobCheck, point: PointCheck) -> Iterator[tuple[str, str]]:
             f", {point.num_unlabelled_rows:,} without a target" if point.num_unlabelled_rows else ""
         ),
     )
-    yield "network", f"{network}, {point.num_trainable_params:,} parameters"
+    several = point.num_members > 1
+    network = f"{point.num_members} of {network}" if several else network
+    together = " together" if several else ""
+    yield "network", f"{network}, {point.num_trainable_params:,} parameters{together}"
     yield (
         "training",
         f"{point.epochs:,} epochs of {point.steps_per_epoch:,} steps, {point.steps:,} steps in all",

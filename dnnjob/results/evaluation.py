@@ -29,7 +29,7 @@ from dnnjob.data.table import Piece, Table, piece_rows
 from dnnjob.errors import StoppedError
 from dnnjob.results.baselines import LinearSums
 from dnnjob.results.importance import Importance, measure_importance
-from dnnjob.results.intervals import Intervals, calibrate, least_rows
+from dnnjob.results.intervals import Intervals, calibrate, describe_too_few
 from dnnjob.results.metrics import Totals, add_up, pack_totals, unpack_totals
 from dnnjob.results.report import SplitBaselines, SplitMetrics, add_bounds, make_predictions
 from dnnjob.runs import Position, RunPaths, write_file
@@ -262,11 +262,7 @@ def _make_intervals(job: JobConfig, sums: _Sums) -> Intervals | None:
     y_unseen = sums.joined("y_unseen")[unseen]
     found = calibrate(y[unseen], y_unseen, level=level, method=method, transform=transform)
     if found is None:
-        logger.warning(
-            "No intervals: those of level %g need at least %d rows that trained and stopped no "
-            "network, but there are %d. Hold more rows out, or lower output.interval_level.",
-            *(level, least_rows(level), int(unseen.sum())),
-        )
+        logger.warning("%s", describe_too_few(level, int(unseen.sum())))
         return None
     found = found.judged(y[tests], y_pred[tests])
     if found.coverage_test is not None:

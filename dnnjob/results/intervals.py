@@ -104,6 +104,15 @@ def least_rows(level: float) -> int:
     return num_rows
 
 
+def describe_too_few(level: float, num_rows: int) -> str:
+    """Why so few rows calibrate no intervals of a level, and the way out."""
+    return (
+        f"No intervals: those of level {level:g} need at least {least_rows(level)} rows that "
+        f"trained and stopped no network, but there are {num_rows}. Hold more rows out, or lower "
+        "output.interval_level."
+    )
+
+
 def _rank(num_rows: int, level: float) -> int:
     # 0.9 * 10 is 9: what rounding adds is no further row.
     return math.ceil((num_rows + 1) * level - 1e-9)

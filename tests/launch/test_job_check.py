@@ -47,6 +47,34 @@ def test_the_reference_job_has_its_known_sizes(shared_data: Path) -> None:
     assert (point.steps_per_epoch, point.steps) == (6, 3000)
 
 
+def test_members_count_in_parameters_steps_and_memory(write_job: WriteJob) -> None:
+    words = ["model.members=4", 'model.bagging="folds"', "data.validation_fraction=0"]
+    one, several = (check_job(write_job(), more) for more in (words[2:], words))
+    (single,), (point,) = one.points, several.points
+    assert (single.num_members, point.num_members) == (1, 4)
+    assert point.num_trainable_params == 4 * single.num_trainable_params
+    # 84 training rows, of which a member leaves 21 out, in batches of 16.
+    assert (single.steps_per_epoch, point.steps_per_epoch) == (6, 4)
+    assert point.steps == 4 * 4 * point.epochs
+    assert point.memory_mb > single.memory_mb
+    assert "network   4 of 6 -> 8 -> 4 -> 1, 388 parameters together" in render_check(several)
+
+
+def test_folds_without_rows_are_refused_before_a_run(write_job: WriteJob) -> None:
+    words = ["model.members=100", 'model.bagging="folds"', "data.validation_fraction=0"]
+    with pytest.raises(JobError, match="100 members, but there are 84 training rows"):
+        check_job(write_job(), words)
+
+
+@pytest.mark.parametrize(("level", "warns"), [(0.9, False), (0.99, True)])
+def test_intervals_that_too_few_rows_would_calibrate_are_told_before_a_run(
+    write_job: WriteJob, level: float, warns: bool
+) -> None:
+    check = check_job(write_job(), [f"output.interval_level={level}"])
+    told = "those of level 0.99 need at least 99 rows that trained and stopped no network"
+    assert any(told in warning for warning in check.warnings) == warns
+
+
 def test_columns_have_their_roles(write_job: WriteJob) -> None:
     check = check_job(write_job(), ['data.features=["plain", "is_new"]'])
     roles = {column.name: column.role for column in check.columns}
