@@ -164,8 +164,8 @@ def _limit_threads(
     num_tasks = crew.task.num_tasks
     members = job.model.members if num_tasks == 1 else 1
     flop = step_flop(job, encoding, num_tasks=num_tasks)
-    threads = limit_threads(cores, job.devices, step_flop=flop, members=members)
     given = count_threads(crew)
+    threads = limit_threads(cores, job.devices, step_flop=flop, members=members, cores=given)
     return threads, count_lanes(job.devices, members=members, threads=threads, cores=given)
 
 

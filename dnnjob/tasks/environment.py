@@ -88,7 +88,12 @@ def configure_process(devices: DevicesConfig, crew: Crew | None = None) -> int:
 
 
 def limit_threads(
-    threads: int, devices: DevicesConfig, *, step_flop: float, members: int = 1
+    threads: int,
+    devices: DevicesConfig,
+    *,
+    step_flop: float,
+    members: int = 1,
+    cores: int | None = None,
 ) -> int:
     """Threads of this task once its work is known, set for TensorFlow's import.
 
@@ -102,17 +107,18 @@ def limit_threads(
         step_flop: Floating-point operations of a step in this task.
         members: Networks of a run in one task. Where they are at least as many as the threads that
             a step is worth, each takes one, and they train side by side.
+        cores: What this task is given, however many threads the job names; None is `threads`.
     """
     global _taken
     if "tensorflow" in sys.modules and _taken is not None:
         return devices.threads or _taken
-    given = threads
+    cores = cores or threads
     if not devices.threads and (devices.kind == "cpu" or not visible_gpus()):
         threads = worthy_threads(threads, step_flop=step_flop)
         threads = 1 if 1 < members >= threads else threads
     _set_threads(
         threads,
-        beside=count_lanes(devices, members=members, threads=threads, cores=given),
+        beside=count_lanes(devices, members=members, threads=threads, cores=cores),
     )
     _taken = threads
     return threads

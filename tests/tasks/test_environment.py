@@ -303,6 +303,20 @@ def test_a_step_takes_the_threads_that_its_operations_are_worth(
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == str(taken)
 
 
+@pytest.mark.parametrize("resolved", [False, True], ids=["begun", "resumed"])
+def test_members_side_by_side_have_a_thread_each_to_run_on(
+    fresh: pytest.MonkeyPatch, resolved: bool
+) -> None:
+    fresh.delenv(LOGICAL_CPUS, raising=False)
+    # The resolved job, which a later attempt goes by, names both numbers.
+    devices = DevicesConfig(kind="cpu", **({"threads": 1, "stack": 4} if resolved else {}))
+
+    threads = limit_threads(1 if resolved else 4, devices, step_flop=1.0, members=8, cores=4)
+
+    assert threads == 1
+    assert os.environ["TF_NUM_INTEROP_THREADS"] == "4"
+
+
 def test_beside_a_gpu_a_task_takes_all_its_threads(fresh: pytest.MonkeyPatch) -> None:
     fresh.setattr("dnnjob.tasks.environment.visible_gpus", lambda: ("0",))
 
