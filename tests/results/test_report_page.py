@@ -158,15 +158,43 @@ def test_a_run_without_labelled_test_rows_says_so(report: Report) -> None:
     assert "Against the baselines" not in _say(html)
 
 
-def test_validation_rows_head_a_page_without_test_rows(report: Report) -> None:
+@pytest.mark.parametrize("patience", [None, 20])
+def test_validation_rows_head_a_page_without_test_rows(
+    report: Report, patience: int | None
+) -> None:
     metrics = SplitMetrics(validation=report.metrics.test)
     training = report.training.model_copy(update={"best_epoch": 7})
-    update = {"metrics": metrics, "baselines": SplitBaselines(), "training": training}
+    job = report.job | {"train": report.job["train"] | {"patience": patience}}
+    job["data"] = report.job["data"] | {"validation_fraction": 0.1}
+    update = {"metrics": metrics, "baselines": SplitBaselines(), "training": training, "job": job}
 
     said = _say(render_page(report.model_copy(update=update)))
 
     assert "12.25 validation MSE, MEDV squared" in said
-    assert "nothing judges this run. The validation rows have chosen its epoch." in said
+    assert "nothing judges this run." in said
+    # Without patience the last epoch is kept, whichever was the best.
+    assert ("The validation rows have chosen its epoch." in said) == bool(patience)
+
+
+@pytest.mark.parametrize("patience", [None, 20])
+def test_validation_by_folds_is_told_from_that_by_rows_of_its_own(
+    report: Report, patience: int | None
+) -> None:
+    train = report.metrics.train
+    assert train is not None
+    changes = {"model": {"members": 4, "bagging": "folds"}, "train": {"patience": patience}}
+    job = report.job | {key: report.job[key] | change for key, change in changes.items()}
+    of_folds = SplitMetrics(train=train, validation=train, test=report.metrics.test)
+    few = train.model_copy(update={"num_rows": 152})
+    own = SplitMetrics(train=few, validation=few, test=report.metrics.test)
+    report = report.model_copy(update={"job": job, "metrics": of_folds})
+
+    said = _say(render_page(report))
+
+    assert "every training row, predicted by the one network that left it out" in said
+    assert ("whose epoch such rows have chosen" in said) == bool(patience)
+    said = _say(render_page(report.model_copy(update={"metrics": own})))
+    assert "every training row, predicted" not in said
 
 
 def test_the_page_says_plainly_whether_trees_are_better(report: Report) -> None:
