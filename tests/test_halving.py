@@ -89,6 +89,21 @@ def test_with_patience_a_run_is_compared_by_its_best_epoch(
     assert rung.val_loss == pd.read_parquet(paths.history)["val_loss"][:10].min()
 
 
+def test_one_whose_patience_ends_before_a_rung_is_compared_there_by_its_best_epoch(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    job = write_job(train={"epochs": 900, "patience": 1, "learning_rate": 0.05})
+    paths = create_run(tmp_path / "runs", load_job(job))
+    assert attempt(paths, Until(300)) == ExitCode.DONE
+    status, losses = read_status(paths), pd.read_parquet(paths.history)["val_loss"]
+    assert (status.state, read_report(paths.report).training.stop_reason) == (
+        "COMPLETED",
+        "patience",
+    )
+    assert status.attempts[0].rung is not None
+    assert status.attempts[0].rung.val_loss == losses.min() < status.progress.val_loss
+
+
 @pytest.mark.slow
 def test_a_search_that_was_disturbed_goes_on_to_the_bits_of_one_that_was_not(
     write_job: WriteJob, tmp_path: Path, dnnjob: Command

@@ -72,8 +72,10 @@ def next_steps(
 
 
 def _loss(standing: Standing, epoch: int) -> float | None:
-    """The loss by which a point is compared at a rung; of one that has ended before, its last."""
-    loss = standing.losses.get(epoch, standing.end_loss)
+    """The loss by which a point is compared at a rung; of one that has ended before, its least."""
+    loss = standing.losses.get(epoch)
+    if loss is None and standing.end_loss is not None:
+        loss = min([standing.end_loss, *standing.losses.values()])
     return None if loss is None else loss if math.isfinite(loss) else math.inf
 
 
@@ -104,7 +106,7 @@ def _reopen(standing: Standing) -> Standing:
 
 def _losses(status: Status) -> dict[int, float]:
     rungs = [attempt.rung for attempt in status.attempts if attempt.rung is not None]
-    return {rung.epoch: rung.val_loss for rung in rungs}
+    return {rung.epoch: math.inf if rung.val_loss is None else rung.val_loss for rung in rungs}
 
 
 class Order(Protocol):

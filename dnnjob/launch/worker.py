@@ -35,7 +35,6 @@ from dnnjob.runs import (
     FollowerJournal,
     Journal,
     Reason,
-    Rung,
     RunPaths,
     attempt_number,
     clear_folder,
@@ -132,7 +131,7 @@ def _lead(
             report = run_job(TaskAttempt(journal, crew, watch, stack, until))
             journal.finish("COMPLETED")
         except PausedError as error:
-            journal.mark_rung(Rung(epoch=error.epoch, val_loss=error.val_loss))
+            journal.mark_rung(error.epoch, error.val_loss)
             journal.finish("REQUEUED", error=str(error))
             logger.info("%s", error)
             return error.exit_code

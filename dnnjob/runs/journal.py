@@ -5,6 +5,7 @@ journal.finish("COMPLETED")
 """
 
 import logging
+import math
 import os
 import socket
 import threading
@@ -128,10 +129,12 @@ class Journal:
         with self._lock:
             self._change_attempt(peak_rss_mb=round(peak_rss_mb, 1))
 
-    def mark_rung(self, rung: Rung) -> None:
-        """Notes where this attempt ends to wait for others; on disk with its end."""
+    def mark_rung(self, epoch: int, val_loss: float) -> None:
+        """Notes by what this attempt is compared with others at a rung; on disk with its end."""
+        # JSON has no sign for what is not finite.
+        loss = val_loss if math.isfinite(val_loss) else None
         with self._lock:
-            self._change_attempt(rung=rung)
+            self._change_attempt(rung=Rung(epoch=epoch, val_loss=loss))
 
     def finish(
         self, state: State, *, reason: Reason | None = None, error: str | None = None

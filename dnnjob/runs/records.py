@@ -59,11 +59,12 @@ class Progress(Record):
 
 
 class Rung(Record):
-    """Where a run waited to be compared with others."""
+    """Where a run was compared with others."""
 
     epoch: int
-    val_loss: float
-    """By which it was compared: of that epoch, or with patience of the best until then."""
+    val_loss: float | None
+    """By which it was compared: of that epoch, or with patience of the best until then; None where
+    it was not finite."""
 
 
 class Attempt(Record):
@@ -91,7 +92,7 @@ class Attempt(Record):
     cores: int | None = None
     """Cores that the chief was given."""
     rung: Rung | None = None
-    """Where it ended to wait for other points of its search."""
+    """Where it was compared with other points of its search."""
     peak_rss_mb: float | None = None
     """Largest resident memory of the chief at its last sign of life."""
 

@@ -130,8 +130,8 @@ def _conclude(
 ) -> Outcome | None:
     """What an event makes of a run; None if it goes on, or others must be asked."""
     if event.state is not None:
-        # That the run goes on is its chief's own word.
-        if is_begun and status.state == "REQUEUED":
+        # That the run goes on is its chief's own word; that it waits for others, its launcher's.
+        if is_begun and status.state == "REQUEUED" and not _ends_wait(status, event):
             return None
         return event.state, event.reason, event.error or ""
     stopped = status.reason if is_begun and status.state == "REQUEUED" else None
@@ -153,6 +153,11 @@ def _conclude(
             return "FAILED", "error", code
         case _:
             return None
+
+
+def _ends_wait(status: Status, event: Event) -> bool:
+    """Whether a run that waited to be compared with others was cancelled there."""
+    return event.state == "CANCELLED" and status.attempts[-1].rung is not None
 
 
 def describe_code(code: int | None) -> str:

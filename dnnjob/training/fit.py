@@ -20,7 +20,7 @@ from dnnjob.data.raw_columns import FloatArray
 from dnnjob.data.windows import Window, make_windows
 from dnnjob.errors import NonFiniteError, PausedError, StoppedError
 from dnnjob.runs import Position
-from dnnjob.tasks import TaskAttempt, Until
+from dnnjob.tasks import TaskAttempt
 from dnnjob.training.checkpoint import CheckpointStore
 from dnnjob.training.evaluate import RowPredictor, make_predictor
 from dnnjob.training.history import EpochLog, MeanHistory
@@ -182,7 +182,7 @@ def fit_dnn(
         takes_turns=not is_fed,
     )
     pace = _train(loop, members, keeper, attempt)
-    _pause(job.train, members, attempt.until)
+    _pause(job.train, members, attempt)
     _keep_best(job.train, members)
     return Fitted(
         members=tuple(_fitted(member, job.train) for member in members),
@@ -294,16 +294,20 @@ def _train(
     return pace
 
 
-def _pause(train: TrainConfig, members: Sequence[Member], until: Until | None) -> None:
+def _pause(train: TrainConfig, members: Sequence[Member], attempt: TaskAttempt) -> None:
     """Leaves the rest for later where a run waits for other points of its search.
 
     Raises:
         PausedError: If it does.
     """
-    if until is None or until.ends or all(one.state.stop_reason != HALVED for one in members):
+    until = attempt.until
+    if until is None or until.ends:
         return
-    losses = [member.comparable_loss(train) for member in members]
-    raise PausedError(until.epoch, float(np.mean(losses)))
+    loss = float(np.mean([member.comparable_loss(train) for member in members]))
+    if any(one.state.stop_reason == HALVED for one in members):
+        raise PausedError(until.epoch, loss)
+    # Its patience has ended before: it waits for nobody, and is compared all the same.
+    attempt.journal.mark_rung(until.epoch, loss)
 
 
 def _keep_best(train: TrainConfig, members: Sequence[Member]) -> None:

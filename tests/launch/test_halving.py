@@ -1,5 +1,6 @@
 """Which points go on, by what their folders say."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,8 @@ import pytest
 from dnnjob.config import load_job
 from dnnjob.launch.errand import Errand
 from dnnjob.launch.halving import HalvingOrder, Standing, next_steps, read_standing, rung_epochs
-from dnnjob.runs import Journal, Progress, RunPaths, create_run
-from dnnjob.runs.records import Rung
+from dnnjob.launch.lanes import ListedTurns
+from dnnjob.runs import Journal, Progress, RunPaths, create_run, read_settled
 from dnnjob.tasks import Until
 from tests.conftest import WriteJob
 
@@ -81,7 +82,12 @@ def test_a_loss_that_is_not_finite_is_the_worst() -> None:
     ]
 
 
-def test_a_point_whose_patience_ended_before_a_rung_is_compared_by_its_last_loss() -> None:
+def test_a_point_whose_patience_ended_before_a_rung_is_compared_by_its_least_loss() -> None:
+    told = [over(0.9, e10=0.1), at(e10=0.2, e30=0.2), at(e10=0.2, e30=0.2)]
+    assert steps(*told, over(e10=9.0), *[at(e10=9.0, e30=9.0)] * 3)[1] == Until(30, ends=True)
+
+
+def test_a_point_that_completed_before_a_rung_is_compared_by_its_last_loss() -> None:
     assert steps(over(end_loss=0.1), at(e10=0.2), at(e10=0.3)) == [
         None,
         Until(10, ends=True),
@@ -105,7 +111,7 @@ def runs(write_job: WriteJob, tmp_path: Path) -> list[RunPaths]:
 def pause(paths: RunPaths, *, epoch: int, val_loss: float) -> None:
     journal = Journal(paths)
     journal.show_progress(Progress(epoch=epoch, epochs=90, loss=0.5, val_loss=val_loss))
-    journal.mark_rung(Rung(epoch=epoch, val_loss=val_loss))
+    journal.mark_rung(epoch, val_loss)
     journal.finish("REQUEUED", error="waits")
 
 
@@ -120,6 +126,25 @@ def test_a_run_remembers_the_rungs_that_it_has_reached(runs: list[RunPaths]) -> 
     assert read_standing(runs[0]) == Standing({10: 0.5, 30: 0.25})
     Journal(runs[0]).finish("FAILED", reason="nan")
     assert read_standing(runs[0]) == Standing({10: 0.5, 30: 0.25}, is_over=True)
+
+
+def test_a_loss_at_a_rung_that_is_not_finite_leaves_the_status_whole(runs: list[RunPaths]) -> None:
+    for paths, loss in zip(runs, (math.inf, math.nan, 0.1), strict=True):
+        pause(paths, epoch=10, val_loss=loss)
+    assert [read_standing(paths).losses[10] for paths in runs] == [math.inf, math.inf, 0.1]
+
+
+def test_one_that_waits_and_is_cancelled_there_has_ended_until_it_is_taken_up_again(
+    runs: list[RunPaths],
+) -> None:
+    pause(runs[0], epoch=10, val_loss=0.5)
+    turns = ListedTurns(order(runs[:1]))
+    turns.cancel_rest()
+    assert read_settled(runs[0]).state == "CANCELLED"
+    assert read_standing(runs[0]) == Standing({10: 0.5}, is_over=True)
+    following = order(runs[:1]).pop()
+    assert following is not None
+    assert following.until == Until(30)
 
 
 def test_whoever_takes_the_points_up_goes_on_where_they_were_left(runs: list[RunPaths]) -> None:
