@@ -216,8 +216,9 @@ def _write_complete(job: JobConfig, encoding: Encoding, attempt: TaskAttempt) ->
     if attempt.crew.is_chief:
         attempt.journal.recheck()
         write_text(attempt.journal.paths.job, to_toml(job))
-        if encoding.description:
-            logger.info("%s", encoding.description)
+        for told in (encoding.description, encoding.describe_bins(job.model)):
+            if told:
+                logger.info("%s", told)
     attempt.crew.check()
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from dnnjob.config.data_section import Cycle
 from dnnjob.config.job import ModelConfig
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts
+from dnnjob.data.schema import listed
 
 Mode = Literal["train", "table", "robust", "none"]
 FeatureKind = Literal["numeric", "boolean", "codes", "text", "datetime"]
@@ -406,6 +407,21 @@ class Encoding:
         width = sum(units for _, units in self.embedding_shapes)
         total = self.num_inputs - len(self.embedded_columns) + width
         return "\n".join([f"{len(self.columns)} columns become {total} inputs:", *lines])
+
+    def describe_bins(self, model: ModelConfig) -> str:
+        """The columns that get fewer bins than the model asks for, in a line; "" for none."""
+        embedding = self.numeric_embedding(model)
+        if embedding is None or embedding.kind != "piecewise":
+            return ""
+        names = [self.number_columns[place].name for place in embedding.places]
+        bins = {name: len(ends) - 1 for name, ends in zip(names, embedding.edges, strict=True)}
+        fewer = [f"{name} ({n})" for name, n in bins.items() if n < model.embedding_bins]
+        if not fewer:
+            return ""
+        return (
+            f"Fewer bins than model.embedding_bins = {model.embedding_bins}, since values repeat: "
+            f"{listed(fewer)}."
+        )
 
     def numbers(self, block: Block) -> FloatMatrix:
         """What the encoder takes of raw rows, float32 `(num_rows, num_numbers)`.

@@ -330,7 +330,7 @@ def _summary(check: JobCheck, point: PointCheck) -> Iterator[tuple[str, str]]:
         ),
     )
     several = point.num_members > 1
-    network = f"{point.num_members} of {network}" if several else network
+    network = f"{point.num_members} networks of {network}" if several else network
     together = " together" if several else ""
     yield "network", f"{network}, {point.num_trainable_params:,} parameters{together}"
     yield (

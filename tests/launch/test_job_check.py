@@ -57,7 +57,9 @@ def test_members_count_in_parameters_steps_and_memory(write_job: WriteJob) -> No
     assert (single.steps_per_epoch, point.steps_per_epoch) == (6, 4)
     assert point.steps == 4 * 4 * point.epochs
     assert point.memory_mb > single.memory_mb
-    assert "network   4 of 6 -> 8 -> 4 -> 1, 388 parameters together" in render_check(several)
+    assert "network   4 networks of 6 -> 8 -> 4 -> 1, 388 parameters together" in render_check(
+        several
+    )
 
 
 def test_folds_without_rows_are_refused_before_a_run(write_job: WriteJob) -> None:

@@ -71,6 +71,16 @@ def test_columns_of_more_than_two_values_have_bins_between_their_quantiles() -> 
     np.testing.assert_allclose(three, (np.array([1, 2, 5]) - values.mean()) / values.std(), 1e-6)
 
 
+def test_columns_of_fewer_bins_than_asked_for_are_told() -> None:
+    encoding = make_encoding()
+
+    told = encoding.describe_bins(make_model("piecewise", embedding_bins=16))
+
+    assert told == "Fewer bins than model.embedding_bins = 16, since values repeat: three (2)."
+    assert encoding.describe_bins(make_model("piecewise", embedding_bins=2)) == ""
+    assert encoding.describe_bins(make_model("periodic")) == ""
+
+
 def test_a_column_that_is_plain_and_a_model_without_embedding_have_none() -> None:
     encoding = make_encoding(plain=("many",))
     embedding = encoding.numeric_embedding(make_model("piecewise"))
