@@ -158,7 +158,7 @@ def test_times_are_filled_in_and_add_up(finished: FinishedRun) -> None:
 def test_the_page_stands_alone(finished: FinishedRun) -> None:
     page = finished.paths.page.read_text()
     assert not re.search(r'(src|href)="(?!data:|#)[^"]+"', page)
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
 
 
 # The model, without dnnjob

@@ -25,8 +25,8 @@ from dnnjob.results.report import (
 from dnnjob.runs import RunPaths
 
 KEYS = {
-    "": "format_version run_id name state job metrics baselines importance intervals training "
-    "model data strategy timing_s throughput resources provenance",
+    "": "format_version run_id name state job metrics baselines importance members intervals "
+    "training model data strategy timing_s throughput resources provenance",
     "metrics": "train validation test",
     "metrics.test": "num_rows mse rmse mae r2 mse_standardized median_absolute_error "
     "mape mape_num_rows",
@@ -34,10 +34,10 @@ KEYS = {
     "baselines.test": "mean linear trees",
     "baselines.test.linear": "mse",
     "training": "epochs steps final_loss best_epoch stop_reason",
-    "model": "num_trainable_params summary inputs num_inputs",
+    "model": "num_trainable_params summary inputs num_inputs file_mb load_s",
     "data": "source num_rows num_features columns trained fingerprint warnings",
     "data.fingerprint": "method value",
-    "strategy": "kind num_replicas num_tasks devices threads xla",
+    "strategy": "kind num_replicas num_tasks devices threads xla stack",
     "timing_s": "import load compile train evaluate predict report total total_all_attempts",
     "throughput": "steps_per_s rows_per_s",
     "resources": "peak_rss_mb cpu_s gpu_peak_mb",
