@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dnnjob.clock import Stopwatch
-from dnnjob.config import parse_devices
-from dnnjob.errors import ExitCode, StoppedError
+from dnnjob.config import JobConfig, parse_devices
+from dnnjob.errors import DnnJobError, ExitCode, StoppedError
 from dnnjob.launch.errand import Errand
 from dnnjob.launch.halving import put_in_order
 from dnnjob.launch.lane_plan import needs_here, plan_here
@@ -120,14 +120,27 @@ class ElementTurns:
     def __init__(self, runs: Sequence[RunPaths], *, task: Task, halving: int | None = None) -> None:
         self.codes = [ExitCode.DONE]
         self._runs, self._task = runs, task
-        self.jobs = [load_run_job(paths) for paths in runs]
+        loaded = self._load_jobs()
+        self.jobs = list(loaded.values())
+        self._first = runs[next(iter(loaded), 0)]
         self.needs = needs_here(self.jobs)
         self._at_work: set[Path] = set()
         errands = [
-            Errand(run=paths.root, number=number, cores=need.cores, kind=need.kind)
-            for number, (paths, need) in enumerate(zip(runs, self.needs, strict=True), start=1)
+            Errand(run=runs[place].root, number=place + 1, cores=need.cores, kind=need.kind)
+            for place, need in zip(loaded, self.needs, strict=True)
         ]
-        self._order = put_in_order(errands, self.jobs, halving=halving)
+        self._order = put_in_order(errands, self.jobs, halving=halving if loaded else None)
+
+    def _load_jobs(self) -> dict[int, JobConfig]:
+        """The job of each run by its place; one whose folder is gone does not keep the others."""
+        jobs = {}
+        for place, paths in enumerate(self._runs):
+            try:
+                jobs[place] = load_run_job(paths)
+            except DnnJobError as error:
+                logger.error("%s", error)
+                self.codes.append(error.exit_code)
+        return jobs
 
     @property
     def waiting(self) -> list[RunPaths]:
@@ -138,14 +151,18 @@ class ElementTurns:
         """The next run with work to do."""
         while (errand := self._order.pop()) is not None:
             paths = RunPaths(errand.run)
-            if _is_taken(paths):
-                logger.info("%s was taken up elsewhere since, and is left alone.", paths.root)
-            elif (code := _outcome(paths, self._task)) is not None:
-                self.codes.append(code)
-            else:
-                self._at_work.add(errand.run)
-                self._mark_turn()
-                return errand
+            try:
+                if _is_taken(paths):
+                    logger.info("%s was taken up elsewhere since, and is left alone.", paths.root)
+                elif (code := _outcome(paths, self._task)) is not None:
+                    self.codes.append(code)
+                else:
+                    self._at_work.add(errand.run)
+                    self._mark_turn()
+                    return errand
+            except (OSError, ValueError) as error:
+                logger.error("%s is left out: %s.", paths.root, error)
+                self.codes.append(ExitCode.FAILED)
             self._order.note(errand)
         return None
 
@@ -165,20 +182,22 @@ class ElementTurns:
 
         While one is at work, there is no such end.
         """
-        job_id, submission = own_job_id(os.environ), read_submission(self._runs[0])
+        job_id, submission = own_job_id(os.environ), read_submission(self._first)
         if not self._task.is_chief or job_id is None or submission is None:
             return
         name = f"{job_id}_{count_restarts(os.environ) or 0}_turn.txt"
         ended = "" if code is None or self._at_work else f" {int(code)}"
         count = len(self._runs)
         try:
-            folder = self._runs[0].root / submission.folder
+            folder = self._first.root / submission.folder
             write_text(folder / name, f"{count - len(self.waiting)} {count}{ended}\n")
         except OSError as error:
             logger.warning("The batch script will not know which run was at work: %s.", error)
 
 
 def _work(turns: ElementTurns, runs: Sequence[RunPaths], *, task: Task, stop: StopFlag) -> ExitCode:
+    if not turns.jobs:
+        return ExitCode.DONE
     if len(runs) > 1:
         plan = plan_here(turns.jobs, turns.needs, task=task)
         return Lanes(plan, task=task, stop=stop, watcher=LogWatcher()).work(turns)

@@ -20,7 +20,7 @@ from dnnjob.config import (
 from dnnjob.data.sources import peek_columns
 from dnnjob.errors import ExitCode
 from dnnjob.launch.errand import Errand
-from dnnjob.launch.halving import Order, is_complete, put_in_order
+from dnnjob.launch.halving import Order, is_complete, put_in_order, refuse_halving_of_tasks
 from dnnjob.launch.lane_plan import LanePlan, PointNeeds, needs_here, plan_here, with_stack
 from dnnjob.launch.lanes import Lanes, ListedTurns
 from dnnjob.launch.local_tasks import run_local_tasks
@@ -72,6 +72,7 @@ def run_foreground(job_file: Path, overrides: Sequence[str], *, root: Path) -> E
     for data in {point.job.data.model_dump_json(): point.job.data for point in points}.values():
         peek_columns(data)
     task = find_task()
+    refuse_halving_of_tasks(job.search.halving, num_tasks=task.num_tasks)
     if len(points) > 1:
         return run_sweep(points, root=root, task=task, halving=job.search.halving)
     (point,) = points
@@ -115,6 +116,8 @@ def resume_sweep_here(sweep: SweepPaths) -> ExitCode:
         JobError: If a run folder is not there.
     """
     listed, task = read_sweep(sweep), find_task()
+    halving = listed.plan.halving if listed.plan else None
+    refuse_halving_of_tasks(halving, num_tasks=task.num_tasks)
     runs = [open_run(sweep.run(point).root) for point in listed.points]
     jobs = [load_run_job(paths) for paths in runs]
     points = [Point(one.values, job) for one, job in zip(listed.points, jobs, strict=True)]
@@ -124,7 +127,6 @@ def resume_sweep_here(sweep: SweepPaths) -> ExitCode:
         if task.is_chief and not is_complete(paths):
             paths.cancel.unlink(missing_ok=True)
             print(paths.root, flush=True)
-    halving = listed.plan.halving if listed.plan else None
     return _run_points(points, runs, needs, plan=plan, task=task, halving=halving)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from dnnjob.config import JobConfig
+from dnnjob.errors import JobError
 from dnnjob.launch.errand import Errand
 from dnnjob.runs import OVER, RunPaths, Status, read_settled, read_submission, state_before
 from dnnjob.tasks import Until
@@ -36,6 +37,20 @@ class Standing:
 
 Step = Until | Literal["to its end"]
 """How far a point goes next."""
+
+
+def refuse_halving_of_tasks(halving: int | None, *, num_tasks: int) -> None:
+    """Ends a search with halving whose runs would be given several tasks by what starts them.
+
+    Raises:
+        JobError: If so.
+    """
+    if halving is not None and num_tasks > 1:
+        raise JobError(
+            f"search.halving = {halving} is for runs of one task, but each is given {num_tasks}. "
+            "Set profile.nodes=1 and profile.tasks_per_node=1 (with srun: -n 1), or leave halving "
+            "out."
+        )
 
 
 def rung_epochs(epochs: int, *, halving: int) -> tuple[int, int]:

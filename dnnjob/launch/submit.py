@@ -27,7 +27,7 @@ from dnnjob.config import (
 )
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.dispatch import Dispatch
-from dnnjob.launch.halving import is_complete
+from dnnjob.launch.halving import is_complete, refuse_halving_of_tasks
 from dnnjob.launch.local_queue import QueuePlan, plan_queue
 from dnnjob.launch.own_process import raising_on_signals
 from dnnjob.launch.points_per_task import choose_points_per_task, share_out
@@ -83,6 +83,7 @@ def submit_job(
     job = load_job(job_file, overrides=for_job)
     points = [_fit_to(point, target) for point in make_points(job)]
     halving = job.search.halving
+    refuse_halving_of_tasks(halving, num_tasks=target.num_tasks)
     root = root.absolute()
     preflight = check_before(points, target, root=root, force=force, dry_run=dry_run)
     if dry_run:

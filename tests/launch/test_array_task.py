@@ -1,5 +1,6 @@
 """What a task of a submitted job leaves alone, and what it does."""
 
+import shutil
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -85,6 +86,16 @@ def test_finished_runs_are_left_alone(make: Make, ran: Ran) -> None:
 
     assert work([done, new]) is ExitCode.DONE
     assert list(ran) == [new]
+
+
+def test_a_run_whose_folder_is_gone_does_not_keep_the_others(make: Make, ran: Ran) -> None:
+    gone, damaged, new = make("CREATED"), make("CREATED"), make("CREATED")
+    shutil.rmtree(gone.root)
+    damaged.status.write_text("{")
+
+    assert work([gone, damaged, new]) is ExitCode.USAGE
+    assert list(ran) == [new]
+    assert work([gone]) is ExitCode.USAGE
 
 
 @pytest.mark.usefixtures("restarted")

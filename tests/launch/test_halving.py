@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from dnnjob.config import load_job
+from dnnjob.errors import JobError
+from dnnjob.launch import foreground
 from dnnjob.launch.errand import Errand
 from dnnjob.launch.halving import HalvingOrder, Standing, next_steps, read_standing, rung_epochs
 from dnnjob.launch.lanes import ListedTurns
+from dnnjob.launch.submit import submit_job
 from dnnjob.runs import Journal, Progress, RunPaths, create_run, read_settled
-from dnnjob.tasks import Until
+from dnnjob.tasks import Task, Until
 from tests.conftest import WriteJob
 
 RUNGS = (10, 30)
@@ -97,6 +100,21 @@ def test_a_point_that_completed_before_a_rung_is_compared_by_its_last_loss() -> 
 
 def test_one_of_two_points_goes_on() -> None:
     assert steps(at(e10=0.2), at(e10=0.1)) == [Until(10, ends=True), Until(30)]
+
+
+def test_halving_is_refused_where_what_starts_the_runs_gives_them_several_tasks(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {"train.learning_rate": [0.01, 0.02]}
+    job = write_job(train={"epochs": 9}, sweep=rates, search={"halving": 3})
+    profile = tmp_path / "two.toml"
+    profile.write_text('executor = "slurm"\ntime_limit_min = 5\ntasks_per_node = 2\n')
+    with pytest.raises(JobError, match="one task, but each is given 2"):
+        submit_job(job, [], profile=str(profile), root=tmp_path / "runs")
+    monkeypatch.setattr(foreground, "find_task", lambda: Task(0, 2, "x", launcher="slurm"))
+    with pytest.raises(JobError, match="one task, but each is given 2"):
+        foreground.run_foreground(job, [], root=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 # Folders
