@@ -1,7 +1,7 @@
 """Columns and target of an encoding, fitted to statistics of the rows that scale the inputs.
 
 columns = fit_columns(job.data, kinds, statistics)           # from ColumnStatistics by name
-target = fit_target(job.data, raw=raw, transformed=transformed)
+target = fit_target(job.data, raw=raw, transformed=transformed, trained=trained)
 """
 
 import math
@@ -48,14 +48,19 @@ def fit_columns(
 
 
 def fit_target(
-    data: DataConfig, *, raw: ColumnStatistics, transformed: ColumnStatistics
+    data: DataConfig,
+    *,
+    raw: ColumnStatistics,
+    transformed: ColumnStatistics,
+    trained: ColumnStatistics,
 ) -> TargetEncoding:
     """What the network learns of the target.
 
     Args:
         data: What the job says of it.
-        raw: Of the target in its own units.
+        raw: Of the target in its own units, of the rows that scale it.
         transformed: Of the same rows after `transform_target`.
+        trained: As `raw`, of the training rows alone.
     """
     scaled = data.standardize != "none"
     return TargetEncoding(
@@ -64,7 +69,7 @@ def fit_target(
         mean=_mean(transformed) if scaled else 0.0,
         std=_std(transformed) if scaled else 1.0,
         raw_std=_std(raw) if scaled else None,
-        bounds=(raw.minimum, raw.maximum) if data.target_range == "trained" else None,
+        bounds=(trained.minimum, trained.maximum) if data.target_range == "trained" else None,
     )
 
 

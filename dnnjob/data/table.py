@@ -145,6 +145,7 @@ class Table:
             data,
             raw=labelled[data.target].statistics(),
             transformed=labelled[TRANSFORMED].statistics(),
+            trained=self.totals[SPLITS[TRAIN]][data.target].statistics(),
         )
         statistics = {name: features[name].statistics() for name in self.features}
         columns = fit_columns(data, self.kinds, statistics)

@@ -130,6 +130,17 @@ def test_unlabelled_rows_take_part_in_the_features_of_a_whole_table_alone() -> N
     assert (encoding.number_columns[0].mean, encoding.target.mean) == (4.0, 2.0)
 
 
+@pytest.mark.parametrize("mode", ["train", "table"])
+def test_predictions_stay_in_the_range_of_the_training_rows_whatever_scales_them(
+    x: np.ndarray, y: np.ndarray, split: Split, mode: str
+) -> None:
+    y[split.test[0]], y[split.validation[0]] = -500.0, 500.0
+
+    target = fit(x, y, mode, target_range="trained").target
+
+    assert target.bounds == (y[split.train].min(), y[split.train].max())
+
+
 def test_a_transformed_target_is_scaled_after_and_errors_before(
     x: np.ndarray, y: np.ndarray, split: Split
 ) -> None:
