@@ -65,9 +65,11 @@ def choose_start(shape: TableShape) -> dict[str, dict[str, Any]]:
         model["numeric_embedding"] = "piecewise"
     if members > 1:
         model |= {"members": members, "bagging": "folds"}
-    if members == 1 or num_train_rows >= _LEAST_CALIBRATED_ROWS:
+    validates = members == 1 or num_train_rows >= _LEAST_CALIBRATED_ROWS
+    # A single row can only train.
+    if validates and num_train_rows > 1:
         data["validation_fraction"] = 0.1
-    if members > 1 or num_train_rows <= _MOST_STOPPED_ROWS:
+    if members > 1 or 1 < num_train_rows <= _MOST_STOPPED_ROWS:
         # Where a network learns noise, its best epoch comes early.
         train["patience"] = max(1, epochs // 2)
     return {"data": data, "model": model, "train": train}

@@ -10,6 +10,7 @@ import pytest
 from dnnjob.config import JobConfig, make_points
 from dnnjob.data.draft import draft_job
 from dnnjob.data.recipe import TableShape, choose_members, choose_search, choose_start
+from dnnjob.launch.job_check import check_job
 from tests.data.test_draft import load
 
 ROWS = (2, 20, 200, 1000, 8000, 50_000, 1_000_000)
@@ -40,10 +41,22 @@ def test_every_start_is_a_valid_job_whose_members_have_rows(
     assert (job.model.numeric_embedding == "piecewise") == (num_numbers == 8)
     assert job.model.members * 3 <= max(3, int(0.7 * num_rows))
     assert (job.model.bagging == "folds") == (job.model.members > 1)
-    assert job.may_validate
+    assert job.may_validate == (num_rows > 2)
     if num_numbers < 500:
-        assert (job.train.patience is None) == (num_rows >= 50_000)
+        assert (job.train.patience is None) == (num_rows >= 50_000 or num_rows == 2)
         assert (job.calibration == "split") == (num_rows >= 8000)
+
+
+@pytest.mark.parametrize("num_rows", [2, 3, 5, 16, 17, 40])
+def test_what_is_written_for_few_rows_can_be_run(tmp_path: Path, num_rows: int) -> None:
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(num_rows, 2)), columns=["x", "y"])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "job.toml").write_text(draft_job(tmp_path / "t.csv", folder=tmp_path))
+
+    (point,) = check_job(tmp_path / "job.toml").points
+
+    assert point.num_train_rows >= 1
+    assert point.num_members == choose_members(TableShape(num_rows, 2, 1))
 
 
 def test_a_table_that_may_be_trained_window_by_window_has_no_folds() -> None:
