@@ -156,7 +156,8 @@ class Lanes:
 
     def _give(self, turns: Turns) -> None:
         """Has points begin as long as there is room."""
-        while True:
+        # Not before there is room: until then one may be cancelled, or taken up elsewhere.
+        while len(self._at_work) < self.plan.width:
             self._next = self._next or turns.take()
             if self._next is None or (lane := self._find_lane(self._next)) is None:
                 return
@@ -172,9 +173,8 @@ class Lanes:
 
     def _find_lane(self, errand: Errand) -> _Lane | None:
         """A lane for a point; None as long as others take the room."""
-        busy = self._at_work
-        filled = sum(lane.errand.cores for lane in busy if lane.errand)
-        if len(busy) >= self.plan.width or (busy and filled + errand.cores > self.plan.cores):
+        filled = sum(lane.errand.cores for lane in self._at_work if lane.errand)
+        if filled and filled + errand.cores > self.plan.cores:
             return None
         idle = [lane for lane in self._lanes.values() if lane.errand is None]
         for lane in idle:
@@ -317,17 +317,22 @@ class LogWatcher:
 
 
 class ListedTurns:
-    """Points that are run unless somebody has cancelled them."""
+    """Points that are run unless somebody has cancelled them, or gone on with them elsewhere."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
+        self._attempts = {one.run: latest_attempt(RunPaths(one.run)) for one in order.waiting}
 
     def take(self) -> Errand | None:
         """The next that nobody has cancelled."""
         while (errand := self._order.pop()) is not None:
-            if read_cancel(RunPaths(errand.run)) is None:
+            if self._is_taken(errand):
+                logger.info("%s was taken up elsewhere since, and is left alone.", errand.run)
+                self._order.note(errand)
+            elif read_cancel(RunPaths(errand.run)) is not None:
+                self._cancel(errand)
+            else:
                 return errand
-            self._cancel(errand)
         return None
 
     def put_back(self, errand: Errand) -> None:
@@ -336,12 +341,20 @@ class ListedTurns:
 
     def end(self, errand: Errand, code: ExitCode) -> None:
         """Takes note of it."""
+        if self._is_taken(errand):
+            # A lane that is killed at its start has claimed none.
+            self._attempts[errand.run] += 1
         self._order.note(errand)
 
     def cancel_rest(self) -> None:
         """Says of those that wait that they will not go on."""
         for errand in self._order.waiting:
-            self._cancel(errand)
+            if not self._is_taken(errand):
+                self._cancel(errand)
+
+    def _is_taken(self, errand: Errand) -> bool:
+        """Whether attempts were begun that are not known here."""
+        return latest_attempt(RunPaths(errand.run)) > self._attempts[errand.run]
 
     def _cancel(self, errand: Errand) -> None:
         paths = RunPaths(errand.run)

@@ -17,7 +17,15 @@ from dnnjob.launch.errand import Errand, News
 from dnnjob.launch.halving import ListedOrder
 from dnnjob.launch.lane_plan import LanePlan, PointNeeds, plan_lanes
 from dnnjob.launch.lanes import Lanes, ListedTurns
-from dnnjob.runs import Cancel, RunPaths, create_run, read_settled, write_cancel
+from dnnjob.runs import (
+    Cancel,
+    Journal,
+    RunPaths,
+    create_run,
+    latest_attempt,
+    read_settled,
+    write_cancel,
+)
 from dnnjob.tasks import StopFlag, Task
 from tests.conftest import WriteJob
 
@@ -202,6 +210,15 @@ def test_a_point_that_was_cancelled_does_not_begin(
     work("done", "done", "done")
     assert heard.began == [1, 3]
     assert read_settled(runs[1]).state == "CANCELLED"
+
+
+def test_a_point_that_was_gone_on_with_elsewhere_is_left_alone(
+    work: Work, runs: list[RunPaths], heard: Heard
+) -> None:
+    heard.on_news = lambda: latest_attempt(runs[1]) or Journal(runs[1])
+    assert work("done", "done", "continue", "done", width=1) == ExitCode.CONTINUE
+    assert heard.began == [1, 3]
+    assert [read_settled(paths).state for paths in (runs[1], runs[3])] == ["RUNNING", "CANCELLED"]
 
 
 def test_a_point_that_is_to_go_on_later_ends_the_work(work: Work, heard: Heard) -> None:
