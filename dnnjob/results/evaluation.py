@@ -44,7 +44,8 @@ _MAX_PRODUCTS = 1e11
 # A multiple of what a network predicts at once, so that a row's prediction does not depend on the
 # rows beside it.
 _LEAST_ROWS = 8192
-# Rows drawn of the table, and again of its test rows, for plots and the worth of columns.
+# Rows drawn of the table, and again of its test rows, for plots and the worth of columns; and of
+# its validation rows, for intervals.
 _SAMPLE_ROWS = 20_000
 MAX_LINEAR_CATEGORIES = 64
 # What a cut or foreign file makes its reader raise.
@@ -134,6 +135,7 @@ class _Sums:
         linear: Of the training and test rows.
         num_rows: How many rows.
         num_tests: Test rows among them.
+        num_validations: Validation rows among them.
         num_trains: Training rows among them.
         sample: Of each piece, of some of its rows: raw numbers, targets, predictions (`y_pred`),
             predictions by networks that they did not train (`y_unseen`: for training rows by the
@@ -148,6 +150,7 @@ class _Sums:
     members: list[Totals] = field(default_factory=list)
     num_rows: int = 0
     num_tests: int = 0
+    num_validations: int = 0
     num_trains: int = 0
     sample: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _SAMPLED})
 
@@ -163,7 +166,9 @@ class _Sums:
             "errors": pack_totals([*self.errors, *self.members]),
             "train": self.linear.train,
             "test": self.linear.test,
-            "counts": np.array([self.num_rows, self.num_tests, self.num_trains]),
+            "counts": np.array(
+                [self.num_rows, self.num_tests, self.num_validations, self.num_trains]
+            ),
             **{name: self.joined(name, self.num_written) for name in self.sample},
         }
 
@@ -173,7 +178,8 @@ class _Sums:
         totals = unpack_totals(values["errors"])
         self.errors, self.members = totals[:3], totals[3:]
         self.linear = replace(self.linear, train=values["train"], test=values["test"])
-        self.num_rows, self.num_tests, self.num_trains = map(int, stored["counts"])
+        counts = map(int, stored["counts"])
+        self.num_rows, self.num_tests, self.num_validations, self.num_trains = counts
         for name, each in self.sample.items():
             each.append(values[name])
         self.num_written = len(self.sample["y"])
@@ -387,6 +393,7 @@ class _PredictionPass:
         drawn, is_test = self._draw(sums, piece), piece.labels == TEST
         sums.num_rows += len(piece.y)
         sums.num_tests += int(is_test.sum())
+        sums.num_validations += int((piece.labels == VALIDATION).sum())
         sums.num_trains += int(trains.sum())
         raw = _raw_numbers(piece, self.encoding)
         sample = (
@@ -441,12 +448,15 @@ class _PredictionPass:
         return _raw_numbers(piece, self.encoding)[rows] - means
 
     def _draw(self, sums: _Sums, piece: Piece) -> npt.NDArray[np.bool_]:
-        """Which rows of the next piece to keep: of all rows and of the test rows."""
+        """Which rows of the next piece to keep: of all rows, of test and of validation rows."""
         every = -(-self.table.num_rows // _SAMPLE_ROWS)
-        every_test = max(1, -(-self.table.num_split_rows(TEST) // _SAMPLE_ROWS))
-        tests = piece.labels == TEST
-        ranks = sums.num_tests + np.cumsum(tests) - 1
-        return np.asarray((piece.row_ids % every == 0) | (tests & (ranks % every_test == 0)))
+        drawn = piece.row_ids % every == 0
+        for split, before in ((TEST, sums.num_tests), (VALIDATION, sums.num_validations)):
+            every = max(1, -(-self.table.num_split_rows(split) // _SAMPLE_ROWS))
+            rows = piece.labels == split
+            ranks = before + np.cumsum(rows) - 1
+            drawn = drawn | (rows & (ranks % every == 0))
+        return np.asarray(drawn)
 
     def _write(self, sums: _Sums, part: pa.Table, first: int) -> bool:
         """Leaves what is predicted for a later attempt; False where it cannot be written."""

@@ -149,6 +149,26 @@ def test_folds_calibrate_by_the_member_that_left_a_row_out(tmp_path: Path) -> No
     assert rows.columns[:7].tolist()[4:] == ["y_std", "y_lower", "y_upper"]
 
 
+@pytest.mark.usefixtures("small_pieces")
+def test_few_validation_rows_of_a_long_table_all_calibrate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "_SAMPLE_ROWS", 50)
+    frame = make_frame()
+    frame.loc[:320:8, "s"] = "validation"
+    attempts = Attempts(make_job(frame, tmp_path), tmp_path)
+
+    found, _ = attempts.predict()
+
+    assert found is not None
+    assert found.intervals is not None
+    held = attempts.predictions(found).query("split == 'validation'")
+    errors = np.sort((held["y_true"] - held["y_pred"]).abs())
+    # 41 rows: the 38th error.
+    assert (found.intervals.method, found.intervals.num_rows) == ("split", 41)
+    assert found.intervals.half_width == pytest.approx(errors[37])
+
+
 def test_predicting_and_evaluating_are_timed(attempts: Attempts) -> None:
     attempts.predict()
 
