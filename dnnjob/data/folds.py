@@ -59,20 +59,21 @@ def deal_folds(table: Table, *, count: int, seed: int) -> Folds:
     return folds
 
 
-def check_folds(job: JobConfig, table: Table, *, num_train_rows: int) -> None:
+def check_folds(job: JobConfig, table: Table, *, num_train_rows: int, is_sample: bool) -> None:
     """Refuses folds that a run of the job would refuse, before it begins.
 
     Args:
         job: The job.
-        table: All of its rows, or some of a table that a run reads in pieces.
+        table: Its rows.
         num_train_rows: Training rows of the whole table.
+        is_sample: Whether the rows are some of a table that a run reads in pieces.
 
     Raises:
         JobError: If a fold would be empty, or the table is trained window by window.
     """
     if job.model.bagging == "none":
         return
-    if num_train_rows == table.num_split_rows(TRAIN):
+    if not is_sample:
         deal_folds(table, count=job.model.members, seed=job.split_seed)
     elif num_train_rows > window_rows(job.data, table.kinds):
         raise _by_windows(job.data.source)

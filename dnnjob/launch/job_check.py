@@ -188,7 +188,8 @@ def check_point(point: Point, found: AnyTable) -> CheckedPoint:
         refuse_short_window(job.data, train)
     encoding = table.fit_encoding(job.data)
     num_inputs = encoding.count_network_inputs(job.model)
-    check_folds(job, table, num_train_rows=train)
+    is_sample = not isinstance(found, TypedTable)
+    check_folds(job, table, num_train_rows=train, is_sample=is_sample)
     members = job.model.members
     num_params = encoding.count_params(job.model) * members
     trained = train - train // members if job.model.bagging == "folds" else train
@@ -202,7 +203,7 @@ def check_point(point: Point, found: AnyTable) -> CheckedPoint:
         num_validation_rows=validation,
         num_test_rows=test,
         num_unlabelled_rows=unlabelled,
-        num_sampled_rows=None if isinstance(found, TypedTable) else table.num_rows,
+        num_sampled_rows=table.num_rows if is_sample else None,
         num_rows_is_estimated=not (isinstance(found, TypedTable) or found.is_counted),
         layers=(num_inputs, *job.model.hidden_units, 1),
         num_members=members,

@@ -201,6 +201,20 @@ def test_a_table_that_is_read_in_pieces_is_looked_at_in_part(
     assert "4,000 rows, of which 700 were looked at, 7 columns" in render_check(check)
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.3])
+def test_folds_of_a_table_that_streams_are_refused_before_a_run(
+    write_job: WriteJob, tmp_path: Path, fraction: float
+) -> None:
+    # Without test rows the sample has all training rows.
+    held = {"test_fraction": fraction, "validation_fraction": 0.0}
+    job_file = write_streamed(write_job, tmp_path, **held)
+    words = ["model.members=3", 'model.bagging="folds"']
+
+    with pytest.raises(JobError, match=r"table\.parquet is trained window by window"):
+        check_job(job_file, words)
+    assert check_job(job_file, [*words, "data.window_rows=4000"]).points[0].num_members == 3
+
+
 @pytest.mark.parametrize("values", [{"window_rows": 1000}, {}])
 def test_files_are_opened_once_for_all_points(
     write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, int]
