@@ -25,6 +25,7 @@ from dnnjob.launch.errand import Errand, News
 from dnnjob.launch.halving import Order
 from dnnjob.launch.lane_plan import LanePlan
 from dnnjob.launch.local_tasks import COMMAND, signals_held_back
+from dnnjob.launch.outcome import explain_end
 from dnnjob.machine import count_oom_kills
 from dnnjob.runs import (
     Event,
@@ -263,20 +264,23 @@ class Lanes:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         state: State = "FAILED"
         reason: Reason = "vanished" if code < 0 else "error"
+        result = ExitCode.FAILED
         if code == -signal.SIGKILL and count_oom_kills() > lane.oom_kills:
             reason = "out_of_memory"
             how = f"was killed for its memory{_describe_memory(paths)}"
         elif lane.is_warned:
             reason, how = "time_limit", "did not end within the profile's time_limit_min"
-        elif self.stop.signal is not None or read_cancel(paths) is not None:
-            state, reason = "CANCELLED", "cancelled"
+        elif self.stop.signal is not None:
+            # Under Slurm it goes on with the others.
+            stopped = explain_end(StoppedError(self.stop.signal), paths)
+            state, reason, result = stopped.state, stopped.reason, stopped.exit_code
+        elif read_cancel(paths) is not None:
+            state, reason, result = "CANCELLED", "cancelled", ExitCode.TERMINATED
         see = f" See {self.log}." if self.log else ""
         error = f"Its process {how}.{see} {quote_command('resume', paths.root)} goes on."
         leave_word(paths, state, reason, error)
         logger.error("%s: %s", paths.root, error)
-        if self.stop.signal is not None:
-            return StoppedError(self.stop.signal).exit_code
-        return ExitCode.FAILED if state == "FAILED" else ExitCode.TERMINATED
+        return result
 
     @contextmanager
     def _ending(self, turns: Turns) -> Iterator[None]:
@@ -398,6 +402,8 @@ def _after(setup: Sequence[str], command: Sequence[str]) -> list[str]:
     """A command after the lines of a profile, in a shell that becomes it."""
     if not setup:
         return list(command)
-    # What the lines print is no news of the lane.
-    lines = "\n".join(("set -e", "exec 3>&1 1>&2", *setup, 'exec 1>&3 3>&- "$0" "$@"'))
+    # What the lines print is no news of the lane, and what it is told is not for them to read.
+    lines = "\n".join(
+        ("set -e", "exec 3>&1 4<&0 1>&2 </dev/null", *setup, 'exec 1>&3 <&4 3>&- 4<&- "$0" "$@"')
+    )
     return ["sh", "-c", lines, *command]

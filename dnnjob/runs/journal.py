@@ -76,11 +76,14 @@ class Journal:
                     if not over.is_set():
                         self._write()
 
-        threading.Thread(target=live, daemon=True).start()
+        thread = threading.Thread(target=live, daemon=True)
+        thread.start()
         try:
             yield
         finally:
             over.set()
+            # What it finds late would be taken for a wish to stop the run that comes next.
+            thread.join(SECONDS_BETWEEN_SIGNS)
 
     def recheck(self) -> None:
         """Makes sure that this is still the run's newest attempt.

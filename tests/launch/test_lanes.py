@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,14 +14,16 @@ import pytest
 from dnnjob.config import load_job
 from dnnjob.errors import ExitCode
 from dnnjob.launch import lanes as lanes_module
+from dnnjob.launch import outcome
 from dnnjob.launch.errand import Errand, News
 from dnnjob.launch.halving import ListedOrder
 from dnnjob.launch.lane_plan import LanePlan, PointNeeds, plan_lanes
-from dnnjob.launch.lanes import Lanes, ListedTurns
+from dnnjob.launch.lanes import Lanes, ListedTurns, _after
 from dnnjob.runs import (
     Cancel,
     Journal,
     RunPaths,
+    State,
     create_run,
     latest_attempt,
     read_settled,
@@ -154,6 +157,12 @@ def test_points_that_fill_the_cores_go_one_at_a_time(
     assert list(heard.ended) == [1, 2, 3]
 
 
+def test_lines_of_a_profile_read_nothing_of_what_a_lane_is_told(tmp_path: Path) -> None:
+    command = _after(["cat", "echo said"], ["cat"])
+    done = subprocess.run(command, input="told", capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("told", "said\n")
+
+
 def test_the_worst_code_of_all_counts(work: Work, heard: Heard) -> None:
     assert work("done", "fail", "done") == ExitCode.FAILED
     assert heard.ended == {1: ExitCode.DONE, 2: ExitCode.FAILED, 3: ExitCode.DONE}
@@ -176,6 +185,31 @@ def test_a_lane_that_the_kernel_ends_for_want_of_memory_says_so(
     monkeypatch.setattr(lanes_module, "count_oom_kills", lambda: next(counts))
     work("die")
     assert read_settled(runs[0]).reason == "out_of_memory"
+
+
+@pytest.mark.parametrize(
+    ("job_id", "state", "code"),
+    [("", "CANCELLED", ExitCode.TERMINATED), ("7", "REQUEUED", ExitCode.CONTINUE)],
+)
+def test_a_lane_that_is_killed_while_it_stops_leaves_its_point_as_a_stop_does(
+    work: Work,
+    runs: list[RunPaths],
+    heard: Heard,
+    stop: StopFlag,
+    monkeypatch: pytest.MonkeyPatch,
+    job_id: str,
+    state: State,
+    code: ExitCode,
+) -> None:
+    def kill() -> None:
+        stop.want(signal.SIGTERM)
+        os.kill(pids(runs[:1])[0], signal.SIGKILL)
+
+    monkeypatch.setenv("SLURM_JOB_ID", job_id)
+    monkeypatch.setattr(outcome, "show_job", lambda _: {})
+    heard.on_news = kill
+    assert work("await never") == code
+    assert read_settled(runs[0]).state == state
 
 
 def test_a_signal_is_passed_on_and_nothing_more_begins(
