@@ -61,6 +61,10 @@ class Turns(Protocol):
     def end(self, errand: Errand, code: ExitCode) -> None:
         """Hears how a point has ended."""
 
+    @property
+    def waiting(self) -> Sequence[object]:
+        """Those of which something is still to come, and that are not at work."""
+
 
 class Watcher(Protocol):
     """Who is told what becomes of the points."""
@@ -129,7 +133,7 @@ class Lanes:
         """Runs every point; the worst exit code of all.
 
         A point that was stopped to be continued ends the work with its code, as a signal does with
-        that of an interruption: what has not begun stays as it is.
+        that of an interruption where something is left to do: what has not begun stays as it is.
         """
         codes = [ExitCode.DONE]
         goes_on = True
@@ -147,9 +151,11 @@ class Lanes:
                     goes_on = goes_on and code is not ExitCode.CONTINUE
                     turns.end(errand, code)
                     self.watcher.end(errand, code)
-        if self.stop.signal is None or ExitCode.CONTINUE in codes:
-            return ExitCode.CONTINUE if ExitCode.CONTINUE in codes else max(codes)
-        return StoppedError(self.stop.signal).exit_code
+        if ExitCode.CONTINUE in codes:
+            return ExitCode.CONTINUE
+        if self.stop.signal is not None and (turns.waiting or self._next is not None):
+            return StoppedError(self.stop.signal).exit_code
+        return max(codes)
 
     @property
     def _at_work(self) -> list[_Lane]:
@@ -350,9 +356,14 @@ class ListedTurns:
             self._attempts[errand.run] += 1
         self._order.note(errand)
 
+    @property
+    def waiting(self) -> list[Errand]:
+        """Those of which something is still to come, and that are not at work."""
+        return self._order.waiting
+
     def cancel_rest(self) -> None:
         """Says of those that wait that they will not go on."""
-        for errand in self._order.waiting:
+        for errand in self.waiting:
             if not self._is_taken(errand):
                 self._cancel(errand)
 

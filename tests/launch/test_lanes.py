@@ -223,6 +223,16 @@ def test_a_signal_is_passed_on_and_nothing_more_begins(
     assert "before it began" in str(read_settled(runs[2]).error)
 
 
+def test_a_signal_that_comes_when_all_is_nearly_done_changes_no_code(
+    work: Work, heard: Heard, stop: StopFlag
+) -> None:
+    # One that does nothing to the script, which may be about to end.
+    heard.on_news = lambda: stop.want(signal.SIGCONT)
+    assert work("done", width=1) == ExitCode.DONE
+    stop.signal = None
+    assert work("done", "done", width=1) == ExitCode.TERMINATED
+
+
 def test_a_second_ctrl_c_ends_the_lanes_at_once(
     work: Work, runs: list[RunPaths], heard: Heard, stop: StopFlag
 ) -> None:
