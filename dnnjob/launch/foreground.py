@@ -122,7 +122,7 @@ def resume_sweep_here(sweep: SweepPaths) -> ExitCode:
     jobs = [load_run_job(paths) for paths in runs]
     points = [Point(one.values, job) for one, job in zip(listed.points, jobs, strict=True)]
     needs = needs_here(jobs)
-    plan = plan_here(jobs, needs, task=task)
+    plan = plan_here(jobs, needs, task=task, is_resumed=True)
     for paths in runs:
         if task.is_chief and not is_complete(paths):
             paths.cancel.unlink(missing_ok=True)

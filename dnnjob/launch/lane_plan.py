@@ -7,6 +7,7 @@ plan.width
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 from dnnjob.config import DataConfig, JobConfig, ModelConfig
@@ -143,20 +144,30 @@ def needs_here(jobs: Sequence[JobConfig]) -> list[PointNeeds]:
     return find_needs(jobs, cores=count_cores(), has_gpus=bool(visible_gpus()))
 
 
-def plan_here(jobs: Sequence[JobConfig], needs: Sequence[PointNeeds], *, task: Task) -> LanePlan:
+def plan_here(
+    jobs: Sequence[JobConfig],
+    needs: Sequence[PointNeeds],
+    *,
+    task: Task,
+    is_resumed: bool = False,
+) -> LanePlan:
     """Lanes for points on this machine: one where this process is one of a run's several tasks.
 
     Args:
         jobs: The points.
         needs: What each takes.
         task: Which task of each run this process is.
+        is_resumed: Whether their stack may have been chosen for another machine: then no more go
+            side by side than this one holds.
     """
     cores = count_cores()
     stack = find_stack(jobs)
     if task.num_tasks > 1:
         # Each task comes to the runs in the same order.
         return LanePlan(1, cores)
-    return plan_lanes(needs, cores=cores, memory_bytes=memory_limit_bytes(), stack=stack)
+    plan = partial(plan_lanes, needs, cores=cores, memory_bytes=memory_limit_bytes())
+    chosen, fitting = plan(stack=stack), plan()
+    return fitting if is_resumed and fitting.width < chosen.width else chosen
 
 
 def with_stack(job: JobConfig, plan: LanePlan) -> JobConfig:

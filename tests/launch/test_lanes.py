@@ -13,11 +13,11 @@ import pytest
 
 from dnnjob.config import load_job
 from dnnjob.errors import ExitCode
+from dnnjob.launch import lane_plan, outcome
 from dnnjob.launch import lanes as lanes_module
-from dnnjob.launch import outcome
 from dnnjob.launch.errand import Errand, News
 from dnnjob.launch.halving import ListedOrder
-from dnnjob.launch.lane_plan import LanePlan, PointNeeds, plan_lanes
+from dnnjob.launch.lane_plan import LanePlan, PointNeeds, plan_here, plan_lanes
 from dnnjob.launch.lanes import Lanes, ListedTurns, _after
 from dnnjob.runs import (
     Cancel,
@@ -301,6 +301,17 @@ def test_there_are_as_many_lanes_as_cores_and_memory_hold(
         stack=stack,
     )
     assert plan.width == width
+
+
+@pytest.mark.parametrize(("is_resumed", "width"), [(False, 16), (True, 2)])
+def test_a_sweep_resumed_on_a_smaller_machine_takes_no_more_lanes_than_it_holds(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch, is_resumed: bool, width: int
+) -> None:
+    monkeypatch.setattr(lane_plan, "count_cores", lambda: 8)
+    monkeypatch.setattr(lane_plan, "memory_limit_bytes", lambda: 2 * GIB)
+    jobs = [load_job(write_job(devices={"stack": 16}))] * 20
+    needs = [PointNeeds(cores=1, kind="")] * 20
+    assert plan_here(jobs, needs, task=Task(), is_resumed=is_resumed).width == width
 
 
 @pytest.mark.parametrize(("batch", "cores"), [(64, 1), (256, 2), (1024, 8), (8192, 16)])
