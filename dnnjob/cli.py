@@ -186,7 +186,8 @@ def predict(
     """Predict every row of a table with the model of a finished run.
 
     The file has row_id (0-based row of the table), y_pred in target units, and y_true where the
-    table has the target. A warning tells of values that training has not seen.
+    table has the target; y_std of several members, y_lower and y_upper of a run with intervals. A
+    warning tells of values that training has not seen.
 
     \b
       dnnjob predict runs/houses/20261123-101500-3f9a1c new.parquet --out predictions.parquet

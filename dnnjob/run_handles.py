@@ -144,8 +144,9 @@ class Run:
             keep: Its columns that stand beside the predictions.
 
         Returns:
-            `row_id` (0-based), `y_true` where the table has the target, and `y_pred`, with the
-            index of the table if it has one.
+            `row_id` (0-based), `y_true` where the table has the target, and `y_pred`; of several
+            members also `y_std`, of a run with intervals `y_lower` and `y_upper`; with the index
+            of the table if it has one.
 
         Raises:
             JobError: If the run has no model.
