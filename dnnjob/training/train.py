@@ -105,7 +105,9 @@ class TrainingLoop:
             Steps of each call, and the seconds of a step of the fastest: where other processes are
             at work, some calls take many times as long, and short ones would stay short.
         """
-        waiting, calls = deque(members), list[tuple[int, float]]()
+        # Those behind first: where a round has no time for all, none waits for the others' end.
+        waiting = deque(sorted(members, key=lambda member: member.state.log.num_steps))
+        calls = list[tuple[int, float]]()
         lock, ends = threading.Lock(), time.perf_counter() + _SECONDS_A_ROUND
 
         def work() -> None:

@@ -89,6 +89,22 @@ def test_members_side_by_side_end_in_the_bits_of_members_one_after_the_other() -
     assert len({one.state.log.num_epochs for one in members}) > 1
 
 
+def test_members_get_on_alike_where_a_round_has_no_time_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dnnjob.training.train._SECONDS_A_ROUND", 0.0)
+    step, members = make_members(1)
+
+    def keep() -> None:
+        if sum(member.state.log.num_steps for member in members) >= 12:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(step, members, keep=keep, width=2)
+    steps = [member.state.log.num_steps for member in members]
+    assert max(steps) - min(steps) <= 1
+
+
 @pytest.mark.parametrize(
     ("num_replicas", "width"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.long)]
 )
