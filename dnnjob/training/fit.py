@@ -119,11 +119,15 @@ class Fitted:
 
     @property
     def best_epoch(self) -> int | None:
-        """Epoch with the least validation loss, from 1; of several members that of their mean."""
+        """Epoch with the least validation loss, from 1; of several members that of their mean.
+
+        Of the epochs that all have trained: the mean of those that went on is another figure.
+        """
         if len(self.members) == 1:
             return self.members[0].best_epoch
         losses = self.history.validation_losses
-        return None if losses is None else int(np.argmin(losses)) + 1
+        shared = min(len(member.log.validation_losses) for member in self.members)
+        return None if losses is None or not shared else int(np.argmin(losses[:shared])) + 1
 
 
 def fit_dnn(

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from dnnjob.data.order import StepPlan
-from dnnjob.training.history import EpochLog
+from dnnjob.runs import Position
+from dnnjob.training.fit import Fitted, FittedMember
+from dnnjob.training.history import EpochLog, MeanHistory
+from dnnjob.training.train import Pace
 
 PLAN = StepPlan(num_rows=10, global_batch_size=4, num_replicas=1, epochs=2)
 ERRORS = np.array([8.0, 4.0, 3.0, 1.0, 0.5, 0.5], np.float32)
@@ -42,3 +45,23 @@ def test_a_log_comes_back_from_its_arrays_in_mid_epoch() -> None:
     assert again == log
     assert again.num_steps == 4
     assert again.num_epochs == 1
+
+
+def test_the_best_epoch_of_members_is_one_that_all_have_trained() -> None:
+    validated = [5.0, 4.0, 3.0], [4.0, 2.0, 4.0, 1.0, 0.5]
+    logs = [EpochLog(PLAN, [1.0] * len(each), each) for each in validated]
+    members = [FittedMember(seed, [], log, "patience", 1, 1) for seed, log in enumerate(logs)]
+
+    fitted = Fitted(
+        members=tuple(members),
+        summary="",
+        history=MeanHistory.of(logs, width=1),
+        pace=Pace(),
+        inexact=None,
+        trained=Position(epoch=5),
+        width=1,
+        predictor=lambda x: x,
+    )
+
+    # 4.5, 3.0, 3.5, and from there on the second alone.
+    assert fitted.best_epoch == 2
