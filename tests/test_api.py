@@ -268,8 +268,7 @@ def test_a_table_in_memory_is_trained_on_and_predicted_as_by_the_commands(
 
     predicted = run.predict(frame.set_index(frame.index + 100), keep=["is_new"])
     assert predicted.index.tolist() == list(range(100, 220))
-    bounds = ["y_lower", "y_upper"]
-    assert list(predicted.columns) == ["row_id", "y_true", "y_pred", *bounds, "is_new"]
+    assert list(predicted.columns) == ["row_id", "y_true", "y_pred", "is_new"]
     np.testing.assert_allclose(predicted["y_pred"], run.predictions()["y_pred"], rtol=1e-5)
     with pytest.raises(dnnjob.DataError, match=r"^The table has no column '0\.5'"):
         run.predict(frame.drop(columns=["0.5"]))
