@@ -4,6 +4,7 @@
 def run(job: JobFile, overrides: Overrides = None, root: Root = Path("runs")) -> None: ...
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,24 +15,19 @@ from dnnjob.completion import complete_keys, complete_places, complete_runs, com
 from dnnjob.errors import JobError
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="A TOML job file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
+
+
+def _keys_of_the_job(complete: Callable[[str], list[str]]) -> Any:
+    return typer.Argument(
         metavar="KEY=VALUE",
         help="Keys of the job file with other values, as TOML: train.epochs=100 seed=7.",
         show_default=False,
-        autocompletion=complete_keys,
-    ),
-]
-SubmitOverrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Keys of the job file with other values, as TOML: train.epochs=100 seed=7.",
-        show_default=False,
-        autocompletion=complete_submit_keys,
-    ),
-]
+        autocompletion=complete,
+    )
+
+
+Overrides = Annotated[list[str] | None, _keys_of_the_job(complete_keys)]
+SubmitOverrides = Annotated[list[str] | None, _keys_of_the_job(complete_submit_keys)]
 Root = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder that holds the runs.")]
 RunFolder = Annotated[
     Path,
