@@ -4,7 +4,6 @@ report = run_job(attempt)       # of this task: journal, crew, stopwatch
 """
 
 import logging
-import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -34,6 +33,7 @@ from dnnjob.tasks import (
     TaskAttempt,
     configure_process,
     count_lanes,
+    count_step_flop,
     count_threads,
     limit_threads,
     lower_threads,
@@ -107,12 +107,6 @@ def run_job(attempt: TaskAttempt) -> Report | None:
     return publish(facts)
 
 
-def step_flop(job: JobConfig, encoding: Encoding, *, num_tasks: int) -> float:
-    """Floating-point operations of a step in each task: six a parameter and row."""
-    rows = math.ceil(job.train.global_batch_size / num_tasks)
-    return 6.0 * encoding.count_params(job.model) * rows
-
-
 def _load_fitting(attempt: TaskAttempt) -> JobConfig:
     """The job, with no more threads than this machine gives if an earlier one gave so many."""
     journal, crew = attempt.journal, attempt.crew
@@ -163,7 +157,7 @@ def _limit_threads(
     """Threads of a step in this task, and members that train at the same moment."""
     num_tasks = crew.task.num_tasks
     members = job.model.members if num_tasks == 1 else 1
-    flop = step_flop(job, encoding, num_tasks=num_tasks)
+    flop = count_step_flop(job, encoding.count_params(job.model), num_tasks=num_tasks)
     given = count_threads(crew)
     threads = limit_threads(cores, job.devices, step_flop=flop, members=members, cores=given)
     return threads, count_lanes(job.devices, members=members, threads=threads, cores=given)

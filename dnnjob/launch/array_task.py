@@ -17,7 +17,7 @@ from dnnjob.config import JobConfig, parse_devices
 from dnnjob.errors import DnnJobError, ExitCode, StoppedError
 from dnnjob.launch.errand import Errand
 from dnnjob.launch.halving import put_in_order
-from dnnjob.launch.lane_plan import needs_here, plan_here
+from dnnjob.launch.lane_plan import make_errand, needs_here, plan_here
 from dnnjob.launch.lanes import Lanes, LogWatcher
 from dnnjob.launch.outcome import explain_end
 from dnnjob.launch.own_process import leave
@@ -126,7 +126,7 @@ class ElementTurns:
         self.needs = needs_here(self.jobs)
         self._at_work: set[Path] = set()
         errands = [
-            Errand(run=runs[place].root, number=place + 1, cores=need.cores, kind=need.kind)
+            make_errand(runs[place], need, number=place + 1)
             for place, need in zip(loaded, self.needs, strict=True)
         ]
         self._order = put_in_order(errands, self.jobs, halving=halving if loaded else None)

@@ -19,9 +19,15 @@ from dnnjob.config import (
 )
 from dnnjob.data.sources import peek_columns
 from dnnjob.errors import ExitCode
-from dnnjob.launch.errand import Errand
 from dnnjob.launch.halving import Order, is_complete, put_in_order, refuse_halving_of_tasks
-from dnnjob.launch.lane_plan import LanePlan, PointNeeds, needs_here, plan_here, with_stack
+from dnnjob.launch.lane_plan import (
+    LanePlan,
+    PointNeeds,
+    make_errand,
+    needs_here,
+    plan_here,
+    with_stack,
+)
 from dnnjob.launch.lanes import Lanes, ListedTurns
 from dnnjob.launch.local_tasks import run_local_tasks
 from dnnjob.launch.shared_step import refuse_other_tasks, share_run
@@ -140,7 +146,7 @@ def _run_points(
     halving: int | None,
 ) -> ExitCode:
     errands = [
-        Errand(run=paths.root, number=number, cores=need.cores, kind=need.kind)
+        make_errand(paths, need, number=number)
         for number, (paths, need) in enumerate(zip(runs, needs, strict=True), start=1)
     ]
     order = put_in_order(errands, [point.job for point in points], halving=halving)

@@ -4,7 +4,6 @@ plan = plan_lanes(jobs, cores=count_cores(), memory_bytes=memory_limit_bytes())
 plan.width
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +12,10 @@ from itertools import pairwise
 from dnnjob.config import DataConfig, JobConfig, ModelConfig
 from dnnjob.data.sources import peek_columns
 from dnnjob.errors import DnnJobError
+from dnnjob.launch.errand import Errand
 from dnnjob.machine import count_cores, memory_limit_bytes, visible_gpus
-from dnnjob.tasks import Task, worthy_threads
+from dnnjob.runs import RunPaths
+from dnnjob.tasks import Task, count_step_flop, worthy_threads
 
 # Measured with the reference job, plots, model and trees: a lane's resident memory at its peak,
 # of which others share the pages of libraries (docs/decisions/lanes.md).
@@ -71,9 +72,9 @@ class PointNeeds:
         if on_gpu:
             busy = cores
         else:
-            threads = devices.threads or worthy_threads(
-                cores, step_flop=_step_flop(job, num_columns)
-            )
+            num_params = _count_params(job.model, num_columns)
+            flop = count_step_flop(job, num_params, num_tasks=devices.tasks)
+            threads = devices.threads or worthy_threads(cores, step_flop=flop)
             # Members train side by side where there are cores that no other point wants.
             beside = min(job.model.members, max(1, cores // (threads * num_points)))
             busy = min(cores, threads * devices.tasks * beside)
@@ -139,6 +140,11 @@ def _count_columns(data: DataConfig) -> int:
         return 1
 
 
+def make_errand(paths: RunPaths, needs: PointNeeds, *, number: int) -> Errand:
+    """What a lane is told of a point, the `number`th of its sweep from 1."""
+    return Errand(run=paths.root, number=number, cores=needs.cores, kind=needs.kind)
+
+
 def needs_here(jobs: Sequence[JobConfig]) -> list[PointNeeds]:
     """What each of several jobs takes of this machine."""
     return find_needs(jobs, cores=count_cores(), has_gpus=bool(visible_gpus()))
@@ -181,11 +187,6 @@ def with_stack(job: JobConfig, plan: LanePlan) -> JobConfig:
 def find_stack(jobs: Sequence[JobConfig]) -> int:
     """How many points the jobs ask to go side by side; 0 where they leave it to the rule."""
     return max((job.devices.stack for job in jobs if job.model.members == 1), default=0)
-
-
-def _step_flop(job: JobConfig, num_columns: int) -> float:
-    rows = math.ceil(job.train.global_batch_size / job.devices.tasks)
-    return 6.0 * _count_params(job.model, num_columns) * rows
 
 
 def _count_params(model: ModelConfig, num_columns: int) -> int:

@@ -24,6 +24,7 @@ from dnnjob.launch.lane_plan import (
     PointNeeds,
     find_needs,
     find_stack,
+    make_errand,
     plan_lanes,
     with_stack,
 )
@@ -152,7 +153,7 @@ def open_queue(
         halving: `search.halving`.
     """
     errands = tuple(
-        Errand(run=paths.root, number=number, cores=need.cores, kind=need.kind)
+        make_errand(paths, need, number=number)
         for number, (paths, need) in enumerate(zip(runs, plan.needs, strict=True), start=1)
     )
     told = QueueFile(errands=errands, plan=plan.lanes, command=command, halving=halving)

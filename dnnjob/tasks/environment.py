@@ -5,6 +5,7 @@ threads = configure_process(job.devices, crew)
 
 import json
 import logging
+import math
 import os
 import stat
 import sys
@@ -14,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dnnjob.alike import ALIKE
-from dnnjob.config import DevicesConfig
+from dnnjob.config import DevicesConfig, JobConfig
 from dnnjob.errors import MissingError
 from dnnjob.machine import core_grants, cpu_name, lacks_instructions, visible_gpus
 from dnnjob.tasks.process_group import Crew, tf_cluster
@@ -139,6 +140,11 @@ def count_lanes(devices: DevicesConfig, *, members: int, threads: int, cores: in
     # More threads than one share a pool, in which networks side by side would wait for each other.
     default = cores if threads == 1 and not devices.threads else 1
     return max(1, min(devices.stack or default, members, cores // threads))
+
+
+def count_step_flop(job: JobConfig, num_params: int, *, num_tasks: int) -> float:
+    """Floating-point operations of a step in each task: six a parameter and row."""
+    return 6.0 * num_params * math.ceil(job.train.global_batch_size / num_tasks)
 
 
 def worthy_threads(cores: int, *, step_flop: float) -> int:
