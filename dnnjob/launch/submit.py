@@ -96,14 +96,14 @@ def submit_job(
         else:
             folder, job_id = _submit_sweep(points, target, preflight, root=root, halving=halving)
         print(folder, flush=True)
-    where = "Slurm job" if target.executor == "slurm" else "Process"
-    logger.info(
-        "%s %s. %s shows how it goes.",
-        where,
-        job_id.partition("_")[0],
-        quote_command("status", folder),
-    )
+    say_where(folder, job_id.partition("_")[0], executor=target.executor)
     return ExitCode.DONE
+
+
+def say_where(folder: Path, what: str, *, executor: str) -> None:
+    """Says what was sent, and where to look."""
+    where = "Slurm job" if executor == "slurm" else "Process"
+    logger.info("%s %s. %s shows how it goes.", where, what, quote_command("status", folder))
 
 
 def resubmit(folder: Path, words: Sequence[str] = ()) -> Submission:

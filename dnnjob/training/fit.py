@@ -188,6 +188,19 @@ def fit_dnn(
     pace = _train(loop, members, keeper, attempt)
     _pause(job.train, members, attempt)
     _keep_best(job.train, members)
+    return _summed_up(job, stack, members, keeper, summary=summary, pace=pace, width=width)
+
+
+def _summed_up(
+    job: JobConfig,
+    stack: Stack,
+    members: Sequence[Member],
+    keeper: Keeper,
+    *,
+    summary: str,
+    pace: Pace,
+    width: int,
+) -> Fitted:
     return Fitted(
         members=tuple(_fitted(member, job.train) for member in members),
         summary=summary,

@@ -12,7 +12,7 @@ from dnnjob.config import list_keys, load_job_again, split_words
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.halving import is_complete
 from dnnjob.launch.more_epochs import KEY, add_epochs
-from dnnjob.launch.submit import resubmit, resubmit_sweep
+from dnnjob.launch.submit import resubmit, resubmit_sweep, say_where
 from dnnjob.launch.watch.run_selection import open_runs
 from dnnjob.launch.watch.run_views import RunView, look
 from dnnjob.launch.watch.status_table import describe_view
@@ -79,12 +79,7 @@ def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> Ex
         return resume_foreground(folder, for_job)
     submission = resubmit(folder, words)
     print(paths.root, flush=True)
-    logger.info(
-        "%s %s. %s shows how it goes.",
-        "Slurm job" if submission.executor == "slurm" else "Process",
-        submission.job_id,
-        quote_command("status", paths.root),
-    )
+    say_where(paths.root, submission.job_id, executor=submission.executor)
     return ExitCode.DONE
 
 
@@ -107,13 +102,8 @@ def _resume_sweep(sweep: SweepPaths, words: Sequence[str], *, here: bool) -> Exi
         return ExitCode.DONE
     submission, runs = resubmit_sweep(sweep)
     print(sweep.root, flush=True)
-    logger.info(
-        "%s %s, %d runs. %s shows how it goes.",
-        "Slurm job" if submission.executor == "slurm" else "Process",
-        submission.job_id.partition("_")[0],
-        len(runs),
-        quote_command("status", sweep.root),
-    )
+    what = f"{submission.job_id.partition('_')[0]}, {len(runs)} runs"
+    say_where(sweep.root, what, executor=submission.executor)
     return ExitCode.DONE
 
 
