@@ -279,8 +279,6 @@ def test_a_log_target_comes_back_in_its_units(tmp_path: Path, block: Block) -> N
 
 PLAIN = """
 import sys, keras, numpy as np, pandas as pd
-from tests.training.conftest import predict_rows
-from tests.training.conftest import predict_rows
 frame = pd.read_pickle(sys.argv[2])
 model = keras.models.load_model(sys.argv[1], safe_mode=True)
 predicted = model.predict({name: frame[name].to_numpy() for name in model.input}, verbose=0)
