@@ -23,7 +23,8 @@ from dnnjob.data.text_format import TextFormat
 from dnnjob.imports import importing_tensorflow
 from dnnjob.machine import memory_share_bytes
 from dnnjob.results.assemble import Facts
-from dnnjob.results.evaluation import PredictedParts, evaluate
+from dnnjob.results.evaluation import evaluate
+from dnnjob.results.prediction_pass import PredictedParts
 from dnnjob.results.publish import publish
 from dnnjob.results.report import Report
 from dnnjob.results.trees import Yardstick

@@ -11,11 +11,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from dnnjob.data.encoding import Encoding
 from dnnjob.errors import DataError
 from dnnjob.runs import Record
 
 # Inputs of all rows, up to which the rows are held.
 MAX_HELD_VALUES = 2**20
+# Categories of a column that a linear model is given.
+_MAX_LINEAR_CATEGORIES = 64
+Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 
@@ -144,3 +148,25 @@ def _centred(products: Doubles, means: Doubles) -> Doubles:
     shifted = products - np.outer(means, sums) - np.outer(sums, means)
     centred = shifted + count * np.outer(means, means)
     return np.asarray(np.delete(np.delete(centred, -2, axis=0), -2, axis=1), np.float64)
+
+
+def linear_inputs(encoding: Encoding, inputs: Floats) -> Floats:
+    """What a linear model takes instead of the network's inputs.
+
+    It has no embeddings: the most frequent categories as one-hot inputs instead.
+    """
+    embedded = len(encoding.embedded_columns)
+    if not embedded:
+        return inputs
+    codes = inputs[:, -embedded:]
+    shown = [
+        codes[:, [place]] == np.arange(1, min(len(column.values), _MAX_LINEAR_CATEGORIES) + 1)
+        for place, column in enumerate(encoding.embedded_columns)
+    ]
+    return np.concatenate([inputs[:, :-embedded], *shown], axis=1, dtype=np.float32)
+
+
+def count_linear_inputs(encoding: Encoding) -> int:
+    """How many columns `linear_inputs` gives."""
+    inputs = np.zeros((1, encoding.num_inputs), np.float32)
+    return int(linear_inputs(encoding, inputs).shape[1])

@@ -14,8 +14,9 @@ from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig, resolve_job
 from dnnjob.data.folds import Folds
 from dnnjob.errors import StoppedError
-from dnnjob.results import baselines, evaluation
-from dnnjob.results.evaluation import Evaluated, PredictedParts, evaluate
+from dnnjob.results import baselines, prediction_pass
+from dnnjob.results.evaluation import Evaluated, evaluate
+from dnnjob.results.prediction_pass import PredictedParts
 from dnnjob.runs import Attempt, Journal, Position, create_run
 from dnnjob.tasks import Crew, StopFlag, TaskAttempt
 from tests.data.opened import split_table
@@ -87,8 +88,8 @@ def attempts(tmp_path: Path) -> Attempts:
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "_LEAST_ROWS", 64)
-    monkeypatch.setattr(evaluation, "_MAX_PRODUCTS", 1)
+    monkeypatch.setattr(prediction_pass, "_LEAST_ROWS", 64)
+    monkeypatch.setattr(prediction_pass, "_MAX_PRODUCTS", 1)
 
 
 # What they give
@@ -153,7 +154,7 @@ def test_folds_calibrate_by_the_member_that_left_a_row_out(tmp_path: Path) -> No
 def test_few_validation_rows_of_a_long_table_all_calibrate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "_SAMPLE_ROWS", 50)
+    monkeypatch.setattr(prediction_pass, "_SAMPLE_ROWS", 50)
     frame = make_frame()
     frame.loc[:320:8, "s"] = "validation"
     attempts = Attempts(make_job(frame, tmp_path), tmp_path)
