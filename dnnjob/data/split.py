@@ -6,7 +6,7 @@ uniform(rows, seed=0, stream=0)    # of each row number a number in [0, 1)
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -30,63 +30,11 @@ MAX_SHUFFLED_ROWS = 10_000_000
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows of each split, int64 row numbers in ascending order."""
+    """Rows with a target of each split, int64 numbers in ascending order."""
 
     train: IndexArray
     validation: IndexArray
     test: IndexArray
-    unlabelled: IndexArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """Rows without a target: predicted, and nothing else."""
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of all splits together."""
-        return len(self.train) + len(self.validation) + len(self.test) + len(self.unlabelled)
-
-    @property
-    def labels(self) -> NDArray[np.str_]:
-        """`train`, `validation`, `test` or `unlabelled` of every row, shape `(num_rows,)`."""
-        labels = np.full(self.num_rows, "train", dtype="<U10")
-        labels[self.validation] = "validation"
-        labels[self.test] = "test"
-        labels[self.unlabelled] = "unlabelled"
-        return labels
-
-
-def split_labelled(
-    y: FloatArray,
-    *,
-    test_fraction: float,
-    validation_fraction: float,
-    seed: int,
-    folds: int | None = None,
-    fold: int = 0,
-) -> Split:
-    """`split_rows` of the rows with a target; those without are unlabelled.
-
-    Args:
-        y: Targets, NaN where unlabelled, shape `(num_rows,)`.
-        test_fraction: As `split_rows` has it, like what follows.
-        validation_fraction: See there.
-        seed: See there.
-        folds: See there.
-        fold: See there.
-    """
-    rows = np.flatnonzero(~np.isnan(y))
-    split = split_rows(
-        len(rows),
-        test_fraction=test_fraction,
-        validation_fraction=validation_fraction,
-        seed=seed,
-        folds=folds,
-        fold=fold,
-    )
-    return Split(
-        train=rows[split.train],
-        validation=rows[split.validation],
-        test=rows[split.test],
-        unlabelled=np.flatnonzero(np.isnan(y)),
-    )
 
 
 def split_rows(
@@ -105,7 +53,7 @@ def split_rows(
     them, with the same seed.
 
     Args:
-        num_rows: Rows of the table.
+        num_rows: Rows with a target.
         test_fraction: Share of all rows held out for test, in [0, 1).
         validation_fraction: Share of the training rows held out for validation, in [0, 1).
         seed: Seed of both splits, in [0, 2**32).

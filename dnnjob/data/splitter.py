@@ -28,7 +28,7 @@ from dnnjob.data.split import (
     IndexArray,
     Labels,
     choose_split,
-    split_labelled,
+    split_rows,
     uniform,
 )
 from dnnjob.errors import DataError
@@ -211,19 +211,18 @@ def _way_out(data: "DataConfig") -> str:
 def _shuffle_splitter(
     data: "DataConfig", num_rows: int, facts: SplitFacts, *, seed: int
 ) -> Splitter:
-    known = np.zeros(num_rows)
-    known[facts.unlabelled] = np.nan
-    split = split_labelled(
-        known,
+    rows = np.delete(np.arange(num_rows), facts.unlabelled)
+    split = split_rows(
+        len(rows),
         test_fraction=data.test_fraction,
         validation_fraction=data.validation_fraction,
         seed=seed,
         folds=data.folds,
         fold=data.fold,
     )
-    labels = np.zeros(num_rows, dtype=np.int8)
-    labels[split.validation] = VALIDATION
-    labels[split.test] = TEST
+    labels = np.full(num_rows, TRAIN, dtype=np.int8)
+    labels[rows[split.validation]] = VALIDATION
+    labels[rows[split.test]] = TEST
     return lambda first, y, _: labels[first : first + len(y)]
 
 

@@ -16,7 +16,7 @@ from dnnjob.data.raw_columns import Block, FloatArray, Texts
 from dnnjob.data.running_statistics import measure_column
 from dnnjob.data.schema import Column, ColumnData
 from dnnjob.data.sources import hold_table, peek_job
-from dnnjob.data.split import SPLITS, Split
+from dnnjob.data.split import Split
 from dnnjob.data.spool import Scratch
 from dnnjob.data.table import Piece, Table
 from dnnjob.data.table_loading import type_parquet
@@ -90,8 +90,7 @@ class OpenedTable:
 
     @property
     def split(self) -> Split:
-        labels = self.piece.labels
-        return Split(*(np.flatnonzero(labels == place) for place in range(len(SPLITS))))
+        return Split(*(np.flatnonzero(self.piece.labels == place) for place in range(3)))
 
 
 def open_table(data: DataConfig) -> OpenedTable:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import KFold, train_test_split
 
-from dnnjob.data.split import split_labelled, split_rows
+from dnnjob.data.split import split_rows
 from dnnjob.errors import DataError
 
 SIZES = [*range(2, 41), 100, 101, 354, 506, 1000, 4177, 20641]
@@ -46,17 +46,11 @@ def test_the_validation_rows_are_a_second_split_of_the_training_rows(
         np.testing.assert_array_equal(split.test, np.sort(test))
 
 
-def test_every_row_has_one_label() -> None:
+def test_every_row_is_in_one_split() -> None:
     split = split_rows(506, test_fraction=0.3, validation_fraction=0.1, seed=0)
-    labels = split.labels
-    assert labels.shape == (506,)
-    for name, rows in (
-        ("train", split.train),
-        ("validation", split.validation),
-        ("test", split.test),
-    ):
-        np.testing.assert_array_equal(np.flatnonzero(labels == name), rows)
-        assert rows.dtype == np.int64
+    rows = np.concatenate([split.train, split.validation, split.test])
+    np.testing.assert_array_equal(np.sort(rows), np.arange(506))
+    assert rows.dtype == np.int64
 
 
 def test_making_a_split_leaves_the_global_random_state_alone() -> None:
@@ -117,25 +111,3 @@ def test_folds_leave_rows_for_validation() -> None:
 def test_more_folds_than_rows_are_refused() -> None:
     with pytest.raises(DataError, match=r"data\.folds = 4 and the table has 3"):
         split_rows(3, test_fraction=0.3, validation_fraction=0.0, seed=0, folds=4)
-
-
-# Rows without a target
-
-
-def test_rows_without_a_target_are_in_no_other_split() -> None:
-    y = np.arange(20.0)
-    y[[3, 4, 17]] = np.nan
-    split = split_labelled(y, test_fraction=0.3, validation_fraction=0.2, seed=0)
-    np.testing.assert_array_equal(split.unlabelled, [3, 4, 17])
-    assert split.num_rows == 20
-    np.testing.assert_array_equal(np.flatnonzero(split.labels == "unlabelled"), [3, 4, 17])
-    labelled = np.flatnonzero(~np.isnan(y))
-    inner = split_rows(17, test_fraction=0.3, validation_fraction=0.2, seed=0)
-    np.testing.assert_array_equal(split.test, labelled[inner.test])
-    np.testing.assert_array_equal(split.train, labelled[inner.train])
-
-
-def test_a_table_with_all_targets_is_split_as_its_rows_are() -> None:
-    split = split_labelled(np.arange(30.0), test_fraction=0.3, validation_fraction=0.2, seed=5)
-    rows = split_rows(30, test_fraction=0.3, validation_fraction=0.2, seed=5)
-    np.testing.assert_array_equal(split.labels, rows.labels)

@@ -47,7 +47,7 @@ def make_job(folder: Path, **data: object) -> JobConfig:
 
 
 def in_memory(folder: Path, job: JobConfig) -> Labels:
-    return split_table(job).split.labels
+    return NAMES[split_table(job).piece.labels]
 
 
 def streamed(folder: Path, job: JobConfig) -> Labels:

@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from dnnjob.config import DevicesConfig, JobConfig
 from dnnjob.data.order import StepPlan
-from dnnjob.data.split import TRAIN, VALIDATION, split_labelled
+from dnnjob.data.split import TRAIN, VALIDATION, split_rows
 from dnnjob.tasks import Crew, StopFlag
 from dnnjob.training.strategy import make_devices
 from dnnjob.training.windowed import WindowedRows
@@ -42,9 +42,9 @@ def test_a_table_without_windows_trains_on_standardized_rows_and_roots_of_weight
     frame: pd.DataFrame, job: JobConfig, is_held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dnnjob.data.table._PIECE_ROWS", 700)
-    split = split_labelled(
-        frame["y"].to_numpy(), test_fraction=0.4, validation_fraction=0.2, seed=0
-    )
+    labelled = np.flatnonzero(frame["y"].notna())
+    split = split_rows(len(labelled), test_fraction=0.4, validation_fraction=0.2, seed=0)
+    train, validation = labelled[split.train], labelled[split.validation]
     if is_held:
         table = split_table(job).table
     else:
@@ -56,14 +56,14 @@ def test_a_table_without_windows_trains_on_standardized_rows_and_roots_of_weight
     prepared = rows.prepare(job, devices, first_replica=0)
 
     assert isinstance(prepared.plan, StepPlan)
-    assert prepared.plan.num_rows == len(split.train)
+    assert prepared.plan.num_rows == len(train)
     data = prepared.data
-    assert data.num_validation_rows == len(split.validation)
+    assert data.num_validation_rows == len(validation)
     values = frame[["a", "b", "c", "y"]]
-    scaler = StandardScaler().fit(values.iloc[split.train])
+    scaler = StandardScaler().fit(values.iloc[train])
     for x, y, part in (
-        (data.x, data.y, split.train),
-        (data.x_validation, data.y_validation, split.validation),
+        (data.x, data.y, train),
+        (data.x_validation, data.y_validation, validation),
     ):
         expected = scaler.transform(values.iloc[part])
         np.testing.assert_allclose(np.asarray(x), expected[:, :3], rtol=1e-4, atol=1e-5)
