@@ -1,7 +1,8 @@
-"""What the machine gives this process: cores, memory, GPUs, versions, the state of git.
+"""What the machine gives this process: cores, memory, GPUs, a cache, versions, the state of git.
 
 threads = count_cores()          # physical cores within affinity, cgroup and Slurm's grant
 limit = memory_limit_bytes()
+sees_process(attempt.pid, attempt.process, host=attempt.host)    # is that one at work?
 """
 
 import getpass
@@ -12,6 +13,7 @@ import platform
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -180,6 +182,47 @@ def process_space() -> str:
 def is_containers(process: str) -> bool:
     """Whether a process, as `process_key` gave it, has its number in a container alone."""
     return process.split("/")[1:2] not in ([_FIRST_PROCESS_SPACE], [""])
+
+
+def _counts_here(process: str | None) -> bool:
+    """Whether the number of a process means the same in this one."""
+    return process is not None and process.startswith(f"{process_space()}/")
+
+
+def sees_process(pid: int, process: str | None, *, host: str) -> bool | None:
+    """Whether a process is at work; None if that cannot be seen from here.
+
+    Args:
+        pid: Its number.
+        process: What tells it from a later one with its number, as `process_key` gave it.
+        host: Where it was started.
+    """
+    if host != socket.gethostname() or process is None:
+        return None
+    if _counts_here(process):
+        return process_key(pid) == process
+    if process.startswith(process_space().partition("/")[0]) or is_containers(process):
+        # In another container, some of which have a boot of their own on the same host.
+        return None
+    # Another boot: the machine has been started anew since.
+    return False
+
+
+def user_cache() -> Path | None:
+    """`$XDG_CACHE_HOME/dnnjob`, by default `~/.cache/dnnjob`; None where nothing can be kept.
+
+    A home that nobody knows of, that is not there, as in many containers, or that may not be looked
+    into, is never made.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG specification says to ignore a relative path.
+    if base.is_absolute():
+        return base / "dnnjob"
+    try:
+        home = Path.home()
+        return home / ".cache" / "dnnjob" if home.is_dir() else None
+    except (OSError, RuntimeError):
+        return None
 
 
 def cpu_name() -> str:

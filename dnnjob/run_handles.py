@@ -17,8 +17,7 @@ from dnnjob.frames import Where, best_folder, collect_frame, to_frame
 from dnnjob.in_memory import to_arrow, write_parquet
 from dnnjob.launch.apart import Ended, do_apart
 from dnnjob.launch.watch.run_views import RunView, look
-from dnnjob.python_talk import Talk, speaking_python
-from dnnjob.python_words import in_python
+from dnnjob.python_talk import Talk, in_python, speaking_python
 from dnnjob.runs import RunPaths, State, SweepPaths, read_sweep
 
 if TYPE_CHECKING:
@@ -254,8 +253,8 @@ class Run:
         return f"Run({str(self.path)!r})"
 
     def _repr_html_(self) -> str:
-        from dnnjob.launch.watch.status_table import describe_view
-        from dnnjob.results.run_head import render_head
+        from dnnjob.launch.watch.status import describe_view
+        from dnnjob.results.report_page import render_head
 
         view = self.status()
         is_complete = view.state == "COMPLETED" and self._paths.report.is_file()

@@ -12,7 +12,7 @@ import pytest
 from dnnjob.clock import Stopwatch
 from dnnjob.config import load_job
 from dnnjob.errors import ExitCode
-from dnnjob.launch.more_epochs import add_epochs
+from dnnjob.launch.watch.resume_verb import add_epochs
 from dnnjob.launch.worker import run_attempt
 from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths, create_run, read_status

@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dnnjob import machine
+from dnnjob.machine import process_key, sees_process, user_cache
 
 
 def write(path: Path, text: str) -> None:
@@ -285,3 +287,68 @@ def test_the_peak_is_this_process_own_and_not_that_of_its_parent() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert float(done.stdout) < 300
+
+
+def test_the_cache_is_under_home_unless_xdg_names_an_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert user_cache() == tmp_path / ".cache" / "dnnjob"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert user_cache() == tmp_path / ".cache" / "dnnjob"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert user_cache() == tmp_path / "xdg" / "dnnjob"
+
+
+def test_a_home_that_is_not_there_or_not_known_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    assert user_cache() is None
+    assert not (tmp_path / "none").exists()
+
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    assert user_cache() is None
+
+
+HERE = socket.gethostname()
+KEY = str(process_key(os.getpid()))
+BOOT = KEY.partition("/")[0]
+
+
+def test_a_process_that_lives_here_is_at_work() -> None:
+    assert sees_process(os.getpid(), KEY, host=HERE) is True
+
+
+def test_a_process_that_ended_here_is_not_at_work() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        key = process_key(process.pid)
+        process.kill()
+
+    assert key is not None
+    assert sees_process(process.pid, key, host=HERE) is False
+
+
+def test_another_process_with_its_number_is_not_it() -> None:
+    assert sees_process(os.getpid(), KEY[:-1] + "x", host=HERE) is False
+
+
+def test_a_process_of_another_host_cannot_be_seen() -> None:
+    assert sees_process(os.getpid(), KEY, host="elsewhere") is None
+
+
+def test_a_process_in_another_container_of_this_host_cannot_be_seen() -> None:
+    assert sees_process(1, f"{BOOT}/pid:[1]/12", host=HERE) is None
+
+
+def test_before_this_boot_nothing_is_at_work() -> None:
+    assert sees_process(os.getpid(), "another-boot/pid:[4026531836]/12", host=HERE) is False
+
+
+def test_a_container_with_a_boot_of_its_own_cannot_be_seen() -> None:
+    assert sees_process(1, "another-boot/pid:[4026532999]/12", host=HERE) is None

@@ -20,7 +20,7 @@ from typing import Any
 import pydantic_core
 
 from dnnjob.collect.record import Line
-from dnnjob.folders import user_cache
+from dnnjob.machine import user_cache
 from dnnjob.runs import write_file
 
 logger = logging.getLogger(__name__)

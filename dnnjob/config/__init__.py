@@ -4,14 +4,17 @@ job = load_job(Path("jobs/housing.toml"), overrides=["seed=7", "train.learning_r
 for point in make_points(job): ...
 """
 
-from dnnjob.config.again import change_devices, list_keys, load_job_again, parse_devices
 from dnnjob.config.data_section import DataConfig
 from dnnjob.config.job import DevicesConfig, JobConfig, ModelConfig, OutputConfig, TrainConfig
 from dnnjob.config.overrides import (
+    change_devices,
     list_job_keys,
+    list_keys,
     load_job,
+    load_job_again,
     make_job,
     nearest_keys,
+    parse_devices,
     resolve_job,
     to_toml,
     without_keys,

@@ -2,6 +2,7 @@
 
 job = load_job(Path("jobs/housing.toml"), overrides=["seed=7", "data.source=mine.csv"])
 text = to_toml(job)
+job = load_job_again(paths.job, ["devices.tasks=2"])    # a run that goes on computes elsewhere
 """
 
 import copy
@@ -22,6 +23,7 @@ from dnnjob.config.data_section import ColumnConfig
 from dnnjob.config.job import JobConfig, flatten
 from dnnjob.errors import JobError
 from dnnjob.image import mount_hint
+from dnnjob.text import quote_command
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ BUILTIN = "builtin:"
 # Keys of [data] that name files or folders.
 _PATH_KEYS = ("source", "validation_source", "test_source", "scratch")
 _COLUMNS_KEY = "data.columns"
+# The arithmetic makes other numbers, not the same ones elsewhere.
+_OF_THE_JOB = "devices.precision"
 # What other tools call it.
 _OTHER_WORDS = {
     "lr": "learning_rate",
@@ -371,3 +375,46 @@ def _section_at(tables: Sequence[str], model: type[BaseModel]) -> type[BaseModel
         return ColumnConfig
     found = model.model_fields[tables[0]].annotation if len(tables) == 1 else model
     return found if isinstance(found, type) and issubclass(found, BaseModel) else model
+
+
+def load_job_again(path: Path, words: Sequence[str]) -> JobConfig:
+    """The job of a run with other devices.
+
+    Args:
+        path: The resolved job of the run.
+        words: `KEY=VALUE` for keys of `[devices]`.
+
+    Raises:
+        JobError: If another key is given, or the job is not valid with these.
+    """
+    for word, key in zip(words, list_keys(words), strict=True):
+        if not key.startswith("devices.") or key == _OF_THE_JOB:
+            raise JobError(
+                f"A run goes on as the job it began with: only keys of [devices] but precision "
+                f"may change, and profile.* where it is submitted again, but got {word!r}. "
+                f"Another job is another run: {quote_command('run', path, word)}."
+            )
+    return load_job(path, overrides=words)
+
+
+def parse_devices(words: Iterable[str]) -> dict[str, Any]:
+    """The keys of `[devices]` that words set, without their table's name."""
+    return {key.removeprefix("devices."): value for key, value in map(parse_override, words)}
+
+
+def change_devices(job: JobConfig, devices: Mapping[str, Any]) -> JobConfig:
+    """The job with other values for some keys of `[devices]`.
+
+    Raises:
+        JobError: If it is not valid with these.
+    """
+    if not devices:
+        return job
+    values = job.model_dump(exclude_none=True)
+    values["devices"] |= devices
+    return resolve_job(values, origin="The job with other devices")
+
+
+def list_keys(words: Iterable[str]) -> list[str]:
+    """The key of each `KEY=VALUE` word."""
+    return [parse_override(word)[0] for word in words]

@@ -17,7 +17,7 @@ import numpy as np
 
 from dnnjob.data.raw_columns import FloatArray
 from dnnjob.errors import DataError
-from dnnjob.folders import user_cache
+from dnnjob.machine import user_cache
 from dnnjob.runs import write_file
 
 PREFIX = "builtin:"

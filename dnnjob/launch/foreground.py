@@ -1,8 +1,11 @@
 """Runs here and now: one in this process, or the points of a sweep side by side in lanes.
 
+The tasks of a Slurm step share a run: `srun -n 4 dnnjob run JOB` is one.
+
 code = run_foreground(Path("jobs/housing.toml"), ["seed=7"], root=Path("runs"))
 """
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +13,7 @@ from pathlib import Path
 
 from dnnjob.clock import Stopwatch
 from dnnjob.config import (
+    JobConfig,
     Point,
     list_keys,
     load_job,
@@ -18,7 +22,7 @@ from dnnjob.config import (
     parse_devices,
 )
 from dnnjob.data.sources import peek_columns
-from dnnjob.errors import ExitCode
+from dnnjob.errors import ExitCode, JobError, PeerLostError
 from dnnjob.launch.halving import Order, is_complete, put_in_order, refuse_halving_of_tasks
 from dnnjob.launch.lane_plan import (
     LanePlan,
@@ -30,7 +34,6 @@ from dnnjob.launch.lane_plan import (
 )
 from dnnjob.launch.lanes import Lanes, ListedTurns
 from dnnjob.launch.local_tasks import run_local_tasks
-from dnnjob.launch.shared_step import refuse_other_tasks, share_run
 from dnnjob.launch.sweep_folder import (
     describe_plan,
     leaving_nothing,
@@ -56,10 +59,11 @@ from dnnjob.runs import (
     read_sweep,
     write_resumption,
 )
-from dnnjob.tasks import StopFlag, Task, find_task
+from dnnjob.tasks import WAIT_S, StopFlag, Task, find_task, fresh_names, looks
 from dnnjob.text import align
 
 logger = logging.getLogger(__name__)
+_OPEN = ("CREATED", "RUNNING")
 
 
 def run_foreground(job_file: Path, overrides: Sequence[str], *, root: Path) -> ExitCode:
@@ -268,3 +272,63 @@ def _outcome(point: Point, paths: RunPaths) -> tuple[str, ...]:
         "-" if test is None else f"{test.mse:.6g}",
         str(paths.root),
     )
+
+
+def share_run(root: Path, job: JobConfig, *, task: Task, wait_s: float = WAIT_S) -> RunPaths:
+    """The run folder of a step: made by the chief, found by the others.
+
+    Its name ends in digits that follow from job id and step alone, so the others need no message.
+
+    Args:
+        root: Folder that holds runs.
+        job: The job.
+        task: This task of the step.
+        wait_s: How long the others look for it.
+
+    Raises:
+        JobError: If the job asks for another number of tasks than the step has.
+        MissingError: If the folder cannot be made.
+        PeerLostError: If the chief has made none in time.
+    """
+    if job.devices.tasks != 1:
+        refuse_other_tasks(job.devices.tasks, task)
+    token = hashlib.sha256(task.launch.encode()).hexdigest()[:6]
+    if task.is_chief:
+        return create_run(root, job, token=token)
+    folder = root.absolute() / job.name
+    for _ in looks(wait_s):
+        if (paths := _find(folder, token)) is not None:
+            return paths
+    raise PeerLostError(
+        f"The tasks of a step share a run folder, but task 0 made no {folder}/*-{token} within "
+        f"{wait_s:.0f} s. Look whether all nodes see {root}, and at the output of task 0."
+    )
+
+
+def refuse_other_tasks(asked: int, task: Task) -> None:
+    """Ends a step that has not as many tasks as its job asks for.
+
+    Raises:
+        JobError: If so.
+    """
+    if asked != task.num_tasks:
+        raise JobError(
+            f"A Slurm step of {task.num_tasks} tasks is one run of as many, but devices.tasks is "
+            f"{asked}. Leave it out, or give srun -n that number."
+        )
+
+
+def _find(folder: Path, token: str) -> RunPaths | None:
+    # The newest: a step may have run the job before.
+    for name in sorted(fresh_names(folder), reverse=True):
+        paths = RunPaths(folder / name)
+        if name.endswith(f"-{token}") and _is_open(paths):
+            return paths
+    return None
+
+
+def _is_open(paths: RunPaths) -> bool:
+    try:
+        return read_settled(paths).state in _OPEN
+    except (OSError, ValueError):
+        return False

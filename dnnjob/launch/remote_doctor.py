@@ -20,8 +20,8 @@ from dnnjob.config import ProfileConfig, load_profile
 from dnnjob.doctor import Finding, examine, is_fit, render_findings
 from dnnjob.errors import DnnJobError, ExitCode, MissingError
 from dnnjob.launch.own_process import raising_on_signals
-from dnnjob.launch.watch.polling import Pace
 from dnnjob.launch.watch.slurm_answer import ask_slurm
+from dnnjob.launch.watch.wait import Pace
 from dnnjob.machine import list_gpus
 from dnnjob.runs import (
     Event,

@@ -1,4 +1,4 @@
-"""`report.html`: the report and its plots as one self-contained page.
+"""`report.html`: the report and its plots as one self-contained page; and its head, for a notebook.
 
 write_text(paths.page, render_page(report, paths.plots))
 """
@@ -100,3 +100,39 @@ def page_environment(package: str = "dnnjob.results") -> Environment:
         "seconds": format_seconds,
     }
     return environment
+
+
+def render_head(
+    state: str,
+    *,
+    name: str,
+    run_id: str,
+    path: str,
+    report: Report | None = None,
+    plots: Path | None = None,
+) -> str:
+    """HTML of its own, without scripts.
+
+    Args:
+        state: How the run stands, in words.
+        name: Of its job.
+        run_id: Its folder's name.
+        path: Its folder.
+        report: Of a complete run.
+        plots: Folder of its plots, of which the first is shown.
+    """
+    figures = [] if plots is None else load_figures(plots)
+    return (
+        page_environment()
+        .get_template("run_head.html.j2")
+        .render(
+            state=state,
+            name=name,
+            run_id=run_id,
+            path=path,
+            report=report,
+            rivals=() if report is None else find_rivals(report),
+            no_test_rows=NO_TEST_ROWS,
+            figure=next((one for one in figures if one.name == "regplot"), None),
+        )
+    )

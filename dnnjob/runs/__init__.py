@@ -12,17 +12,15 @@ from dnnjob.runs.atomic_files import (
     write_private,
     write_text,
 )
-from dnnjob.runs.attempts import (
-    claim_attempt,
-    count_restarts,
-    latest_attempt,
-    own_job_id,
-)
 from dnnjob.runs.events import Event, leave_event, read_events
 from dnnjob.runs.journal import (
     SECONDS_BETWEEN_SIGNS,
     FollowerJournal,
     Journal,
+    claim_attempt,
+    count_restarts,
+    latest_attempt,
+    own_job_id,
 )
 from dnnjob.runs.judge import FRESH, LAG, JobView, ProcessView, SchedulerAnswer, Verdict, judge
 from dnnjob.runs.queue_reasons import describe_queue_reason

@@ -6,7 +6,6 @@ threads = configure_process(job.devices, crew)       # before TensorFlow is impo
 steps = crew.agree(steps)                            # the chief's word, at the start of each call
 """
 
-from dnnjob.tasks.alive import sees_process
 from dnnjob.tasks.environment import (
     LOGICAL_CPUS,
     configure_process,
@@ -51,7 +50,6 @@ __all__ = [
     "looks",
     "lower_threads",
     "refuse_without_gpu",
-    "sees_process",
     "stop_signals",
     "worthy_threads",
 ]

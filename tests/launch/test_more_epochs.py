@@ -8,7 +8,7 @@ import pytest
 
 from dnnjob.config import load_job
 from dnnjob.errors import JobError
-from dnnjob.launch.more_epochs import add_epochs
+from dnnjob.launch.watch.resume_verb import add_epochs
 from dnnjob.runs import RunPaths
 from tests.collect.make_runs import Wish, write_run
 

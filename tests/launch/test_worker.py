@@ -22,10 +22,9 @@ from dnnjob.errors import (
     PeerLostError,
     StoppedError,
 )
-from dnnjob.launch.foreground import resume_foreground
+from dnnjob.launch.foreground import resume_foreground, share_run
 from dnnjob.launch.outcome import explain_end
 from dnnjob.launch.own_process import logging_to
-from dnnjob.launch.shared_step import share_run
 from dnnjob.launch.watch.resume_verb import resume_command
 from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_key

@@ -15,9 +15,9 @@ from dnnjob import slurm
 from dnnjob.errors import ExitCode, JobError, MissingError
 from dnnjob.launch.watch.run_selection import open_runs
 from dnnjob.launch.watch.run_views import RunView, look
-from dnnjob.launch.watch.status_table import describe_view, shorten
+from dnnjob.launch.watch.status import describe_view, shorten
 from dnnjob.launch.watch.targets import SubmittedJob, find_submitted_jobs
-from dnnjob.machine import user_name
+from dnnjob.machine import sees_process, user_name
 from dnnjob.runs import (
     Cancel,
     RunPaths,
@@ -25,7 +25,6 @@ from dnnjob.runs import (
     read_submission,
     write_cancel,
 )
-from dnnjob.tasks import sees_process
 
 logger = logging.getLogger(__name__)
 

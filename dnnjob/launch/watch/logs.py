@@ -14,7 +14,7 @@ from pathlib import Path
 from dnnjob.config import load_job
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.watch.run_views import RunView, look
-from dnnjob.launch.watch.status_table import describe_view, shorten
+from dnnjob.launch.watch.status import describe_view, shorten
 from dnnjob.launch.watch.wait import watch
 from dnnjob.runs import RunPaths, open_run, read_submission
 from dnnjob.streams import is_unread

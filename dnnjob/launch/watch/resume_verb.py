@@ -1,26 +1,29 @@
-"""The verb `dnnjob resume`: a run goes on where it was sent before, or here.
+"""The verb `dnnjob resume`: a run goes on where it was sent before or here, or to more epochs.
 
 code = resume_command(Path("runs/tiny/20261124-101500-3f9a1c"), ["devices.tasks=2"], here=False)
 """
 
 import logging
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dnnjob.config import list_keys, load_job_again, split_words
+from dnnjob.config import list_keys, load_job, load_job_again, split_words, to_toml
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.halving import is_complete
-from dnnjob.launch.more_epochs import KEY, add_epochs
 from dnnjob.launch.submit import resubmit, resubmit_sweep, say_where
 from dnnjob.launch.watch.run_selection import open_runs
 from dnnjob.launch.watch.run_views import RunView, look
-from dnnjob.launch.watch.status_table import describe_view
-from dnnjob.runs import FRESH, SweepPaths, open_run, read_cancel
+from dnnjob.launch.watch.status import describe_view
+from dnnjob.results.report import read_report
+from dnnjob.runs import FRESH, RunPaths, SweepPaths, open_run, read_cancel, write_file, write_text
 from dnnjob.tasks import find_task
 from dnnjob.text import describe_time, quote_command
 
 logger = logging.getLogger(__name__)
+
+_EPOCHS = "train.epochs"
 
 
 def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> ExitCode:
@@ -51,7 +54,7 @@ def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> Ex
     paths = open_run(folder)
     task = find_task()
     for_job, for_profile = split_words(words)
-    more = [word for word, key in zip(for_job, list_keys(for_job), strict=True) if key == KEY]
+    more = [word for word, key in zip(for_job, list_keys(for_job), strict=True) if key == _EPOCHS]
     is_longer = bool(more) and paths.report.is_file()
     for_job = [word for word in for_job if not (is_longer and word in more)]
     load_job_again(paths.job, for_job)
@@ -147,3 +150,51 @@ def is_live(view: RunView, *, now: datetime, is_cancelled: bool) -> bool:
         return view.updated_at is not None and now - view.updated_at < FRESH
     waits = view.job_id is not None or (view.state == "CREATED" and view.process is not None)
     return waits and not is_cancelled
+
+
+def add_epochs(paths: RunPaths, word: str) -> None:
+    """Makes a complete run one that goes on from its last epoch to a later one.
+
+    Its report goes, whose presence means complete; what else it left stays until it is replaced.
+
+    Args:
+        paths: The run.
+        word: `train.epochs=NUMBER`.
+
+    Raises:
+        JobError: If it would not end as a run of so many epochs from the start, or its last state
+            was not kept.
+    """
+    job, longer = load_job(paths.job), load_job(paths.job, overrides=[word])
+    planned, after = job.train.epochs, longer.train.epochs
+    training = read_report(paths.report).training
+    # One that its search left behind goes on to where it would have ended.
+    before = training.epochs if training.stop_reason == "halved" else planned
+    if after <= before:
+        raise JobError(
+            f"A completed run can go on to more epochs, but {paths.root} has {before} and got "
+            f"{word!r}. Give more than {before}."
+        )
+    if job.train.schedule != "constant" and after != planned:
+        raise JobError(
+            f'With train.schedule = "{job.train.schedule}" the learning rate of every step depends '
+            f"on the number of epochs, so {paths.root} cannot go on to {after} as if it had begun "
+            f"with them. Begin anew: {quote_command('run', paths.job, word)}."
+        )
+    if training.stop_reason == "patience":
+        patience = f"train.patience={2 * (job.train.patience or 1)}"
+        raise JobError(
+            f"Early stopping ended {paths.root} at epoch {training.epochs} of {before}, as it "
+            f"would with {after}. Begin anew with more patience: "
+            f"{quote_command('run', paths.job, patience)}."
+        )
+    if not paths.training_state.is_file():
+        raise JobError(
+            f"A run goes on from the last state of its training, which {paths.root} has not kept: "
+            f"it is left beside the model, where output.model is true. Begin anew: `dnnjob run "
+            f"{paths.job} {word}`."
+        )
+    with paths.training_state.open("rb") as state:
+        write_file(paths.first_checkpoint, lambda file: shutil.copyfileobj(state, file))
+    write_text(paths.job, to_toml(longer))
+    paths.report.unlink()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from dnnjob.launch.watch.slurm_answer import Answer, ask_slurm
-from dnnjob.machine import user_name
+from dnnjob.machine import sees_process, user_name
 from dnnjob.runs import (
     OVER,
     Attempt,
@@ -37,7 +37,6 @@ from dnnjob.runs import (
     settle,
     state_before,
 )
-from dnnjob.tasks import sees_process
 
 _MAX_READERS = 16
 _NOT_ASKED = Answer(fault="not asked")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dnnjob.errors import JobError
-from dnnjob.launch.watch import polling
+from dnnjob.launch.watch import wait
 from dnnjob.launch.watch.logs import logs_command
 from dnnjob.runs import RunPaths, write_status
 from tests.launch.watch.made import attempt_here, make_run, send, status
@@ -131,7 +131,7 @@ def test_a_task_that_the_run_has_not_is_refused(done: RunPaths) -> None:
 def test_following_shows_what_comes_and_ends_with_the_run(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polling, "LOOK_S", 0.05)
+    monkeypatch.setattr(wait, "LOOK_S", 0.05)
     paths = make_run(root, told=status("RUNNING", [attempt_here()]))
     say(paths, "first\n")
 

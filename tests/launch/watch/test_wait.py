@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from dnnjob.errors import ExitCode
-from dnnjob.launch.watch import polling, run_views, wait
-from dnnjob.launch.watch.polling import Pace
+from dnnjob.launch.watch import run_views, wait
 from dnnjob.launch.watch.slurm_answer import Answer
-from dnnjob.launch.watch.wait import wait_command
+from dnnjob.launch.watch.wait import Pace, wait_command
 from dnnjob.runs import JobView, write_status
 from tests.launch.watch.made import (
     CLUSTER,
@@ -48,7 +47,7 @@ def test_a_run_whose_folder_is_gone_is_a_failure(root: Path) -> None:
 def test_a_run_at_work_is_waited_for(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(polling, "LOOK_S", 0.05)
+    monkeypatch.setattr(wait, "LOOK_S", 0.05)
     caplog.set_level("INFO", "dnnjob")
     paths = make_run(root, told=status("RUNNING", [attempt_here()]))
     end = threading.Timer(0.4, lambda: write_status(paths, status("FAILED", reason="nan")))
@@ -78,7 +77,7 @@ def test_of_a_sweep_the_counts_and_bad_ends_are_told(
 def test_slurm_is_asked_once_while_files_are_looked_at_often(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polling, "LOOK_S", 0.02)
+    monkeypatch.setattr(wait, "LOOK_S", 0.02)
     asked: list[object] = []
 
     def ask(job_ids: object, *, begun: object) -> Answer:

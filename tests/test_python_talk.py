@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from dnnjob.python_words import in_python
+from dnnjob.python_talk import in_python
 from tests.conftest import CHECKOUT
 
 # Verbs and options that belong to a shell, or to other tools.
