@@ -1,6 +1,6 @@
 """Dropout masks of the global batch, of which each replica draws its own rows alone.
 
-masks = draw_masks(units, rate=0.2, stream=stream, replica=replica, num_replicas=2, rows=32)
+masks = draw_masks(units, values=values, stream=stream, replica=replica, num_replicas=2, rows=32)
 """
 
 import math
@@ -8,13 +8,15 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from dnnjob.training.hyperparameters import Hyperparameters
+
 _MAX_LAYERS = 1024
 
 
 def draw_masks(
     layer_units: Sequence[int],
     *,
-    rate: float,
+    values: Hyperparameters,
     stream: tf.Tensor,
     replica: tf.Tensor,
     num_replicas: int,
@@ -24,7 +26,7 @@ def draw_masks(
 
     Args:
         layer_units: Width of each dropout layer.
-        rate: Share of the inputs that are dropped; the others are scaled up to the same mean.
+        values: Share of the inputs that are dropped; the others are scaled up to the same mean.
         stream: Seed and number of the step, `(2,)` int64.
         replica: Number of the replica.
         num_replicas: Replicas of the batch.
@@ -38,7 +40,7 @@ def draw_masks(
             drawn = tf.random.stateless_uniform((rows, units), seed=key, alg="philox")
         else:
             drawn = _draw_rows(key, replica, rows=rows, units=units)
-        masks.append(tf.cast(drawn >= rate, tf.float32) / (1.0 - rate))
+        masks.append(tf.cast(drawn >= values.dropout_rate, tf.float32) / values.kept_share)
     return masks
 
 

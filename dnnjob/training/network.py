@@ -17,15 +17,13 @@ import numpy as np
 from dnnjob.config import JobConfig
 from dnnjob.data.encoding import Encoding
 from dnnjob.data.order import Plan, member_seeds
+from dnnjob.training.hyperparameters import describe_kind
 from dnnjob.training.model import build_encoded_dnn
 from dnnjob.training.network_state import NetworkState, make_state
 from dnnjob.training.step import CompiledStep, ResidentData
 from dnnjob.training.strategy import Devices
 
 logger = logging.getLogger(__name__)
-
-# What reaches the compiled call as tensors, or does not reach it.
-_TENSORS = {"learning_rate", "schedule", "warmup_steps", "checkpoint_every_s"}
 
 
 @dataclass(eq=False)
@@ -142,7 +140,7 @@ def make_stack(
     dnn = networks[0].seat.dnn
     if _latest is not None:
         step = _latest[1]
-        step.restart(data, dnn)
+        step.restart(job, data, dnn)
         return Stack(networks, step, is_compiled=True)
     step = CompiledStep(dnn, data, job=job, plan=plan, devices=devices)
     _latest = kind, step
@@ -183,8 +181,7 @@ def _kind(
     numbers = encoding.numeric_embedding(job.model)
     tensors = data.x, data.y, data.x_validation, data.y_validation
     return (
-        job.model.model_dump(exclude={"members"}),
-        job.train.model_dump(exclude=_TENSORS),
+        describe_kind(job),
         job.devices.model_dump(exclude={"stack"}),
         plan,
         [None if tensor is None else tuple(tensor.shape) for tensor in tensors],

@@ -1,7 +1,7 @@
 """Update rules as Keras's optimizers have them, as functions of values alone.
 
 slots = [tf.zeros_like(weight) for _ in range(count_slots(job.train))]
-weight, slots = updated(job.train, weight, slots, gradient, rate=rate, number=number)
+weight, slots = updated(job.train, weight, slots, gradient, rate=rate, momentum=0.9, number=n)
 """
 
 from collections.abc import Sequence
@@ -32,6 +32,7 @@ def updated(
     gradient: tf.Tensor,
     *,
     rate: tf.Tensor,
+    momentum: tf.Tensor | float,
     number: tf.Tensor,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """A weight and its slots after one update; learning rate, decay and clipping are the caller's.
@@ -39,22 +40,23 @@ def updated(
     The order of operations is that of Keras 3 (`keras/src/optimizers`).
 
     Args:
-        train: Which rule, with its momentum or beta_2.
+        train: Which rule, with its beta_2, and whether it has momentum.
         weight: The weight, any shape.
         slots: What the optimizer remembers of it, `count_slots` tensors of its shape: momentum of
             sgd; mean gradient and mean squared gradient of adam; mean squared gradient and momentum
             of rmsprop.
         gradient: Of the weight's shape.
         rate: Learning rate, a scalar.
+        momentum: Share of its last change that a weight keeps, a scalar.
         number: Number of the update, from 1, a float32 scalar.
     """
     match train.optimizer:
         case "sgd":
-            return _sgd(train, weight, slots, gradient, rate)
+            return _sgd(train, weight, slots, gradient, rate, momentum)
         case "adam" | "adamw":
             return _adam(train, weight, slots, gradient, rate, number)
         case "rmsprop":
-            return _rmsprop(train, weight, slots, gradient, rate)
+            return _rmsprop(weight, slots, gradient, rate, momentum)
 
 
 def _sgd(
@@ -63,13 +65,14 @@ def _sgd(
     slots: Sequence[tf.Tensor],
     gradient: tf.Tensor,
     rate: tf.Tensor,
+    momentum: tf.Tensor | float,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
     change = gradient * rate
     if not train.momentum:
         return weight - change, []
-    velocity = slots[0] * train.momentum - change
+    velocity = slots[0] * momentum - change
     if train.nesterov:
-        return weight + (velocity * train.momentum - change), [velocity]
+        return weight + (velocity * momentum - change), [velocity]
     return weight + velocity, [velocity]
 
 
@@ -92,16 +95,16 @@ def _adam(
 
 
 def _rmsprop(
-    train: TrainConfig,
     weight: tf.Tensor,
     slots: Sequence[tf.Tensor],
     gradient: tf.Tensor,
     rate: tf.Tensor,
+    momentum: tf.Tensor | float,
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    square, *momentum = slots
+    square, *velocities = slots
     square = _RHO * square + (1 - _RHO) * tf.square(gradient)
     change = rate * gradient / tf.sqrt(square + _EPSILON)
-    if not momentum:
+    if not velocities:
         return weight - change, [square]
-    velocity = train.momentum * momentum[0] + change
+    velocity = momentum * velocities[0] + change
     return weight - velocity, [square, velocity]

@@ -6,7 +6,7 @@ outcome = step(state, window.indices, rows=step.place(parts), ...)      # of sev
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,12 +16,10 @@ import tensorflow as tf
 
 from dnnjob.config import JobConfig
 from dnnjob.data.order import Plan
-from dnnjob.training.dropout import draw_masks
-from dnnjob.training.finite import all_finite
-from dnnjob.training.losses import robust_error, squared_error
-from dnnjob.training.model import dropout_units, forward
+from dnnjob.training.hyperparameters import Hyperparameters
 from dnnjob.training.network_state import NetworkState
-from dnnjob.training.row_chunks import chunk_rows, cut, validation_indices
+from dnnjob.training.row_chunks import validation_indices
+from dnnjob.training.row_sums import RowSums
 from dnnjob.training.strategy import Devices, Placed
 from dnnjob.training.weight_update import WeightUpdate
 
@@ -119,6 +117,7 @@ class _Steps(NamedTuple):
         start: The first to take.
         stop: The step to stop before.
         seed: Of the dropout masks.
+        values: Dropout rate, penalty, clipping, decay, momentum and patience.
     """
 
     indices: Any
@@ -128,6 +127,7 @@ class _Steps(NamedTuple):
     start: Any
     stop: Any
     seed: Any
+    values: Hyperparameters
 
 
 class _Carry(NamedTuple):
@@ -146,7 +146,8 @@ class CompiledStep:
     """Training steps of networks of one shape on one table, compiled once.
 
     A network's variables are arguments of the call, updated in place. The range of steps, learning
-    rates and seeds are tensors, so that one compilation serves every call. What a loop variable
+    rates, seeds and other values are tensors, so that one compilation serves every call and every
+    point of a sweep over them. What a loop variable
     selects is gathered, never sliced: XLA takes the bounds of a slice for constants and would
     compile anew for every range of steps.
     """
@@ -161,22 +162,18 @@ class CompiledStep:
         devices: Devices,
     ) -> None:
         self._dnn, self._data = dnn, data
-        self._job, self._plan, self._strategy = job, plan, devices.strategy
-        self._devices = devices
-        self._num_replicas = devices.num_replicas
-        self._chunk_rows = chunk_rows(devices, threads=job.devices.threads)
+        self._plan, self._strategy, self._devices = plan, devices.strategy, devices
+        self._values = Hyperparameters.of(job)
+        self._has_patience = job.train.patience is not None
         self.validates = data.num_validation_rows > 0
         self._validation = self.validate_on(np.arange(data.num_validation_rows, dtype=np.int32))
-        # One device compiles the whole loop. Several compile what each computes alone, since
-        # XLA cannot compile the reduction between them.
-        alone = self._num_replicas == 1
-        is_fused = devices.xla and alone
+        is_fused = devices.xla and devices.num_replicas == 1
         self._update = WeightUpdate(dnn, job=job, strategy=devices.strategy, is_fused=is_fused)
-        self._local: Callable[..., list[tf.Tensor]] | None = None
-        if devices.xla and not alone:
-            self._local = tf.function(self._local_gradients, jit_compile=True, autograph=False)
+        self._sums = RowSums(dnn, job=job, devices=devices, update=self._update)
         self._call = tf.function(self._train_range, jit_compile=is_fused, autograph=False)
-        self._add_errors = tf.function(self._sum_errors, jit_compile=is_fused, autograph=False)
+        self._add_errors = tf.function(
+            self._sums.squared_errors, jit_compile=is_fused, autograph=False
+        )
 
     def __call__(
         self,
@@ -216,6 +213,7 @@ class CompiledStep:
             start=tf.constant(start, tf.int32),
             stop=tf.constant(stop, tf.int32),
             seed=tf.constant(seed, tf.int64),
+            values=Hyperparameters(*map(tf.constant, self._values)),
         )
         x, y = rows or (self._data.x, self._data.y)
         taken = self._with_validation(x, y, validation or self._validation)
@@ -223,7 +221,7 @@ class CompiledStep:
 
     def validate_on(self, rows: np.ndarray) -> Validation:
         """Some of the validation rows, by number, as a call takes them."""
-        places = validation_indices(self._data.num_validation_rows, self._num_replicas)
+        places = validation_indices(self._data.num_validation_rows, self._devices.num_replicas)
         numbers = np.full(self._data.num_validation_rows + 1, -1, np.int32)
         numbers[: len(rows)] = rows
         return Validation(tf.constant(numbers[places]), tf.constant(len(rows), tf.float32))
@@ -233,9 +231,9 @@ class CompiledStep:
         x, y = zip(*parts, strict=True)
         return self._devices.place_each(x), self._devices.place_each(y)
 
-    def restart(self, data: ResidentData, dnn: keras.Sequential) -> None:
-        """Takes other rows of the same shapes, and what of a network like theirs never trains."""
-        self._data = data
+    def restart(self, job: JobConfig, data: ResidentData, dnn: keras.Sequential) -> None:
+        """Takes a job of the same kind, its rows, and what of its networks never trains."""
+        self._values, self._data = Hyperparameters.of(job), data
         for mine, other in zip(
             self._dnn.non_trainable_variables, dnn.non_trainable_variables, strict=True
         ):
@@ -285,6 +283,7 @@ class CompiledStep:
             start=scalar,
             stop=scalar,
             seed=tf.TensorSpec((), tf.int64),
+            values=Hyperparameters(*(tf.TensorSpec((), value.dtype) for value in self._values)),
         )
         rows = self._with_validation(self._data.x, self._data.y, self._validation)
         stopping = Stopping(tf.TensorSpec((), tf.float32), scalar)
@@ -296,7 +295,9 @@ class CompiledStep:
         rates = np.zeros(len(indices), np.float32)
         # What replicas compile apart is compiled at the first step: one with targets of NaN, which
         # makes no update.
-        y, stop = (self._data.y, 0) if self._local is None else (self._spoil(self._data.y), 1)
+        y, stop = (
+            (self._data.y, 0) if not self._sums.compiles_apart else (self._spoil(self._data.y), 1)
+        )
         self(
             state,
             indices,
@@ -329,9 +330,11 @@ class CompiledStep:
         def take_step(carry: _Carry) -> tuple[_Carry]:
             stream = tf.stack([steps.seed, tf.cast(steps.first_step + carry.step, tf.int64)])
             indices = tf.gather(steps.indices, carry.step)
-            gradients, error, finite = self._gradients(state.weights, rows, indices, stream)
+            gradients, error, finite = self._sums.gradients(
+                state.weights, rows.x, rows.y, indices, stream, steps.values
+            )
             rate = tf.gather(steps.rates, carry.step)
-            self._update.apply_if(finite, state, gradients, rate)
+            self._update.apply_if(finite, state, gradients, rate, steps.values)
             carry = carry._replace(
                 step=carry.step + tf.cast(finite, tf.int32),
                 finite=finite,
@@ -353,121 +356,6 @@ class CompiledStep:
         ended: tuple[_Carry] = tf.while_loop(goes_on, take_step, (carry,), parallel_iterations=1)
         return ended[0]
 
-    def _gradients(
-        self, weights: Sequence[tf.Variable], rows: _Rows, indices: tf.Tensor, stream: tf.Tensor
-    ) -> tuple[list[Placed], tf.Tensor, tf.Tensor]:
-        """Gradients of the global batch's mean squared error, its sum of squared errors, its end.
-
-        Every replica has the gradients; the sum, and whether all of them are finite, are scalars.
-        """
-        num_rows = tf.reduce_sum(tf.cast(indices >= 0, tf.float32))
-
-        def on_replica(x: tf.Tensor, y: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
-            local = self._local or self._local_gradients
-            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            parts = local(weights, x, y, tf.gather(indices, replica), num_rows, stream, replica)
-            *gradients, error = self._add_over_replicas(parts)
-            gradients = self._update.penalize_and_clip(weights, gradients)
-            return gradients, error, all_finite([error, *gradients])
-
-        gradients, error, finite = self._strategy.run(on_replica, args=(rows.x, rows.y))
-        return gradients, self._first(error), self._first(finite)
-
-    def _first(self, values: Placed) -> tf.Tensor:
-        """What the first local replica has: after a reduction, all have the same."""
-        return self._strategy.experimental_local_results(values)[0]
-
-    def _local_gradients(
-        self,
-        weights: Sequence[tf.Tensor],
-        x: tf.Tensor,
-        y: tf.Tensor,
-        indices: tf.Tensor,
-        num_rows: tf.Tensor,
-        stream: tf.Tensor,
-        replica: tf.Tensor,
-    ) -> list[tf.Tensor]:
-        """One replica's share of the gradients, and of the sum of squared errors."""
-        rows = int(indices.shape[0])
-        masks = draw_masks(
-            dropout_units(self._dnn),
-            rate=self._job.model.dropout_rate,
-            stream=stream,
-            replica=replica,
-            num_replicas=self._num_replicas,
-            rows=rows,
-        )
-        num_chunks = math.ceil(rows / self._chunk_rows)
-        if num_chunks == 1:
-            return self._chunk_gradients(weights, x, y, indices, num_rows, masks)
-        places = cut(indices, num_chunks, padding=-1)
-        masks = [cut(mask, num_chunks, padding=0.0) for mask in masks]
-
-        def add_chunk(chunk: tf.Tensor, *totals: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            chunk_masks = [tf.gather(mask, chunk) for mask in masks]
-            chunk_indices = tf.gather(places, chunk)
-            parts = self._chunk_gradients(weights, x, y, chunk_indices, num_rows, chunk_masks)
-            return chunk + 1, *(total + part for total, part in zip(totals, parts, strict=True))
-
-        zeros = [*(tf.zeros(weight.shape) for weight in weights), tf.constant(0.0)]
-        totals: list[tf.Tensor]
-        _, *totals = tf.while_loop(
-            lambda chunk, *_: chunk < num_chunks,
-            add_chunk,
-            (tf.constant(0), *zeros),
-            parallel_iterations=1,
-        )
-        return totals
-
-    def _chunk_gradients(
-        self,
-        weights: Sequence[tf.Tensor],
-        x: tf.Tensor,
-        y: tf.Tensor,
-        indices: tf.Tensor,
-        num_rows: tf.Tensor,
-        masks: Sequence[tf.Tensor],
-    ) -> list[tf.Tensor]:
-        train = self._job.train
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(weights)
-            residuals, roots = self._residuals(weights, x, y, indices, masks)
-            # The squared error is what is shown, whatever is minimised.
-            error = squared_error(residuals, roots)
-            total = error if train.loss == "mse" else robust_error(train, residuals, roots)
-            loss = total / num_rows
-        # An embedding's gradient comes as the rows it touches.
-        return [*map(tf.convert_to_tensor, tape.gradient(loss, weights)), error]
-
-    def _residuals(
-        self,
-        weights: Sequence[tf.Tensor],
-        x: tf.Tensor,
-        y: tf.Tensor,
-        indices: tf.Tensor,
-        masks: Sequence[tf.Tensor] = (),
-    ) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """What is predicted less what is observed, 0 for padding, and the roots of the weights."""
-        rows = tf.maximum(indices, 0)
-        with keras.StatelessScope(
-            state_mapping=list(zip(self._dnn.trainable_variables, weights, strict=True))
-        ):
-            predicted = forward(self._dnn, tf.gather(x, rows), masks=masks)
-        observed = tf.gather(y, rows)
-        observed, roots = (
-            tf.unstack(observed, axis=1) if observed.shape.rank == 2 else (observed, None)
-        )
-        return tf.where(indices >= 0, predicted - observed, 0.0), roots
-
-    def _add_over_replicas(self, parts: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Sums over all replicas, in one reduction among the devices; called by each of them."""
-        if self._num_replicas == 1:
-            return parts
-        packed = tf.concat([tf.reshape(part, (-1,)) for part in parts], 0)
-        total = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, packed)
-        totals = tf.split(total, [part.shape.num_elements() for part in parts])
-        return [tf.reshape(each, part.shape) for each, part in zip(totals, parts, strict=True)]
-
     def _validate_at_epoch_end(
         self, carry: _Carry, state: NetworkState, rows: _Rows, steps: _Steps
     ) -> _Carry:
@@ -482,13 +370,14 @@ class CompiledStep:
         place = tf.maximum(place, 0)
         kept = tf.where(ended, loss, tf.gather(carry.validation_losses, place))
         carry = carry._replace(validation_losses=_put(carry.validation_losses, place, kept))
-        better = ended & (loss < carry.best_loss - self._job.train.min_delta)
+        better = ended & (loss < carry.best_loss - steps.values.min_delta)
         epoch = steps.first_step // per_epoch + place
         if state.best:
             tf.cond(better, lambda: self._keep_best(state), tf.no_op)
         best_epoch = tf.where(better, epoch, carry.best_epoch)
-        patience = self._job.train.patience
-        waited_out = ended & (epoch - best_epoch >= patience) if patience else tf.constant(False)
+        waited_out = tf.constant(False)
+        if self._has_patience:
+            waited_out = ended & (epoch - best_epoch >= steps.values.patience)
         return carry._replace(
             best_loss=tf.where(better, loss, carry.best_loss),
             best_epoch=best_epoch,
@@ -497,30 +386,8 @@ class CompiledStep:
 
     def _validation_loss(self, weights: Sequence[tf.Variable], rows: _Rows) -> tf.Tensor:
         places, num_rows = rows.validation
-        return self._sum_errors(weights, rows.x_validation, rows.y_validation, places) / num_rows
-
-    def _sum_errors(
-        self, weights: Sequence[tf.Variable], x: Placed, y: Placed, places: tf.Tensor
-    ) -> tf.Tensor:
-        num_chunks = int(places.shape[0])
-
-        def on_replica(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-
-            def add_chunk(chunk: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                indices = tf.gather(tf.gather(places, chunk), replica)
-                return chunk + 1, total + squared_error(*self._residuals(weights, x, y, indices))
-
-            _, total = tf.while_loop(
-                lambda chunk, _: chunk < num_chunks,
-                add_chunk,
-                (tf.constant(0), tf.constant(0.0)),
-                parallel_iterations=1,
-            )
-            (total,) = self._add_over_replicas([total])
-            return total
-
-        return self._first(self._strategy.run(on_replica, args=(x, y)))
+        total = self._sums.squared_errors(weights, rows.x_validation, rows.y_validation, places)
+        return total / num_rows
 
     def _keep_best(self, state: NetworkState) -> tf.Operation:
         for best, variable in zip(state.best, state.weights, strict=True):

@@ -1,8 +1,8 @@
 """What a step does to the weights: penalty, clipping and decay around the optimizer's rule.
 
 update = WeightUpdate(dnn, job=job, strategy=strategy, is_fused=True)
-gradients = update.penalize_and_clip(state.weights, gradients)   # by replica, after the reduction
-update.apply_if(finite, state, gradients, rate)
+gradients = update.penalize_and_clip(state.weights, gradients, values)   # by replica
+update.apply_if(finite, state, gradients, rate, values)
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from dnnjob.config import JobConfig
+from dnnjob.training.hyperparameters import Hyperparameters
 from dnnjob.training.model import kernels
 from dnnjob.training.network_state import NetworkState
 from dnnjob.training.optimizer import updated
@@ -32,7 +33,7 @@ class WeightUpdate:
 
         Args:
             dnn: A network of their kind.
-            job: Rule, penalty, clipping and decay.
+            job: The rule, and whether there is penalty, clipping or decay.
             strategy: Whose replicas each hold a copy of the weights.
             is_fused: Whether XLA compiles the whole loop that the update stands in.
         """
@@ -40,19 +41,21 @@ class WeightUpdate:
         self._kernels = kernels(dnn)
 
     def penalize_and_clip(
-        self, weights: Sequence[tf.Variable], gradients: list[tf.Tensor]
+        self,
+        weights: Sequence[tf.Variable],
+        gradients: list[tf.Tensor],
+        values: Hyperparameters,
     ) -> list[tf.Tensor]:
         """Gradients with the l2 penalty, within the largest norm; called on each replica."""
-        penalty = 2.0 * self._job.model.l2
-        if penalty:
+        if self._job.model.l2:
             gradients = [
-                gradient + penalty * weight if is_kernel else gradient
+                gradient + values.penalty * weight if is_kernel else gradient
                 for gradient, weight, is_kernel in zip(
                     gradients, weights, self._kernels, strict=True
                 )
             ]
         if self._job.train.clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self._job.train.clip_norm)
+            gradients, _ = tf.clip_by_global_norm(gradients, values.clip_norm)
         return gradients
 
     def apply_if(
@@ -61,20 +64,22 @@ class WeightUpdate:
         state: NetworkState,
         gradients: Sequence[Placed],
         rate: tf.Tensor,
+        values: Hyperparameters,
     ) -> None:
         """Updates all weights, or leaves everything as it is where the step is not finite."""
         if not self._is_fused:
-            tf.cond(finite, lambda: self._apply(state, gradients, rate), tf.no_op)
+            tf.cond(finite, lambda: self._apply(state, gradients, rate, values), tf.no_op)
             return
         # XLA makes one loop of an update and the choice after it, where it copies the variables
         # around a conditional.
-        self._apply(state, gradients, rate, finite=finite)
+        self._apply(state, gradients, rate, values, finite=finite)
 
     def _apply(
         self,
         state: NetworkState,
         gradients: Sequence[Placed],
         rate: tf.Tensor,
+        values: Hyperparameters,
         *,
         finite: tf.Tensor | None = None,
     ) -> tf.Operation:
@@ -88,21 +93,29 @@ class WeightUpdate:
             gradient: tf.Tensor,
             rate: tf.Tensor,
             number: tf.Tensor,
-            decay: float | None,
+            values: Hyperparameters,
+            decays: bool,
         ) -> None:
             old = [each.read_value() for each in (variable, *slots)]
-            weight = old[0] - old[0] * (decay * rate) if decay else old[0]
-            new = updated(train, weight, old[1:], gradient, rate=rate, number=number)
+            weight = old[0] - old[0] * (values.decay * rate) if decays else old[0]
+            new = updated(
+                train,
+                weight,
+                old[1:],
+                gradient,
+                rate=rate,
+                momentum=values.momentum,
+                number=number,
+            )
             for each, before, after in zip((variable, *slots), old, (new[0], *new[1]), strict=True):
                 each.assign(after if finite is None else tf.where(finite, after, before))
 
         for variable, slots, gradient, is_kernel in zip(
             state.weights, state.slots, gradients, self._kernels, strict=True
         ):
-            decay = train.decay if is_kernel or train.decayed == "all" else None
-            self._strategy.extended.update(
-                variable, change, args=(slots, gradient, rate, number, decay), group=False
-            )
+            decays = bool(train.decay) and (is_kernel or train.decayed == "all")
+            args = slots, gradient, rate, number, values, decays
+            self._strategy.extended.update(variable, change, args=args, group=False)
         state.iterations.assign_add(
             tf.constant(1, tf.int64) if finite is None else tf.cast(finite, tf.int64)
         )

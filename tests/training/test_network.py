@@ -11,6 +11,7 @@ from dnnjob.data.order import StepPlan
 from dnnjob.data.windows import make_windows
 from dnnjob.tasks import Crew, StopFlag
 from dnnjob.training import network as networks
+from dnnjob.training.hyperparameters import describe_kind
 from dnnjob.training.member import Member, TrainingState
 from dnnjob.training.network import Stack, make_stack
 from dnnjob.training.step import ResidentData
@@ -25,13 +26,15 @@ def no_run_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "_latest", None)
 
 
-def make_job(seed: int = 0, units: int = 8, **train: Any) -> JobConfig:
+def make_job(
+    seed: int = 0, units: int = 8, dropout_rate: float = 0.3, l2: float = 0.0, **train: Any
+) -> JobConfig:
     """A job with dropout and an optimizer that remembers."""
     values = {
         "name": "shared",
         "seed": seed,
         "data": {"source": "x.csv", "target": "y", "validation_fraction": 0.2},
-        "model": {"hidden_units": [units], "dropout_rate": 0.3},
+        "model": {"hidden_units": [units], "dropout_rate": dropout_rate, "l2": l2},
         "train": {"epochs": 6, "global_batch_size": 16, "optimizer": "adam", "patience": 9} | train,
         "devices": {"kind": "cpu", "threads": 1},
     }
@@ -81,6 +84,66 @@ def test_runs_of_one_kind_compile_once() -> None:
     assert first.step._call.experimental_get_tracing_count() == 1
 
 
+# Points of one sweep: of each value two that the compiled call must not take for each other.
+POINTS: list[dict[str, Any]] = [
+    {
+        "dropout_rate": dropout_rate,
+        "l2": l2,
+        "weight_decay": decay,
+        "learning_rate": rate,
+        "clip_norm": norm,
+        "patience": patience,
+        "min_delta": min_delta,
+        "optimizer": "adamw",
+    }
+    for dropout_rate, l2, decay, rate, norm, patience, min_delta in (
+        (0.1, 0.01, 0.3, 0.03, 0.5, 9, 0.0),
+        (0.6, 0.03, 0.001, 0.003, 0.1, 1, 0.2),
+    )
+]
+
+
+def test_a_sweep_over_values_is_traced_once_and_each_point_ends_as_it_does_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = []
+    for point in POINTS:
+        monkeypatch.setattr(networks, "_latest", None)
+        alone.append(train(make_job(**point))[1:])
+    monkeypatch.setattr(networks, "_latest", None)
+
+    swept = [train(make_job(**point)) for point in POINTS]
+
+    assert swept[0][0].step._call.experimental_get_tracing_count() == 1
+    for (stack, weights, losses), (expected, losses_alone) in zip(swept, alone, strict=True):
+        assert stack.step is swept[0][0].step
+        assert losses == losses_alone
+        for then, now in zip(expected, weights, strict=True):
+            np.testing.assert_array_equal(then, now)
+    assert [len(losses) for *_, losses in swept] == [6, 2]
+
+
+@pytest.mark.parametrize(
+    "key", ["model.dropout_rate", "model.l2", "train.weight_decay", "train.momentum"]
+)
+def test_whether_there_is_a_value_is_a_kind_and_how_large_it_is_none(key: str) -> None:
+    section, name = key.split(".")
+    optimizer = "sgd" if name == "momentum" else "adamw"
+
+    def kind(value: float) -> Any:
+        given = {"optimizer": optimizer} | ({name: value} if section == "train" else {})
+        model = {name: value} if section == "model" else {}
+        values = {
+            "name": "x",
+            "data": {"source": "x.csv", "target": "y"},
+            "model": model,
+            "train": given,
+        }
+        return describe_kind(resolve_job(values, origin="test"))
+
+    assert kind(0.1) == kind(0.2) != kind(0.0)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "other",
@@ -88,7 +151,6 @@ def test_runs_of_one_kind_compile_once() -> None:
         make_job(units=9),
         make_job(optimizer="sgd"),
         make_job(clip_norm=1.0),
-        make_job(patience=3),
         make_job(epochs=7),
         make_job(global_batch_size=20),
     ],

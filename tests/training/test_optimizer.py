@@ -41,6 +41,7 @@ def test_weights_after_several_updates_are_bit_for_bit_those_of_keras(
             slots,
             tf.constant(gradient),
             rate=tf.constant(0.01),
+            momentum=tf.constant(train.momentum),
             number=tf.constant(float(number)),
         )
 

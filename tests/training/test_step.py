@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dnnjob.config import resolve_job
 from dnnjob.training.dropout import draw_masks
+from dnnjob.training.hyperparameters import Hyperparameters
 from dnnjob.training.model import build_dnn
 from dnnjob.training.row_chunks import chunk_rows
 from dnnjob.training.step import Stopping
@@ -303,8 +305,18 @@ def test_one_compilation_serves_every_range_of_steps(make_training: Any, batch: 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     def draw(seed: int) -> tf.Tensor:
         stream = tf.constant([seed, 0], tf.int64)
+        values = Hyperparameters.of(
+            resolve_job(
+                {
+                    "name": "x",
+                    "data": {"source": "x.csv", "target": "y"},
+                    "model": {"dropout_rate": 0.3},
+                },
+                origin="test",
+            )
+        )
         place = {"replica": tf.constant(0), "num_replicas": 1, "rows": 16}
-        return draw_masks([1000], rate=0.3, stream=stream, **place)[0]
+        return draw_masks([1000], values=values, stream=stream, **place)[0]
 
     mask, other = draw(5), draw(6)
 
