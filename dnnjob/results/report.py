@@ -112,7 +112,7 @@ class Model(Record):
     file_mb: Finite | None = None
     """Size of `model/model.keras`, in MiB; None without one."""
     load_s: Finite | None = None
-    """Seconds that it took to load, measured where it holds several networks."""
+    """Seconds that it took to load, measured where it holds several networks and few columns."""
 
 
 class Fingerprint(Record):

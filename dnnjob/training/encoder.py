@@ -5,9 +5,7 @@ inputs, numbers = build_readers(encoding)         # raw columns, texts included 
 """
 
 import math
-import warnings
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
@@ -26,6 +24,7 @@ from dnnjob.data.encoding import (
     Encoding,
     NumberColumn,
 )
+from dnnjob.training.column_models import columns_as_inputs
 
 # Codes are at most 2**24: none is one of these, which float32 holds exactly.
 _MISSING_CODE, _OTHER_CODE, _NO_CODE = -(2**31), -(2**30), -(2**29)
@@ -293,16 +292,5 @@ def free_name(name: str, taken: Collection[str]) -> str:
 
 def build_model(inputs: Mapping[str, Any], outputs: Any, *, name: str) -> keras.Model:
     """A Keras model whose inputs are a dictionary of columns."""
-    with slashes_in_columns():
+    with columns_as_inputs():
         return keras.Model(inputs, outputs, name=name)
-
-
-@contextmanager
-def slashes_in_columns() -> Iterator[None]:
-    """Inside, models are made of columns whose names have slashes, without Keras's warning.
-
-    An input's name cannot have one, so it differs from the column's, the key of the dictionary.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
-        yield

@@ -1,0 +1,55 @@
+"""Keras models of one input for each column, in time that grows with their number.
+
+with columns_as_inputs():
+    model = keras.Model(inputs, outputs)          # or load_model
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from keras.src.ops import function
+from keras.src.saving import saving_lib
+
+
+@contextmanager
+def columns_as_inputs() -> Iterator[None]:
+    """Inside, models are made of columns whose names have slashes, without Keras's warning.
+
+    An input's name cannot have one, so it differs from the column's, the key of the dictionary.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
+        yield
+
+
+def _flatten_inputs_once(sort_nodes: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda inputs, outputs: sort_nodes(_AnyOf(inputs), outputs)
+
+
+class _AnyOf:
+    """Stands for many tensors where all that is asked is whether another is among them."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, tensors: Any) -> None:
+        self._ids = {id(tensor) for tensor in keras.tree.flatten(tensors)}
+
+    def __eq__(self, other: object) -> bool:
+        return id(other) in self._ids
+
+
+def _replace(module: Any, name: str, change: Callable[..., Any]) -> None:
+    # They are private: another Keras may not have them, and be as slow as it is.
+    if hasattr(module, name):
+        setattr(module, name, change(getattr(module, name)))
+
+
+# Of 2,000 inputs these two took a third of what making, saving and loading a model takes, and more
+# of more. Keras lists the attributes of a bare layer for every layer again, since it keeps them
+# under one name and looks under another; and it flattens all inputs for each of them.
+_replace(saving_lib, "get_attr_skipset", functools.cache)
+_replace(function, "_build_map", _flatten_inputs_once)

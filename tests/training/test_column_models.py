@@ -1,0 +1,64 @@
+"""Models of many columns: what Keras does for each input does not grow with their number."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+from keras.src.layers.layer import Layer
+from keras.src.ops import function
+
+from dnnjob.training.column_models import columns_as_inputs
+from dnnjob.training.export import save_model
+
+
+def make_model(num_columns: int) -> keras.Model:
+    inputs = {f"c{place}": keras.Input((1,)) for place in range(num_columns)}
+    with columns_as_inputs():
+        return keras.Model(inputs, keras.layers.Concatenate()(list(inputs.values())))
+
+
+def count_flattened(num_columns: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Leaves that Keras has flattened to make a model."""
+    flattened = 0
+
+    def flatten(structure: Any) -> list[Any]:
+        nonlocal flattened
+        leaves: list[Any] = keras.tree.flatten(structure)
+        flattened += len(leaves)
+        return leaves
+
+    with monkeypatch.context() as patched:
+        patched.setattr(function.tree, "flatten", flatten)
+        make_model(num_columns)
+    return flattened
+
+
+def test_twice_the_columns_are_twice_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    once, twice = (count_flattened(count, monkeypatch) for count in (50, 100))
+
+    assert twice <= 2.2 * once
+
+
+def test_saving_makes_no_layer_for_each_column(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model, made, begin = make_model(40), [], Layer.__init__
+    save_model(tmp_path / "first.keras", model)
+    monkeypatch.setattr(
+        Layer, "__init__", lambda self, **given: (made.append(1), begin(self, **given))[1]
+    )
+
+    save_model(tmp_path / "model.keras", model)
+
+    assert not made
+
+
+def test_loading_is_measured_of_few_columns_alone(tmp_path: Path) -> None:
+    few, many = (
+        save_model(tmp_path / f"{count}.keras", make_model(count), is_to_be_loaded=True)
+        for count in (2, 257)
+    )
+
+    assert few.load_s is not None
+    assert many.load_s is None
