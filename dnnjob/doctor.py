@@ -34,7 +34,6 @@ LIBRARIES = {
     "pyarrow": "pyarrow.parquet",
     "scikit-learn": "sklearn",
     "matplotlib": "matplotlib.pyplot",
-    "seaborn": "seaborn",
     "submitit": "submitit",
 }
 HAND_GPUS_IN = (

@@ -2,9 +2,10 @@
 
 import dataclasses
 import struct
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import matplotlib as mpl
 import numpy as np
@@ -16,7 +17,8 @@ from dnnjob.results import plots
 from dnnjob.results.importance import Importance
 from dnnjob.results.intervals import Intervals
 from dnnjob.results.plots import PlotData, draw_plots
-from dnnjob.results.report import History
+from dnnjob.results.report import History, PlotName
+from dnnjob.results.tick_labels import format_tick
 
 FILES = ["boxplot.png", "loss.png", "regplot.png", "residuals.png"]
 
@@ -25,13 +27,17 @@ FILES = ["boxplot.png", "loss.png", "regplot.png", "residuals.png"]
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     """The figures by the name of their file, once `draw_plots` has run."""
     figures: dict[str, Figure] = {}
-    write_png = plots.write_png
 
-    def keep(path: Path, figure: Figure) -> None:
-        figures[path.stem] = figure
-        write_png(path, figure)
+    def keeping(name: PlotName, draw: Callable[[PlotData], Figure]) -> Callable[..., Figure]:
+        def keep(data: PlotData) -> Figure:
+            figures[name] = draw(data)
+            return figures[name]
 
-    monkeypatch.setattr(plots, "write_png", keep)
+        return keep
+
+    for name in get_args(PlotName):
+        monkeypatch.setattr(plots, f"draw_{name}", keeping(name, getattr(plots, f"draw_{name}")))
+    monkeypatch.setattr(plots, "_latest_boxes", None)
     return figures
 
 
@@ -106,7 +112,7 @@ def test_without_test_rows_no_prediction_is_drawn(tmp_path: Path) -> None:
     ],
 )
 def test_a_tick_says_all_of_its_value(ticks: list[float], labels: list[str]) -> None:
-    assert [plots.format_tick(value, np.array(ticks)) for value in ticks] == labels
+    assert [format_tick(value, np.array(ticks)) for value in ticks] == labels
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6, 1e12])
@@ -145,6 +151,35 @@ def test_equal_data_give_equal_bytes(tmp_path: Path) -> None:
 
     for name in FILES:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_the_boxes_are_drawn_once_for_runs_of_the_same_z_scores(
+    tmp_path: Path, drawn: dict[str, Figure]
+) -> None:
+    data = _make_data()
+    draw_plots(tmp_path / "a", data)
+    first = drawn.pop("boxplot")
+    draw_plots(tmp_path / "b", dataclasses.replace(data, y_pred=data.y))
+    assert "boxplot" not in drawn
+    assert (tmp_path / "b/boxplot.png").read_bytes() == (tmp_path / "a/boxplot.png").read_bytes()
+
+    draw_plots(tmp_path / "c", dataclasses.replace(data, mean=np.ones(4), std=np.ones(4)))
+    assert drawn["boxplot"] is not first
+    assert (tmp_path / "c/boxplot.png").read_bytes() != (tmp_path / "a/boxplot.png").read_bytes()
+
+
+def test_the_band_is_that_of_resampled_lines(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+    data = _make_data()
+    draw_plots(tmp_path, data)
+
+    x, y = data.y[data.is_test], data.y_pred[data.is_test]
+    grid, rng = np.linspace(x.min(), x.max(), 100), np.random.default_rng(data.seed)
+    samples = [rng.integers(0, len(x), len(x), dtype=np.intp) for _ in range(500)]
+    lines = [np.polyval(np.polyfit(x[one], y[one], 1), grid) for one in samples]
+    low, high = np.percentile(lines, (2.5, 97.5), axis=0)
+    (band,) = drawn["regplot"].axes[0].collections[1:]
+    bounds = band.get_paths()[0].get_extents()
+    assert (bounds.ymin, bounds.ymax) == pytest.approx((low.min(), high.max()), rel=1e-9)
 
 
 def test_a_matplotlibrc_changes_nothing_and_is_left_as_it_was(tmp_path: Path) -> None:

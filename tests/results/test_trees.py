@@ -1,6 +1,7 @@
 """The yardstick: gradient-boosted trees on the raw columns, against scikit-learn called by hand."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +13,7 @@ from dnnjob.data.raw_columns import Block, FloatArray, Texts, take_rows
 from dnnjob.data.split import TEST, TRAIN, UNLABELLED
 from dnnjob.data.table import Piece, Table
 from dnnjob.results import trees
+from dnnjob.results.baselines import TreesBaseline
 from dnnjob.results.trees import Yardstick, measure_trees
 
 NUM_ROWS = 300
@@ -118,3 +120,41 @@ def test_a_job_may_leave_the_yardstick_out() -> None:
     yardstick = Yardstick(job, cast(Table, None), has_idle_core=False)
 
     assert yardstick.measure(check=lambda: None) is None
+
+
+def _trees_of(job: JobConfig, num_train: int = 700) -> TreesBaseline | None:
+    table = SimpleNamespace(
+        fingerprint="0f",
+        num_rows=1000,
+        features=("x",),
+        by_windows=False,
+        num_split_rows=lambda _: num_train,
+    )
+    return Yardstick(job, cast(Table, table), has_idle_core=False).measure(check=lambda: None)
+
+
+def test_runs_of_one_process_on_the_same_rows_share_their_trees(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeds: list[int] = []
+
+    def count(*_: object, seed: int, **__: object) -> TreesBaseline:
+        seeds.append(seed)
+        return TreesBaseline(mse=float(len(seeds)), num_rows=700)
+
+    monkeypatch.setattr(trees, "measure_trees", count)
+    monkeypatch.setattr(trees, "_latest", None)
+    data = DataConfig(source="t.csv", target="y", split_seed=0)
+    jobs = [JobConfig(name="job", seed=seed, data=data) for seed in (1, 2)]
+
+    assert _trees_of(jobs[0]) == _trees_of(jobs[1])
+    assert seeds == [1]
+
+    # Of so many rows the trees stop by some that a seed draws.
+    _trees_of(jobs[0], num_train=10_001)
+    _trees_of(jobs[1], num_train=10_001)
+    assert seeds == [1, 1, 2]
+
+    other_split = data.model_copy(update={"split_seed": 1})
+    _trees_of(jobs[1].model_copy(update={"data": other_split}), num_train=10_001)
+    assert seeds == [1, 1, 2, 2]
