@@ -37,11 +37,10 @@ from tests.chaos.ledger import Entry, Ledger, LedgerError, Scenario, render_summ
 from tests.chaos.scene import Hang, Scene  # noqa: E402
 from tests.chaos.starter import Starter  # noqa: E402
 from tests.chaos.works import WORKS, Work  # noqa: E402
-from tests.launch.trace import Phase  # noqa: E402
 
 DEFAULT_LEDGER = CHECKOUT / "build" / "chaos" / "ledger.jsonl"
 # One in so many commands starts as a user's does, with all its imports.
-_COLD = 8
+_COLD = 16
 _SMALL_DISK = "size=24m"
 
 
@@ -68,19 +67,24 @@ class Chaos:
         began = time.monotonic()
         scene = self._open(work, scenario)
         disk = _SmallDisk(scene.root) if fault.small_disk else None
-        came_in, wrongs = "too late", []
+        came_in = "too late"
+        wrongs: list[str] = []
+        if scenario.phase == "write":
+            scene.halts_at = _choose_write(expected.writes, scenario.share)
+        scene.clock = fault.clock
         try:
             scene.begin()
-            with Reader(scene.paths.root) as reader:
+            with Reader(*{scene.place, *(paths.root for paths in scene.runs)}) as reader:
                 phase: Any = scenario.phase
                 if scene.reach(phase, scenario.share, expected.phases_s):
                     came_in = scene.phase
                     fault.strike(scene, scenario.target)
+                scene.wake()
                 scene.await_end()
                 wrongs += find_lie(scene)
                 fault.heal(scene)
-                scene.go_on()
-                wrongs += find_wrongs(scene, expected)
+                scene.go_on(expected.states)
+                wrongs += [*scene.lies, *find_wrongs(scene, expected)]
                 if fault.name.startswith(("checkpoint", "part")):
                     # The damage is the fault's own.
                     reader.torn.clear()
@@ -127,12 +131,12 @@ class Chaos:
             try:
                 scene.begin()
                 scene.await_end()
-                if scene.view().state != "COMPLETED":
+                if "COMPLETED" not in scene.states:
                     raise ChaosError(
                         f"The job {work.name} must be complete where nobody disturbs it, but is "
-                        f"{scene.view().state}. It said:\n{scene.command.talk()[-2000:]}"
+                        f"{scene.states}. It said:\n{scene.command.talk()[-2000:]}"
                     )
-                self._expected[key] = read_expected(scene.paths, _measure(scene))
+                self._expected[key] = read_expected(scene, _measure(scene))
             finally:
                 scene.end()
         return self._expected[key]
@@ -167,18 +171,23 @@ def _is_unforeseen(fault: Fault, scene: Scene) -> bool:
     )
 
 
-def _measure(scene: Scene) -> dict[Phase, float]:
+def _choose_write(writes: list[str], share: float) -> str:
+    """Before or after which write a run is struck, of those there are."""
+    place, half = divmod(int(share * 2 * len(writes)), 2)
+    return f"{('before', 'after')[half]} {writes[place]}"
+
+
+def _measure(scene: Scene) -> dict[str, float]:
     """How long the phases take; of training, how many epochs there are."""
     trace = scene.trace
     began, ended = trace.events[0]["at"], trace.at("written", "report.json")
-    phases: dict[Any, float] = {
+    return {
         "start-up": trace.at("begin", "train") - began,
         "evaluation": trace.at("begin", "report") - trace.at("end", "train"),
         "results": ended - trace.at("begin", "report"),
         "ending": 0.02,
         "epochs": trace.epoch,
     }
-    return phases
 
 
 def draw(rng: random.Random, *, jobs: list[str], faults: list[str]) -> Scenario:
@@ -186,18 +195,14 @@ def draw(rng: random.Random, *, jobs: list[str], faults: list[str]) -> Scenario:
     fault = FAULTS[rng.choice(faults)]
     work = WORKS[rng.choice([name for name in jobs if fault.suits(WORKS[name])])]
     phase = rng.choice(list(fault.phases))
-    targets = [t for t in fault.targets if work.tasks > 1 or t in ("all", "chief")]
-    if work.executor == "pool":
-        targets = [t for t in fault.targets if t in ("all", "chief", "launcher")]
+    there = work.processes
     # Tasks are started by their launcher, as cold as ever.
-    warm = (
-        not fault.cold and work.tasks == 1 and work.executor == "here" and rng.random() > 1 / _COLD
-    )
+    warm = work.tasks == 1 and work.executor == "here" and rng.random() > 1 / _COLD
     return Scenario(
         seed=rng.randrange(10**9),
         job=work.name,
         fault=fault.name,
-        target=rng.choice(targets),
+        target=rng.choice([target for target in fault.targets if target in there]),
         phase=phase,
         share=round(rng.random(), 3),
         warm=warm,

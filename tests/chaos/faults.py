@@ -17,16 +17,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from dnnjob.runs import RunPaths
-from tests.chaos.scene import Scene
+from tests.chaos.scene import LIMIT_S, Scene
+from tests.chaos.starter import FAKETIME, Clock
 from tests.chaos.works import Work
 from tests.launch.trace import PHASES, Phase
 
-_CLOCK = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
-_WORKING: tuple[Phase, ...] = ("training", "checkpoint", "evaluation", "results")
+When = Phase | Literal["write"]
+_WORKING: tuple[When, ...] = ("training", "checkpoint", "evaluation", "results")
+# Of "write" a process has stopped itself before or after it writes a file: any of those it writes.
+_ANY: tuple[When, ...] = (*PHASES, "write")
+_DAY_S, _LONG_STOP_S = 86_400, 1_000
 
 
 @dataclass(frozen=True)
@@ -42,19 +47,19 @@ class Fault:
         suits: Whether it can come to a job.
         refusal: What the words of a refusal must match; without it nothing may be refused.
         lacks: Why this machine cannot have it; None if it can.
-        cold: Whether it needs processes that start as a user's do.
+        clock: What of the clocks that the processes see is shifted.
         small_disk: Whether the root lies on a file system of its own, of little room.
     """
 
     name: str
     strike: Callable[[Scene, str], None]
     heal: Callable[[Scene], None] = lambda scene: None
-    phases: Sequence[Phase] = PHASES
+    phases: Sequence[When] = _ANY
     targets: Sequence[str] = ("all",)
     suits: Callable[[Work], bool] = lambda work: True
     refusal: str | None = None
     lacks: Callable[[], str | None] = lambda: None
-    cold: bool = False
+    clock: Clock = "true"
     small_disk: bool = False
 
 
@@ -65,6 +70,24 @@ def _send(*numbers: signal.Signals, pause_s: float = 0.2) -> Callable[[Scene, st
             time.sleep(pause_s)
 
     return strike
+
+
+def _stop(scene: Scene, target: str) -> None:
+    stopped = scene.processes(target)
+    for number, pause_s in ((signal.SIGSTOP, scene.rng.uniform(1.0, 8.0)), (signal.SIGCONT, 0.0)):
+        for pid in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        time.sleep(pause_s)
+
+
+def _stop_long(scene: Scene, target: str) -> None:
+    """A stop as a closed laptop makes it: all clocks have gone on meanwhile."""
+    scene.strike("all", signal.SIGSTOP)
+    scene.set_clock(f"+{_LONG_STOP_S}")
+    # What they have read of their clocks is held for a second.
+    time.sleep(1.2)
+    scene.strike("all", signal.SIGCONT)
 
 
 def _kill_then(damage: Callable[[Scene], None]) -> Callable[[Scene, str], None]:
@@ -125,22 +148,37 @@ def _damage(
     return _kill_then(damage)
 
 
+def _damage_copy(how: Callable[[Path, Scene], None]) -> Callable[[Scene, str], None]:
+    """Damages the copy of the table in scratch while the run reads it."""
+
+    def damage(scene: Scene, target: str) -> None:
+        parts = [path for path in scene.temporary.glob("dnnjob-*/**/*.parquet") if path.is_file()]
+        for path in scene.rng.sample(parts, min(1, len(parts))):
+            how(path, scene)
+
+    return damage
+
+
 def _change_table(how: str) -> Callable[[Scene], None]:
     def change(scene: Scene) -> None:
         if how == "touched":
             os.utime(scene.table, (1, 1))
             return
+        place = scene.table
         is_text = scene.table.suffix == ".csv"
         frame = pd.read_csv(scene.table) if is_text else pd.read_parquet(scene.table)
         if how == "shorter":
             frame = frame.iloc[: len(frame) // 2]
         else:
             frame.loc[5, "a"] += 1.0
-        # In place, as an editor or a copy does: readers may meet half of it.
+        # In place, as an editor or a copy does: readers may meet half of it. Or renamed onto it.
+        path = place.with_name(f"new{place.suffix}") if how == "replaced" else place
         if is_text:
-            frame.to_csv(scene.table, index=False)
+            frame.to_csv(path, index=False)
         else:
-            frame.to_parquet(scene.table, row_group_size=200, index=False)
+            frame.to_parquet(path, row_group_size=200, index=False)
+        if path != place:
+            path.replace(place)
 
     return change
 
@@ -157,7 +195,22 @@ def _fill(scene: Scene, target: str) -> None:
     with suppress(OSError), (scene.root / "filler").open("ab", buffering=0) as file:
         while True:
             file.write(b"x")
+    scene.wake()
     time.sleep(2.0)
+    if scene.rng.random() < 0.5:
+        _empty(scene)
+
+
+def _empty(scene: Scene) -> None:
+    (scene.root / "filler").unlink(missing_ok=True)
+
+
+def _freeze_for_now(scene: Scene, target: str) -> None:
+    _freeze(scene, frozen=True)
+    scene.wake()
+    time.sleep(2.0)
+    if scene.rng.random() < 0.5:
+        _freeze(scene, frozen=False)
 
 
 def _freeze(scene: Scene, *, frozen: bool) -> None:
@@ -168,20 +221,30 @@ def _freeze(scene: Scene, *, frozen: bool) -> None:
 
 def _cancel(scene: Scene, target: str) -> None:
     command = scene.command
-    scene.start("cancel", scene.paths.root).wait(60)
+    scene.start("cancel", scene.place).wait(60)
     # What is waited for is the run.
+    scene.commands.append(command)
+
+
+def _resume_one_alive(scene: Scene, target: str) -> None:
+    """A second hand at a run that is at work; it must be refused and change nothing."""
+    command = scene.command
+    second = scene.start("resume", scene.place, *scene.here)
+    second.wait(LIMIT_S)
+    if second.code == 0 and command.code is None:
+        scene.lies.append(f"a run that is alive was resumed: {second.talk()[-300:]}")
     scene.commands.append(command)
 
 
 def _resume_twice(scene: Scene, target: str) -> None:
     scene.strike("all", signal.SIGKILL)
     scene.await_end()
-    first = scene.start("resume", scene.paths.root, *scene._here())
-    second = scene.start("resume", scene.paths.root, *scene._here())
-    first.wait(400)
-    second.wait(400)
+    first = scene.start("resume", scene.place, *scene.here)
+    second = scene.start("resume", scene.place, *scene.here)
+    first.wait(LIMIT_S)
+    second.wait(LIMIT_S)
     codes = sorted((first.code or 0, second.code or 0))
-    if codes[0] != 0:
+    if codes[0] != 0 and scene.work.points == 1:
         scene.refusals.append(
             f"both refused ({codes}): {first.talk()[-300:]} {second.talk()[-300:]}"
         )
@@ -194,20 +257,23 @@ def _copy(scene: Scene, target: str) -> None:
     subprocess.run([*program, f"{scene.root}/.", str(copy)], check=False, capture_output=True)
     scene.strike("all", signal.SIGKILL)
     scene.await_end()
-    scene.paths = RunPaths(copy / scene.paths.root.relative_to(scene.root))
+    scene.runs = [RunPaths(copy / paths.root.relative_to(scene.root)) for paths in scene.runs]
+    scene.place = copy / scene.place.relative_to(scene.root)
     scene.root = copy
 
 
 def _shift_clock(scene: Scene, target: str) -> None:
     scene.strike("all", signal.SIGKILL)
     scene.await_end()
-    shift = scene.rng.choice(["-1d", "+1d"])
-    scene.environ |= {
-        "LD_PRELOAD": str(_CLOCK),
-        "FAKETIME": shift,
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_DONT_RESET": "1",
-    }
+    scene.set_clock(scene.rng.choice(["-1d", "+1d"]))
+
+
+def _shift_clock_at_work(scene: Scene, target: str) -> None:
+    """Sets the clock a day off, and back where it comes to it."""
+    scene.set_clock(scene.rng.choice(["-1d", "+1d"]))
+    scene.wake()
+    time.sleep(scene.rng.uniform(1.0, 4.0))
+    scene.set_clock(scene.rng.choice(["+0", "-1d", "+1d"]))
 
 
 def _needs_root() -> str | None:
@@ -232,11 +298,15 @@ def _needs_immutable() -> str | None:
     return _needs_root() or (None if shutil.which("chattr") else "there is no chattr")
 
 
+def _needs_faketime() -> str | None:
+    return None if FAKETIME.exists() else "libfaketime is not installed"
+
+
 def _is_alone(work: Work) -> bool:
     return work.executor == "here"
 
 
-_TASKS = ("all", "chief", "follower", "launcher")
+_TASKS = ("all", "chief", "follower", "launcher", "lane")
 _TABLE = r"(?i)table|rows|source|file|column|csv|parquet|changed"
 _ROOM = r"(?i)space|room|large|write|written|disk"
 _SIGNALS = {
@@ -245,7 +315,7 @@ _SIGNALS = {
     "int": _send(signal.SIGINT),
     "int twice": _send(signal.SIGINT, signal.SIGINT),
     "usr2": _send(signal.SIGUSR2),
-    "stop": _send(signal.SIGSTOP, signal.SIGCONT, pause_s=1.0),
+    "stop": _stop,
 }
 _CHECKPOINTS = "*/*/checkpoints/*.ckpt"
 _STATISTICS = ".dnnjob/statistics/**/*"
@@ -255,18 +325,22 @@ _ALL = [
     Fault(
         "no space",
         _fill,
-        lambda scene: (scene.root / "filler").unlink(missing_ok=True),
-        phases=_WORKING,
+        _empty,
+        phases=(*_WORKING, "write"),
         lacks=_needs_mounts,
         small_disk=True,
     ),
-    Fault("file size limit", _limit(resource.RLIMIT_FSIZE, lambda pid: 4096), phases=_WORKING),
+    Fault(
+        "file size limit",
+        _limit(resource.RLIMIT_FSIZE, lambda pid: 4096),
+        phases=(*_WORKING, "write"),
+    ),
     Fault("memory limit", _limit(resource.RLIMIT_AS, _memory_of)),
     Fault(
         "read-only",
-        lambda scene, target: (_freeze(scene, frozen=True), time.sleep(2.0))[1],
+        _freeze_for_now,
         partial(_freeze, frozen=False),
-        phases=_WORKING,
+        phases=(*_WORKING, "write"),
         lacks=_needs_immutable,
     ),
     Fault("checkpoint truncated", _damage(_truncate, _CHECKPOINTS, newest=True), phases=_WORKING),
@@ -287,25 +361,44 @@ _ALL = [
         phases=_WORKING,
         suits=lambda work: work.is_streamed,
     ),
+    Fault(
+        "scratch copy truncated",
+        _damage_copy(_truncate),
+        phases=("training", "evaluation"),
+        suits=lambda work: work.is_copied,
+    ),
+    Fault(
+        "scratch copy flipped",
+        _damage_copy(_flip),
+        phases=("training", "evaluation"),
+        suits=lambda work: work.is_copied,
+    ),
     Fault("table touched", _kill_then(_change_table("touched")), phases=_WORKING),
     Fault("table changed", _kill_then(_change_table("changed")), phases=_WORKING, refusal=_TABLE),
     Fault("table shorter", _kill_then(_change_table("shorter")), phases=_WORKING, refusal=_TABLE),
-    Fault(
-        "table shorter under way",
-        _while_at_work(_change_table("shorter")),
-        refusal=_TABLE,
-        # Before that it may be read as it is now, and is another table's run.
-        phases=("training", "evaluation"),
+    *(
+        Fault(
+            f"table {how} under way",
+            _while_at_work(_change_table(how)),
+            refusal=_TABLE,
+            # Before that it may be read as it is now, and is another table's run.
+            phases=("training", "evaluation"),
+        )
+        for how in ("touched", "changed", "shorter", "replaced")
     ),
     Fault("cancel", _cancel),
+    Fault("cancel beside the end", _cancel, phases=("results", "ending")),
     Fault("two resumes", _resume_twice, phases=_WORKING, suits=_is_alone),
+    Fault("resume of one alive", _resume_one_alive, phases=_WORKING, suits=_is_alone),
     Fault("copied while written", _copy, phases=_WORKING),
     Fault(
         "clock of a day before or after",
         _shift_clock,
         phases=_WORKING,
-        cold=True,
-        lacks=lambda: None if _CLOCK.exists() else "libfaketime is not installed",
+        clock="wall",
+        lacks=_needs_faketime,
     ),
+    Fault("clock back and forth", _shift_clock_at_work, clock="wall", lacks=_needs_faketime),
+    Fault("stop of 1000 s", _stop_long, phases=_WORKING, clock="all", lacks=_needs_faketime),
 ]
 FAULTS = {fault.name: fault for fault in _ALL}

@@ -1,17 +1,19 @@
 """What a disturbed run must have come to, and what it must not have left.
 
-with Reader(paths.root) as reader: ...     # polls all files while the run is disturbed
+with Reader(paths.root) as reader: ...     # polls all files while a run is disturbed
 reader.torn                                # files that were met half written
 find_wrongs(scene, expected)               # sentences; none where all is well
 """
 
 import json
+import re
 import threading
 import tomllib
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +25,6 @@ from dnnjob.collect.collected_runs import read_runs
 from dnnjob.launch.watch.wait import wait_command
 from dnnjob.runs import OVER, RunPaths, State, read_status
 from tests.chaos.scene import Scene
-from tests.launch.trace import Phase
 
 _POLL_S = 0.1
 # Of a run that is over, `wait` needs a look at its files.
@@ -33,23 +34,33 @@ _CODES: dict[State | None, int] = {"COMPLETED": 0, "FAILED": 1, "CANCELLED": 143
 
 @dataclass(frozen=True)
 class Expected:
-    """What the run comes to that nobody disturbs."""
+    """What the runs of a job come to that nobody disturbs.
 
-    predictions: np.ndarray
-    losses: np.ndarray
-    phases_s: dict[Phase, float]
+    Attributes:
+        states: Of each run.
+        predictions: Of each run; None of one that ends without.
+        losses: Of each run and epoch.
+        phases_s: How long phases take; of training, how many epochs there are.
+        writes: The files that are written, in their order.
+    """
+
+    states: list[State | None]
+    predictions: list[np.ndarray | None]
+    losses: list[np.ndarray | None]
+    phases_s: dict[str, float]
+    writes: list[str]
 
 
 class Reader:
     """Reads every file of a folder again and again, as a colleague's program might.
 
     Args:
-        folder: A run folder.
+        folders: Run folders, or a sweep's.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, *folders: Path) -> None:
         self.torn: dict[str, str] = {}
-        self._folder = folder
+        self._folders = folders
         self._seen: dict[Path, tuple[int, int, int]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
@@ -80,7 +91,8 @@ class Reader:
 
     def _files(self) -> list[Path]:
         with suppress(OSError):
-            return [path for path in self._folder.rglob("[!.]*") if path.is_file()]
+            every = chain.from_iterable(folder.rglob("[!.]*") for folder in self._folders)
+            return [path for path in every if path.is_file()]
         return []
 
     def _has_changed(self, path: Path) -> bool:
@@ -91,48 +103,58 @@ class Reader:
         return changed
 
 
-def read_expected(paths: RunPaths, phases_s: dict[Phase, float]) -> Expected:
-    """What an undisturbed run has come to."""
-    return Expected(_predictions(paths), _losses(paths), phases_s)
+def read_expected(scene: Scene, phases_s: dict[str, float]) -> Expected:
+    """What undisturbed runs have come to."""
+    written = (one["name"] for one in scene.trace.events if one["what"] == "written")
+    return Expected(
+        scene.states,
+        [_predictions(paths) for paths in scene.runs],
+        [_losses(paths) for paths in scene.runs],
+        phases_s,
+        # Numbers of parts and checkpoints are no kinds of files.
+        list({re.sub(r"\d+", "0", name): name for name in written}.values()),
+    )
 
 
 def find_wrongs(scene: Scene, expected: Expected) -> Iterator[str]:
-    """Yields what is wrong with a run that has gone on to its end."""
-    paths, view = scene.paths, scene.view()
+    """Yields what is wrong with runs that have gone on to their end."""
     if scene.refusals:
         yield from find_lie(scene)
         return
-    if view.state != "COMPLETED":
-        yield f"it ended as {view.state} ({view.reason}): {view.error}"
-        return
-    if not np.array_equal(_predictions(paths), expected.predictions, equal_nan=True):
-        yield "the predictions have other bits"
-    if not np.array_equal(_losses(paths), expected.losses, equal_nan=True):
-        yield "the history has other bits"
+    for number, (paths, view) in enumerate(zip(scene.runs, scene.views, strict=True)):
+        if view.state != expected.states[number]:
+            yield f"it ended as {view.state} ({view.reason}): {view.error}"
+        elif not _are_equal(_predictions(paths), expected.predictions[number]):
+            yield "the predictions have other bits"
+        elif not _are_equal(_losses(paths), expected.losses[number]):
+            yield "the history has other bits"
+        elif view.state == "COMPLETED":
+            yield from _disagreements(scene, paths)
+            yield from _leftovers(scene, paths)
     yield from find_lie(scene)
-    yield from _disagreements(scene, paths)
-    yield from _leftovers(scene, paths)
 
 
 def find_lie(scene: Scene) -> Iterator[str]:
-    """Yields what `status` and `wait` say wrongly of a run of which nothing is at work."""
-    view = scene.view()
-    if view.is_copy and view.asked == "unknown":
+    """Yields what `status` and `wait` say wrongly of runs of which nothing is at work."""
+    views = scene.views
+    if views[0].is_copy and views[0].asked == "unknown":
         # Its files tell how the original stood, and nobody can be asked (docs/watching.md).
         return
-    if view.state not in OVER:
-        yield f"status says {view.state} of a run of which nothing is left"
-        return
-    if view.state == "COMPLETED" and not scene.paths.report.exists():
-        yield "status says COMPLETED of a run without a report"
+    for paths, view in zip(scene.runs, views, strict=True):
+        if view.state not in OVER:
+            yield f"status says {view.state} of a run of which nothing is left"
+            return
+        if view.state == "COMPLETED" and not paths.report.exists():
+            yield "status says COMPLETED of a run without a report"
     codes: list[int] = []
-    waiting = threading.Thread(
-        target=lambda: codes.append(wait_command(scene.paths.root)), daemon=True
-    )
+    waiting = threading.Thread(target=lambda: codes.append(wait_command(scene.place)), daemon=True)
     waiting.start()
     waiting.join(_WAIT_S)
-    if codes != [_CODES[view.state]]:
-        yield f"status says {view.state}, but wait ended with {codes} within {_WAIT_S:.0f} s"
+    if codes != [max(_CODES[view.state] for view in views)]:
+        yield (
+            f"status says {[view.state for view in views]}, but wait ended with {codes} within "
+            f"{_WAIT_S:.0f} s"
+        )
 
 
 def _disagreements(scene: Scene, paths: RunPaths) -> Iterator[str]:
@@ -191,12 +213,22 @@ def _parse(path: Path) -> None:
             path.read_bytes()
 
 
-def _predictions(paths: RunPaths) -> np.ndarray:
+def _predictions(paths: RunPaths) -> np.ndarray | None:
+    if not paths.predictions.exists():
+        return None
     table = pq.read_table(paths.predictions)
     columns = [name for name in table.column_names if name.startswith("y_")]
     return np.column_stack([table[name].to_numpy() for name in columns])
 
 
-def _losses(paths: RunPaths) -> np.ndarray:
+def _losses(paths: RunPaths) -> np.ndarray | None:
+    if not paths.history.exists():
+        return None
     table = pq.read_table(paths.history)
     return np.column_stack([table[name].to_numpy() for name in ("loss", "val_loss")])
+
+
+def _are_equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other, equal_nan=True)

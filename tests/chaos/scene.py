@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from dnnjob.launch.watch.run_views import RunView, look
-from dnnjob.runs import OVER, RunPaths
-from tests.chaos.starter import Command, Starter
+from dnnjob.runs import OVER, RunPaths, State
+from tests.chaos.starter import Clock, Command, Starter
 from tests.chaos.works import Work
 from tests.launch.trace import PHASES, Phase, Trace
 
@@ -58,7 +59,15 @@ class Scene:
         self.refusals: list[str] = []
         self.environ: dict[str, str] = {}
         """What commands started from now on have besides."""
-        self.paths: RunPaths
+        self.runs: list[RunPaths]
+        self.place: Path
+        """What commands are told of: the folder of the run, or of the sweep."""
+        self.halts_at: str | None = None
+        """At which write the first command stops itself: "before NAME" or "after NAME"."""
+        self.clock: Clock = "true"
+        self.lies: list[str] = []
+        """What a fault itself saw that is wrong."""
+        starter.set_clock("+0")
         self._starter = starter
 
     @property
@@ -73,7 +82,7 @@ class Scene:
         return self.traces[-1]
 
     def begin(self) -> None:
-        """Starts the run, and returns when its folder is there."""
+        """Starts the job, and returns when its run folders are there."""
         if self.work.executor == "pool":
             profile = self.folder / "pool.profile"
             profile.write_text('executor = "local"\n')
@@ -82,36 +91,48 @@ class Scene:
             words = ["run", self.job, "--root", self.root]
         self.start(*words)
         until = time.monotonic() + LIMIT_S
-        while not (printed := _read(self.command.printed)).endswith("\n"):
+        while (printed := _read(self.command.printed)).count("\n") < self.work.points:
             if self.command.code or time.monotonic() > until:
                 raise Hang(f"no run folder: {self.command.talk()[-500:]}")
             time.sleep(0.01)
-        self.paths = RunPaths(Path(printed.strip()))
+        self.runs = [RunPaths(Path(line)) for line in printed.split()]
+        (self.place,) = (
+            [self.runs[0].root]
+            if self.work.points == 1
+            else (path for path in self.root.glob("*/sweeps/*") if path.is_dir())
+        )
 
     def start(self, *words: object) -> Command:
         """Starts a command beside or after those before."""
         self.traces.append(Trace(self.folder / f"trace-{len(self.traces)}.jsonl"))
+        environ = {"TMPDIR": str(self.temporary), **self.environ}
+        if self.halts_at and len(self.commands) == 0:
+            environ |= {"DNNJOB_HALT": self.halts_at}
         self.commands.append(
             self._starter.start(
                 words,
                 trace=self.traces[-1].path,
                 cwd=self.folder,
-                environ={"TMPDIR": str(self.temporary), **self.environ},
+                environ=environ,
                 warm=self.warm,
+                clock=self.clock,
             )
         )
         return self.command
 
-    def reach(self, phase: Phase, share: float, phases_s: dict[Phase, float]) -> bool:
+    def reach(
+        self, phase: Phase | Literal["write"], share: float, phases_s: dict[str, float]
+    ) -> bool:
         """Returns within a phase; False where the run was faster.
 
         Args:
-            phase: The phase.
+            phase: The phase; of "write" the process that writes has stopped itself.
             share: Of its length to wait; of training, of its epochs.
             phases_s: How long phases take undisturbed.
         """
-        epochs = phases_s.get("epochs", 0)  # type: ignore[call-overload]
-        reached: dict[Phase, Callable[[Trace], bool]] = {
+        epochs = phases_s.get("epochs", 0)
+        reached: dict[str, Callable[[Trace], bool]] = {
+            "write": lambda trace: trace.halted is not None,
             "start-up": lambda trace: True,
             "training": lambda t: t.has("begin", "train") and t.epoch >= int(share * 0.9 * epochs),
             "checkpoint": lambda t: t.writes_checkpoint and t.epoch >= int(share * 0.7 * epochs),
@@ -126,14 +147,21 @@ class Scene:
             if time.monotonic() > until:
                 raise Hang(f"never came to {phase}: {self.command.talk()[-500:]}")
             time.sleep(_LOOK_S)
-        if phase not in ("training", "checkpoint"):
+        if phase not in ("training", "checkpoint", "write"):
             time.sleep(share * phases_s[phase])
         return not self.is_over
 
     @property
     def phase(self) -> str:
         """Where it is now."""
+        if self.traces and self.trace.halted is not None:
+            return f"write {self.trace.halted}"
         return self.trace.phase if self.traces else PHASES[0]
+
+    def wake(self) -> None:
+        """Has whoever stopped itself at a write go on."""
+        if self.traces and self.trace.halted is not None:
+            self.strike("all", signal.SIGCONT)
 
     @property
     def is_over(self) -> bool:
@@ -141,29 +169,40 @@ class Scene:
         if self.work.executor == "pool" and len(self.commands) == 1:
             if self.command.code not in (None, 0):
                 return True
-            view = self.view()
-            return view.state in OVER or not any(self.processes("run"))
+            return self.states[0] in OVER or not any(self.processes("run"))
         return self.command.code is not None
 
-    def view(self) -> RunView:
-        """What `dnnjob status` says."""
-        (view,) = look([self.paths])
-        return view
+    @property
+    def views(self) -> tuple[RunView, ...]:
+        """What `dnnjob status` says of each run."""
+        return look(self.runs)
+
+    @property
+    def states(self) -> list[State | None]:
+        """How each run stands, as `dnnjob status` says."""
+        return [view.state for view in self.views]
 
     def processes(self, target: str) -> list[int]:
         """Processes of the run that live: all, those of one task, or of what started it."""
         everyone = list(self._own())
-        chief = self.trace.pids[-1] if self.traces and self.trace.pids else None
+        told = self.traces and self.trace.pids and self.work.points == 1
+        chief = self.trace.pids[-1] if told else None
         tasks = [pid for pid in everyone if pid == chief or b"dnnjob.launch" in _command_line(pid)]
         match target:
             case "chief":
                 return [pid for pid in everyone if pid == chief]
             case "follower":
                 return [pid for pid in tasks if pid != chief]
+            case "lane":
+                return self.rng.sample(tasks, min(1, len(tasks)))
             case "launcher":
                 return [pid for pid in everyone if pid not in tasks] or everyone
             case _:
                 return everyone
+
+    def set_clock(self, shift: str) -> None:
+        """Shifts the clock that the commands see."""
+        self._starter.set_clock(shift)
 
     def strike(self, target: str, number: signal.Signals) -> None:
         """Sends a signal."""
@@ -181,16 +220,16 @@ class Scene:
         while not self.is_over or any(self._own()):
             if time.monotonic() > until:
                 raise Hang(f"{self.phase} did not end: {self.command.talk()[-500:]}")
-            time.sleep(0.02)
+            time.sleep(0.05)
 
-    def go_on(self) -> None:
-        """Resumes the run until it is complete, as a user does; refusals are kept."""
+    def go_on(self, until: list[State | None]) -> None:
+        """Resumes until the runs stand as they are to, as a user does; refusals are kept."""
         for _ in range(_ATTEMPTS):
-            if self.view().state == "COMPLETED" or self.refusals:
+            if self.states == until or self.refusals:
                 return
-            self.start("resume", self.paths.root, *self._here())
+            self.start("resume", self.place, *self.here)
             self.await_end()
-            if code := self.command.code:
+            if (code := self.command.code) and self.states != until:
                 self.refusals.append(f"code {code}: {self.command.talk().strip()[-600:]}")
 
     def end(self) -> None:
@@ -199,7 +238,9 @@ class Scene:
         self.strike("all", signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _here(self) -> list[str]:
+    @property
+    def here(self) -> list[str]:
+        """What has a `resume` go on in the foreground."""
         return ["--here"] if self.work.executor == "pool" else []
 
     def _own(self) -> Iterator[int]:

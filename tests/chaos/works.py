@@ -31,6 +31,8 @@ class Work:
     write_table: Callable[[Path], Path]
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
     executor: str = "here"
+    points: int = 1
+    """Runs that it becomes: more of a sweep."""
 
     @property
     def tasks(self) -> int:
@@ -38,9 +40,23 @@ class Work:
         return int(self.changes.get("devices", {}).get("tasks", 1))
 
     @property
+    def processes(self) -> tuple[str, ...]:
+        """Whom a fault can hit."""
+        if self.points > 1:
+            return ("all", "lane", "launcher")
+        if self.executor == "pool":
+            return ("all", "chief", "launcher")
+        return ("all", "chief", "follower", "launcher") if self.tasks > 1 else ("all", "chief")
+
+    @property
     def is_streamed(self) -> bool:
         """Whether its table does not fit the memory it is given."""
         return "memory_budget_gb" in self.changes.get("data", {})
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether it reads a copy of its table in scratch."""
+        return self.is_streamed and self.write_table is _write_long_text
 
     def write(self, folder: Path) -> Path:
         """Writes the table and the job's file."""
@@ -50,21 +66,22 @@ class Work:
             "name": self.name,
             "seed": 5,
             "data": {"source": table.name, "target": "y", "validation_fraction": 0.2},
-            "model": {"hidden_units": [64, 32], "dropout_rate": 0.2},
+            "model": {"hidden_units": [16, 8], "dropout_rate": 0.2},
             "train": {
-                "epochs": 500,
+                "epochs": 200,
                 "global_batch_size": 48,
                 "optimizer": "adam",
                 "learning_rate": 0.001,
                 "schedule": "cosine",
-                "patience": 450,
-                "checkpoint_every_s": 0.5,
+                "patience": 180,
+                "checkpoint_every_s": 0.3,
             },
-            "devices": {"kind": "cpu", "threads": 1},
+            # Compiling with XLA takes longer than all the rest: one job tries it.
+            "devices": {"kind": "cpu", "threads": 1, "xla": "off"},
             "output": {"plots": False, "trees": False},
         }
         for section, values in self.changes.items():
-            job[section] |= values
+            job[section] = job.get(section, {}) | values
         path = folder / "job.toml"
         path.write_text(tomli_w.dumps(job))
         return path
@@ -102,23 +119,42 @@ def _write_parquet(folder: Path) -> Path:
     return path
 
 
+def _write_long_text(folder: Path) -> Path:
+    path = folder / "table.csv"
+    _make_frame(4000, 1000).to_csv(path, index=False)
+    return path
+
+
 _STREAMED = {
     "data": {"window_rows": 1600, "memory_budget_gb": 1e-9},
     "train": {"epochs": 12, "patience": 11},
 }
+_COPIED = {
+    "data": {"window_rows": 800, "memory_budget_gb": 1e-9},
+    "train": {"epochs": 16, "patience": 15},
+}
+# Of the learning rates the second ends with losses that are not finite.
+_SWEEP = {
+    "sweep": {"train.learning_rate": [0.001, 1e30, 0.003]},
+    "train": {"optimizer": "sgd", "schedule": "constant", "epochs": 150, "patience": 140},
+    "devices": {"stack": 2},
+}
 _MEMBERS = {
     "model": {"members": 3, "bagging": "folds"},
     "data": {"validation_fraction": 0.0},
-    "train": {"epochs": 300, "patience": 250},
+    "train": {"epochs": 150, "patience": 120},
 }
 WORKS = {
     work.name: work
     for work in (
         Work("resident", _write_numbers),
         Work("streamed", _write_parquet, _STREAMED),
+        Work("copied", _write_long_text, _COPIED),
         Work("categories", _write_categories),
-        Work("two-tasks", _write_numbers, {"devices": {"tasks": 2}, "train": {"epochs": 200}}),
+        Work("fused", _write_numbers, {"devices": {"xla": "on"}, "train": {"epochs": 400}}),
+        Work("two-tasks", _write_numbers, {"devices": {"tasks": 2}, "train": {"epochs": 80}}),
         Work("members", _write_numbers, _MEMBERS),
         Work("pool", _write_numbers, executor="pool"),
+        Work("sweep", _write_numbers, _SWEEP, points=3),
     )
 }

@@ -67,6 +67,11 @@ class Trace:
         return bool(writes) and writes[-1]["what"] == "write"
 
     @property
+    def halted(self) -> str | None:
+        """At which write the process stopped itself: "before NAME" or "after NAME"."""
+        return next((str(one["name"]) for one in self.events if one["what"] == "halt"), None)
+
+    @property
     def epoch(self) -> int:
         """Whole epochs that are trained."""
         return max((one["epoch"] for one in self.events if one["what"] == "called"), default=0)

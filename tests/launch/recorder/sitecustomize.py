@@ -2,18 +2,21 @@
 
 Python imports this module by itself where its folder is on PYTHONPATH. What the command does stays
 the same; a line is on its way before the step that it tells of begins, so a SIGKILL loses none.
+Where DNNJOB_HALT is "before NAME" or "after NAME", it stops itself there when a file of that name
+is written for the first time, so that something can be done to it at that very moment.
 """
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-TRACE = "DNNJOB_TRACE"
+TRACE, HALT = "DNNJOB_TRACE", "DNNJOB_HALT"
 
 
 def main() -> None:
@@ -31,6 +34,15 @@ def _record(file: int) -> None:
         line = {"at": time.monotonic(), "pid": os.getpid(), "what": what, **facts}
         os.write(file, json.dumps(line).encode() + b"\n")
 
+    def halt(moment: str) -> None:
+        if moment != os.environ.get(HALT):
+            return
+        with suppress(FileExistsError):
+            # Of all processes that tell of this attempt one does so, once.
+            os.close(os.open(os.environ[TRACE] + ".halted", os.O_CREAT | os.O_EXCL))
+            note("halt", name=moment)
+            os.kill(os.getpid(), signal.SIGSTOP)
+
     time_phase, write_file = clock.Stopwatch.time, runs.write_file
     show, kept = runs.Journal.show_progress, runs.Journal.mark_reached
 
@@ -43,8 +55,10 @@ def _record(file: int) -> None:
 
     def noting_write(path: Path, fill: Any, **settings: Any) -> None:
         note("write", name=path.name)
+        halt(f"before {path.name}")
         write_file(path, fill, **settings)
         note("written", name=path.name)
+        halt(f"after {path.name}")
 
     def noting_show(self: Any, progress: Any, *rest: float) -> None:
         note("called", epoch=progress.epoch)
