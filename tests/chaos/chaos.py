@@ -16,6 +16,7 @@ import random
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -212,6 +213,8 @@ def draw(rng: random.Random, *, jobs: list[str], faults: list[str]) -> Scenario:
 def main() -> int:
     """Plays until the time is over; 0 if nothing was wrong."""
     arguments = _parse()
+    # A shell starts what is to run in the background deaf to it, and so would be all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         ledger = Ledger(arguments.ledger)
     except LedgerError as error:

@@ -26,7 +26,7 @@ from tests.launch.trace import PHASES, Phase, Trace
 
 # On a machine with other work everything takes its time: this only ends what hangs.
 LIMIT_S = 400.0
-_LOOK_S = 0.005
+_LOOK_S = 0.01
 _ATTEMPTS = 4
 
 
