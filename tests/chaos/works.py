@@ -127,11 +127,11 @@ def _write_long_text(folder: Path) -> Path:
 
 _STREAMED = {
     "data": {"window_rows": 1600, "memory_budget_gb": 1e-9},
-    "train": {"epochs": 12, "patience": 11},
+    "train": {"epochs": 8, "patience": 7},
 }
 _COPIED = {
     "data": {"window_rows": 800, "memory_budget_gb": 1e-9},
-    "train": {"epochs": 16, "patience": 15},
+    "train": {"epochs": 6, "patience": 5},
 }
 # Of the learning rates the second ends with losses that are not finite.
 _SWEEP = {
