@@ -72,7 +72,7 @@ class Chaos:
         wrongs: list[str] = []
         if scenario.phase == "write":
             scene.halts_at = _choose_write(expected.writes, scenario.share)
-        scene.clock = fault.clock
+        scene.has_clock = fault.shifts_clock
         try:
             scene.begin()
             with Reader(*{scene.place, *(paths.root for paths in scene.runs)}) as reader:
@@ -213,7 +213,7 @@ def draw(rng: random.Random, *, jobs: list[str], faults: list[str]) -> Scenario:
 def main() -> int:
     """Plays until the time is over; 0 if nothing was wrong."""
     arguments = _parse()
-    # A shell starts what is to run in the background deaf to it, and so would be all that it starts.
+    # A shell starts what is to run in the background deaf to it, and with it all that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         ledger = Ledger(arguments.ledger)

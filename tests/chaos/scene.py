@@ -12,6 +12,7 @@ import os
 import random
 import shutil
 import signal
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,7 +21,7 @@ from typing import Literal
 
 from dnnjob.launch.watch.run_views import RunView, look
 from dnnjob.runs import OVER, RunPaths, State
-from tests.chaos.starter import Clock, Command, Starter
+from tests.chaos.starter import Command, Starter
 from tests.chaos.works import Work
 from tests.launch.trace import PHASES, Phase, Trace
 
@@ -64,10 +65,12 @@ class Scene:
         """What commands are told of: the folder of the run, or of the sweep."""
         self.halts_at: str | None = None
         """At which write the first command stops itself: "before NAME" or "after NAME"."""
-        self.clock: Clock = "true"
+        self.has_clock = False
+        """Whether the clocks of the commands can be set."""
+        self._clock = folder / "clock"
+        self.set_clock(0.0, 0.0)
         self.lies: list[str] = []
         """What a fault itself saw that is wrong."""
-        starter.set_clock("+0")
         self._starter = starter
 
     @property
@@ -106,6 +109,8 @@ class Scene:
         """Starts a command beside or after those before."""
         self.traces.append(Trace(self.folder / f"trace-{len(self.traces)}.jsonl"))
         environ = {"TMPDIR": str(self.temporary), **self.environ}
+        if self.has_clock:
+            environ |= {"DNNJOB_CLOCK": str(self._clock)}
         if self.halts_at and len(self.commands) == 0:
             environ |= {"DNNJOB_HALT": self.halts_at}
         self.commands.append(
@@ -115,7 +120,6 @@ class Scene:
                 cwd=self.folder,
                 environ=environ,
                 warm=self.warm,
-                clock=self.clock,
             )
         )
         return self.command
@@ -200,9 +204,10 @@ class Scene:
             case _:
                 return everyone
 
-    def set_clock(self, shift: str) -> None:
-        """Shifts the clock that the commands see."""
-        self._starter.set_clock(shift)
+    def set_clock(self, day_s: float, forward_s: float = 0.0) -> None:
+        """Shifts the time of day, and the clocks that only go forward, as the commands see them."""
+        with self._clock.open("r+b" if self._clock.exists() else "wb") as file:
+            file.write(struct.pack("dd", day_s, forward_s))
 
     def strike(self, target: str, number: signal.Signals) -> None:
         """Sends a signal."""

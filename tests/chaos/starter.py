@@ -17,11 +17,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-Clock = Literal["true", "wall", "all"]
-"""What of the clocks that a command sees can be shifted: nothing, the time of day, or all."""
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 CHECKOUT = Path(__file__).parents[2]
 RECORDER = CHECKOUT / "tests" / "launch" / "recorder"
 
@@ -68,11 +65,9 @@ class Starter:
         self._scratch = scratch
         self._commands: dict[int, Command] = {}
         self._count = 0
-        self._warm: dict[Clock, subprocess.Popen[str]] = {}
-        self._shift = scratch / "shift-of-clocks"
+        self._warm: subprocess.Popen[str] | None = None
         self._answers: dict[int, int] = {}
         self._news = threading.Condition()
-        self.set_clock("+0")
 
     def start(
         self,
@@ -82,7 +77,6 @@ class Starter:
         cwd: Path,
         environ: Mapping[str, str],
         warm: bool,
-        clock: Clock = "true",
     ) -> Command:
         """Starts a command; its chief is traced."""
         self._count += 1
@@ -95,34 +89,15 @@ class Starter:
             "out": str(printed),
             "err": str(said),
         }
-        return self._fork(order, clock) if warm else self._spawn(order, clock)
-
-    def set_clock(self, shift: str) -> None:
-        """Shifts the clocks of commands that were started so that they can be: "+0", "-1d"."""
-        part = self._shift.with_suffix(".part")
-        part.write_text(shift + "\n")
-        part.replace(self._shift)
+        return self._fork(order) if warm else self._spawn(order)
 
     def close(self) -> None:
-        """Ends the processes that warm commands come from."""
-        for warm in self._warm.values():
-            if warm.stdin is not None:
-                warm.stdin.close()
-            warm.wait(60)
+        """Ends the process that warm commands come from."""
+        if self._warm is not None and self._warm.stdin is not None:
+            self._warm.stdin.close()
+            self._warm.wait(60)
 
-    def _seeing(self, clock: Clock) -> dict[str, str]:
-        """What the environment of a process holds that sees such clocks."""
-        if clock == "true":
-            return {}
-        return {
-            "LD_PRELOAD": str(FAKETIME),
-            "FAKETIME_TIMESTAMP_FILE": str(self._shift),
-            "FAKETIME_CACHE_DURATION": "1",
-            "FAKETIME_DONT_RESET": "1",
-            **({"FAKETIME_DONT_FAKE_MONOTONIC": "1"} if clock == "wall" else {}),
-        }
-
-    def _spawn(self, order: dict[str, Any], clock: Clock) -> Command:
+    def _spawn(self, order: dict[str, Any]) -> Command:
         out, err = Path(order["out"]), Path(order["err"])
         with out.open("wb") as printed, err.open("wb") as said:
             process = subprocess.Popen(
@@ -131,28 +106,26 @@ class Starter:
                 stdout=printed,
                 stderr=said,
                 cwd=order["cwd"],
-                env={**os.environ, **order["environ"], **self._seeing(clock)},
+                env={**os.environ, **order["environ"]},
                 process_group=0,
             )
         command = Command(process.pid, err, out)
         threading.Thread(target=lambda: command.end_with(process.wait()), daemon=True).start()
         return command
 
-    def _fork(self, order: dict[str, Any], clock: Clock) -> Command:
-        warm = self._warm.get(clock)
-        if warm is None or warm.poll() is not None:
-            warm = self._warm[clock] = subprocess.Popen(
+    def _fork(self, order: dict[str, Any]) -> Command:
+        if self._warm is None or self._warm.poll() is not None:
+            self._warm = subprocess.Popen(
                 [sys.executable, __file__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 bufsize=1,
-                env={**os.environ, **self._seeing(clock)},
             )
-            threading.Thread(target=self._hear, args=(warm,), daemon=True).start()
+            threading.Thread(target=self._hear, args=(self._warm,), daemon=True).start()
         with self._news:
             self._answers.pop(0, None)
-            warm.stdin.write(json.dumps(order) + "\n")  # type: ignore[union-attr]
+            self._warm.stdin.write(json.dumps(order) + "\n")  # type: ignore[union-attr]
             assert self._news.wait_for(lambda: 0 in self._answers, 300), "no warm start"
             pid = self._answers.pop(0)
             command = self._commands[pid] = Command(pid, Path(order["err"]), Path(order["out"]))
