@@ -246,8 +246,13 @@ class ParquetRows:
 
 
 def open_parquet(path: Path, **options: Any) -> pq.ParquetFile:
-    """A Parquet file; dates of 96 bits, as Spark writes them, would overflow as nanoseconds."""
-    return pq.ParquetFile(path, coerce_int96_timestamp_unit="us", **options)
+    """A Parquet file whose pages are checked, where their checksums are written.
+
+    Dates of 96 bits, as Spark writes them, would overflow as nanoseconds.
+    """
+    return pq.ParquetFile(
+        path, coerce_int96_timestamp_unit="us", page_checksum_verification=True, **options
+    )
 
 
 def check_groups(path: Path, columns: Sequence[str]) -> None:

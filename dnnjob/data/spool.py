@@ -245,6 +245,8 @@ class Copy:
                     compression="none",
                     use_dictionary=texts or False,
                     write_statistics=False,
+                    # The run reads it again and again: a bit that flips would train unseen.
+                    write_page_checksum=True,
                 )
         self._num_groups += 1
         with self._explaining():

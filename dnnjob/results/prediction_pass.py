@@ -9,6 +9,7 @@ import io
 import logging
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,6 +47,8 @@ _LEAST_ROWS = 8192
 _SAMPLE_ROWS = 20_000
 # What a cut or foreign file makes its reader raise.
 _DAMAGE = (*(OSError, ValueError, KeyError, EOFError), zipfile.BadZipFile, pa.ArrowException)
+# Beside the sums, that of the file of predictions: Parquet itself would read on with flipped bits.
+_CHECKSUM = "checksum"
 
 _SAMPLED = ("raw", "y", "y_pred", "y_unseen", "y_std", "labels", "inputs")
 
@@ -211,10 +214,11 @@ class PredictionPass:
         parts: list[Part] = []
         while (path := self.parts.path(sums.num_rows)).is_file():
             try:
-                pq.read_metadata(path)
                 # From memory: of a damaged file NumPy leaves the handle open.
                 content = io.BytesIO(_side(path).read_bytes())
                 with np.load(content, allow_pickle=False) as stored:
+                    if int(stored[_CHECKSUM]) != zlib.crc32(path.read_bytes()):
+                        raise ValueError("its checksum does not match its content")
                     sums.load(stored)
             except _DAMAGE as error:
                 logger.warning("Skipping the damaged predictions %s: %s.", path, error)
@@ -331,12 +335,14 @@ class PredictionPass:
         """Leaves what is predicted for a later attempt; False where it cannot be written."""
         path, journal = self.parts.path(first), self.parts.attempt.journal
         journal.recheck()
-        content = io.BytesIO()
-        np.savez(content, **sums.dump())
+        predictions, side = io.BytesIO(), io.BytesIO()
+        pq.write_table(part, predictions, compression="zstd")
+        checksum = np.array(zlib.crc32(predictions.getbuffer()))
+        np.savez(side, **sums.dump(), **{_CHECKSUM: checksum})
         try:
-            write_file(_side(path), lambda file: file.write(content.getvalue()))
+            write_file(_side(path), lambda file: file.write(side.getbuffer()))
             # Written last: its presence means that both are whole.
-            write_file(path, lambda file: pq.write_table(part, file, compression="zstd"))
+            write_file(path, lambda file: file.write(predictions.getbuffer()))
         except OSError as error:
             logger.warning("The predictions so far could not be kept: %s.", error)
             return False

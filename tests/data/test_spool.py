@@ -8,7 +8,7 @@ import pytest
 
 from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.spool import Copy, CopyPlan
-from dnnjob.errors import JobError
+from dnnjob.errors import DataError, JobError
 
 NUM_ROWS = 1000
 
@@ -55,3 +55,19 @@ def test_a_disk_that_fills_up_is_told_with_the_way_out(tmp_path: Path) -> None:
     table = pa.concat_tables([make_table()] * 200)
     with pytest.raises(JobError, match=rf"{tmp_path} is full\. Set data\.scratch to a folder"):
         copy.write(table)
+
+
+def test_a_bit_that_flips_in_the_copy_is_refused(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    copy = Copy(plan)
+    copy.write(make_table())
+    copy.close()
+    content = bytearray(plan.paths[0].read_bytes())
+    # The lowest bit of 250.0, the number in row 500: nothing but a checksum can tell.
+    content[content.index(np.float64(250.0).tobytes())] ^= 1
+    plan.paths[0].write_bytes(content)
+
+    rows = ParquetRows.open(plan.paths).select(["x"])
+
+    with pytest.raises(DataError, match=rf"of {plan.paths[0]} row group \d+ is not"):
+        rows.read(range(len(rows.groups)))
