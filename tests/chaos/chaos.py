@@ -35,7 +35,7 @@ from dnnjob import __version__  # noqa: E402
 from tests.chaos.faults import FAULTS, Fault  # noqa: E402
 from tests.chaos.judging import Expected, Reader, find_lie, find_wrongs, read_expected  # noqa: E402
 from tests.chaos.ledger import Entry, Ledger, LedgerError, Scenario, render_summary  # noqa: E402
-from tests.chaos.scene import Hang, Scene  # noqa: E402
+from tests.chaos.scene import Hang, Missed, Scene  # noqa: E402
 from tests.chaos.starter import Starter  # noqa: E402
 from tests.chaos.works import WORKS, Work  # noqa: E402
 
@@ -59,12 +59,12 @@ class Chaos:
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._starter = Starter(scratch)
-        self._expected: dict[tuple[str, bool], Expected] = {}
+        self._expected: dict[str, Expected] = {}
 
     def play(self, scenario: Scenario) -> Entry:
         """Plays a scenario."""
         work, fault = WORKS[scenario.job], FAULTS[scenario.fault]
-        expected = self._find_expected(work, warm=scenario.warm)
+        expected = self._find_expected(work)
         began = time.monotonic()
         scene = self._open(work, scenario)
         disk = _SmallDisk(scene.root) if fault.small_disk else None
@@ -78,8 +78,10 @@ class Chaos:
             with Reader(*{scene.place, *(paths.root for paths in scene.runs)}) as reader:
                 phase: Any = scenario.phase
                 if scene.reach(phase, scenario.share, expected.phases_s):
-                    came_in = scene.phase
-                    fault.strike(scene, scenario.target)
+                    phase_now = scene.phase
+                    with suppress(Missed):
+                        fault.strike(scene, scenario.target)
+                        came_in = phase_now
                 scene.wake()
                 scene.await_end()
                 wrongs += find_lie(scene)
@@ -124,10 +126,9 @@ class Chaos:
         date = datetime.now(UTC).isoformat(timespec="seconds")
         return Entry(scenario, came_in, outcome, words, round(seconds, 1), __version__, date)
 
-    def _find_expected(self, work: Work, *, warm: bool) -> Expected:
-        key = (work.name, warm)
-        if key not in self._expected:
-            scenario = Scenario(0, work.name, "", "", "", 0.0, warm)
+    def _find_expected(self, work: Work) -> Expected:
+        if work.name not in self._expected:
+            scenario = Scenario(0, work.name, "", "", "", 0.0, work.can_be_warm)
             scene = self._open(work, scenario)
             try:
                 scene.begin()
@@ -137,10 +138,10 @@ class Chaos:
                         f"The job {work.name} must be complete where nobody disturbs it, but is "
                         f"{scene.states}. It said:\n{scene.command.talk()[-2000:]}"
                     )
-                self._expected[key] = read_expected(scene, _measure(scene))
+                self._expected[work.name] = read_expected(scene, _measure(scene))
             finally:
                 scene.end()
-        return self._expected[key]
+        return self._expected[work.name]
 
     def _keep(self, scene: Scene, scenario: Scenario) -> None:
         """Keeps what went wrong, to be looked at."""
@@ -197,8 +198,7 @@ def draw(rng: random.Random, *, jobs: list[str], faults: list[str]) -> Scenario:
     work = WORKS[rng.choice([name for name in jobs if fault.suits(WORKS[name])])]
     phase = rng.choice(list(fault.phases))
     there = work.processes
-    # Tasks are started by their launcher, as cold as ever.
-    warm = work.tasks == 1 and work.executor == "here" and rng.random() > 1 / _COLD
+    warm = work.can_be_warm and rng.random() > 1 / _COLD
     return Scenario(
         seed=rng.randrange(10**9),
         job=work.name,

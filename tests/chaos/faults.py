@@ -22,7 +22,7 @@ from typing import Literal
 import pandas as pd
 
 from dnnjob.runs import RunPaths
-from tests.chaos.scene import LIMIT_S, Scene
+from tests.chaos.scene import LIMIT_S, Missed, Scene
 from tests.chaos.works import Work
 from tests.launch.trace import PHASES, Phase
 
@@ -140,6 +140,8 @@ def _damage(
             (path for path in scene.root.glob(pattern) if path.is_file()),
             key=lambda path: path.stat().st_mtime_ns,
         )
+        if not found:
+            raise Missed
         for path in found[-1:] if newest else found:
             how(path, scene)
 
@@ -151,8 +153,9 @@ def _damage_copy(how: Callable[[Path, Scene], None]) -> Callable[[Scene, str], N
 
     def damage(scene: Scene, target: str) -> None:
         parts = [path for path in scene.temporary.glob("dnnjob-*/**/*.parquet") if path.is_file()]
-        for path in scene.rng.sample(parts, min(1, len(parts))):
-            how(path, scene)
+        if not parts:
+            raise Missed
+        how(scene.rng.choice(parts), scene)
 
     return damage
 
@@ -313,7 +316,6 @@ _SIGNALS = {
 }
 _CHECKPOINTS = "*/*/checkpoints/*.ckpt"
 _STATISTICS = ".dnnjob/statistics/**/*"
-_LATER: tuple[Phase, ...] = ("evaluation",)
 _ALL = [
     *(Fault(name, strike, targets=_TASKS) for name, strike in _SIGNALS.items()),
     Fault(
@@ -341,8 +343,15 @@ _ALL = [
     Fault("checkpoint flipped", _damage(_flip, _CHECKPOINTS, newest=True), phases=_WORKING),
     Fault("checkpoint deleted", _damage(_remove, _CHECKPOINTS, newest=True), phases=_WORKING),
     Fault("checkpoints flipped", _damage(_flip, _CHECKPOINTS), phases=_WORKING),
-    Fault("part truncated", _damage(_truncate, "*/*/checkpoints/*.parquet"), phases=_LATER),
-    Fault("part flipped", _damage(_flip, "*/*/checkpoints/*.parquet"), phases=_LATER),
+    *(
+        Fault(
+            f"part {name}",
+            _damage(how, "*/*/checkpoints/*.[np][pa][rz]*"),
+            phases=("evaluation",),
+            suits=lambda work: work.has_parts,
+        )
+        for name, how in (("truncated", _truncate), ("flipped", _flip), ("deleted", _remove))
+    ),
     Fault(
         "statistics truncated",
         _damage(_truncate, _STATISTICS),

@@ -35,6 +35,10 @@ class Hang(Exception):
     """Something did not come to its end."""
 
 
+class Missed(Exception):
+    """There was nothing yet, or no more, for a fault to strike."""
+
+
 class Scene:
     """One run and everything around it.
 

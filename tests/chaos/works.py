@@ -40,6 +40,11 @@ class Work:
         return int(self.changes.get("devices", {}).get("tasks", 1))
 
     @property
+    def can_be_warm(self) -> bool:
+        """Whether what starts it does the work; tasks, lanes and the queue begin cold."""
+        return self.tasks == 1 and self.points == 1 and self.executor == "here"
+
+    @property
     def processes(self) -> tuple[str, ...]:
         """Whom a fault can hit."""
         if self.points > 1:
@@ -52,6 +57,11 @@ class Work:
     def is_streamed(self) -> bool:
         """Whether its table does not fit the memory it is given."""
         return "memory_budget_gb" in self.changes.get("data", {})
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether it predicts long enough to leave predictions on its way."""
+        return self.write_table is _write_parquet
 
     @property
     def is_copied(self) -> bool:
@@ -115,7 +125,7 @@ def _write_categories(folder: Path) -> Path:
 
 def _write_parquet(folder: Path) -> Path:
     path = folder / "table.parquet"
-    _make_frame(8000, 2000).to_parquet(path, row_group_size=200, index=False)
+    _make_frame(8000, 60_000).to_parquet(path, row_group_size=400, index=False)
     return path
 
 
@@ -127,7 +137,8 @@ def _write_long_text(folder: Path) -> Path:
 
 _STREAMED = {
     "data": {"window_rows": 1600, "memory_budget_gb": 1e-9},
-    "train": {"epochs": 8, "patience": 7},
+    # Of the predictions, too, a part at once.
+    "train": {"epochs": 8, "patience": 7, "checkpoint_every_s": 0.02},
 }
 _COPIED = {
     "data": {"window_rows": 800, "memory_budget_gb": 1e-9},
