@@ -47,9 +47,6 @@ _LEAST_ROWS = 8192
 _SAMPLE_ROWS = 20_000
 # What a cut or foreign file makes its reader raise.
 _DAMAGE = (*(OSError, ValueError, KeyError, EOFError), zipfile.BadZipFile, pa.ArrowException)
-# Beside the sums, that of the file of predictions: Parquet itself would read on with flipped bits.
-_CHECKSUM = "checksum"
-
 _SAMPLED = ("raw", "y", "y_pred", "y_unseen", "y_std", "labels", "inputs")
 
 Floats = npt.NDArray[np.float32]
@@ -217,7 +214,8 @@ class PredictionPass:
                 # From memory: of a damaged file NumPy leaves the handle open.
                 content = io.BytesIO(_side(path).read_bytes())
                 with np.load(content, allow_pickle=False) as stored:
-                    if int(stored[_CHECKSUM]) != zlib.crc32(path.read_bytes()):
+                    # Parquet itself would read on with flipped bits.
+                    if int(stored["checksum"]) != zlib.crc32(path.read_bytes()):
                         raise ValueError("its checksum does not match its content")
                     sums.load(stored)
             except _DAMAGE as error:
@@ -338,7 +336,7 @@ class PredictionPass:
         predictions, side = io.BytesIO(), io.BytesIO()
         pq.write_table(part, predictions, compression="zstd")
         checksum = np.array(zlib.crc32(predictions.getbuffer()))
-        np.savez(side, **sums.dump(), **{_CHECKSUM: checksum})
+        np.savez(side, **sums.dump(), checksum=checksum)
         try:
             write_file(_side(path), lambda file: file.write(side.getbuffer()))
             # Written last: its presence means that both are whole.
