@@ -91,7 +91,13 @@ def run_job(attempt: TaskAttempt) -> Report | None:
             attempt, fitted.trained, key=fitted.digest, every_s=job.train.checkpoint_every_s
         )
         evaluated = evaluate(
-            table, encoding, rows.encode, fitted.predict, job=job, parts=parts, folds=folds
+            table,
+            encoding,
+            rows.encode,
+            fitted.predict,
+            job=job,
+            parts=parts,
+            folds=fitted.left_out_by(folds),
         )
         with watch.time("evaluate"):
             trees = yardstick.measure(check=attempt.check)

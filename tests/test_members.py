@@ -163,7 +163,51 @@ def test_a_member_has_its_seed_however_many_there_are() -> None:
     assert len({*member_seeds(7, count=500), *member_seeds(8, count=500)}) == 1000
 
 
-def test_a_member_that_diverges_fails_the_run_by_its_name(tmp_path: Path) -> None:
+def test_a_member_that_diverges_is_left_out_of_the_model_and_the_report_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dnnjob.training import fit
+
+    make = fit._make_members
+
+    def make_and_poison(*arguments: Any) -> Any:
+        members = make(*arguments)
+        weights = members[1].network.get_weights()
+        members[1].network.set_weights([np.full_like(one, np.nan) for one in weights])
+        return members
+
+    monkeypatch.setattr(fit, "_make_members", make_and_poison)
+    job = write_tiny_job(
+        tmp_path,
+        data={"validation_fraction": 0.0, "exclude": ["per/cent"]},
+        model={"members": 3, "bagging": "folds", "hidden_units": [4]},
+        train={"epochs": 4},
+        output={"plots": False, "trees": False},
+    )
+
+    paths = run_here(job, root=tmp_path / "runs")
+
+    report, seeds = read_report(paths.report), member_seeds(3, count=3)
+    assert [member.seed for member in report.members] == [seeds[0], seeds[2]]
+    (warning,) = report.training.warnings
+    assert f"member 1 (seed {seeds[1]})" in warning
+    assert warning.partition(":")[2] in paths.page.read_text()
+    train, validation = report.metrics.train, report.metrics.validation
+    assert train is not None
+    assert validation is not None
+    # The rows that the lost member left out have nobody left that did not see them.
+    assert validation.num_rows == train.num_rows - train.num_rows // 3
+    assert report.intervals is not None
+    assert report.intervals.num_rows == validation.num_rows
+    network = keras.models.load_model(paths.model, compile=False)
+    columns = {
+        name: make_frame()[name].to_numpy(np.float32)[:, None] for name in report.model.inputs
+    }
+    found = network.predict(columns, verbose=0)[:, 0]
+    np.testing.assert_allclose(found, predictions(paths)["y_pred"], rtol=1e-5)
+
+
+def test_a_run_whose_members_diverge_fails_by_the_name_of_the_first(tmp_path: Path) -> None:
     job = write_tiny_job(tmp_path, model={"members": 2}, train={"epochs": 4, "learning_rate": 1e9})
     with pytest.raises(AssertionError):
         run_here(job, root=tmp_path / "runs")

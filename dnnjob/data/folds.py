@@ -4,7 +4,7 @@ folds = deal_folds(table, count=5, seed=0)     # of each training row its fold, 
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,19 @@ def deal_folds(table: Table, *, count: int, seed: int) -> Folds:
     for fold, rows in enumerate(np.array_split(order, count)):
         folds[rows] = fold
     return folds
+
+
+def choose_folds(folds: Folds, members: Sequence[int]) -> Folds:
+    """Of each training row the place among some members of that which left it out; else -1.
+
+    Args:
+        folds: Of each training row the member, `(num_rows,)`.
+        members: Their numbers.
+    """
+    places = np.full(int(folds.max()) + 1, -1, np.int32)
+    places[list(members)] = np.arange(len(members))
+    chosen: Folds = places[folds]
+    return chosen
 
 
 def check_folds(job: JobConfig, table: Table, *, num_train_rows: int, is_sample: bool) -> None:

@@ -99,6 +99,7 @@ def _training(facts: Facts) -> parts.Training:
         final_loss=fitted.final_loss,
         best_epoch=fitted.best_epoch,
         stop_reason=fitted.stop_reason,
+        warnings=fitted.warnings,
     )
 
 
@@ -121,7 +122,7 @@ def _members(facts: Facts) -> tuple[parts.Member, ...]:
 def _model(facts: Facts) -> parts.Model:
     encoding = facts.encoding
     return parts.Model(
-        num_trainable_params=encoding.count_params(facts.job.model) * facts.job.model.members,
+        num_trainable_params=encoding.count_params(facts.job.model) * len(facts.fitted.members),
         summary="\n".join(filter(None, [facts.fitted.summary, encoding.description])),
         inputs={column.name: column.input_dtype for column in encoding.columns},
         num_inputs={column.name: column.num_inputs for column in encoding.columns},

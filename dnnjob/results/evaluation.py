@@ -98,7 +98,8 @@ def evaluate(
             model's is their mean in target units.
         job: The resolved job.
         parts: Keeps what is predicted for a later attempt.
-        folds: Of each training row the member that did not train on it; None where all did.
+        folds: Of each training row the member that did not train on it, -1 where none is left;
+            None where all did.
             Without validation rows these members' predictions are the validation.
 
     Raises:
@@ -156,7 +157,8 @@ def _make_intervals(job: JobConfig, sums: PredictionSums) -> Intervals | None:
     method: Literal["split", "cross"] = "split"
     # A column that deals the rows may name none of them for validation.
     if not unseen.any() and job.model.bagging == "folds" and job.train.patience is None:
-        unseen, method = labels == TRAIN, "cross"
+        # Rows of a member that diverged have none that left them out.
+        unseen, method = (labels == TRAIN) & ~np.isnan(sums.joined("y_unseen")), "cross"
     transform = job.data.target_transform
     y_unseen = sums.joined("y_unseen")[unseen]
     found = calibrate(y[unseen], y_unseen, level=level, method=method, transform=transform)

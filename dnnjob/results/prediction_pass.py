@@ -252,8 +252,9 @@ class PredictionPass:
             if rows.any():
                 sums.errors[place] += add_up(piece.y[rows], y_pred[rows])
         trains = piece.labels == TRAIN
-        if self._folds_validate and trains.any():
-            sums.errors[VALIDATION] += add_up(piece.y[trains], y_unseen[trains])
+        left_out = self._unseen_folds(sums, piece) >= 0
+        if self._folds_validate and left_out.any():
+            sums.errors[VALIDATION] += add_up(piece.y[left_out], y_unseen[left_out])
         self._add_members(sums, piece, each)
         rows = (piece.labels == TRAIN) | (piece.labels == TEST)
         sums.linear = sums.linear.added(

@@ -84,6 +84,8 @@ class Training(Record):
     """Epoch, counted from 1, with the least validation loss; None without validation rows."""
     stop_reason: str
     """Why training ended: `epochs` were done, or `patience` ran out."""
+    warnings: tuple[str, ...] = ()
+    """What its user should know, such as of members that diverged."""
 
 
 class Member(Record):

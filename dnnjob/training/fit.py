@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dnnjob.config import JobConfig, TrainConfig
 from dnnjob.data.fingerprint import Fingerprint
+from dnnjob.data.folds import Folds, choose_folds
 from dnnjob.data.order import Plan, StepPlan
 from dnnjob.data.raw_columns import FloatArray
 from dnnjob.data.windows import Window, make_windows
@@ -31,6 +32,7 @@ from dnnjob.training.member import (
     TrainingState,
     describe_end,
     mean_position,
+    remaining,
     unfinished,
 )
 from dnnjob.training.model import summarize
@@ -50,6 +52,7 @@ class FittedMember:
     """A trained network of several.
 
     Attributes:
+        number: Its place among all members of the job.
         seed: Its seed.
         weights: Its weights, as Keras's `get_weights` has them.
         log: What its epochs left.
@@ -58,6 +61,7 @@ class FittedMember:
         kept_epoch: Epoch whose weights it has, from 1.
     """
 
+    number: int
     seed: int
     weights: list[np.ndarray]
     log: EpochLog
@@ -71,7 +75,7 @@ class Fitted:
     """The trained networks and how they came to be.
 
     Attributes:
-        members: The networks.
+        members: The networks, without those that diverged.
         summary: Keras's summary of one of them.
         history: Their epochs, in the mean.
         pace: Steps of this attempt.
@@ -79,6 +83,7 @@ class Fitted:
         trained: Where training ended.
         width: Members that trained at the same moment.
         predictor: Predicts with all of them.
+        warnings: What its user should know, such as of members that diverged.
     """
 
     members: tuple[FittedMember, ...]
@@ -89,10 +94,15 @@ class Fitted:
     trained: Position
     width: int
     predictor: RowPredictor
+    warnings: tuple[str, ...] = ()
 
     def predict(self, x: npt.NDArray[np.float32]) -> FloatArray:
         """Standardized predictions of standardized rows, `(num_members, num_rows)`."""
         return self.predictor(x)
+
+    def left_out_by(self, folds: Folds | None) -> Folds | None:
+        """Of each training row the place of the member that left it out; -1 where it diverged."""
+        return None if folds is None else choose_folds(folds, [one.number for one in self.members])
 
     @cached_property
     def digest(self) -> str:
@@ -150,7 +160,8 @@ def fit_dnn(
         lanes: Members that train at the same moment, where the rows are resident.
 
     Raises:
-        NonFiniteError: If training diverges; a checkpoint holds the last finite weights.
+        NonFiniteError: If more than half of the networks diverge; a checkpoint holds the last
+            finite weights.
         StoppedError: If a signal asked for it; a checkpoint holds the state.
         PeerLostError: If another task is lost.
     """
@@ -186,8 +197,8 @@ def fit_dnn(
         takes_turns=not is_fed,
     )
     pace = _train(loop, members, keeper, attempt)
-    _pause(job.train, members, attempt)
-    _keep_best(job.train, members)
+    _pause(job.train, remaining(members), attempt)
+    _keep_best(job.train, remaining(members))
     return _summed_up(job, stack, members, keeper, summary=summary, pace=pace, width=width)
 
 
@@ -201,21 +212,28 @@ def _summed_up(
     pace: Pace,
     width: int,
 ) -> Fitted:
+    left = {number: one for number, one in enumerate(members) if one in remaining(members)}
     return Fitted(
-        members=tuple(_fitted(member, job.train) for member in members),
+        members=tuple(_fitted(number, member, job.train) for number, member in left.items()),
         summary=summary,
-        history=MeanHistory.of([one.state.log for one in members], width=width),
+        history=MeanHistory.of([one.state.log for one in left.values()], width=width),
         pace=pace,
         inexact=keeper.inexact,
         trained=mean_position(members),
         width=width,
-        predictor=make_predictor(stack.networks),
+        predictor=make_predictor([one.network for one in left.values()]),
+        warnings=tuple(
+            one.describe_divergence(job.train, but=": the model is the mean of the others")
+            for one in members
+            if one not in left.values()
+        ),
     )
 
 
-def _fitted(member: Member, train: TrainConfig) -> FittedMember:
+def _fitted(number: int, member: Member, train: TrainConfig) -> FittedMember:
     state = member.state
     return FittedMember(
+        number=number,
         seed=member.network.seed,
         weights=member.network.get_weights(),
         log=state.log,

@@ -5,6 +5,7 @@ num_steps = member.train(step, job.train, size=100)
 overall_progress([member], job.train)
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,9 @@ from dnnjob.training.schedule import learning_rates
 from dnnjob.training.step import CompiledStep, Outcome, Stopping, Validation
 from dnnjob.training.strategy import Placed
 
-EPOCHS_DONE, PATIENCE_ENDED, HALVED = "epochs", "patience", "halved"
+logger = logging.getLogger(__name__)
+
+EPOCHS_DONE, PATIENCE_ENDED, HALVED, DIVERGED = "epochs", "patience", "halved", "nan"
 
 
 @dataclass
@@ -34,7 +37,7 @@ class TrainingState:
     log: EpochLog
     stopping: Stopping
     stop_reason: str | None = None
-    """Why training ended, `epochs`, `patience` or `halved`; None while it goes on."""
+    """Why training ended, `epochs`, `patience`, `halved` or `nan`; None while it goes on."""
 
     @classmethod
     def begin(cls, plan: Plan) -> "TrainingState":
@@ -119,8 +122,7 @@ class Member:
     ) -> int:
         """Takes at most `size` steps, none beyond a window's end; returns how many it took.
 
-        Raises:
-            NonFiniteError: If a loss or gradient is not finite; the weights are the last finite.
+        Where a loss or gradient is not finite it ends as `nan`; the weights are the last finite.
         """
         window, start = self._next_window(step), self._step_in_window
         rates, began = self._rates(window, train), time.perf_counter()
@@ -141,8 +143,10 @@ class Member:
         seconds = time.perf_counter() - began
         self._record(outcome, rates, start=start, seconds=seconds, validates=step.validates)
         if not outcome.finite:
-            raise self._not_finite(train)
-        if self._validate(train, advance) or outcome.patience_ended:
+            self.state.stop_reason = DIVERGED
+            if self.name:
+                logger.warning("%s", self.describe_divergence(train, but=": the others train on"))
+        elif self._validate(train, advance) or outcome.patience_ended:
             self.state.stop_reason = PATIENCE_ENDED
         elif self.state.log.num_steps == self.plan.num_steps:
             self.state.stop_reason = EPOCHS_DONE
@@ -209,15 +213,36 @@ class Member:
         patience = train.patience
         return patience is not None and epoch - int(state.stopping.best_epoch) >= patience
 
-    def _not_finite(self, train: TrainConfig) -> NonFiniteError:
+    def describe_divergence(self, train: TrainConfig, *, but: str = "") -> str:
+        """Where it diverged, what comes of it beside others, and the way out."""
         log = self.state.log
         whose = f" of {self.name} (seed {self.network.seed})" if self.name else ""
-        return NonFiniteError(
+        return (
             f"Loss and gradients must stay finite, but they{whose} did not in epoch "
-            f"{log.num_epochs + 1}, batch {len(log.pending_errors) + 1}. "
+            f"{log.num_epochs + 1}, batch {len(log.pending_errors) + 1}{but}. "
             f"Lower train.learning_rate ({train.learning_rate}), set "
             "train.clip_norm, or look for extreme values in the table."
         )
+
+
+def remaining(members: Sequence[Member]) -> list[Member]:
+    """Those that have not diverged: the model is their mean."""
+    return [member for member in members if member.state.stop_reason != DIVERGED]
+
+
+def refuse_divergence(members: Sequence[Member], train: TrainConfig) -> None:
+    """Ends a run of which less than half of the members remain.
+
+    Raises:
+        NonFiniteError: If so; it names the first that diverged.
+    """
+    diverged = [member for member in members if member.state.stop_reason == DIVERGED]
+    if 2 * len(diverged) <= len(members):
+        return
+    count = f", nor did those of {len(diverged) - 1} other(s) of {len(members)} members"
+    raise NonFiniteError(
+        diverged[0].describe_divergence(train, but=count if len(diverged) > 1 else "")
+    )
 
 
 def unfinished(members: Sequence[Member]) -> list[Member]:
@@ -237,6 +262,7 @@ def mean_position(members: Sequence[Member]) -> Position:
 
 def overall_progress(members: Sequence[Member], train: TrainConfig) -> Progress:
     """What `status.json` shows: the mean of the members, at the epoch of the last of them."""
+    members = remaining(members)
     logs = [member.state.log for member in members]
     epoch = min(log.num_epochs for log in (m.state.log for m in unfinished(members) or members))
     return Progress(
@@ -250,6 +276,7 @@ def overall_progress(members: Sequence[Member], train: TrainConfig) -> Progress:
 
 def describe_end(members: Sequence[Member], train: TrainConfig) -> str | None:
     """Where training ended and which epoch is kept; None where it is the last of the job."""
+    members = remaining(members)
     states = [member.state for member in members]
     if any(state.stop_reason is None for state in states):
         return None

@@ -26,7 +26,14 @@ from dnnjob.runs import Journal
 from dnnjob.tasks import Crew
 from dnnjob.training.checkpoint import Checkpoint, CheckpointStore
 from dnnjob.training.history import EpochLog
-from dnnjob.training.member import EPOCHS_DONE, HALVED, Member, TrainingState, mean_position
+from dnnjob.training.member import (
+    DIVERGED,
+    EPOCHS_DONE,
+    HALVED,
+    Member,
+    TrainingState,
+    mean_position,
+)
 from dnnjob.training.row_chunks import chunk_rows
 from dnnjob.training.step import Stopping
 from dnnjob.training.strategy import Devices
@@ -291,7 +298,8 @@ def _restore(
         _assign(variables.best, _numbered("best", arrays))
     best_loss, best_epoch = arrays["stopping"]
     plan, log = member.plan, EpochLog.from_arrays(member.plan, arrays)
-    if reason == HALVED or (reason == EPOCHS_DONE and log.num_epochs < plan.epochs):
+    # One that diverged does so again at its next step, or lasts on another machine.
+    if reason in (HALVED, DIVERGED) or (reason == EPOCHS_DONE and log.num_epochs < plan.epochs):
         reason = None
     stopping = Stopping(np.float32(best_loss), np.int32(best_epoch))
     member.state = TrainingState(log, stopping, reason)

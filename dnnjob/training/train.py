@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from dnnjob.config import JobConfig
 from dnnjob.tasks import Crew
-from dnnjob.training.member import Member, overall_progress, unfinished
+from dnnjob.training.member import Member, overall_progress, refuse_divergence, unfinished
 from dnnjob.training.progress import Show
 from dnnjob.training.step import CompiledStep
 
@@ -68,7 +68,7 @@ class TrainingLoop:
         the round has time for. Whatever a clock decides changes no number.
 
         Raises:
-            NonFiniteError: If a loss or gradient is not finite; the weights are the last finite.
+            NonFiniteError: If losses or gradients of more than half of the members are not finite.
             StoppedError: If a signal asked for it.
             PeerLostError: If another task is lost.
         """
@@ -89,6 +89,7 @@ class TrainingLoop:
                     wanted = _SECONDS_A_ROUND / _CALLS_A_ROUND
                     size = _next_size(size, size * a_step, of=wanted)
                 pace = Pace(pace.steps + sum(steps), pace.seconds + seconds)
+                refuse_divergence(members, self.job.train)
                 self._show(members, pace)
                 self.keep()
         return pace

@@ -11,11 +11,12 @@ import tensorflow as tf
 from dnnjob.config import resolve_job
 from dnnjob.data.order import StepPlan
 from dnnjob.data.windows import make_windows
+from dnnjob.errors import NonFiniteError
 from dnnjob.runs import Journal, create_run
 from dnnjob.tasks import LOGICAL_CPUS, Crew, StopFlag
 from dnnjob.training import network as networks
 from dnnjob.training.checkpoint import CheckpointStore
-from dnnjob.training.member import Member, TrainingState
+from dnnjob.training.member import Member, TrainingState, remaining
 from dnnjob.training.network import make_stack
 from dnnjob.training.resume import Identity, Keeper
 from dnnjob.training.step import CompiledStep, ResidentData
@@ -87,6 +88,33 @@ def test_members_side_by_side_end_in_the_bits_of_members_one_after_the_other() -
     assert step._call.experimental_get_tracing_count() == 1
     assert_equal(beside, train(*make_members(1)))
     assert len({one.state.log.num_epochs for one in members}) > 1
+
+
+def poison(members: Sequence[Member]) -> None:
+    """Lets networks diverge at their first step."""
+    for member in members:
+        weights = member.network.get_weights()
+        member.network.set_weights([np.full_like(one, np.nan) for one in weights])
+
+
+def test_a_member_that_diverges_touches_no_bit_of_the_others() -> None:
+    expected = train(*make_members(1))
+    step, members = make_members(1)
+    poison(members[1:2])
+
+    found = train(step, members, width=2)
+
+    assert [one.state.stop_reason == "nan" for one in members] == [False, True, False]
+    assert remaining(members) == [members[0], members[2]]
+    assert_equal([found[0], found[2]], [expected[0], expected[2]])
+
+
+def test_a_run_ends_where_less_than_half_of_its_members_remain() -> None:
+    step, members = make_members(1)
+    poison(members[1:])
+
+    with pytest.raises(NonFiniteError, match=r"in epoch 1, batch 1, nor did .* 1 other\(s\) of 3"):
+        train(step, members)
 
 
 def test_members_get_on_alike_where_a_round_has_no_time_for_all(
