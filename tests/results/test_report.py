@@ -33,7 +33,7 @@ KEYS = {
     "baselines": "test",
     "baselines.test": "mean linear trees",
     "baselines.test.linear": "mse",
-    "training": "epochs steps final_loss best_epoch stop_reason",
+    "training": "epochs steps final_loss best_epoch stop_reason warnings",
     "model": "num_trainable_params summary inputs num_inputs file_mb load_s",
     "data": "source num_rows num_features columns trained fingerprint warnings",
     "data.fingerprint": "method value",
