@@ -55,12 +55,28 @@ def start_daemons(layout: Layout, options: Options) -> None:
     if options.accounting:
         _start_accounting(layout)
         _register(layout, options)
-    _start(layout, "slurmctld", "-D", "-f", str(layout.conf))
-    _wait(layout, "slurmctld", lambda: bool(ask(layout, "scontrol", "ping").count("is UP")))
+    _start_controller(layout)
     for node in options.node_names:
         start_node(layout, node)
     ready = {*options.node_names}
     _wait(layout, "slurmctld", lambda: ready <= {*_ready_nodes(layout)})
+
+
+def restart_controller(layout: Layout) -> None:
+    """Ends slurmctld without a word and starts it anew; jobs go on meanwhile."""
+    identity = _read_daemons(layout).get("slurmctld")
+    if identity is None:
+        raise ClusterError(f"No cluster runs in {layout.folder}, so nothing can start again.")
+    if _is_running(identity):
+        os.kill(_pid(identity), signal.SIGKILL)
+    while _is_running(identity):
+        time.sleep(0.05)
+    _start_controller(layout)
+
+
+def _start_controller(layout: Layout) -> None:
+    _start(layout, "slurmctld", "-D", "-f", str(layout.conf))
+    _wait(layout, "slurmctld", lambda: bool(ask(layout, "scontrol", "ping").count("is UP")))
 
 
 def start_node(layout: Layout, node: str) -> None:

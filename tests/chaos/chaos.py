@@ -12,6 +12,7 @@ where it was stopped.
 """
 
 import argparse
+import os
 import random
 import re
 import secrets
@@ -23,7 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,10 @@ from tests.chaos.faults import FAULTS, Fault  # noqa: E402
 from tests.chaos.judging import Expected, Reader, find_lie, find_wrongs, read_expected  # noqa: E402
 from tests.chaos.ledger import Entry, Ledger, LedgerError, Scenario, render_summary  # noqa: E402
 from tests.chaos.scene import Hang, Missed, Scene  # noqa: E402
+from tests.chaos.slurm_faults import CLUSTER  # noqa: E402
 from tests.chaos.starter import Starter  # noqa: E402
 from tests.chaos.works import WORKS, Work  # noqa: E402
+from tests.slurm.clusters import Cluster, started_cluster  # noqa: E402
 
 DEFAULT_LEDGER = CHECKOUT / "build" / "chaos" / "ledger.jsonl"
 # One in so many commands starts as a user's does, with all its imports.
@@ -59,6 +62,8 @@ class Chaos:
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._starter = Starter(scratch)
+        self._clusters = ExitStack()
+        self._cluster: Cluster | None = None
         self._expected: dict[str, Expected] = {}
 
     def play(self, scenario: Scenario) -> Entry:
@@ -105,13 +110,24 @@ class Chaos:
         return self._conclude(scenario, scene, came_in, wrongs, time.monotonic() - began)
 
     def close(self) -> None:
-        """Ends what commands were started from."""
+        """Ends what commands were started from, and the cluster."""
         self._starter.close()
+        self._clusters.close()
 
     def _open(self, work: Work, scenario: Scenario) -> Scene:
         folder = Path(tempfile.mkdtemp(prefix=f"{work.name}-", dir=self._scratch))
         rng = random.Random(scenario.seed)
-        return Scene(work, folder, starter=self._starter, warm=scenario.warm, rng=rng)
+        scene = Scene(work, folder, starter=self._starter, warm=scenario.warm, rng=rng)
+        if work.executor == "slurm":
+            scene.cluster = self._find_cluster()
+        return scene
+
+    def _find_cluster(self) -> Cluster:
+        if self._cluster is None:
+            self._cluster = self._clusters.enter_context(started_cluster(*CLUSTER))
+            # Those who ask here, and the commands.
+            os.environ |= self._cluster.environ
+        return self._cluster
 
     def _conclude(
         self, scenario: Scenario, scene: Scene, came_in: str, wrongs: list[str], seconds: float
@@ -195,7 +211,8 @@ def _measure(scene: Scene) -> dict[str, float]:
 def draw(rng: random.Random, *, jobs: list[str], faults: list[str]) -> Scenario:
     """A scenario: first the fault, then what suits it."""
     fault = FAULTS[rng.choice(faults)]
-    work = WORKS[rng.choice([name for name in jobs if fault.suits(WORKS[name])])]
+    works = [WORKS[name] for name in jobs if fault.suits(WORKS[name])]
+    (work,) = rng.choices(works, [1 / work.rarity for work in works])
     phase = rng.choice(list(fault.phases))
     there = work.processes
     warm = work.can_be_warm and rng.random() > 1 / _COLD
@@ -220,7 +237,9 @@ def main() -> int:
     except LedgerError as error:
         print(f"chaos: {error}", file=sys.stderr)
         return 2
-    left_out = {name: why for name, fault in FAULTS.items() if (why := fault.lacks())}
+    missing = {name: why for name in arguments.jobs if (why := WORKS[name].lacks())}
+    arguments.jobs = [name for name in arguments.jobs if name not in missing]
+    left_out = {name: why for name, fault in FAULTS.items() if (why := fault.lacks())} | missing
     if arguments.summary:
         print(render_summary(ledger.entries, left_out))
         return 0

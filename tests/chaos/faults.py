@@ -22,6 +22,7 @@ from typing import Literal
 import pandas as pd
 
 from dnnjob.runs import RunPaths
+from tests.chaos import slurm_faults
 from tests.chaos.scene import LIMIT_S, Missed, Scene
 from tests.chaos.works import Work
 from tests.launch.trace import PHASES, Phase
@@ -146,6 +147,18 @@ def _damage(
             how(path, scene)
 
     return _kill_then(damage)
+
+
+def _damage_part(how: Callable[[Path, Scene], None]) -> Callable[[Scene, str], None]:
+    """Damages predictions that the run has left on its way, as soon as there are any."""
+    pattern = "*/*/checkpoints/*.[np][pa][rz]*"
+
+    def strike(scene: Scene, target: str) -> None:
+        while not any(scene.root.glob(pattern)) and not scene.is_over:
+            time.sleep(0.005)
+        _damage(how, pattern)(scene, target)
+
+    return strike
 
 
 def _damage_copy(how: Callable[[Path, Scene], None]) -> Callable[[Scene, str], None]:
@@ -346,7 +359,7 @@ _ALL = [
     *(
         Fault(
             f"part {name}",
-            _damage(how, "*/*/checkpoints/*.[np][pa][rz]*"),
+            _damage_part(how),
             phases=("evaluation",),
             suits=lambda work: work.has_parts,
         )
@@ -394,6 +407,17 @@ _ALL = [
     Fault("two resumes", _resume_twice, phases=_WORKING, suits=_is_alone),
     Fault("resume of one alive", _resume_one_alive, phases=_WORKING, suits=_is_alone),
     Fault("copied while written", _copy, phases=_WORKING),
+    *(
+        Fault(name, strike, suits=lambda work: work.executor == "slurm", phases=PHASES)
+        for name, strike in (
+            ("requeued by hand", slurm_faults.requeue),
+            ("requeued and held", slurm_faults.requeue_and_hold),
+            ("slurmctld restarted", slurm_faults.restart_controller),
+            ("nodes drained", slurm_faults.drain),
+            ("preempted", slurm_faults.preempt),
+            ("node killed", slurm_faults.kill_node),
+        )
+    ),
     Fault("clock a day off", _shift_clock, phases=_WORKING, shifts_clock=True),
     Fault("clock back and forth", _shift_clock_at_work, shifts_clock=True),
     Fault("stop of 1000 s", _stop_long, shifts_clock=True),

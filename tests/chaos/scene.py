@@ -19,15 +19,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+import tomli_w
+
+from dnnjob.launch.watch.run_selection import open_runs
 from dnnjob.launch.watch.run_views import RunView, look
-from dnnjob.runs import OVER, RunPaths, State
+from dnnjob.runs import RunPaths, State
 from tests.chaos.starter import Command, Starter
 from tests.chaos.works import Work
 from tests.launch.trace import PHASES, Phase, Trace
+from tests.slurm.clusters import Cluster
 
 # On a machine with other work everything takes its time: this only ends what hangs.
 LIMIT_S = 400.0
 _LOOK_S = 0.01
+_SLURM = {"cpus_per_task": 1, "memory_gb": 1.5, "time_limit_min": 10, "warning_lead_s": 30}
 _ATTEMPTS = 4
 
 
@@ -64,6 +69,8 @@ class Scene:
         self.refusals: list[str] = []
         self.environ: dict[str, str] = {}
         """What commands started from now on have besides."""
+        self.cluster: Cluster
+        """Where it is submitted to, if that is Slurm."""
         self.runs: list[RunPaths]
         self.place: Path
         """What commands are told of: the folder of the run, or of the sweep."""
@@ -90,24 +97,29 @@ class Scene:
 
     def begin(self) -> None:
         """Starts the job, and returns when its run folders are there."""
-        if self.work.executor == "pool":
-            profile = self.folder / "pool.profile"
-            profile.write_text('executor = "local"\n')
-            words = ["submit", self.job, "--profile", profile, "--root", self.root]
-        else:
-            words = ["run", self.job, "--root", self.root]
+        match self.work.executor:
+            case "here":
+                words = ["run", self.job, "--root", self.root]
+            case "pool":
+                words = self._submit(executor="local")
+            case _:
+                words = self._submit(executor="slurm", partition="graceful", **_SLURM)
         self.start(*words)
         until = time.monotonic() + LIMIT_S
-        while (printed := _read(self.command.printed)).count("\n") < self.work.points:
+        lines = self.work.points if self.work.executor == "here" else 1
+        while (printed := _read(self.command.printed)).count("\n") < lines:
             if self.command.code or time.monotonic() > until:
                 raise Hang(f"no run folder: {self.command.talk()[-500:]}")
             time.sleep(0.01)
-        self.runs = [RunPaths(Path(line)) for line in printed.split()]
-        (self.place,) = (
-            [self.runs[0].root]
-            if self.work.points == 1
-            else (path for path in self.root.glob("*/sweeps/*") if path.is_dir())
-        )
+        self.place = Path(printed.split()[0])
+        if self.work.points > 1:
+            (self.place,) = (path for path in self.root.glob("*/sweeps/*") if path.is_dir())
+        self.runs = list(open_runs(self.place))
+
+    def _submit(self, **profile: object) -> list[object]:
+        path = self.folder / "where.profile"
+        path.write_text(tomli_w.dumps(profile))
+        return ["submit", self.job, "--profile", path, "--root", self.root]
 
     def start(self, *words: object) -> Command:
         """Starts a command beside or after those before."""
@@ -174,11 +186,13 @@ class Scene:
     @property
     def is_over(self) -> bool:
         """Whether nothing works on the run any more."""
-        if self.work.executor == "pool" and len(self.commands) == 1:
-            if self.command.code not in (None, 0):
-                return True
-            return self.states[0] in OVER or not any(self.processes("run"))
-        return self.command.code is not None
+        if self.work.executor == "here" or (self.work.executor == "pool" and self.commands[1:]):
+            return self.command.code is not None
+        if self.command.code not in (None, 0):
+            return True
+        if all(view.is_over for view in self.views):
+            return True
+        return self.work.executor == "pool" and not any(self.processes("run"))
 
     @property
     def views(self) -> tuple[RunView, ...]:
@@ -260,6 +274,10 @@ class Scene:
             if not entry.isdecimal() or int(entry) == os.getpid():
                 continue
             with suppress(OSError):
+                # Slurm gives its jobs another temporary folder, but they name files of this one.
+                if str(self.folder).encode() in _command_line(int(entry)):
+                    yield int(entry)
+                    continue
                 # A warm process' environment as the kernel knows it is that of its origin.
                 group = os.getpgid(int(entry))
                 if group not in groups:

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import tomli_w
 
+from tests.slurm.clusters import missing_programs
+
 _ROWS, _UNLABELLED = 400, 3000
 
 
@@ -24,13 +26,15 @@ class Work:
         name: Of both.
         write_table: Fills a folder with the table; its path.
         changes: Of the job that all have in common, by section.
-        executor: What starts it: "here", or "pool" for the queue of this machine.
+        executor: What starts it: "here", "pool" for the queue of this machine, or "slurm".
+        rarity: It is drawn the less often the higher: its runs take so many times as long.
     """
 
     name: str
     write_table: Callable[[Path], Path]
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
     executor: str = "here"
+    rarity: int = 1
     points: int = 1
     """Runs that it becomes: more of a sweep."""
 
@@ -47,16 +51,22 @@ class Work:
     @property
     def processes(self) -> tuple[str, ...]:
         """Whom a fault can hit."""
+        if self.executor != "here":
+            return ("all", "chief", "launcher")
         if self.points > 1:
             return ("all", "lane", "launcher")
-        if self.executor == "pool":
-            return ("all", "chief", "launcher")
         return ("all", "chief", "follower", "launcher") if self.tasks > 1 else ("all", "chief")
 
     @property
     def is_streamed(self) -> bool:
         """Whether its table does not fit the memory it is given."""
         return "memory_budget_gb" in self.changes.get("data", {})
+
+    def lacks(self) -> str | None:
+        """Why this machine cannot have it; None if it can."""
+        if self.executor == "slurm" and (missing := missing_programs(accounting=False)):
+            return f"{', '.join(missing)} of Slurm is not installed"
+        return None
 
     @property
     def has_parts(self) -> bool:
@@ -155,6 +165,8 @@ _MEMBERS = {
     "data": {"validation_fraction": 0.0},
     "train": {"epochs": 150, "patience": 120},
 }
+_TASKS = {"devices": {"tasks": 2}, "train": {"epochs": 80}}
+_ARRAY = {"sweep": {"train.learning_rate": [0.001, 0.003]}}
 WORKS = {
     work.name: work
     for work in (
@@ -162,10 +174,14 @@ WORKS = {
         Work("streamed", _write_parquet, _STREAMED),
         Work("copied", _write_long_text, _COPIED),
         Work("categories", _write_categories),
-        Work("fused", _write_numbers, {"devices": {"xla": "on"}, "train": {"epochs": 400}}),
-        Work("two-tasks", _write_numbers, {"devices": {"tasks": 2}, "train": {"epochs": 80}}),
+        Work(
+            "fused", _write_numbers, {"devices": {"xla": "on"}, "train": {"epochs": 400}}, rarity=2
+        ),
+        Work("two-tasks", _write_numbers, _TASKS, rarity=4),
         Work("members", _write_numbers, _MEMBERS),
-        Work("pool", _write_numbers, executor="pool"),
-        Work("sweep", _write_numbers, _SWEEP, points=3),
+        Work("pool", _write_numbers, executor="pool", rarity=4),
+        Work("sweep", _write_numbers, _SWEEP, points=3, rarity=4),
+        Work("slurm", _write_numbers, executor="slurm", rarity=4),
+        Work("slurm-array", _write_numbers, _ARRAY, executor="slurm", points=2, rarity=6),
     )
 }

@@ -49,6 +49,13 @@ class Cluster:
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout.strip()
 
+    def try_asking(self, *command: object) -> str:
+        """The same of one that Slurm may refuse; empty where it does."""
+        try:
+            return self.ask(*command)
+        except AssertionError:
+            return ""
+
     def dnnjob(
         self, *arguments: object, cwd: Path | None = None, **environ: str
     ) -> "subprocess.CompletedProcess[str]":

@@ -1,0 +1,62 @@
+"""What happens to a run on a Slurm cluster that is there for it alone.
+
+requeue(scene, "all")
+"""
+
+import time
+
+from dnnjob.runs import read_submission
+from tests.chaos.scene import Missed, Scene
+
+_NODES = "n1,n2"
+CLUSTER = ("--nodes=2", "--cpus=2")
+
+
+def requeue(scene: Scene, target: str) -> None:
+    """Somebody sends its jobs back to the queue."""
+    for job_id in _job_ids(scene):
+        scene.cluster.try_asking("scontrol", "requeue", job_id)
+
+
+def requeue_and_hold(scene: Scene, target: str) -> None:
+    """Somebody sends its jobs back and holds them there for some seconds."""
+    for job_id in _job_ids(scene):
+        scene.cluster.try_asking("scontrol", "requeuehold", job_id)
+    time.sleep(scene.rng.uniform(2.0, 5.0))
+    for job_id in _job_ids(scene):
+        scene.cluster.try_asking("scontrol", "release", job_id)
+
+
+def restart_controller(scene: Scene, target: str) -> None:
+    """The daemon that knows all jobs dies and comes back."""
+    scene.cluster.run("restart")
+
+
+def drain(scene: Scene, target: str) -> None:
+    """Its nodes take no more jobs for some seconds, and its jobs go back to the queue."""
+    change = ("scontrol", "update", f"NodeName={_NODES}")
+    scene.cluster.try_asking(*change, "State=DRAIN", "Reason=chaos")
+    requeue(scene, target)
+    time.sleep(scene.rng.uniform(2.0, 5.0))
+    scene.cluster.try_asking(*change, "State=RESUME")
+
+
+def preempt(scene: Scene, target: str) -> None:
+    """A more urgent job takes its nodes."""
+    scene.cluster.preempt(nodes=2)
+
+
+def kill_node(scene: Scene, target: str) -> None:
+    """A node dies without a word, and comes back."""
+    node = scene.rng.choice(_NODES.split(","))
+    scene.cluster.run("kill", node)
+    time.sleep(scene.rng.uniform(1.0, 5.0))
+    scene.cluster.run("revive", node)
+
+
+def _job_ids(scene: Scene) -> list[str]:
+    told = [read_submission(paths) for paths in scene.runs]
+    ids = [one.job_id for one in told if one is not None and one.job_id]
+    if not ids:
+        raise Missed
+    return ids
