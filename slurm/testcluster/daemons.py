@@ -63,14 +63,12 @@ def start_daemons(layout: Layout, options: Options) -> None:
 
 
 def restart_controller(layout: Layout) -> None:
-    """Ends slurmctld without a word and starts it anew; jobs go on meanwhile."""
+    """Ends slurmctld and starts it anew; jobs go on meanwhile."""
     identity = _read_daemons(layout).get("slurmctld")
     if identity is None:
         raise ClusterError(f"No cluster runs in {layout.folder}, so nothing can start again.")
-    if _is_running(identity):
-        os.kill(_pid(identity), signal.SIGKILL)
-    while _is_running(identity):
-        time.sleep(0.05)
+    # It is asked to, not killed: what it has not saved yet would be lost.
+    _end(identity)
     _start_controller(layout)
 
 

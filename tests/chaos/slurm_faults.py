@@ -28,7 +28,7 @@ def requeue_and_hold(scene: Scene, target: str) -> None:
 
 
 def restart_controller(scene: Scene, target: str) -> None:
-    """The daemon that knows all jobs dies and comes back."""
+    """The daemon that knows all jobs ends and comes back."""
     scene.cluster.run("restart")
 
 

@@ -82,6 +82,16 @@ def test_a_killed_node_takes_its_jobs_along_and_comes_back(unbooked: Cluster) ->
     )
 
 
+def test_jobs_go_on_while_slurmctld_starts_anew(unbooked: Cluster) -> None:
+    job_id = unbooked.submit("sleep 600")
+    unbooked.wait_for(job_id, "RUNNING")
+
+    unbooked.run("restart")
+
+    assert unbooked.state(job_id) == "RUNNING"
+    unbooked.ask("scancel", job_id)
+
+
 def test_the_lines_of_env_let_a_shell_talk_to_the_cluster(unbooked: Cluster) -> None:
     told = subprocess.run(
         ["sh", "-c", f'eval "$({SCRIPT} env {unbooked.folder})" && sinfo -h -o %R'],
