@@ -1,6 +1,7 @@
 # make run: the main job · make test: the tests in minutes · make test-all: the long ones, too
-# make check: format, lint, types, imports · make bench: how fast · make quality: how good
-# make chaos: runs disturbed at random · make image: the container image
+# make coverage: what the tests in minutes reach · make check: format, lint, types, imports
+# make bench: how fast · make quality: how good · make chaos: runs disturbed at random
+# make image: the container image
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
@@ -12,7 +13,7 @@ PIP := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --disable-pip-version
 PYTEST_ARGS ?=
 # Two share the work of a machine of two cores; 0: the tests run in one process, where -s and --pdb work.
 WORKERS ?= 2
-PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST = pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 # dnnjob's peers, which the benchmark compares it with, have an environment of their own.
 PEERS := .venv-peers
 BENCH_ARGS ?=
@@ -27,16 +28,22 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 COPIED := dnnjob docker requirements pyproject.toml README.md LICENSE
 COMMIT = $(shell git rev-parse HEAD 2>/dev/null)$(if $(shell git status --porcelain -- $(COPIED) 2>/dev/null),-dirty)
 
-.PHONY: run test test-all check format bench quality chaos image clean
+.PHONY: run test test-all coverage check format bench quality chaos image clean
 
 run: $(VENV)/.runtime-$(EXTRA)
 	$(BIN)/dnnjob run jobs/diabetes.toml
 
 test: $(VENV)/.dev
-	$(PYTEST) $(PYTEST_ARGS)
+	$(BIN)/python -m $(PYTEST) $(PYTEST_ARGS)
 
 test-all: test
-	$(PYTEST) -m "long and not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m $(PYTEST) -m "long and not slow" $(PYTEST_ARGS)
+
+coverage: $(VENV)/.dev
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m $(PYTEST) $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --sort cover
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -1,6 +1,5 @@
 """A table of every kind of column, from its file to predictions of another file."""
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from dnnjob.config import load_job
 from dnnjob.data.draft import draft_job
 from dnnjob.errors import ExitCode
 from dnnjob.launch.foreground import run_foreground
+from dnnjob.launch.job_check import check_job
 from dnnjob.predict import predict_table
 from dnnjob.results.report import BOUNDS, Report, read_report
 from dnnjob.runs import RunPaths
-from tests.conftest import Command, run_here, said_by, write_tiny_job
+from tests.conftest import run_here, said_by, write_tiny_job
 
 NUM_ROWS = 240
 DATA = {
@@ -218,27 +218,25 @@ def test_the_model_takes_the_files_own_columns_in_plain_keras(
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=5e-6)
 
 
-def test_validate_counts_what_the_run_counted(houses: Houses, dnnjob: Command) -> None:
-    done = dnnjob("validate", houses.folder / "job.toml", "--json")
-    assert done.returncode == 0, done.stderr
-    check = json.loads(done.stdout)
-    (point,) = check["points"]
-    assert point["num_trainable_params"] == houses.report.model.num_trainable_params
-    assert point["num_unlabelled_rows"] == houses.frame["price"].isna().sum()
-    inputs = {column["name"]: column["num_inputs"] for column in check["columns"]}
+def test_validate_counts_what_the_run_counted(houses: Houses) -> None:
+    check = check_job(houses.folder / "job.toml")
+    (point,) = check.points
+    assert point.num_trainable_params == houses.report.model.num_trainable_params
+    assert point.num_unlabelled_rows == houses.frame["price"].isna().sum()
+    inputs = {column.name: column.num_inputs for column in check.columns}
     assert {name: inputs[name] for name in houses.report.model.num_inputs} == (
         houses.report.model.num_inputs
     )
-    roles = {column["name"]: column["role"] for column in check["columns"]}
+    roles = {column.name: column.role for column in check.columns}
     assert (roles["key"], roles["weight"], roles["price"]) == ("id", "weight", "target")
 
 
 def test_folds_of_a_sweep_join_out_of_fold(tmp_path: Path) -> None:
     job_file = write_tiny_job(
         tmp_path,
-        data={"folds": 3, "split_seed": 0},
+        data={"folds": 2, "split_seed": 0},
         train={"epochs": 2},
-        sweep={"data.fold": [0, 1, 2]},
+        sweep={"data.fold": [0, 1]},
     )
     assert run_foreground(job_file, [], root=tmp_path / "runs") == ExitCode.DONE
     reports = sorted((tmp_path / "runs" / "tiny").glob("*/report.json"))

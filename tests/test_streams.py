@@ -79,7 +79,14 @@ def test_verbs_tell_that_their_product_is_lost_and_mind_nothing_else(
         assert len(lost) == len(printing) + 1
 
 
-@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", ">/dev/full 2>/dev/full", "2>&1 | true"])
+@pytest.mark.parametrize(
+    "streams",
+    [
+        ">/dev/full 2>/dev/full",
+        pytest.param("<&- >&- 2>&-", marks=pytest.mark.long),
+        pytest.param("2>&1 | true", marks=pytest.mark.long),
+    ],
+)
 def test_a_run_ends_as_it_would_have(write_job: WriteJob, streams: str) -> None:
     folder = write_job(train={"epochs": 2}).parent
     codes, _ = run_with(streams, [["run", "job.toml"]], folder)

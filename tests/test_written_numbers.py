@@ -4,9 +4,12 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dnnjob.data.draft import draft_job
-from tests.conftest import run_command, run_here
+from dnnjob.errors import DataError
+from dnnjob.predict import predict_table
+from tests.conftest import run_here
 
 NUM_ROWS = 120
 
@@ -38,12 +41,12 @@ def test_predict_reads_numbers_as_the_run_did(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_text(f"{header}1;7804,00;5%;2021-02-01; Bern\n")
     (tmp_path / "c.csv").write_text(f"{header}1;7804.5;5 %;1.2.2021;Bern\n")
 
-    done = [
-        run_command("predict", paths.root, tmp_path / f"{name}.csv", "--out", "-", cwd=tmp_path)
-        for name in "abc"
-    ]
+    for name in "ab":
+        predict_table(
+            paths.root, str(tmp_path / f"{name}.csv"), out=tmp_path / f"{name}-predicted.csv"
+        )
+    with pytest.raises(DataError, match=r"'preis' must be numeric.*'7804.5'"):
+        predict_table(paths.root, str(tmp_path / "c.csv"), out=tmp_path / "c-predicted.csv")
 
-    assert done[0].stdout == done[1].stdout != ""
-    assert done[2].returncode == 3
-    assert "'preis' must be numeric" in done[2].stderr
-    assert "'7804.5'" in done[2].stderr
+    told = [(tmp_path / f"{name}-predicted.csv").read_text() for name in "ab"]
+    assert told[0] == told[1] != ""

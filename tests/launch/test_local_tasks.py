@@ -17,7 +17,7 @@ from dnnjob.errors import ExitCode
 from dnnjob.launch.local_tasks import _lost_first
 from dnnjob.results.report import Report, read_report
 from dnnjob.runs import RunPaths, Status, read_settled
-from tests.conftest import command_line, make_frame, write_tiny_job
+from tests.conftest import command_line, make_frame, run_here, write_tiny_job
 
 SECTIONS = {
     "model": {"hidden_units": [32, 16], "dropout_rate": 0.2},
@@ -30,6 +30,10 @@ SECTIONS = {
         "checkpoint_every_s": 0.2,
     },
 }
+
+
+# Of runs that nothing happens to.
+FEW_EPOCHS = "train.epochs=40"
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,13 @@ def run(job: Path, root: Path, *overrides: str) -> Done:
 
 @pytest.fixture(scope="module")
 def alone(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    return run(job, tmp_path_factory.mktemp("alone"))
+    paths = run_here(job, FEW_EPOCHS, root=tmp_path_factory.mktemp("alone"))
+    return Done(paths, read_report(paths.report), "")
 
 
 @pytest.fixture(scope="module")
 def together(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    return run(job, tmp_path_factory.mktemp("together"), "devices.tasks=2")
+    return run(job, tmp_path_factory.mktemp("together"), "devices.tasks=2", FEW_EPOCHS)
 
 
 def test_two_tasks_train_as_one_does(alone: Done, together: Done) -> None:

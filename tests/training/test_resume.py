@@ -28,6 +28,9 @@ IDENTITY = Identity(
 )
 
 
+OTHER_WAYS = (("1", "off"), ("2", "on"), ("2", "off"))
+
+
 class Interrupted(Exception):
     """The process is gone."""
 
@@ -63,8 +66,10 @@ def train(training: Any, keeper: Keeper, *, interrupted_after: int | None) -> Tr
     return member.state
 
 
-@pytest.mark.parametrize("xla", ["on", "off"])
-@pytest.mark.parametrize("num_replicas", ["1", "2"])
+@pytest.mark.parametrize(
+    ("num_replicas", "xla"),
+    [("1", "on"), *(pytest.param(*one, marks=pytest.mark.long) for one in OTHER_WAYS)],
+)
 def test_a_training_broken_off_twice_ends_in_the_same_bits(
     make_training: Any,
     paths: RunPaths,
@@ -96,6 +101,7 @@ def test_a_training_broken_off_twice_ends_in_the_same_bits(
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
+@pytest.mark.long
 def test_more_epochs_end_in_the_bits_of_as_many_from_the_start(
     make_training: Any, paths: RunPaths
 ) -> None:
