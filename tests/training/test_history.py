@@ -50,7 +50,7 @@ def test_a_log_comes_back_from_its_arrays_in_mid_epoch() -> None:
 def test_the_best_epoch_of_members_is_one_that_all_have_trained() -> None:
     validated = [5.0, 4.0, 3.0], [4.0, 2.0, 4.0, 1.0, 0.5]
     logs = [EpochLog(PLAN, [1.0] * len(each), each) for each in validated]
-    members = [FittedMember(seed, [], log, "patience", 1, 1) for seed, log in enumerate(logs)]
+    members = [FittedMember(0, seed, [], log, "patience", 1, 1) for seed, log in enumerate(logs)]
 
     fitted = Fitted(
         members=tuple(members),
