@@ -34,6 +34,7 @@ LIBRARIES = {
     "pyarrow": "pyarrow.parquet",
     "scikit-learn": "sklearn",
     "matplotlib": "matplotlib.pyplot",
+    "seaborn": "seaborn",
     "submitit": "submitit",
 }
 HAND_GPUS_IN = (

@@ -67,7 +67,7 @@ def test_a_library_that_cannot_be_imported_is_missing(
 ) -> None:
     (tmp_path / "broken_library.py").write_text("raise OSError('undefined symbol')")
     monkeypatch.syspath_prepend(tmp_path)
-    finding = doctor.check_library("scipy", "broken_library")
+    finding = doctor.check_library("seaborn", "broken_library")
     assert (finding.state, finding.found) == ("missing", "OSError: undefined symbol")
     assert doctor.check_library("numpy", "no_such_module").state == "missing"
     assert doctor.check_library("numpy", "numpy").state == "ok"

@@ -1,6 +1,6 @@
 """What a run leaves: metrics, baselines, the report, its tables, plots and page.
 
-Its modules are imported one by one, since `plots` brings matplotlib:
+Its modules are imported one by one, since `plots` brings matplotlib and seaborn:
 
     from dnnjob.results.metrics import measure
     from dnnjob.results.report import Report, write_report

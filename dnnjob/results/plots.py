@@ -1,4 +1,4 @@
-"""The pictures of a run, drawn with matplotlib, free of pyplot's global state.
+"""The pictures of a run, drawn with seaborn and matplotlib, free of pyplot's global state.
 
 draw_plots(paths.plots, PlotData(target="MEDV", features=names, x=x, y=y, ...))
 """
@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cbook import boxplot_stats
@@ -174,8 +175,16 @@ def draw_regplot(data: PlotData) -> Figure:
     figure = Figure(figsize=HALF_PAGE)
     axes = figure.subplots()
     _draw_identity(axes, rows)
-    axes.scatter(rows.y_true, rows.y_pred, **_dots(rows))
-    _draw_fit(axes, rows, seed=data.seed)
+    sns.regplot(
+        x=rows.y_true,
+        y=rows.y_pred,
+        ax=axes,
+        # A band of 20,000 rows is thinner than its line: more resamples would not be seen.
+        n_boot=500 if len(rows.y_true) <= 2000 else 100,
+        seed=data.seed,
+        scatter_kws=_dots(rows),
+        line_kws={"color": RED, "linewidth": 1.8, "label": "fitted line, 95 % band"},
+    )
     axes.set(
         xlabel=f"Actual Values ({_shorten(data.target)})",
         ylabel=f"Predicted Values ({_shorten(data.target)})",
@@ -360,31 +369,6 @@ def _count(drawn: int, of: int, noun: str) -> str:
 def _draw_identity(axes: Axes, rows: _TestRows) -> None:
     ends = [np.min(rows.y_true), np.max(rows.y_true)] if len(rows.y_true) else [0, 0]
     axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--", label="predicted = actual")
-
-
-def _draw_fit(axes: Axes, rows: _TestRows, *, seed: int) -> None:
-    """The least-squares line of predictions on targets, and the band of its resampled ones."""
-    x, y = rows.y_true, rows.y_pred
-    if len(x) < 2:
-        return
-    # A band of 20,000 rows is thinner than its line: more resamples would not be seen.
-    shape = (500 if len(x) <= 2000 else 100, len(x))
-    drawn = np.random.default_rng(seed).integers(0, len(x), shape, dtype=np.intp)
-    grid = np.linspace(x.min(), x.max(), 100)
-    low, high = np.percentile(_fit_lines(x[drawn], y[drawn], grid), (2.5, 97.5), axis=0)
-    (fitted,) = _fit_lines(x[None], y[None], grid)
-    axes.plot(grid, fitted, color=RED, linewidth=1.8, label="fitted line, 95 % band")
-    axes.fill_between(grid, low, high, facecolor=RED, alpha=0.15)
-
-
-def _fit_lines(x: Array, y: Array, grid: Array) -> Array:
-    """What the least-squares lines of samples `(num_samples, num_rows)` give at places."""
-    mean_x, mean_y = x.mean(axis=1, keepdims=True), y.mean(axis=1, keepdims=True)
-    spread = np.square(x - mean_x).sum(axis=1, keepdims=True)
-    together = ((x - mean_x) * (y - mean_y)).sum(axis=1, keepdims=True)
-    slope = np.divide(together, spread, out=np.zeros_like(spread), where=spread > 0)
-    lines: Array = mean_y + slope * (grid - mean_x)
-    return lines
 
 
 def _draw_curve(axes: Axes, losses: Array, *, color: str, label: str) -> None:

@@ -168,20 +168,6 @@ def test_the_boxes_are_drawn_once_for_runs_of_the_same_z_scores(
     assert (tmp_path / "c/boxplot.png").read_bytes() != (tmp_path / "a/boxplot.png").read_bytes()
 
 
-def test_the_band_is_that_of_resampled_lines(tmp_path: Path, drawn: dict[str, Figure]) -> None:
-    data = _make_data()
-    draw_plots(tmp_path, data)
-
-    x, y = data.y[data.is_test], data.y_pred[data.is_test]
-    grid, rng = np.linspace(x.min(), x.max(), 100), np.random.default_rng(data.seed)
-    samples = [rng.integers(0, len(x), len(x), dtype=np.intp) for _ in range(500)]
-    lines = [np.polyval(np.polyfit(x[one], y[one], 1), grid) for one in samples]
-    low, high = np.percentile(lines, (2.5, 97.5), axis=0)
-    (band,) = drawn["regplot"].axes[0].collections[1:]
-    bounds = band.get_paths()[0].get_extents()
-    assert (bounds.ymin, bounds.ymax) == pytest.approx((low.min(), high.max()), rel=1e-9)
-
-
 def test_a_matplotlibrc_changes_nothing_and_is_left_as_it_was(tmp_path: Path) -> None:
     draw_plots(tmp_path / "a", _make_data())
     with mpl.rc_context({"font.size": 20, "axes.facecolor": "black"}):
