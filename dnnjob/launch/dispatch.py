@@ -8,6 +8,7 @@ import shlex
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,22 +21,27 @@ from dnnjob.machine import process_key, user_name
 from dnnjob.runs import Requested, RunPaths, Submission, write_submission
 
 
+@dataclass(frozen=True)
 class Dispatch:
-    """Sends groups of runs as the tasks of one job."""
+    """Sends groups of runs as the tasks of one job.
 
-    def __init__(
-        self,
-        profile: ProfileConfig,
-        *,
-        folder: Path,
-        name: str,
-        site: slurm.Site | None = None,
-        sweep_id: str | None = None,
-        halving: int | None = None,
-    ) -> None:
-        self.profile, self.folder, self.name = profile, folder, name
-        self.site, self.sweep_id, self.halving = site, sweep_id, halving
-        self.command = shlex.join(["dnnjob", *sys.argv[1:]])
+    Attributes:
+        profile: Where, and with what.
+        folder: Where the files of the submission go.
+        name: Slurm's name of the job.
+        site: The cluster, where it is known.
+        sweep_id: Of the runs' sweep.
+        halving: `search.halving` of their job.
+        command: What the user typed.
+    """
+
+    profile: ProfileConfig
+    folder: Path
+    name: str
+    site: slurm.Site | None = None
+    sweep_id: str | None = None
+    halving: int | None = None
+    command: str = field(default_factory=lambda: shlex.join(["dnnjob", *sys.argv[1:]]))
 
     def send(self, elements: Sequence[Sequence[RunPaths]], plan: QueuePlan) -> list[Submission]:
         """Starts or queues them once their files say so; the submission of the first of each."""

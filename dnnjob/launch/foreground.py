@@ -322,13 +322,6 @@ def _find(folder: Path, token: str) -> RunPaths | None:
     # The newest: a step may have run the job before.
     for name in sorted(fresh_names(folder), reverse=True):
         paths = RunPaths(folder / name)
-        if name.endswith(f"-{token}") and _is_open(paths):
+        if name.endswith(f"-{token}") and _read_state(paths) in _OPEN:
             return paths
     return None
-
-
-def _is_open(paths: RunPaths) -> bool:
-    try:
-        return read_settled(paths).state in _OPEN
-    except (OSError, ValueError):
-        return False

@@ -9,10 +9,11 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from dnnjob.config import (
-    JobConfig,
     Point,
     ProfileConfig,
     list_keys,
@@ -37,6 +38,7 @@ from dnnjob.runs import (
     RunPaths,
     Submission,
     SweepPaths,
+    SweepPlan,
     create_run,
     load_run_job,
     open_run,
@@ -86,15 +88,13 @@ def submit_job(
     refuse_halving_of_tasks(halving, num_tasks=target.num_tasks)
     root = root.absolute()
     preflight = check_before(points, target, root=root, force=force, dry_run=dry_run)
+    order = _Order(points, target, preflight, root, halving)
     if dry_run:
-        _print_plan(points, target, preflight, root=root, halving=halving)
+        order.print_plan()
         return ExitCode.DONE
     _warn_of_variables(target)
     with raising_on_signals():
-        if len(points) == 1:
-            folder, job_id = _submit_run(points[0], target, preflight, root=root)
-        else:
-            folder, job_id = _submit_sweep(points, target, preflight, root=root, halving=halving)
+        folder, job_id = order.submit_run() if len(points) == 1 else order.submit_sweep()
         print(folder, flush=True)
     say_where(folder, job_id.partition("_")[0], executor=target.executor)
     return ExitCode.DONE
@@ -132,8 +132,8 @@ def resubmit(folder: Path, words: Sequence[str] = ()) -> Submission:
     before = read_submission(paths)
     sender = Dispatch(
         profile,
-        folder=paths.submission_folder,
-        name=job.name,
+        paths.submission_folder,
+        job.name,
         sweep_id=before.sweep_id if before else None,
     )
     plan = plan_queue([job], profile, memory_bytes=None)
@@ -172,8 +172,8 @@ def resubmit_sweep(sweep: SweepPaths) -> tuple[Submission, list[RunPaths]]:
     plan = plan_queue(sent, profile, memory_bytes=None)
     sender = Dispatch(
         profile,
-        folder=sweep.submission_folder,
-        name=listed.name,
+        sweep.submission_folder,
+        listed.name,
         sweep_id=sweep.sweep_id,
         halving=halving,
     )
@@ -184,71 +184,100 @@ def resubmit_sweep(sweep: SweepPaths) -> tuple[Submission, list[RunPaths]]:
         return sender.send(tasks, plan)[0], left
 
 
-def _submit_run(
-    point: Point, profile: ProfileConfig, preflight: Preflight, *, root: Path
-) -> tuple[Path, str]:
-    plan = plan_queue([point.job], profile, memory_bytes=preflight.memory_bytes)
-    with leaving_nothing(root / point.job.name) as made:
-        paths = create_run(root, plan.fit(point.job))
-        made.append(paths.root)
-        write_text(paths.profile, to_toml(profile))
-        sender = Dispatch(
-            profile, folder=paths.submission_folder, name=point.job.name, site=preflight.site
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """A job that has been checked, and where it is to run."""
+
+    points: Sequence[Point]
+    profile: ProfileConfig
+    preflight: Preflight
+    root: Path
+    halving: int | None
+
+    @cached_property
+    def plan(self) -> QueuePlan:
+        """What the points take."""
+        jobs = [point.job for point in self.points]
+        return plan_queue(jobs, self.profile, memory_bytes=self.preflight.memory_bytes)
+
+    @cached_property
+    def elements(self) -> list[range]:
+        """The points of each task: here, one takes them all."""
+        num_points = len(self.points)
+        if self.profile.executor == "local":
+            return [range(num_points)]
+        each = choose_points_per_task(
+            num_points,
+            chosen=self.profile.points_per_task,
+            seconds_a_point=self.preflight.seconds_a_point(self.plan.needs),
+            most_tasks=self.preflight.most_tasks,
+            width=self.plan.lanes.width,
+            # So many that one is left at the last rung.
+            least=1 if self.halving is None else self.halving**2,
         )
-        submission = sender.send([[paths]], plan)[0]
-    return paths.root, submission.job_id
+        return share_out(num_points, each)
 
+    @property
+    def name(self) -> str:
+        """Of the job."""
+        return self.points[0].job.name
 
-def _submit_sweep(
-    points: Sequence[Point],
-    profile: ProfileConfig,
-    preflight: Preflight,
-    *,
-    root: Path,
-    halving: int | None,
-) -> tuple[Path, str]:
-    jobs = [point.job for point in points]
-    plan = plan_queue(jobs, profile, memory_bytes=preflight.memory_bytes)
-    elements = _share(jobs, profile, preflight, plan, halving=halving)
-    told = make_plan(jobs, plan.needs, elements, width=plan.lanes.width, halving=halving)
-    fitted = [Point(point.values, plan.fit(point.job)) for point in points]
-    with leaving_nothing(root / jobs[0].name / "sweeps") as made:
-        sweep, runs = make_sweep(fitted, told, root=root, made=made)
-        _write_profile(sweep, runs, profile)
-        sender = Dispatch(
-            profile,
-            folder=sweep.submission_folder,
-            name=jobs[0].name,
-            site=preflight.site,
-            sweep_id=sweep.sweep_id,
-            halving=halving,
+    def submit_run(self) -> tuple[Path, str]:
+        """Makes the folder of the only point and sends it; the folder, and the job's id."""
+        with leaving_nothing(self.root / self.name) as made:
+            paths = create_run(self.root, self.plan.fit(self.points[0].job))
+            made.append(paths.root)
+            write_text(paths.profile, to_toml(self.profile))
+            sender = Dispatch(
+                self.profile, paths.submission_folder, self.name, site=self.preflight.site
+            )
+            submission = sender.send([[paths]], self.plan)[0]
+        return paths.root, submission.job_id
+
+    def submit_sweep(self) -> tuple[Path, str]:
+        """Makes the folders of a sweep and sends its points; its folder, and the job's id."""
+        told = self._plan_sweep()
+        fitted = [Point(point.values, self.plan.fit(point.job)) for point in self.points]
+        with leaving_nothing(self.root / self.name / "sweeps") as made:
+            sweep, runs = make_sweep(fitted, told, root=self.root, made=made)
+            _write_profile(sweep, runs, self.profile)
+            sender = Dispatch(
+                self.profile,
+                sweep.submission_folder,
+                self.name,
+                site=self.preflight.site,
+                sweep_id=sweep.sweep_id,
+                halving=self.halving,
+            )
+            elements = [[runs[place] for place in element] for element in self.elements]
+            submission = sender.send(elements, self.plan)[0]
+        logger.info("%s", describe_plan(told))
+        return sweep.root, submission.job_id
+
+    def print_plan(self) -> None:
+        """Prints the batch script, or for a local profile the commands' equivalent."""
+        logger.info("%s", describe_plan(self._plan_sweep()))
+        if self.profile.executor == "local":
+            return
+        from dnnjob.launch.cluster import make_script
+
+        place = self.root / self.name
+        if len(self.points) > 1:
+            folder = SweepPaths(place / "sweeps" / _PLACEHOLDER).submission_folder
+        else:
+            folder = RunPaths(place / _PLACEHOLDER).submission_folder
+        script = make_script(
+            self.profile,
+            folder=folder,
+            name=self.name,
+            num_elements=len(self.elements),
+            site=self.preflight.site,
         )
-        submission = sender.send([[runs[place] for place in element] for element in elements], plan)
-    logger.info("%s", describe_plan(told))
-    return sweep.root, submission[0].job_id
+        print(script, end="")
 
-
-def _share(
-    jobs: Sequence[JobConfig],
-    profile: ProfileConfig,
-    preflight: Preflight,
-    plan: QueuePlan,
-    *,
-    halving: int | None,
-) -> list[range]:
-    """The points of each task: here, one takes them all."""
-    if profile.executor == "local":
-        return [range(len(jobs))]
-    each = choose_points_per_task(
-        len(jobs),
-        chosen=profile.points_per_task,
-        seconds_a_point=preflight.seconds_a_point(plan.needs),
-        most_tasks=preflight.most_tasks,
-        width=plan.lanes.width,
-        # So many that one is left at the last rung.
-        least=1 if halving is None else halving**2,
-    )
-    return share_out(len(jobs), each)
+    def _plan_sweep(self) -> SweepPlan:
+        jobs, width = [point.job for point in self.points], self.plan.lanes.width
+        return make_plan(jobs, self.plan.needs, self.elements, width=width, halving=self.halving)
 
 
 def _write_profile(sweep: SweepPaths, runs: Sequence[RunPaths], profile: ProfileConfig) -> None:
@@ -285,35 +314,6 @@ def follow_profile(words: Sequence[str], before: ProfileConfig, now: ProfileConf
         threads = now.cpus_per_task if now.executor == "local" else 0
         following.append(f"devices.threads={threads or 0}")
     return following
-
-
-def _print_plan(
-    points: Sequence[Point],
-    profile: ProfileConfig,
-    preflight: Preflight,
-    *,
-    root: Path,
-    halving: int | None,
-) -> None:
-    """Prints the batch script, or for a local profile the commands' equivalent."""
-    jobs = [point.job for point in points]
-    plan = plan_queue(jobs, profile, memory_bytes=preflight.memory_bytes)
-    elements = _share(jobs, profile, preflight, plan, halving=halving)
-    told = make_plan(jobs, plan.needs, elements, width=plan.lanes.width, halving=halving)
-    logger.info("%s", describe_plan(told))
-    if profile.executor == "local":
-        return
-    from dnnjob.launch.cluster import make_script
-
-    name = jobs[0].name
-    if len(jobs) > 1:
-        folder = SweepPaths(root / name / "sweeps" / _PLACEHOLDER).submission_folder
-    else:
-        folder = RunPaths(root / name / _PLACEHOLDER).submission_folder
-    script = make_script(
-        profile, folder=folder, name=name, num_elements=len(elements), site=preflight.site
-    )
-    print(script, end="")
 
 
 @contextmanager
