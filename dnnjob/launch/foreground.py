@@ -40,6 +40,7 @@ from dnnjob.launch.sweep_folder import (
     list_points,
     make_plan,
     make_sweep,
+    sign_runs,
 )
 from dnnjob.launch.sweep_talk import open_talk
 from dnnjob.launch.worker import clear_complete, run_attempt
@@ -133,8 +134,10 @@ def resume_sweep_here(sweep: SweepPaths) -> ExitCode:
     points = [Point(one.values, job) for one, job in zip(listed.points, jobs, strict=True)]
     needs = needs_here(jobs)
     plan = plan_here(jobs, needs, task=task, is_resumed=True)
-    for paths in runs:
-        if task.is_chief and not is_complete(paths):
+    if task.is_chief:
+        missing = [paths for paths in runs if not is_complete(paths)]
+        sign_runs(sweep, missing)
+        for paths in missing:
             paths.cancel.unlink(missing_ok=True)
             print(paths.root, flush=True)
     return _run_points(points, runs, needs, plan=plan, task=task, halving=halving)
@@ -238,7 +241,9 @@ def _make_runs(
             list_points(create_sweep(root, points[0].job.name), points, runs, plan)
         return runs
     with leaving_nothing(root / points[0].job.name / "sweeps") as made:
-        return make_sweep(points, plan, root=root, made=made)[1]
+        sweep, runs = make_sweep(points, plan, root=root, made=made)
+        sign_runs(sweep, runs)
+        return runs
 
 
 def _make_run(point: Point, *, root: Path, task: Task) -> RunPaths:

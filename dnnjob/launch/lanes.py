@@ -397,7 +397,7 @@ def leave_word(paths: RunPaths, state: State, reason: Reason, error: str) -> Non
     event = Event(
         writer="launcher",
         attempt=attempt,
-        job_id=own_job_id(os.environ) or str(os.getpid()),
+        job_id=_own_id(paths),
         restarts=count_restarts(os.environ) or 0,
         state=state,
         reason=reason,
@@ -407,6 +407,13 @@ def leave_word(paths: RunPaths, state: State, reason: Reason, error: str) -> Non
         leave_event(paths, f"launcher-attempt-{attempt}", event)
     except OSError as late:
         logger.error("No event could be left in %s: %s", paths.root, late)
+
+
+def _own_id(paths: RunPaths) -> str:
+    """What this process is in the submission of a run: a local one also inside a job of Slurm."""
+    submission = read_submission(paths)
+    is_local = submission is not None and submission.executor == "local"
+    return (not is_local and own_job_id(os.environ)) or str(os.getpid())
 
 
 def _after(setup: Sequence[str], command: Sequence[str]) -> list[str]:

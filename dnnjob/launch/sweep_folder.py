@@ -4,7 +4,11 @@ with leaving_nothing(root / name) as made:
     sweep, runs = make_sweep(points, root=root, made=made)
 """
 
+import os
+import shlex
 import shutil
+import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -14,14 +18,17 @@ from typing import Any, TypeVar
 from dnnjob.config import JobConfig, Point
 from dnnjob.launch.halving import rung_epochs
 from dnnjob.launch.lane_plan import PointNeeds
+from dnnjob.machine import process_key, user_name
 from dnnjob.runs import (
     RunPaths,
+    Submission,
     Sweep,
     SweepPaths,
     SweepPlan,
     SweepPoint,
     create_run,
     create_sweep,
+    write_submission,
     write_sweep,
 )
 
@@ -73,6 +80,34 @@ def list_points(
     )
     name = points[0].job.name
     write_sweep(sweep, Sweep(sweep_id=sweep.sweep_id, name=name, points=listed, plan=plan))
+
+
+def sign_runs(sweep: SweepPaths, runs: Sequence[RunPaths]) -> None:
+    """Leaves in runs that this process is to run them, as a local submission does.
+
+    Without it nobody could tell of those that wait that it has been killed.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    pid = os.getpid()
+    key, host, user = process_key(pid), socket.gethostname(), user_name()
+
+    def sign(paths: RunPaths) -> None:
+        submission = Submission(
+            executor="local",
+            job_id=str(pid),
+            process=key,
+            host=host,
+            user=user,
+            command=shlex.join(["dnnjob", *sys.argv[1:]]),
+            sweep_id=sweep.sweep_id,
+            folder=os.path.relpath(sweep.submission_folder, paths.root),
+            place=str(paths.root),
+        )
+        write_submission(paths, submission)
+
+    map_all(sign, runs)
 
 
 def make_plan(

@@ -12,9 +12,22 @@ from dnnjob.launch import foreground
 from dnnjob.launch.errand import Errand
 from dnnjob.launch.halving import HalvingOrder, Order
 from dnnjob.launch.lane_plan import needs_here
-from dnnjob.launch.sweep_folder import make_plan, make_sweep
+from dnnjob.launch.lanes import leave_word
+from dnnjob.launch.sweep_folder import make_plan, make_sweep, sign_runs
 from dnnjob.launch.watch.resume_verb import resume_command
-from dnnjob.runs import Cancel, Journal, RunPaths, State, SweepPaths, write_cancel
+from dnnjob.launch.watch.run_views import look
+from dnnjob.launch.watch.wait import wait_command
+from dnnjob.runs import (
+    Cancel,
+    Journal,
+    RunPaths,
+    State,
+    SweepPaths,
+    read_settled,
+    read_submission,
+    write_cancel,
+    write_submission,
+)
 from tests.conftest import WriteJob
 
 Make = Callable[..., tuple[SweepPaths, list[RunPaths]]]
@@ -90,3 +103,40 @@ def test_a_sweep_with_a_point_at_work_is_refused(make: Make, begun: Begun) -> No
     with pytest.raises(JobError, match="is alive"):
         resume_command(sweep.root, here=False)
     assert begun == []
+
+
+def test_points_say_who_is_to_run_them(make: Make) -> None:
+    sweep, runs = make("CREATED", "CREATED")
+    sign_runs(sweep, runs)
+    assert [(view.state, view.asked, view.sweep_id) for view in look(runs)] == [
+        ("CREATED", "process", sweep.sweep_id)
+    ] * 2
+    with pytest.raises(JobError, match="is alive"):
+        resume_command(sweep.root, here=False)
+
+
+def test_points_whose_sweep_was_killed_have_vanished_and_go_on(make: Make, begun: Begun) -> None:
+    sweep, runs = make("COMPLETED", "CREATED", "CREATED")
+    sign_runs(sweep, runs[1:])
+    for paths in runs[1:]:
+        sent = read_submission(paths)
+        assert sent is not None
+        write_submission(paths, sent.model_copy(update={"process": f"{sent.process}0"}))
+
+    assert [(view.state, view.reason) for view in look(runs)[1:]] == [("FAILED", "vanished")] * 2
+    assert wait_command(sweep.root) == ExitCode.FAILED
+    resume_command(sweep.root, here=False)
+
+    ((_, errands),) = begun
+    assert [errand.number for errand in errands] == [2, 3]
+    assert {view.asked for view in look(runs)[1:]} == {"process"}
+
+
+def test_points_that_never_began_are_cancelled_inside_a_job_of_slurm_too(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    sweep, runs = make("CREATED")
+    sign_runs(sweep, runs)
+    leave_word(runs[0], "CANCELLED", "cancelled", "Cancelled before it began.")
+    assert read_settled(runs[0]).state == "CANCELLED"
