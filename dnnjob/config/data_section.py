@@ -43,6 +43,9 @@ class ColumnConfig(Section):
         return {"kind": value} if isinstance(value, str) else value
 
 
+_PLAIN_COLUMN = ColumnConfig()
+
+
 class DataConfig(Section):
     """Where the table is, what is predicted from what, and how rows are split and scaled."""
 
@@ -186,6 +189,10 @@ class DataConfig(Section):
                 "data.fold."
             )
         return self
+
+    def column(self, name: str) -> ColumnConfig:
+        """What the job says of a column; the defaults where it says nothing."""
+        return self.columns.get(name, _PLAIN_COLUMN)
 
     def refuse_odd_split(self) -> None:
         """Refuses keys of the split that do not go together; the job asks, since a sweep may.

@@ -4,6 +4,7 @@ warnings = check_totals(job.data, kinds, totals, survey)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from dnnjob.config.data_section import DataConfig
 from dnnjob.data.data_warnings import facts_of_totals, find_weaknesses, tell_twins
@@ -29,7 +30,7 @@ def check_totals(
     survey: Survey,
     *,
     is_sample: bool = False,
-    doubts: Iterable[str] = (),
+    doubts: Iterable[tuple[str, str]] = (),
 ) -> tuple[str, ...]:
     """Checks that a job can train on columns of these totals; returns its warnings.
 
@@ -39,7 +40,7 @@ def check_totals(
         totals: Of all rows of each column.
         survey: What else the pass found.
         is_sample: Whether the table has further rows: what these may cure is warned about.
-        doubts: Warnings of how the columns were read.
+        doubts: Columns, and warnings of how they were read.
 
     Raises:
         DataError: If there are too few rows, or target, features or weights cannot be used.
@@ -49,6 +50,7 @@ def check_totals(
         for name, found in totals.items()
     }
     target = columns[data.target]
+    doubts = list(doubts)
     _check_columns(data, [columns[name] for name in kinds], target, is_sample=is_sample)
     if data.weight_column is not None:
         check_weights(data.source, columns[data.weight_column], is_sample=is_sample)
@@ -63,8 +65,12 @@ def check_totals(
         )
         for name, found in totals.items()
     }
+    for name, _ in doubts:
+        # What cures how it was read cures these as well.
+        is_id = facts[name].is_id and facts[name].column.kind != "text"
+        facts[name] = replace(facts[name], most_frequent=0, is_id=is_id, is_narrow=False)
     weaknesses = find_weaknesses(data, [facts[name] for name in kinds], facts[data.target])
-    return (*doubts, *lacks, *weaknesses, *tell_twins(survey.twins))
+    return (*(told for _, told in doubts), *lacks, *weaknesses, *tell_twins(survey.twins))
 
 
 def describe_totals(name: str, kind: FeatureKind, found: Totals) -> Column:

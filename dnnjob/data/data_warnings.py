@@ -15,7 +15,7 @@ import numpy as np
 from dnnjob.config.data_section import DataConfig
 from dnnjob.data.resemblance import TwinCount
 from dnnjob.data.running_statistics import NumberTotals, Totals
-from dnnjob.data.schema import FLOAT32_TINY, Column, listed
+from dnnjob.data.schema import FLOAT32_TINY, Column, is_a_number, listed
 
 # A float32 keeps 24 bits: below this spread a column would keep fewer than about 100 levels.
 NARROW_SPREAD = 1e-5
@@ -158,7 +158,7 @@ def find_weaknesses(
             yield (
                 f"{column.name} is taken for text, since {column.num_text} of {feature.num_rows} "
                 f"rows hold no number, such as {str(column.example)[:40]!r}. If that stands for a "
-                "gap, name it in data.missing."
+                "gap, name it in data.missing; if for a number, write it as one in the file."
             )
     if leaks := [f.column.name for f in features if f.is_target]:
         yield (
@@ -215,11 +215,24 @@ def _weak_forms(features: Sequence[ColumnFacts], target: ColumnFacts) -> Iterato
             f"{NARROW_SPREAD:g} of the magnitude, or below {FLOAT32_TINY:.1g}. Subtract an offset, "
             "or change the unit."
         )
+    names = [f.column.name for f in (*features, target)]
+    if all(is_a_number(name) for name in names) and not _are_places(names):
+        yield (
+            f"the names of the columns are numbers: {listed(names)}. If the first line is a row, "
+            "add a line with names above it."
+        )
     if unnamed := [f.column.name for f in features if f.column.name.startswith("Unnamed: ")]:
         yield (
             f"the header leaves columns without a name: {listed(unnamed)}. If they number the "
             "rows, leave them out of data.features."
         )
+
+
+def _are_places(names: Sequence[str]) -> bool:
+    """Whether the names count the columns, as pandas writes where none are given."""
+    return all(name.isdecimal() for name in names) and (
+        max(map(int, names)) - min(map(int, names)) <= 2 * len(names)
+    )
 
 
 def _is_narrow(found: NumberTotals) -> bool:

@@ -76,7 +76,7 @@ def fit_target(
 def _fit_column(
     data: DataConfig, name: str, kind: FeatureKind, found: ColumnStatistics
 ) -> ColumnEncoding:
-    wanted = data.columns.get(name, ColumnConfig())
+    wanted = data.column(name)
     scaled = data.standardize != "none"
     match kind:
         case "numeric" | "boolean":
@@ -176,7 +176,7 @@ def most_inputs(data: DataConfig, name: str, kind: FeatureKind) -> int:
 
     Numbers count once, as where they have no gaps.
     """
-    config = data.columns.get(name, ColumnConfig())
+    config = data.column(name)
     match kind:
         case "numeric" | "boolean":
             return 1
@@ -190,7 +190,7 @@ def most_inputs(data: DataConfig, name: str, kind: FeatureKind) -> int:
 
 
 def _embedding_units(data: DataConfig, name: str, *, num_values: int) -> int | None:
-    encoding = data.columns.get(name, ColumnConfig()).encoding
+    encoding = data.column(name).encoding
     if encoding == "plain":
         raise DataError(
             f"Plain is for numbers, but {name!r} holds categories. Set "

@@ -250,13 +250,16 @@ def check_present(
         )
 
 
-def check_target(source: str, target: ColumnData, *, is_sample: bool = False) -> None:
+def check_target(
+    source: str, target: ColumnData, *, is_sample: bool = False, doubt: str | None = None
+) -> None:
     """Refuses a target that is no series of finite, varying numbers, gaps apart.
 
     Args:
         source: Of the table, for messages.
         target: The column.
         is_sample: Whether there are further rows, which may have what these lack.
+        doubt: What cures how its text was read, if anything.
 
     Raises:
         DataError: If it is not.
@@ -272,7 +275,7 @@ def check_target(source: str, target: ColumnData, *, is_sample: bool = False) ->
         return
     raise DataError(
         f"The target must be numbers that vary, but of {column.name!r} in {source} {found}. "
-        "Set data.target, or repair the rows."
+        f"{doubt or 'Set data.target, or repair the rows.'}"
     )
 
 

@@ -96,10 +96,10 @@ class TextFormat:
         """Those of numbers."""
         return Marks(self.decimal or ".", self.thousands or "")
 
-    def doubts_of(self, names: Collection[str]) -> tuple[str, ...]:
-        """The warnings that are about some columns."""
+    def doubts_of(self, names: Collection[str]) -> tuple[tuple[str, str], ...]:
+        """The warnings that are about some columns, with their names."""
         wanted = set(names)
-        return tuple(warning for name, warning in self.warnings if name in wanted)
+        return tuple((name, warning) for name, warning in self.warnings if name in wanted)
 
     @property
     def keys(self) -> dict[str, Any]:

@@ -47,6 +47,13 @@ GUESSED_DATES = (
     *(ISO_FORMAT, "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d"),
     *("%Y.%m.%d", "%H:%M", "%H:%M:%S"),
 )
+# Texts have no dates of these formats unless a job names them: what looks so is told.
+TOLD_DATES = (
+    *("%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y"),
+    *("%d.%m.%y", "%m/%d/%y", "%d/%m/%y", "%m/%d/%Y %I:%M %p", "%d/%m/%Y %I:%M %p"),
+    *("%m/%d/%Y %I:%M:%S %p", "%Y-%m", "%m/%Y", "%b %Y", "%b-%y", *GUESSED_DATES[1:8]),
+)
+_DAY_NUMBERS = (19_000_101, 21_001_231)
 _CONFLICTS = ({"%d/%m/%Y", "%m/%d/%Y"}, {"%d-%m-%Y", "%m-%d-%Y"})
 UNITS = tuple("$€£¥%")
 _UNIT = re.compile(
@@ -64,6 +71,8 @@ class Evidence:
         missing: Texts that stand for a missing value, beside the empty one.
         marks: With which all values are numbers, their unit apart.
         dates: Formats with which all values are dates.
+        told_dates: Formats with which, beside ISO 8601, all values are dates that nobody guesses.
+        are_day_numbers: Whether all values are such as 20240131.
         unit: What all values carry beside a number; "" for none; None before the first value.
         is_unit_known: Whether the job says so, and a plain number is one of that unit.
         is_boolean: Whether all values are words of truth.
@@ -82,6 +91,8 @@ class Evidence:
     missing: tuple[str, ...] = ()
     marks: tuple[Marks, ...] = (*GUESSED_MARKS, *ASKED_MARKS)
     dates: tuple[str, ...] = GUESSED_DATES
+    told_dates: tuple[str, ...] = TOLD_DATES
+    are_day_numbers: bool = True
     unit: str | None = None
     is_unit_known: bool = False
     is_boolean: bool = True
@@ -117,7 +128,8 @@ class Evidence:
 
     def _add_plain(self, texts: ArrowArray, numbers: ArrowArray) -> None:
         """Values that are numbers without marks of thousands or units."""
-        self.is_boolean, self.dates = False, ()
+        self.is_boolean, self.dates, self.told_dates = False, (), ()
+        self.are_day_numbers = self.are_day_numbers and _are_day_numbers(numbers)
         if self.unit and not self.is_unit_known:
             self.marks = ()
         self.unit = self.unit or ""
@@ -137,10 +149,13 @@ class Evidence:
     def _add_others(self, texts: ArrowArray) -> None:
         """Distinct values of which some are no plain numbers."""
         self.is_boolean = self.is_boolean and is_all(pc.is_in(texts, pa.array(BOOLEANS)))
-        self.is_whole = False
-        if self.dates:
+        self.is_whole = self.are_day_numbers = False
+        if self.dates or self.told_dates:
             words = texts.to_pylist()
             self.dates = tuple(one for one in self.dates if _are_dates(words, one))
+            self.told_dates = tuple(
+                one for one in self.told_dates if all(_is_date(word, [one]) for word in words)
+            )
         if self.marks:
             self._narrow(self._without_unit(texts))
 
@@ -199,6 +214,8 @@ class Evidence:
             if len({part.unit for part in parts}) == 1
             else (),
             dates=_common([part.dates for part in parts]),
+            told_dates=_common([part.told_dates for part in parts]),
+            are_day_numbers=all(part.are_day_numbers for part in parts),
             is_whole=all(part.is_whole for part in parts),
             has_long=any(part.has_long for part in parts),
             num_values=sum(part.num_values for part in parts),
@@ -209,6 +226,17 @@ class Evidence:
 
 def _common(parts: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     return tuple(one for one in parts[0] if all(one in part for part in parts))
+
+
+def _are_day_numbers(numbers: ArrowArray) -> bool:
+    """Whether all are days, written as year, month and day in one."""
+    ends = [end.as_py() for end in pc.min_max(numbers).values()]
+    if not all(end is None or _DAY_NUMBERS[0] <= end <= _DAY_NUMBERS[1] for end in ends):
+        return False
+    values = numbers.drop_null().to_numpy()
+    month, day = values // 100 % 100, values % 100
+    is_day = (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31) & (values % 1 == 0)
+    return bool(is_day.all())
 
 
 def _are_dates(words: Sequence[str], pattern: str) -> bool:
@@ -393,6 +421,11 @@ def _doubts(
             f"{name} holds numbers such as {one.zeros!r} and is read without their zeros. If they "
             f'are codes, set data.columns.{name}.kind = "text".'
         )
+    if pa.types.is_integer(dtype) and one.are_day_numbers and not known.is_settled:
+        yield (
+            f"{name} holds whole numbers such as {one.example}. If these are dates, name "
+            f'"%Y%m%d" in data.date_format and set data.columns.{name}.kind = "datetime".'
+        )
     if not pa.types.is_string(dtype):
         return
     if one.unit and one.marks and name not in found.units:
@@ -410,4 +443,12 @@ def _doubts(
         yield (
             f"{name} is taken for text: {example} may be a date as {' or as '.join(formats)}. "
             f'Set data.date_format = "{formats[0]}" or another.'
+        )
+    elif one.told_dates and not known.is_settled:
+        pattern = one.told_dates[0]
+        # Where a format that is guessed has not been found, some of the values are ISO 8601.
+        kind = f' and set data.columns.{name}.kind = "datetime"' if pattern in GUESSED_DATES else ""
+        yield (
+            f"{name} is taken for text, such as {example}. If these are dates, name "
+            f'"{pattern}" in data.date_format{kind}.'
         )

@@ -54,12 +54,12 @@ class TypedTable:
     text_format: TextFormat | None = None
 
     @property
-    def doubts(self) -> tuple[str, ...]:
-        """What a person should know of how its text was read."""
+    def doubts(self) -> tuple[tuple[str, str], ...]:
+        """What a person should know of how the text of some columns was read."""
         found = self.text_format
         if found is None:
             return ()
-        return tuple(found.doubts_of([*self.features, self.data.target]))
+        return found.doubts_of([*self.features, self.data.target])
 
     @property
     def num_rows(self) -> int:
@@ -103,7 +103,7 @@ def hold_columns(
     from dnnjob.data.rows import ArrowRows
     from dnnjob.data.unify import wanted_columns
 
-    _refuse_kinds(data, [columns[name] for name in features], columns)
+    _refuse_kinds(data, [columns[name] for name in features], columns, text_format)
     arrays = {
         name: _as_arrow(columns[name])
         for name in wanted_columns(data, features)
@@ -146,11 +146,15 @@ def feature_kind(column: Column) -> FeatureKind:
 
 
 def _refuse_kinds(
-    data: DataConfig, features: list[ColumnData], columns: Mapping[str, ColumnData]
+    data: DataConfig,
+    features: list[ColumnData],
+    columns: Mapping[str, ColumnData],
+    text_format: TextFormat | None,
 ) -> None:
     target = columns[data.target]
     if not target.column.is_number:
-        check_target(data.source, target)
+        doubts = () if text_format is None else text_format.doubts_of([data.target])
+        check_target(data.source, target, doubt=next((told for _, told in doubts), None))
     if any(feature.column.kind == "other" for feature in features):
         check_features(data.source, features)
     if data.weight_column is not None and not columns[data.weight_column].column.is_number:

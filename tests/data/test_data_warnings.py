@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dnnjob.data.data_warnings import facts_of_totals
+from dnnjob.config import DataConfig
+from dnnjob.data.data_warnings import facts_of_totals, find_weaknesses
 from dnnjob.data.running_statistics import NumberTotals, measure_column
 from dnnjob.data.schema import Column
 
@@ -30,3 +31,24 @@ def test_numbers_from_one_on_are_ids_in_a_long_table(values: np.ndarray, is_id: 
     assert (found.sketch.samples()[1] > 1).any()
 
     assert facts_of_totals(Column("n", "numeric"), found, is_target=False).is_id == is_id
+
+
+def tell(*names: str) -> list[str]:
+    found = measure_column(np.arange(30.0) ** 2)
+    facts = [facts_of_totals(Column(name, "numeric"), found, is_target=False) for name in names]
+    data = DataConfig(source="t.csv", target=names[-1])
+    return [
+        warning for warning in find_weaknesses(data, facts[:-1], facts[-1]) if "add a" in warning
+    ]
+
+
+def test_names_that_are_numbers_may_be_a_row() -> None:
+    assert tell("0.00632", "18", "24.5") == [
+        "the names of the columns are numbers: 0.00632, 18, 24.5. If the first line is a row, "
+        "add a line with names above it."
+    ]
+
+
+@pytest.mark.parametrize("names", [("0", "1", "2"), ("2019", "2020", "2021", "2022"), ("1.5", "y")])
+def test_names_that_count_or_say_something_are_names(names: tuple[str, ...]) -> None:
+    assert not tell(*names)

@@ -176,6 +176,15 @@ WARNINGS = {
     "thousands or fractions": (["1,234", "939"], r"x holds numbers such as '1,234', which may be"),
     "a unit": (["78.3 m2", "9 m2"], r'x is taken for text, such as \'78\.3 m2\'.*unit = "m2"'),
     "dates": (["01/02/2024", "03/04/2024"], r"%d/%m/%Y or as %m/%d/%Y\. Set data\.date_format"),
+    "dates of other formats": (
+        ["5-Jan-2024", "31-Dec-2023"],
+        r"such as '5-Jan-2024'\. If these are dates, name \"%d-%b-%Y\" in data\.date_format\.",
+    ),
+    "dates of two formats": (
+        ["2024-01-31", "31.01.2024"],
+        r'name "%d\.%m\.%Y" in data\.date_format and set data\.columns\.x\.kind = "datetime"',
+    ),
+    "days as numbers": (["20240131", "20231201"], r'dates, name "%Y%m%d" .*kind = "datetime"'),
     "zeros": (["01234", "20095"], r'zeros\. If they are codes, set .*kind = "text"'),
 }
 
@@ -188,6 +197,33 @@ def test_doubts_name_column_example_and_key(tmp_path: Path, case: str, reading: 
     table = read(DataConfig(source=source, target="y"), reading, tmp_path)
     (warning,) = [warning for warning in table.warnings if warning.startswith("x ")][:1]
     assert re.search(pattern, warning), warning
+
+
+def test_numbers_that_are_no_days_are_not_taken_for_dates(tmp_path: Path) -> None:
+    source = write(tmp_path / "t.csv", {"x": ["20241301", "20231232"], "y": ["1", "2", "3"]})
+
+    table = open_table(DataConfig(source=source, target="y"))
+
+    assert not [warning for warning in table.warnings if "date_format" in warning]
+
+
+def test_a_text_that_may_be_a_number_is_not_called_an_id_as_well(tmp_path: Path) -> None:
+    values = [f"{place}.5 m2" for place in range(40)]
+    source = write(tmp_path / "t.csv", {"x": values, "y": [str(n * n) for n in range(40)]})
+
+    table = open_table(DataConfig(source=source, target="y"))
+
+    assert [warning for warning in table.warnings if "x" in warning.split()] == [
+        "x is taken for text, such as '0.5 m2'. If these are numbers, set "
+        'data.columns.x.unit = "m2".'
+    ]
+
+
+def test_a_target_that_carries_a_unit_names_the_key(tmp_path: Path) -> None:
+    source = write(tmp_path / "t.csv", {"x": ["1", "2", "3"], "y": ["1 km", "2 km", "7 km"]})
+
+    with pytest.raises(DataError, match=r'set data\.columns\.y\.unit = "km"\.$'):
+        open_table(DataConfig(source=source, target="y"))
 
 
 def test_a_column_that_the_others_contradict_is_text_with_a_warning(tmp_path: Path) -> None:

@@ -59,7 +59,10 @@ def test_text_is_what_the_page_says(
         columns = [infer_arrow("x", table.column("x")) for table in tables if table.num_rows]
         assert len(columns) > 1
         kind = wanted.kind_of("x")
-        parts = [as_kind(one, kind, source="t") if kind else one for one in columns]
+        parts = [
+            as_kind(one, kind, source="t", text_format=look.format) if kind else one
+            for one in columns
+        ]
     assert {part.column.kind for part in parts} == {case.kind}
     found = [value for part in parts for value in values_of(part)]
     assert found == list(case.values) * 60
