@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 
 from dnnjob.collect.collected_runs import printable_path
 from dnnjob.collect.paired import Array, PairedDifference, measure_difference
+from dnnjob.data.split import SPLITS
 from dnnjob.errors import DataError
-from dnnjob.results.report import SPLITS, Report, read_predictions, read_report
+from dnnjob.results.report import Report, read_predictions, read_report
 from dnnjob.runs import RunPaths, open_run
 
 Part = Literal["job", "data", "versions", "machine"]

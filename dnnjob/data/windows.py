@@ -4,7 +4,6 @@ for window in make_windows(plan, seed=0, first_step=0): ...    # made ahead, in 
 for window in stream_windows(plan, source, seed=0, first_step=0): ...     # with their rows
 """
 
-import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +17,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from dnnjob.data.order import StepPlan, WindowPlan
-
-logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 ReadRows = Callable[[int, int], tuple[Floats, Floats]]

@@ -1,6 +1,6 @@
 """`report.json` as frozen records, and the two Parquet tables beside it.
 
-write_predictions(paths, row_id=ids, split=split, y_true=y, y_pred=y_pred)
+table = make_predictions(row_id=ids, split=places, y_true=y, y_pred=y_pred)
 write_history(paths, History(loss=loss, val_loss=None, learning_rate=rate, seconds=seconds))
 write_report(paths, report)  # last: its presence means complete
 report = read_report(paths.report)
@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
+from dnnjob.data.split import SPLITS
 from dnnjob.errors import DataError, JobError
 from dnnjob.results.baselines import Baselines
 from dnnjob.results.importance import Importance
@@ -30,8 +30,6 @@ from dnnjob.runs import Attempt, Record, RunPaths, State, write_file, write_json
 from dnnjob.text import quote_command
 
 FORMAT_VERSION = 1
-SPLITS = ("train", "validation", "test", "unlabelled")
-Split = Literal["train", "validation", "test", "unlabelled"]
 PlotName = Literal["regplot", "boxplot", "loss", "residuals", "intervals", "importance"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Array = npt.NDArray[Any]
@@ -314,29 +312,6 @@ def read_report(path: Path) -> Report:
         ) from error
 
 
-def write_predictions(
-    paths: RunPaths,
-    *,
-    row_id: Array,
-    split: Array,
-    y_true: Array,
-    y_pred: Array,
-    ids: Mapping[str, pa.ChunkedArray] | None = None,
-) -> None:
-    """Replaces `predictions.parquet`.
-
-    Args:
-        paths: The run folder.
-        row_id: 0-based rows of the source, shape `(num_rows,)`, ascending.
-        split: Names of the splits, or integer places in `SPLITS`, same shape.
-        y_true: Observed targets, target units, NaN where unlabelled.
-        y_pred: Predicted targets, target units.
-        ids: Further columns of the same rows, after the others.
-    """
-    table = make_predictions(row_id=row_id, split=split, y_true=y_true, y_pred=y_pred, ids=ids)
-    _write_table(paths.predictions, table)
-
-
 def make_predictions(
     *,
     row_id: Array,
@@ -346,20 +321,20 @@ def make_predictions(
     y_std: Array | None = None,
     ids: Mapping[str, pa.ChunkedArray] | None = None,
 ) -> pa.Table:
-    """Rows of `predictions.parquet`; arguments as `write_predictions` has them.
+    """Rows of `predictions.parquet`.
 
     Args:
-        row_id: See there.
-        split: See there.
-        y_true: See there.
-        y_pred: See there.
+        row_id: 0-based rows of the source, shape `(num_rows,)`, ascending.
+        split: Places of the splits in `SPLITS`, same shape.
+        y_true: Observed targets, target units, NaN where unlabelled.
+        y_pred: Predicted targets, target units.
         y_std: Standard deviation of the members' predictions, target units; None of a single one.
-        ids: See there.
+        ids: Further columns of the same rows, after the others.
     """
     table = pa.Table.from_arrays(
         [
             pa.array(row_id, pa.int64()),
-            _encode_split(split),
+            pa.DictionaryArray.from_arrays(pa.array(split, pa.int8()), pa.array(SPLITS)),
             pa.array(y_true.astype(np.float64, copy=False), from_pandas=True),
             pa.array(y_pred.astype(np.float64, copy=False)),
         ],
@@ -458,14 +433,6 @@ def _make_version_error(version: int, path: Path) -> DataError:
         f"This dnnjob reads reports up to format {FORMAT_VERSION}, but {path} has format "
         f"{version}. Update dnnjob."
     )
-
-
-def _encode_split(split: Array) -> pa.DictionaryArray:
-    if split.dtype.kind in "iu":
-        return pa.DictionaryArray.from_arrays(pa.array(split, pa.int8()), pa.array(SPLITS))
-    names = pa.array(split, pa.string())
-    codes = pc.index_in(names, pa.array(SPLITS))
-    return pa.DictionaryArray.from_arrays(codes.cast(pa.int8()), pa.array(SPLITS))
 
 
 def _write_table(path: Path, table: pa.Table) -> None:

@@ -9,7 +9,6 @@ from dnnjob.slurm.accounted_jobs import AccountedJob, list_accounted
 from dnnjob.slurm.queued_jobs import (
     QueuedJob,
     cancel,
-    count_queued,
     find_job,
     list_queue,
     release,
@@ -51,7 +50,6 @@ __all__ = [
     "SubmitLimit",
     "cancel",
     "cluster_name",
-    "count_queued",
     "explain_refusal",
     "find_job",
     "find_room",

@@ -11,7 +11,6 @@ from datetime import datetime
 from dnnjob.errors import SlurmError
 from dnnjob.slurm.slurm_commands import ask, control, join_errors, names_unknown, require_known
 from dnnjob.slurm.slurm_words import (
-    ENDED_STATES,
     base_ids,
     is_wanted,
     own_id,
@@ -73,15 +72,6 @@ def list_queue(job_ids: Collection[str]) -> dict[str, QueuedJob]:
     only = ["--jobs", ",".join(wanted)] if len(wanted) <= MOST_IDS else []
     found = query_queue(only)
     return {job.job_id: job for job in found if is_wanted(job.job_id, job_ids)}
-
-
-def count_queued() -> int:
-    """How many jobs and array elements of the calling user wait or run.
-
-    Raises:
-        SlurmError: If Slurm does not answer.
-    """
-    return sum(job.state not in ENDED_STATES for job in query_queue(["--me"]))
 
 
 def find_job(marker: str) -> str | None:

@@ -5,7 +5,6 @@ stack.is_compiled            # True where the run before in this process had a c
 with stack.networks[0].present() as state: stack.step(state, ...)
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,8 +21,6 @@ from dnnjob.training.model import build_encoded_dnn
 from dnnjob.training.network_state import NetworkState, make_state
 from dnnjob.training.step import CompiledStep, ResidentData
 from dnnjob.training.strategy import Devices
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import tomli_w
 
 from dnnjob.config import resolve_job
-from dnnjob.results.report import PREDICTIONS_SCHEMA, SPLITS
+from dnnjob.data.split import SPLITS
+from dnnjob.results.report import PREDICTIONS_SCHEMA
 
 FEATURES = ("CRIM", "ZN", "INDUS", "CHAS", "NOX", "RM", "AGE", "DIS", "RAD", "TAX", "PTRATIO")
 NUM_ROWS = 506

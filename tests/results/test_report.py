@@ -1,6 +1,7 @@
 """The report and its tables, written and read back."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,11 @@ from dnnjob.results.report import (
     History,
     Report,
     Training,
+    make_predictions,
     read_history,
     read_predictions,
     read_report,
     write_history,
-    write_predictions,
     write_report,
 )
 from dnnjob.runs import RunPaths
@@ -112,50 +113,21 @@ def test_a_later_format_asks_for_an_update(paths: RunPaths, report: Report) -> N
         read_report(paths.report)
 
 
-def test_predictions_read_back_in_pandas_with_their_types(paths: RunPaths) -> None:
-    write_predictions(
-        paths,
+def test_predictions_have_one_schema_and_a_null_for_the_unlabelled(tmp_path: Path) -> None:
+    table = make_predictions(
         row_id=np.arange(3),
-        split=np.array(["test", "train", "unlabelled"]),
+        split=np.array([2, 0, 3]),
         y_true=np.array([1.5, 2.5, np.nan]),
         y_pred=np.array([1, 2, 3], np.float32),
     )
+    pq.write_table(table, tmp_path / "p.parquet")
 
-    table = pd.read_parquet(paths.predictions)
-    assert list(table.columns) == ["row_id", "split", "y_true", "y_pred"]
-    assert table.row_id.dtype == np.int64
-    assert isinstance(table.split.dtype, pd.CategoricalDtype)
-    assert table.split.tolist() == ["test", "train", "unlabelled"]
-    assert table.y_pred.dtype == np.float64
-    assert table.y_true.isna().tolist() == [False, False, True]
-
-
-def test_predictions_keep_their_schema_and_a_null_for_the_unlabelled(paths: RunPaths) -> None:
-    codes = np.array([2, 0, 3])
-    values = np.array([1.0, 2.0, np.nan])
-
-    write_predictions(paths, row_id=np.arange(3), split=codes, y_true=values, y_pred=np.ones(3))
-
-    table = read_predictions(paths.predictions)
-    assert pq.read_schema(paths.predictions) == PREDICTIONS_SCHEMA
-    assert table["split"].to_pylist() == ["test", "train", "unlabelled"]
-    assert table["y_true"].null_count == 1
-
-
-def test_equal_predictions_make_equal_files(paths: RunPaths) -> None:
-    content = []
-    for _ in range(2):
-        write_predictions(
-            paths,
-            row_id=np.arange(3),
-            split=np.array(["test"] * 3),
-            y_true=np.ones(3),
-            y_pred=np.ones(3),
-        )
-        content.append(paths.predictions.read_bytes())
-
-    assert content[0] == content[1]
-    assert [path.name for path in paths.root.iterdir()] == ["predictions.parquet"]
+    assert pq.read_schema(tmp_path / "p.parquet") == PREDICTIONS_SCHEMA
+    assert read_predictions(tmp_path / "p.parquet")["y_true"].null_count == 1
+    frame = pd.read_parquet(tmp_path / "p.parquet")
+    assert isinstance(frame.split.dtype, pd.CategoricalDtype)
+    assert frame.split.tolist() == ["test", "train", "unlabelled"]
+    assert frame.y_true.isna().tolist() == [False, False, True]
 
 
 def test_history_counts_epochs_from_one(paths: RunPaths) -> None:

@@ -49,6 +49,10 @@ class Cluster:
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout.strip()
 
+    def count_queued(self) -> int:
+        """How many jobs and array elements wait or run."""
+        return len(self.ask("squeue", "--noheader", "--array").splitlines())
+
     def try_asking(self, *command: object) -> str:
         """The same of one that Slurm may refuse; empty where it does."""
         try:

@@ -164,7 +164,7 @@ def test_a_job_whose_files_cannot_be_written_is_taken_back(closed: Cluster, tmp_
 
     with pytest.raises(OSError, match="disk full"):
         queue([partial(print)], profile, folder=tmp_path / "s", name="x", write=fail)
-    wait_until(lambda: slurm.count_queued() == 0, seconds=20)
+    wait_until(lambda: closed.count_queued() == 0, seconds=20)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_a_submission_interrupted_once_it_is_answered_queues_nothing(
     with pytest.raises(SystemExit):
         queue([partial(print)], profile, folder=tmp_path / "s", name="x", write=interrupt)
     signal.signal(signal.SIGHUP, before)
-    wait_until(lambda: slurm.count_queued() == 0, seconds=20)
+    wait_until(lambda: closed.count_queued() == 0, seconds=20)
 
 
 def test_what_the_environment_says_to_sbatch_is_named_and_not_heeded(
