@@ -127,6 +127,26 @@ def test_an_array_element_is_queued_anew_alone(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_points_side_by_side_that_are_preempted_twice_end_in_the_same_bits(
+    cluster: Cluster, reference: Reference, tmp_path: Path
+) -> None:
+    words = ['sweep={"output.model" = [true, false]}']
+    needs = {"cpus_per_task": 2, "memory_gb": 3, "partition": "graceful"}
+    runs = submit_sweep(cluster, reference.job, tmp_path, words=words, points_per_task=2, **needs)
+
+    for attempt in (1, 2):
+        hold(*runs, attempt=attempt)
+        cluster.preempt()
+    wait_for_end(cluster, *runs)
+
+    assert len({job_id(paths) for paths in runs}) == 1
+    for paths in runs:
+        reference.check(paths)
+        assert_resumed(paths, reasons=["preempted"] * 2)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_run_that_its_time_limit_kills_before_it_could_answer_goes_on(
     any_cluster: Cluster, reference: Reference, tmp_path: Path

@@ -1,0 +1,90 @@
+"""Points that a warm lane trains one after another, against single runs that begin anew."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dnnjob.clock import Stopwatch
+from dnnjob.config import load_job, make_points
+from dnnjob.launch.lane import run_point
+from dnnjob.results.report import read_report
+from dnnjob.runs import RunPaths, create_run, read_status
+from dnnjob.tasks import StopFlag, Task
+from tests.conftest import WriteJob, make_frame
+
+Begin = Callable[[], None]
+
+
+@pytest.fixture
+def begin_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
+    """Has the next run trace and compile for itself, as in a process of its own."""
+    from dnnjob.training import network
+
+    logging.getLogger("dnnjob").setLevel(logging.INFO)
+    yield lambda: monkeypatch.setattr(network, "_latest", None)
+    monkeypatch.setattr(network, "_latest", None)
+
+
+def _run_all(job: Path, root: Path, begin: Begin = lambda: None) -> list[RunPaths]:
+    runs = [create_run(root, point.job) for point in make_points(load_job(job))]
+    for number, paths in enumerate(runs, start=1):
+        begin()
+        run_point(paths, task=Task(), number=number, stop=StopFlag(), watch=Stopwatch())
+    return runs
+
+
+def _write(write_job: WriteJob, train: Mapping[str, Any], **sweep: Any) -> Path:
+    """A sweep on a table as long as the housing one."""
+    return write_job(
+        make_frame(506),
+        data={"test_fraction": 0.3, "validation_fraction": 0.2},
+        model={"hidden_units": [40, 60]},
+        train={"epochs": 20, "global_batch_size": 64, "learning_rate": 0.01, **train},
+        devices={"threads": 1},
+        output={"plots": False, "trees": False, "model": False},
+        sweep=sweep,
+    )
+
+
+@pytest.mark.long
+def test_points_of_a_lane_end_as_their_single_runs_whatever_befalls_one(
+    write_job: WriteJob, tmp_path: Path, begin_anew: Begin
+) -> None:
+    """Other seeds, and with them other splits, at other rates; one of them diverges."""
+    job = _write(write_job, {}, seed=[0, 1], **{"train.learning_rate": [0.01, 1e6, 0.003, 0.03]})
+    together = _run_all(job, tmp_path / "together")
+    alone = _run_all(job, tmp_path / "alone", begin_anew)
+
+    endings = [(read_status(one).state, read_status(one).reason) for one in together]
+    expected = [("COMPLETED", None), ("FAILED", "nan"), *[("COMPLETED", None)] * 2]
+    assert endings == expected * 2
+    completed = [one for one in range(8) if endings[one][0] == "COMPLETED"]
+    for one in completed:
+        losses, truth = (pd.read_parquet(runs[one].history) for runs in (together, alone))
+        np.testing.assert_allclose(losses["loss"], truth["loss"], rtol=1e-5)
+        assert together[one].predictions.read_bytes() == alone[one].predictions.read_bytes()
+    # What is compared differs from point to point.
+    assert len({together[one].predictions.read_bytes() for one in completed}) == len(completed)
+
+
+@pytest.mark.slow
+def test_each_of_16_points_with_patience_stops_and_keeps_what_its_single_run_does(
+    write_job: WriteJob, tmp_path: Path, begin_anew: Begin
+) -> None:
+    rates = {"train.learning_rate": [0.02, 0.05]}
+    train = {"epochs": 300, "patience": 5}
+    job = _write(write_job, train, seed=list(range(8)), **rates)
+    together = _run_all(job, tmp_path / "together")
+    alone = _run_all(job, tmp_path / "alone", begin_anew)
+
+    trained = [read_report(one.report).training for one in together]
+    assert trained == [read_report(one.report).training for one in alone]
+    assert len({one.best_epoch for one in trained}) > 4
+    assert "patience" in {one.stop_reason for one in trained}
+    for one, other in zip(together, alone, strict=True):
+        assert one.predictions.read_bytes() == other.predictions.read_bytes()
