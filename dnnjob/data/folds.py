@@ -36,10 +36,17 @@ def deal_folds(table: Table, *, count: int, seed: int) -> Folds:
         seed: Seed of the splits.
 
     Raises:
-        JobError: If a fold would be empty, or the table is trained window by window.
+        JobError: If a fold would be empty or without weight, or the table is trained window by
+            window.
     """
     if table.by_windows:
         raise _by_windows(table.data.source)
+    folds = _deal(table, count=count, seed=seed)
+    _refuse_weightless(table, folds, count=count)
+    return folds
+
+
+def _deal(table: Table, *, count: int, seed: int) -> Folds:
     num_rows, what = table.num_split_rows(TRAIN), "training rows"
     stream = fold_stream(seed)
     match table.data.split:
@@ -82,7 +89,8 @@ def check_folds(job: JobConfig, table: Table, *, num_train_rows: int, is_sample:
         is_sample: Whether the rows are some of a table that a run reads in pieces.
 
     Raises:
-        JobError: If a fold would be empty, or the table is trained window by window.
+        JobError: If a fold would be empty or without weight, or the table is trained window by
+            window.
     """
     if job.model.bagging == "none":
         return
@@ -105,6 +113,26 @@ def _refuse_too_few(found: int, what: str, count: int) -> None:
         raise JobError(
             f'model.bagging = "folds" needs a fold for each of the {count} members, but there are '
             f"{found} {what}. Lower model.members, or leave bagging out."
+        )
+
+
+def _refuse_weightless(table: Table, folds: Folds, *, count: int) -> None:
+    column = table.data.weight_column
+    if column is None:
+        return
+    weights = np.concatenate(
+        [
+            np.asarray(piece.weights)[piece.labels == TRAIN]
+            for piece in table.pieces(size=_PIECE_ROWS)
+        ]
+    )
+    weightless = count - np.count_nonzero(np.bincount(folds, weights, minlength=count))
+    if weightless:
+        # Without errors to judge it by, a member would stop at its first epoch.
+        raise JobError(
+            'model.bagging = "folds" needs a row of a weight above 0 in each fold, but '
+            f"{weightless} of {count} have none by {column!r}. Lower model.members, leave bagging "
+            "out, or leave out the rows without weight."
         )
 
 

@@ -58,9 +58,17 @@ def render_page(report: Report, plots: Path | None = None) -> str:
         rivals=find_rivals(report),
         no_test_rows=NO_TEST_ROWS,
         num_zero=sum(_count_zero_targets(report)),
+        warnings=[_begin(one, report) for one in report.data.warnings + report.training.warnings],
         worth={one.column: one.mse_increase for one in report.importance},
         figures=[] if plots is None else load_figures(plots),
     )
+
+
+def _begin(warning: str, report: Report) -> str:
+    """The warning as a sentence; the name of a column stays as it is."""
+    if any(warning.startswith((f"{name} ", f"{name}, ")) for name in report.data.columns):
+        return warning
+    return warning[:1].upper() + warning[1:]
 
 
 def _count_zero_targets(report: Report) -> Iterator[int]:

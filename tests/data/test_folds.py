@@ -22,8 +22,10 @@ def open_split(tmp_path: Path, num_rows: int = 103, **data: Any) -> OpenedTable:
             "when": rng.permutation(num_rows).astype(float),
             "who": [f"w{number}" for number in rng.integers(0, 17, size=num_rows)],
             "y": rng.normal(size=num_rows),
+            "few": np.arange(num_rows) % 50 == 0,
+            "some": np.arange(num_rows) % 3 > 0,
         }
-    )
+    ).astype({"few": float, "some": float})
     path = tmp_path / "table.csv"
     frame.to_csv(path, index=False)
     section = {"source": str(path), "target": "y", "test_fraction": 0.2, **data}
@@ -75,3 +77,18 @@ def test_more_members_than_rows_or_groups_are_refused(
     opened = open_split(tmp_path, num_rows=10 if not data else 200, **data)
     with pytest.raises(JobError, match=told):
         deal_folds(opened.table, count=count, seed=0)
+
+
+def test_a_fold_whose_rows_weigh_nothing_is_refused(tmp_path: Path) -> None:
+    opened = open_split(tmp_path, weight_column="few", test_fraction=0.0)
+
+    with pytest.raises(JobError, match=r"[2-4] of 5 have none by 'few'\. Lower model\.members"):
+        deal_folds(opened.table, count=5, seed=0)
+
+
+def test_weights_do_not_change_how_rows_are_dealt(tmp_path: Path) -> None:
+    weighted, plain = open_split(tmp_path, weight_column="some"), open_split(tmp_path)
+
+    folds = [deal_folds(opened.table, count=5, seed=0) for opened in (weighted, plain)]
+
+    np.testing.assert_array_equal(*folds)

@@ -103,6 +103,16 @@ def test_warnings_of_the_table_are_told(report: Report) -> None:
     assert "A <b> equals the target." in _say(render_page(report.model_copy(update={"data": data})))
 
 
+def test_the_name_of_a_column_begins_a_warning_as_it_is_written(report: Report) -> None:
+    told = ("crim is missing in 3 rows.", "constant features tell nothing: zn.")
+    data = report.data.model_copy(update={"warnings": told, "columns": ("crim", "zn")})
+
+    said = _say(render_page(report.model_copy(update={"data": data})))
+
+    assert "crim is missing in 3 rows." in said
+    assert "Constant features tell nothing: zn." in said
+
+
 def test_the_resolved_job_stands_in_the_page(report: Report) -> None:
     assert 'name = "housing"' in _say(render_page(report))
 
