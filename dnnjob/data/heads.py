@@ -21,7 +21,7 @@ from dnnjob.data.kinds import ReadAs
 from dnnjob.data.order import default_window_rows, window_rows
 from dnnjob.data.reading import reading_file
 from dnnjob.data.schema import ColumnData
-from dnnjob.data.schema_merge import join_columns
+from dnnjob.data.schema_merge import join_files
 from dnnjob.data.sources import JobFiles, text_columns
 from dnnjob.data.splitter import PartRows, expected_train_rows
 from dnnjob.data.text_format import TextFormat
@@ -192,8 +192,4 @@ def read_head_columns(
     for path, one in zip(paths, typed, strict=True):
         columns = text_columns(one, wanted, source=path)
         parts.append({data.column.name: data for data in columns})
-    joined = {
-        name: join_columns([part[name] for part in parts], source=source, files=paths)
-        for name in heads[0].file.names
-    }
-    return joined, found
+    return join_files(parts, heads[0].file.names, source=source, files=paths), found

@@ -20,7 +20,7 @@ from dnnjob.data.kinds import ReadAs, infer_arrow
 from dnnjob.data.parquet import ParquetRows, RowGroup, open_parquet, reading
 from dnnjob.data.partitions import add_folder_values
 from dnnjob.data.schema import ColumnData
-from dnnjob.data.schema_merge import join_columns
+from dnnjob.data.schema_merge import join_files
 from dnnjob.data.sources import JobFiles, finish_column
 from dnnjob.data.split import SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from dnnjob.data.splitter import (
@@ -130,11 +130,7 @@ def sample_columns(
         }
         for path, tables in by_file.items()
     ]
-    files = [str(path) for path in by_file]
-    return {
-        name: join_columns([part[name] for part in parts], source=source, files=files)
-        for name in names
-    }
+    return join_files(parts, names, source=source, files=list(by_file))
 
 
 def _read_some(group: RowGroup, names: Sequence[str], *, depth: int) -> pa.Table:

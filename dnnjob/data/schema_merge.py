@@ -1,10 +1,10 @@
 """What the columns of several files are together.
 
 check_alike("houses/", [("a.csv", names), ("b.csv", others)])
-data = join_columns([first["age"], second["age"]], source="houses/", files=["a.csv", "b.csv"])
+columns = join_files([first, second], names, source="houses/", files=["a.csv", "b.csv"])
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,25 @@ from dnnjob.data.kinds import are_integers
 from dnnjob.data.raw_columns import Texts, join_texts
 from dnnjob.data.schema import Column, ColumnData, Kind, listed, make_text_column
 from dnnjob.errors import DataError
+
+
+def join_files(
+    parts: Sequence[Mapping[str, ColumnData]],
+    names: Iterable[str],
+    *,
+    source: str,
+    files: Sequence[object],
+) -> dict[str, ColumnData]:
+    """Some columns of several files, one below the other.
+
+    Raises:
+        DataError: If the kind of one differs between files.
+    """
+    told = [str(file) for file in files]
+    return {
+        name: join_columns([part[name] for part in parts], source=source, files=told)
+        for name in names
+    }
 
 
 def join_columns(parts: Sequence[ColumnData], *, source: str, files: Sequence[str]) -> ColumnData:

@@ -30,7 +30,7 @@ from dnnjob.data.schema import (
     check_present,
     make_column,
 )
-from dnnjob.data.schema_merge import join_columns
+from dnnjob.data.schema_merge import join_files
 from dnnjob.data.source_files import find_files, folder_keys, peek_alike, peek_source
 from dnnjob.data.text_format import NO_FORMAT, TextFormat
 from dnnjob.data.typed_table import TypedTable, hold_columns
@@ -87,7 +87,7 @@ def hold_table(data: DataConfig) -> TypedTable:
     wanted = ReadAs.of(data)
     keep = {*found.features, data.target, *wanted.also}
     parts, text_format = _read_parts(found.files, keep=keep, wanted=wanted)
-    columns = _join_files(found.files, parts, source=data.source)
+    columns = _join_whole(found.files, parts, source=data.source)
     return hold_columns(
         data,
         found.features,
@@ -241,7 +241,7 @@ def read_all(
     if not is_builtin(source):
         files = files or peek_source(source, encoding=wanted.format.encoding) or ()
         parts, _ = _read_parts(files, keep=keep, wanted=wanted)
-        return _join_files(files, parts, source=source)
+        return _join_whole(files, parts, source=source)
     table = load_builtin(source)
     values = np.ascontiguousarray(table.values.T)
     return {
@@ -309,14 +309,11 @@ def text_columns(typed: "TypedText", wanted: ReadAs, *, source: str) -> Iterator
         yield finish_column(data, wanted, source=source, original=typed.ids.get(name))
 
 
-def _join_files(
+def _join_whole(
     files: Sequence[TableFile], parts: Sequence[dict[str, ColumnData]], *, source: str
 ) -> dict[str, ColumnData]:
-    paths = [str(file.path) for file in files]
-    columns = {
-        name: join_columns([part[name] for part in parts], source=source, files=paths)
-        for name in files[0].names
-    }
+    paths = [file.path for file in files]
+    columns = join_files(parts, files[0].names, source=source, files=paths)
     if not _num_rows(columns):
         raise DataError(f"A table needs rows, but {source} has only a header. Add rows.")
     return columns

@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from dnnjob import slurm
@@ -16,17 +17,33 @@ from dnnjob.errors import ExitCode, JobError, MissingError
 from dnnjob.launch.watch.run_selection import open_runs
 from dnnjob.launch.watch.run_views import RunView, look
 from dnnjob.launch.watch.status import describe_view, shorten
-from dnnjob.launch.watch.targets import SubmittedJob, find_submitted_jobs
 from dnnjob.machine import sees_process, user_name
 from dnnjob.runs import (
+    OVER,
     Cancel,
     RunPaths,
+    Submission,
+    SweepPaths,
+    read_cancel,
+    read_settled,
     read_status,
     read_submission,
+    read_sweep,
+    state_before,
     write_cancel,
 )
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _SubmittedJob:
+    """A Slurm job, an array element, or a local process that was submitted."""
+
+    submission: Submission
+    """Of one of its runs."""
+    runs: frozenset[RunPaths]
+    """Those that it still has to do: neither ended nor cancelled."""
 
 
 def cancel_command(place: Path) -> ExitCode:
@@ -46,7 +63,7 @@ def cancel_command(place: Path) -> ExitCode:
     # First of all: what ends a job looks for the wish to tell why.
     _leave_wishes(alive)
     # One that has other runs to do sees the wish by itself, and goes on with these.
-    jobs = [one for one in find_submitted_jobs(alive) if not one.runs]
+    jobs = [one for one in _find_submitted_jobs(alive) if not one.runs]
     slurm.cancel(_find_jobs(jobs))
     for pid in {*_senders(jobs), *_chiefs(alive)}:
         with suppress(ProcessLookupError):
@@ -63,7 +80,7 @@ def _refuse_copy(view: RunView) -> None:
         )
 
 
-def _find_jobs(jobs: Iterable[SubmittedJob]) -> list[str]:
+def _find_jobs(jobs: Iterable[_SubmittedJob]) -> list[str]:
     """The jobs to cancel on the cluster that commands here speak to."""
     sent = [one.submission for one in jobs if one.submission.executor == "slurm"]
     if not sent:
@@ -94,7 +111,7 @@ def _leave_wishes(runs: Iterable[RunPaths]) -> None:
             ) from error
 
 
-def _senders(jobs: Iterable[SubmittedJob]) -> Iterator[int]:
+def _senders(jobs: Iterable[_SubmittedJob]) -> Iterator[int]:
     """Processes of this machine that were submitted and carry nothing else."""
     for job in jobs:
         sent = job.submission
@@ -119,7 +136,7 @@ def _chiefs(runs: Iterable[RunPaths]) -> Iterator[int]:
 def _has_sender(paths: RunPaths) -> bool:
     """Whether a submitted process of this machine is at work on the run, and perhaps on others."""
     sent = read_submission(paths)
-    return sent is not None and any(_senders([SubmittedJob(sent, frozenset())]))
+    return sent is not None and any(_senders([_SubmittedJob(sent, frozenset())]))
 
 
 def _tell(views: Sequence[RunView], alive: Sequence[RunPaths]) -> None:
@@ -132,3 +149,63 @@ def _tell(views: Sequence[RunView], alive: Sequence[RunPaths]) -> None:
             "it has ended, and `dnnjob resume` goes on.",
             "the run" if len(alive) == 1 else f"{len(alive)} runs",
         )
+
+
+def _find_submitted_jobs(runs: Iterable[RunPaths]) -> list[_SubmittedJob]:
+    """What carries the runs that were submitted, each once."""
+    alone: list[_SubmittedJob] = []
+    sweeps: dict[Path, SweepPaths] = {}
+    chosen: set[str] = set()
+    for paths in runs:
+        sent = read_submission(paths)
+        if sent is None:
+            continue
+        if _is_sent_alone(paths, sent):
+            alone.append(_SubmittedJob(sent, frozenset(filter(_is_wanted, [paths]))))
+            continue
+        sweep = _sweep_of(paths, sent)
+        sweeps[sweep.root] = sweep
+        chosen.add(sent.job_id)
+    shared = [job for sweep in sweeps.values() for job in _jobs_of(sweep)]
+    return alone + [job for job in shared if job.submission.job_id in chosen]
+
+
+def _is_sent_alone(paths: RunPaths, sent: Submission) -> bool:
+    """Whether no other run came along: a point of a sweep that was resumed has its own job."""
+    return sent.sweep_id is None or _folder_of(paths, sent) == paths.submission_folder
+
+
+def _sweep_of(paths: RunPaths, sent: Submission) -> SweepPaths:
+    return SweepPaths(_folder_of(paths, sent).parent)
+
+
+def _folder_of(paths: RunPaths, sent: Submission) -> Path:
+    # normpath, not resolve: links stay as they are.
+    return Path(os.path.normpath(paths.root / sent.folder))
+
+
+def _jobs_of(sweep: SweepPaths) -> Iterator[_SubmittedJob]:
+    carried: dict[str, list[RunPaths]] = {}
+    sent: dict[str, Submission] = {}
+    for paths in _points(sweep):
+        submission = read_submission(paths)
+        if submission is not None:
+            sent[submission.job_id] = submission
+            carried.setdefault(submission.job_id, []).append(paths)
+    for job_id, runs in carried.items():
+        yield _SubmittedJob(sent[job_id], frozenset(filter(_is_wanted, runs)))
+
+
+def _points(sweep: SweepPaths) -> list[RunPaths]:
+    try:
+        return [sweep.run(point) for point in read_sweep(sweep).points]
+    except JobError:
+        return []
+
+
+def _is_wanted(paths: RunPaths) -> bool:
+    try:
+        is_over = state_before(read_settled(paths), read_submission(paths)) in OVER
+    except (OSError, ValueError):
+        return False
+    return not is_over and read_cancel(paths) is None
