@@ -40,7 +40,7 @@ def draw_masks(
             drawn = tf.random.stateless_uniform((rows, units), seed=key, alg="philox")
         else:
             drawn = _draw_rows(key, replica, rows=rows, units=units)
-        masks.append(tf.cast(drawn >= values.dropout_rate, tf.float32) / values.kept_share)
+        masks.append(tf.cast(drawn >= values.dropout_rate, tf.float32) * values.kept_scale)
     return masks
 
 

@@ -23,7 +23,7 @@ class Hyperparameters(NamedTuple):
 
     Attributes:
         dropout_rate: Share of the inputs of a layer that are dropped, float32 as what follows.
-        kept_share: Share of those that are not, rounded once.
+        kept_scale: What those that are not are multiplied by; a product costs less than a division.
         penalty: What a kernel adds to its gradient, times itself.
         clip_norm: Largest global norm of a step's gradient.
         decay: Share of a weight that a step of learning rate 1 takes away.
@@ -33,7 +33,7 @@ class Hyperparameters(NamedTuple):
     """
 
     dropout_rate: Any
-    kept_share: Any
+    kept_scale: Any
     penalty: Any
     clip_norm: Any
     decay: Any
@@ -47,7 +47,7 @@ class Hyperparameters(NamedTuple):
         model, train = job.model, job.train
         return cls(
             dropout_rate=np.float32(model.dropout_rate),
-            kept_share=np.float32(1.0 - model.dropout_rate),
+            kept_scale=np.float32(1.0) / np.float32(1.0 - model.dropout_rate),
             penalty=np.float32(2.0 * model.l2),
             clip_norm=np.float32(train.clip_norm or 0.0),
             decay=np.float32(train.decay or 0.0),
