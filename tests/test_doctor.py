@@ -44,7 +44,11 @@ def test_a_fit_machine_is_told_in_json(dnnjob: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "told"),
     [
-        ("raise ImportError('libcuda.so: not found')", "libcuda.so: not found"),
+        pytest.param(
+            "raise ImportError('libcuda.so: not found')",
+            "libcuda.so: not found",
+            marks=pytest.mark.long,
+        ),
         ("import os; os.abort()", "SIGABRT"),
     ],
 )

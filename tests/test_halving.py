@@ -66,6 +66,7 @@ def test_a_run_that_is_left_behind_completes_with_what_it_has(paths: RunPaths) -
     assert "halved" in paths.page.read_text()
 
 
+@pytest.mark.long
 def test_one_that_was_left_behind_may_go_on_to_its_end(
     paths: RunPaths, write_job: WriteJob, tmp_path: Path
 ) -> None:
@@ -89,6 +90,7 @@ def test_with_patience_a_run_is_compared_by_its_best_epoch(
     assert rung.val_loss == pd.read_parquet(paths.history)["val_loss"][:10].min()
 
 
+@pytest.mark.long
 def test_one_whose_patience_ends_before_a_rung_is_compared_there_by_its_best_epoch(
     write_job: WriteJob, tmp_path: Path
 ) -> None:

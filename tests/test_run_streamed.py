@@ -250,6 +250,7 @@ def test_validation_rows_need_no_patience(base: RunPaths, folder: Path) -> None:
     np.testing.assert_array_equal(losses(paths), losses(base))
 
 
+@pytest.mark.long
 def test_few_test_rows_tell_what_columns_are_worth(folder: Path) -> None:
     paths = run(folder, "data.test_fraction=0.0002", "train.epochs=1", "output.plots=true")
 

@@ -214,6 +214,7 @@ def test_a_browser_sorts_and_filters(root: Path, tmp_path: Path) -> None:
     assert [row[head.index("run_id")] for row in rows] == expected
 
 
+@pytest.mark.long
 def test_a_browser_shows_the_first_rows_and_says_what_is_wrong_with_a_filter(
     root: Path, tmp_path: Path
 ) -> None:

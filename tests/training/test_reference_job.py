@@ -46,7 +46,9 @@ def make_job(make_training: Any, *, seed: int, epochs: int, batch: int = 64) -> 
     return ReferenceJob(training, z[test, :-1].astype(np.float32), z[test, -1])
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))]
+)
 def test_the_first_epochs_lose_as_in_keras(make_training: Any, seed: int) -> None:
     job = make_job(make_training, seed=seed, epochs=3)
     history = fit_with_keras(job.training, keras.optimizers.SGD(0.01))

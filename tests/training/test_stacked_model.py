@@ -15,8 +15,18 @@ from tests.training.conftest import predict_rows
 from tests.training.test_numeric_embedding import COLUMNS, TARGET, make_encoding
 
 
-@pytest.mark.parametrize("kind", ["none", "piecewise", "periodic"])
-@pytest.mark.parametrize("embeds", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "embeds"),
+    [
+        ("none", True),
+        ("piecewise", False),
+        ("periodic", True),
+        *(
+            pytest.param(*one, marks=pytest.mark.long)
+            for one in (("none", False), ("piecewise", True), ("periodic", False))
+        ),
+    ],
+)
 def test_members_side_by_side_predict_what_each_does_alone(kind: Any, embeds: bool) -> None:
     encoding = make_encoding()
     if embeds:

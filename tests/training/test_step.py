@@ -79,8 +79,19 @@ def fit_with_keras(
     )
 
 
-@pytest.mark.parametrize("xla", ["on", "off"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("name", "xla"),
+    [
+        *((name, "on") for name in OPTIMIZERS),
+        ("sgd", "off"),
+        ("adam", "off"),
+        *(
+            pytest.param(name, "off", marks=pytest.mark.long)
+            for name in OPTIMIZERS
+            if name not in ("sgd", "adam")
+        ),
+    ],
+)
 def test_every_optimizer_trains_as_it_does_in_keras(
     make_training: Any, name: str, xla: str
 ) -> None:
@@ -272,7 +283,7 @@ def test_a_chunk_grows_with_the_threads_that_share_it(
     assert chunk_rows(devices, threads=threads) == rows
 
 
-@pytest.mark.parametrize("batch", [16, 2000])
+@pytest.mark.parametrize("batch", [16, pytest.param(2000, marks=pytest.mark.long)])
 def test_one_compilation_serves_every_range_of_steps(make_training: Any, batch: int) -> None:
     training = make_training(
         num_rows=3000,
@@ -325,7 +336,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     assert np.mean(mask.numpy() == other.numpy()) < 0.7
 
 
-@pytest.mark.parametrize("xla", ["on", "off"])
+@pytest.mark.parametrize("xla", ["on", pytest.param("off", marks=pytest.mark.long)])
 def test_validation_loss_is_the_mean_squared_error_after_each_epoch(
     make_training: Any, xla: str
 ) -> None:
@@ -339,7 +350,7 @@ def test_validation_loss_is_the_mean_squared_error_after_each_epoch(
     assert state.log.validation_losses[-1] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("xla", ["on", "off"])
+@pytest.mark.parametrize("xla", ["on", pytest.param("off", marks=pytest.mark.long)])
 def test_patience_stops_and_gives_back_the_best_weights(make_training: Any, xla: str) -> None:
     training = make_training(
         num_rows=20,
