@@ -51,7 +51,7 @@ MAX_TROUBLED = 200
 MAX_SETTINGS = 200
 # What needs a person stands first.
 TROUBLES = ("FAILED", None, "COMPLETED", "RUNNING", "REQUEUED", "CREATED", "CANCELLED")
-# What a page shows before all columns are asked for; the keys that vary stand after the state.
+# What a page shows before all columns are asked for; the keys that vary stand after the errors.
 SHORT = ("name", "run_id", "state", *RANKINGS, *GAINS, "test_r2", "seed", "train_s", "host")
 
 
@@ -149,7 +149,7 @@ def _make_island(table: pa.Table, links: Sequence[str | None]) -> dict[str, Any]
     table = add_gains(table)
     names = [name for name in (*LINE_SCHEMA.names, *GAINS) if table[name].null_count < len(table)]
     short = [name for name in SHORT if name in names]
-    after = short.index("state") + 1 if "state" in short else len(short)
+    after = 1 + max((short.index(name) for name in ("state", *RANKINGS) if name in short), default=-1)
     order = [*short[:after], *keys, *short[after:]]
     order += [name for name in names if name not in order]
     return {

@@ -34,8 +34,9 @@
     if (column.gain) return formatGain(value);
     if (typeof value === "boolean") return value ? "yes" : "no";
     if (column.kind !== "number") return String(value);
-    // What a person chose is shown as chosen.
-    return column.whole || column.name.startsWith("job.") ? String(value) : formatNumber(value);
+    // What a person chose is shown as chosen; what was drawn for a search has digits without end.
+    if (column.whole) return String(value);
+    return column.name.startsWith("job.") ? String(Number(value.toPrecision(6))) : formatNumber(value);
   }
 
   function findColumn(name) {
@@ -227,11 +228,20 @@
     return text.length > 12 ? `${text.slice(0, 11)}…` : text;
   }
 
+  // Errors far above most of the others would press these flat: by Tukey's outer fence, on logs.
+  function findTop(rows) {
+    const errors = rows.map((i) => data.rows[i][place.get(data.ranking)]).filter((mse) => mse !== null);
+    const logs = errors.map((mse) => Math.log(Math.max(mse, 1e-300))).sort((a, b) => a - b);
+    const [low, high] = [0.25, 0.75].map((share) => logs[Math.floor(share * (logs.length - 1))]);
+    return Math.max(...errors.filter((_, i, all) => all.length < 8 || Math.log(Math.max(errors[i], 1e-300)) <= high + 3 * (high - low)));
+  }
+
   function pointsOf(key, rows) {
-    const [at, error] = [place.get(key), place.get(data.ranking)];
+    const [at, error, top] = [place.get(key), place.get(data.ranking), findTop(rows)];
     return rows
       .map((i) => [data.rows[i][at], data.rows[i][error], spread(i)])
-      .filter(([value, mse]) => value !== null && mse !== null);
+      .filter(([value, mse]) => value !== null && mse !== null)
+      .map(([value, mse, aside]) => [value, Math.min(mse, top), aside, mse > top]);
   }
 
   // Share of the errors' variance that goes with a key: between its values, or quarters of many.
@@ -263,8 +273,13 @@
     const name = (value) => (isNumber ? value : String(value));
     const measure = data.ranking.replace("_mse", " MSE");
     const svg = frame(`${measure} against ${column.label}`, x, y, column.label, measure);
-    svg.append(dots(points.map(([value, mse, aside]) => [x.at(name(value)) + aside, y.at(mse)])));
-    drawMeans(svg, classes, points, (value) => x.at(name(value)), y, isNumber);
+    const within = points.filter(([, , , isFar]) => !isFar);
+    svg.append(dots(within.map(([value, mse, aside]) => [x.at(name(value)) + aside, y.at(mse)])));
+    for (const [value, , aside, isFar] of points) {
+      const from = x.at(name(value)) + aside;
+      if (isFar) svg.append(element("path", { class: "far", d: `M${(from - 4).toFixed(1)} ${top + 4}l4 -7l4 7z` }));
+    }
+    drawMedians(svg, classes, points, (value) => x.at(name(value)), y, isNumber);
     const best = points.reduce((a, b) => (b[1] < a[1] ? b : a));
     svg.append(element("circle", { class: "best", r: 6, cx: x.at(name(best[0])) + best[2], cy: y.at(best[1]) }));
     const figure = document.createElement("figure");
@@ -272,20 +287,20 @@
     return figure;
   }
 
-  function drawMeans(svg, classes, points, at, y, isNumber) {
-    const sums = new Map(classes.map((value) => [value, [0, 0]]));
-    for (const [value, mse] of points) {
-      const sum = sums.get(value);
-      sum[0] += mse;
-      sum[1] += 1;
-    }
+  function drawMedians(svg, classes, points, at, y, isNumber) {
+    const errors = new Map(classes.map((value) => [value, []]));
+    for (const [value, mse] of points) errors.get(value).push(mse);
+    const median = (values) => {
+      const [sorted, half] = [values.sort((a, b) => a - b), (values.length - 1) / 2];
+      return (sorted[Math.floor(half)] + sorted[Math.ceil(half)]) / 2;
+    };
     // Where hardly a value comes twice, as in a search, a line from run to run says nothing.
     if (classes.length > 40 || (classes.length > 12 && points.length < 2 * classes.length)) return;
-    const means = classes.map((value) => [at(value), y.at(sums.get(value)[0] / sums.get(value)[1])]);
+    const medians = classes.map((value) => [at(value), y.at(median(errors.get(value)))]);
     const line = isNumber
-      ? `M${means.map(([a, b]) => `${a.toFixed(1)} ${b.toFixed(1)}`).join("L")}`
-      : means.map(([a, b]) => `M${(a - 9).toFixed(1)} ${b.toFixed(1)}h18`).join("");
-    svg.append(element("path", { class: "means", d: line }));
+      ? `M${medians.map(([a, b]) => `${a.toFixed(1)} ${b.toFixed(1)}`).join("L")}`
+      : medians.map(([a, b]) => `M${(a - 9).toFixed(1)} ${b.toFixed(1)}h18`).join("");
+    svg.append(element("path", { class: "medians", d: line }));
   }
 
   function drawCharts(rows) {
