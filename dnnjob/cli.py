@@ -18,6 +18,7 @@ from dnnjob.cli_arguments import (
     AsJson,
     JobFile,
     KeyedCommand,
+    OtherRun,
     Overrides,
     Root,
     RunFolder,
@@ -371,13 +372,19 @@ def best(
 
 
 @app.command()
-def compare(run: RunFolder, other: RunFolder, as_json: AsJson = False) -> None:
-    """Say what differs between two runs, and by how much.
+def compare(
+    run: RunOrSweep,
+    other: OtherRun = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what differs between two runs, and by how much; of a sweep, what it varied.
 
-    Errors are compared on the test rows that both have.
+    Errors of two runs are compared on the test rows that both have. The runs of a sweep, or of a
+    root, stand with the keys that vary beside their errors, the best first.
 
     \b
       dnnjob compare runs/houses/20261123-101500-3f9a1c runs/houses/20261123-102200-77b01d
+      dnnjob compare runs/houses/sweeps/20261123-101500-3f9a1c
     """
     from dnnjob.collect.commands import compare_command
 

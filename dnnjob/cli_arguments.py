@@ -37,6 +37,15 @@ RunFolder = Annotated[
         autocompletion=complete_runs,
     ),
 ]
+OtherRun = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="RUN",
+        help="Another run folder.",
+        autocompletion=complete_runs,
+        show_default=False,
+    ),
+]
 RunOrSweep = Annotated[
     Path,
     typer.Argument(

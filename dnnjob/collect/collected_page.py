@@ -149,7 +149,9 @@ def _make_island(table: pa.Table, links: Sequence[str | None]) -> dict[str, Any]
     table = add_gains(table)
     names = [name for name in (*LINE_SCHEMA.names, *GAINS) if table[name].null_count < len(table)]
     short = [name for name in SHORT if name in names]
-    after = 1 + max((short.index(name) for name in ("state", *RANKINGS) if name in short), default=-1)
+    after = 1 + max(
+        (short.index(name) for name in ("state", *RANKINGS) if name in short), default=-1
+    )
     order = [*short[:after], *keys, *short[after:]]
     order += [name for name in names if name not in order]
     return {

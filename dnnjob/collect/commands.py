@@ -2,6 +2,7 @@
 
 code = collect_command(Path("runs"), out=Path("table.html"), where=["name=housing"])
 code = compare_command(Path("runs/housing/..."), Path("runs/housing/..."))
+code = compare_command(Path("runs/housing/sweeps/..."), None)
 """
 
 import json
@@ -31,6 +32,7 @@ from dnnjob.collect.terminal import Column, render_table
 from dnnjob.collect.views import (
     describe_comparison,
     make_plain_view,
+    make_ranked_view,
     make_settings_view,
     make_view,
 )
@@ -101,18 +103,40 @@ def collect_command(
     return ExitCode.DATA if is_unread else ExitCode.DONE
 
 
-def compare_command(first: Path, second: Path, *, as_json: bool = False) -> ExitCode:
+def compare_command(first: Path, second: Path | None, *, as_json: bool = False) -> ExitCode:
     """Says on stdout what differs between two finished runs, and whether their errors do.
 
+    Of a sweep, or of all runs under a root: what they vary beside their errors, the best first.
+
+    Args:
+        first: A run; without a second a sweep or a root.
+        second: Another run.
+        as_json: Whether stdout gets JSON.
+
     Raises:
-        JobError: If one is no run folder, or has no report.
+        JobError: If one is no run folder, or has no report, or there is but one run.
         DataError: If a report or predictions cannot be read.
     """
+    if second is None:
+        return _compare_points(first, as_json=as_json)
     comparison = compare_runs(first, second)
     if as_json:
         print(json.dumps(asdict(comparison), ensure_ascii=False, indent=1))
     else:
         print(describe_comparison(comparison, width=_screen_width()))
+    return ExitCode.DONE
+
+
+def _compare_points(place: Path, *, as_json: bool) -> ExitCode:
+    runs = read_runs(place)
+    if len(runs) < 2:
+        raise JobError(
+            f"Two runs are compared, or those of a sweep or a root, but {printable_path(place)} "
+            f"has {len(runs)}. Give another run beside it."
+        )
+    lines = order_lines(choose_lines(runs, ()), None)
+    print(to_json(lines).rstrip("\n") if as_json else _render(make_ranked_view(lines)))
+    _talk(runs, lines, place, sort=None)
     return ExitCode.DONE
 
 
@@ -160,6 +184,10 @@ def _draw(shown: pa.Table, lines: pa.Table, by: str | None, columns: str | None)
         view = make_settings_view(shown, setting_keys(lines, by))
     else:
         view = make_view(shown)
+    return _render(view)
+
+
+def _render(view: Sequence[Column]) -> str:
     screen = render_table(view, width=_screen_width(), bold=_is_terminal())
     if screen.dropped:
         logger.info(

@@ -6,6 +6,7 @@ print(describe_comparison(comparison, width=120))
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -64,6 +65,18 @@ def make_view(table: pa.Table) -> list[Column]:
         column("reason", lambda line: to_cell(line["reason"], none=""), rank=3, flexible=True),
     ]
     return [shown for shown in view if shown.title != "reason" or any(shown.cells)]
+
+
+def make_ranked_view(table: pa.Table) -> list[Column]:
+    """What runs varied beside their errors, and which run it was."""
+    shown = {column.title: column for column in make_view(table)}
+    keys = _short_titles(table, varying_keys(table)).values()
+    # What tells the runs apart gives way last of all.
+    ranked = [shown[name] for name in RANKINGS if name in shown]
+    ranked += [replace(shown[title], rank=1) for title in keys]
+    if len(set(shown["seed"].cells)) > 1:
+        ranked.append(replace(shown["seed"], rank=1))
+    return [*ranked, replace(shown["run_id"], rank=2), replace(shown["state"], rank=3)]
 
 
 def make_settings_view(settings: pa.Table, keys: Sequence[str]) -> list[Column]:

@@ -219,3 +219,23 @@ def test_two_runs_are_compared_on_stdout(root: Path, capsys: pytest.CaptureFixtu
     said = json.loads(capsys.readouterr().out)
     assert said["paired"]["num_pairs"] > 100
     assert {"part": "machine", "key": "host", "first": "n0", "second": "n1"} in said["differences"]
+
+
+def test_the_runs_of_a_root_are_compared_by_what_they_vary(
+    sweep_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare_command(sweep_root, None) is ExitCode.DONE
+    head, *lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert head[:3] == ["test_mse", "learning_rate", "seed"]
+    errors = [line[0] for line in lines]
+    assert errors == ["10.00", "11.00", "12.00", "13.00", "14.00", "18.00", "\N{EN DASH}"]
+    assert [line[1:3] for line in lines[:3]] == [["0.01", "0"], ["0.01", "2"], ["0.01", "1"]]
+
+    compare_command(sweep_root, None, as_json=True)
+    assert [run["test_mse"] for run in json.loads(capsys.readouterr().out)][:2] == [10.0, 11.0]
+
+
+def test_one_run_is_compared_with_none(root: Path) -> None:
+    run = write_run(root, Wish(number=0))
+    with pytest.raises(JobError, match="Give another run beside it"):
+        compare_command(run, None)
