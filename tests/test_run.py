@@ -213,18 +213,6 @@ def test_the_resolved_job_is_complete_and_absolute(finished: FinishedRun) -> Non
     assert to_toml(job) == finished.paths.job.read_text()
 
 
-@pytest.mark.long
-def test_the_resolved_job_repeats_the_run_bit_for_bit(
-    finished: FinishedRun, dnnjob: Command, tmp_path: Path
-) -> None:
-    done = dnnjob("run", finished.paths.job, "output.plots=false", "--root", tmp_path)
-    assert done.returncode == 0, done.stderr
-    again = RunPaths(Path(done.stdout.strip()))
-    assert again.predictions.read_bytes() == finished.paths.predictions.read_bytes()
-    first, second = (pd.read_parquet(paths.history) for paths in (finished.paths, again))
-    pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"))
-
-
 # Choices of output
 
 

@@ -1,7 +1,5 @@
 """Preprocessing inside the model, against NumPy, pandas and the pipeline."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from dnnjob.data.encoding import (
     TargetEncoding,
 )
 from dnnjob.data.encoding_fit import fit_columns
-from dnnjob.data.raw_columns import Block, Texts, take_rows
+from dnnjob.data.raw_columns import Block, Texts
 from dnnjob.training.encoder import build_encoder, build_model, build_readers, encode
 from dnnjob.training.export import as_input, build_export, load_predictor, save_model
 from dnnjob.training.model import build_dnn, summarize
@@ -275,43 +273,6 @@ def test_a_log_target_comes_back_in_its_units(tmp_path: Path, block: Block) -> N
     scaled = predict_rows(dnn, encode_block(encoding, block))
     found = load_predictor(path, KINDS, precision="float32")(block).y_pred
     np.testing.assert_allclose(found, np.expm1(scaled * 0.5 + 3.0), rtol=5e-6)
-
-
-PLAIN = """
-import sys, keras, numpy as np, pandas as pd
-frame = pd.read_pickle(sys.argv[2])
-model = keras.models.load_model(sys.argv[1], safe_mode=True)
-predicted = model.predict({name: frame[name].to_numpy() for name in model.input}, verbose=0)
-assert "dnnjob" not in sys.modules
-np.save(sys.argv[3], predicted[:, 0])
-"""
-
-
-@pytest.mark.long
-def test_plain_keras_takes_a_frame_of_raw_columns(
-    tmp_path: Path, block: Block, encoding: Encoding
-) -> None:
-    path, _ = save(tmp_path, encoding)
-    frame = pd.DataFrame(
-        {
-            name: np.asarray(as_input(take_rows(block, slice(None))[name], kind))[:, 0]
-            for name, kind in KINDS.items()
-        }
-    )
-    for name in ("colour/hue", "sold", "street"):
-        frame[name] = frame[name].str.decode("utf-8").astype(object)
-    frame.to_pickle(tmp_path / "frame.pkl")
-    arguments = [path, tmp_path / "frame.pkl", tmp_path / "found.npy"]
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN, *map(str, arguments)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    expected = load_predictor(path, KINDS, precision="float32")(block).y_pred
-    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected, rtol=1e-5)
 
 
 def test_columns_may_have_the_names_of_layers(tmp_path: Path) -> None:
