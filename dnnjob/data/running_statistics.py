@@ -67,6 +67,7 @@ class NumberTotals:
         """As encodings take them."""
         if not self.num_finite:
             return ColumnStatistics(num_rows=self.num_rows, num_missing=self.num_missing)
+        median, *quantiles = self.sketch.quantiles((0.5, *QUANTILE_SHARES))
         return ColumnStatistics(
             num_rows=self.num_rows,
             num_missing=self.num_missing,
@@ -74,8 +75,8 @@ class NumberTotals:
             variance=self.squared_deviation / self.num_finite,
             minimum=self.minimum,
             maximum=self.maximum,
-            median=self.sketch.quantile(0.5),
-            quantiles=self.sketch.quantiles(QUANTILE_SHARES),
+            median=median,
+            quantiles=tuple(quantiles),
         )
 
 
