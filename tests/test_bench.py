@@ -35,7 +35,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(
-    "name", ["sweep", "tasks", "replicas", "tasks-start", "checkpoints", "stream"]
+    "name", ["sweep", "search", "tasks", "replicas", "tasks-start", "checkpoints", "stream"]
 )
 def test_the_runs_of_a_work_are_valid(
     bench: Any, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

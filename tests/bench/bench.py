@@ -3,8 +3,9 @@
     make bench
     make bench BENCH_ARGS="--only housing,startup --pairs 7 --housing housing.csv"
 
-Works: housing, process, batch-1024, batch-8192 against peers; sweep against its trainings; startup,
-collect alone; tasks, replicas, tasks-start, checkpoints, stream against a run without them.
+Works: housing, process, batch-1024, batch-8192 against peers; sweep against its trainings; search
+with halving against without; startup, collect alone; tasks, replicas, tasks-start, checkpoints,
+stream against a run without them.
 Everything runs on two CPU cores, which nothing else should use meanwhile: rounds in which
 something did are counted as disturbed, and PyTorch suffers most from it, since its threads wait for
 each other by spinning.
@@ -21,10 +22,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from contenders import FOLDER, RUNS
+from contenders import FOLDER, ROOT, RUNS
 from inputs import Table, write_housing, write_large
 from measure import BenchError, Work, alternate, judge, render_figures, render_verdicts, talk
 from work_peers import make_batch_work, make_housing_work, make_process_work
+from work_search import make_search_work
 from work_start import make_collect_work, make_startup_work
 from work_stream import make_stream_work
 from work_sweep import make_sweep_work
@@ -39,6 +41,7 @@ NAMES = (
     "housing",
     "process",
     "sweep",
+    "search",
     "batch-1024",
     "batch-8192",
     "startup",
@@ -103,6 +106,9 @@ def make_works(arguments: argparse.Namespace) -> dict[str, Callable[[], Work]]:
         "housing": lambda: make_housing_work(housing()),
         "process": lambda: make_process_work(housing()),
         "sweep": lambda: make_sweep_work(housing()),
+        "search": lambda: make_search_work(
+            arguments.concrete, points=arguments.points, epochs=arguments.epochs
+        ),
         "batch-1024": lambda: make_batch_work(large(), batch=1024),
         "batch-8192": lambda: make_batch_work(large(), batch=8192),
         "startup": lambda: make_startup_work(housing().source),
@@ -157,6 +163,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, help="rounds of each work; default: 5, for some 9")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--housing", type=Path, help="the housing table; default: one of its shape")
+    parser.add_argument(
+        "--concrete",
+        type=Path,
+        default=ROOT.parent / "shared" / "data" / "concrete.csv",
+        help="the table of `search`",
+    )
+    parser.add_argument("--points", type=int, default=60, help="of `search`")
+    parser.add_argument("--epochs", type=int, default=600, help="of each point of `search`")
     parser.add_argument("--rows", type=int, default=20_000_000, help="of the table of `stream`")
     parser.add_argument("--runs", type=int, default=10_000, help="run folders of `collect`")
     parser.add_argument("--seconds", type=float, default=60.0, help="of training of `checkpoints`")

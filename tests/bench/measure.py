@@ -119,15 +119,16 @@ def run_contender(contender: Contender, number: int, *, environment: dict[str, s
     wait_for_quiet()
     start, busy, own = time.perf_counter(), busy_seconds(), child_seconds()
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    wall_s = time.perf_counter() - start
-    foreign = (busy_seconds() - busy) - (child_seconds() - own)
+    wall_s, cpu_s = time.perf_counter() - start, child_seconds() - own
+    foreign = (busy_seconds() - busy) - cpu_s
     if done.returncode:
         raise BenchError(
             f"{contender.name} ended with code {done.returncode}.\n"
             f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
         )
     foreign_cores = max(0.0, foreign - TICKS_S) / wall_s
-    return {"wall_s": wall_s, "foreign_cores": foreign_cores, **contender.read(done.stdout)}
+    told = {"wall_s": wall_s, "cpu_s": cpu_s, "foreign_cores": foreign_cores}
+    return {**told, **contender.read(done.stdout)}
 
 
 def wait_for_quiet() -> None:
