@@ -75,15 +75,47 @@ def measure_importance(
     num_columns = max(MIN_COLUMNS, int(affordable / len(y)))
     if num_columns < len(places):
         places = _choose_columns(x, predicted, places, num_columns)
-    shuffled = np.tile(x, (REPEATS, 1))
+    copies = _Copies(predict, x, y, random)
     found: list[Importance] = []
     told_at = time.monotonic()
     for column, inputs in places.items():
-        found.append(_measure(predict, x, y, shuffled, list(inputs), before, column, random))
+        errors = copies.errors_without(list(inputs))
+        found.append(
+            Importance(
+                column=column,
+                mse_increase=float(errors.mean()) - before,
+                mse_increase_std=float(errors.std()),
+            )
+        )
         if time.monotonic() - told_at > PROGRESS_S:
             logger.info("Shuffled %d of %d columns.", len(found), len(places))
             told_at = time.monotonic()
     return tuple(sorted(found, key=lambda one: -one.mse_increase))
+
+
+class _Copies:
+    """`REPEATS` copies of the rows, of which one column at a time is shuffled."""
+
+    def __init__(
+        self,
+        predict: Callable[[Inputs], Doubles],
+        x: Inputs,
+        y: Doubles,
+        random: np.random.Generator,
+    ) -> None:
+        self._predict, self._x, self._y, self._random = predict, x, y, random
+        self._rows = np.tile(x, (REPEATS, 1))
+
+    def errors_without(self, inputs: list[int]) -> Doubles:
+        """Mean squared error of each copy once these inputs, shuffled together, tell nothing."""
+        num_rows = len(self._x)
+        for repeat in range(REPEATS):
+            rows = slice(repeat * num_rows, (repeat + 1) * num_rows)
+            order = self._random.permutation(num_rows)
+            self._rows[rows, inputs] = self._x[np.ix_(order, np.array(inputs))]
+        errors = np.square(self._predict(self._rows).reshape(REPEATS, -1) - self._y).mean(axis=1)
+        self._rows[:, inputs] = np.tile(self._x[:, inputs], (REPEATS, 1))
+        return np.asarray(errors, np.float64)
 
 
 def _choose_columns(
@@ -109,26 +141,3 @@ def _correlate(x: Inputs, predicted: Doubles) -> Doubles:
     products = np.abs((predicted - predicted.mean()) @ x)
     found: Doubles = np.divide(products, size, out=np.zeros(x.shape[1]), where=size > 0)
     return found
-
-
-def _measure(
-    predict: Callable[[Inputs], Doubles],
-    x: Inputs,
-    y: Doubles,
-    shuffled: Inputs,
-    inputs: list[int],
-    before: float,
-    column: str,
-    random: np.random.Generator,
-) -> Importance:
-    """The worth of one column; `shuffled` holds `REPEATS` copies of `x`, before and after."""
-    for repeat in range(REPEATS):
-        rows = slice(repeat * len(x), (repeat + 1) * len(x))
-        shuffled[rows, inputs] = x[np.ix_(random.permutation(len(x)), np.array(inputs))]
-    errors = np.square(predict(shuffled).reshape(REPEATS, -1) - y).mean(axis=1)
-    shuffled[:, inputs] = np.tile(x[:, inputs], (REPEATS, 1))
-    return Importance(
-        column=column,
-        mse_increase=float(errors.mean()) - before,
-        mse_increase_std=float(errors.std()),
-    )
