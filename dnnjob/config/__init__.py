@@ -8,7 +8,6 @@ from dnnjob.config.data_section import DataConfig
 from dnnjob.config.job import DevicesConfig, JobConfig, ModelConfig, OutputConfig, TrainConfig
 from dnnjob.config.overrides import (
     change_devices,
-    list_job_keys,
     list_keys,
     load_job,
     load_job_again,
@@ -32,7 +31,6 @@ __all__ = [
     "ProfileConfig",
     "TrainConfig",
     "change_devices",
-    "list_job_keys",
     "list_keys",
     "load_job",
     "load_job_again",

@@ -22,7 +22,7 @@ from dnnjob.runs.journal import (
     latest_attempt,
     own_job_id,
 )
-from dnnjob.runs.judge import FRESH, LAG, JobView, ProcessView, SchedulerAnswer, Verdict, judge
+from dnnjob.runs.judge import FRESH, JobView, ProcessView, SchedulerAnswer, Verdict, judge
 from dnnjob.runs.queue_reasons import describe_queue_reason
 from dnnjob.runs.records import (
     Attempt,
@@ -32,7 +32,6 @@ from dnnjob.runs.records import (
     Reason,
     Record,
     Requested,
-    Rung,
     State,
     Status,
     Submission,
@@ -82,7 +81,6 @@ from dnnjob.runs.settle import (
 
 __all__ = [
     "FRESH",
-    "LAG",
     "OVER",
     "RUN_ID",
     "SECONDS_BETWEEN_SIGNS",
@@ -101,7 +99,6 @@ __all__ = [
     "Record",
     "Requested",
     "RunPaths",
-    "Rung",
     "SchedulerAnswer",
     "State",
     "Status",

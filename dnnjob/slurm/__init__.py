@@ -9,7 +9,6 @@ from dnnjob.slurm.accounted_jobs import AccountedJob, list_accounted
 from dnnjob.slurm.queued_jobs import (
     QueuedJob,
     cancel,
-    find_job,
     list_queue,
     release,
     requeue,
@@ -25,7 +24,6 @@ from dnnjob.slurm.site import (
     read_site,
     show_config,
 )
-from dnnjob.slurm.slurm_commands import QUERY_TIMEOUT_S
 from dnnjob.slurm.slurm_words import ENDED_STATES, parse_duration, parse_elements
 from dnnjob.slurm.submission import (
     LOOK_UP_S,
@@ -40,7 +38,6 @@ from dnnjob.slurm.submit_limits import SubmitLimit, find_room
 __all__ = [
     "ENDED_STATES",
     "LOOK_UP_S",
-    "QUERY_TIMEOUT_S",
     "SUBMIT_TIMEOUT_S",
     "AccountedJob",
     "Node",
@@ -51,7 +48,6 @@ __all__ = [
     "cancel",
     "cluster_name",
     "explain_refusal",
-    "find_job",
     "find_room",
     "list_accounted",
     "list_nodes",
