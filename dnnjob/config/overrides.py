@@ -287,7 +287,7 @@ def describe_faults(error: ValidationError, model: type[BaseModel]) -> Iterator[
             case "tuple_type":
                 yield (
                     f"{key}: must be a list, but got {_as_toml(fault['input'])}. "
-                    f"Write {key}={_as_list(fault['input'])}."
+                    f"Write {key}={_as_list(fault['input'], fault['loc'], model)}."
                 )
             case "missing":
                 yield f"{key}: required, but missing. Set it."
@@ -311,6 +311,8 @@ def _rule(fault: ErrorDetails) -> str:
             return "must be a table of keys"
         case "string_too_short":
             return "must not be empty"
+        case "string_type":
+            return "must be a text in quotes"
         case "int_parsing":
             return "must be a valid integer"
         case "float_parsing":
@@ -319,12 +321,17 @@ def _rule(fault: ErrorDetails) -> str:
             return fault["msg"].replace("Input should", "must")
 
 
-def _as_list(value: Any) -> str:
+def _as_list(value: Any, place: Sequence[int | str], model: type[BaseModel]) -> str:
     """What somebody meant who wrote a list without brackets."""
+    values = [value]
     if isinstance(value, str):
         listed = parse_override(f"_=[{value}]")[1]
-        value = listed if isinstance(listed, list) else [value]
-    values = value if isinstance(value, list) else [value]
+        values = listed if isinstance(listed, list) else values
+    *tables, name = map(str, place)
+    field = _section_at(tables, model).model_fields.get(name)
+    if field is not None and field.annotation in (tuple[str, ...], tuple[str, ...] | None):
+        # A number in quotes is a text.
+        values = [one if isinstance(one, str) else str(one) for one in values]
     return f"[{', '.join(map(_as_toml, values))}]"
 
 

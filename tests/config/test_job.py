@@ -177,7 +177,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("seed", 2**32, "less than 4294967296"),
     ("seed", 0.5, "integer"),
     ("data__source", "", "must not be empty"),
-    ("data__source", 7, "string"),
+    ("data__source", 7, "text in quotes"),
     ("data__features", [], "at least one column"),
     ("data__features", ["a", "y"], "names the target 'y'"),
     ("data__features", ["a", "a"], "a column twice"),

@@ -91,6 +91,8 @@ def test_an_unknown_key_is_refused_with_the_nearest(job_file: Path, word: str, h
         ("model.hidden_units=64", "Write model.hidden_units=[64]."),
         ("model.hidden_units=64, 32", "Write model.hidden_units=[64, 32]."),
         ("data.features=a", 'Write data.features=["a"].'),
+        ("data.missing='-999'", 'Write data.missing=["-999"].'),
+        ("data.missing=-999", 'Write data.missing=["-999"].'),
     ],
 )
 def test_a_value_in_place_of_a_list_is_told_how_to_write_one(
