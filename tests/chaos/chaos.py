@@ -292,7 +292,12 @@ def _play_on(
         for name in arguments.faults or FAULTS
         if name not in left_out and any(FAULTS[name].suits(WORKS[job]) for job in arguments.jobs)
     ]
-    while again or (arguments.replay is None and time.monotonic() < until):
+    last = len(ledger.entries) + arguments.count
+
+    def goes_on() -> bool:
+        return time.monotonic() < until and len(ledger.entries) < last
+
+    while again or (arguments.replay is None and goes_on()):
         rarest = _find_rarest(names, ledger.entries)
         scenario = again.pop() if again else draw(rng, jobs=arguments.jobs, faults=rarest)
         entry = chaos.play(scenario)
@@ -313,6 +318,7 @@ def _parse() -> argparse.Namespace:
         prog="chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="no fault begins later: 10")
+    parser.add_argument("--count", type=int, default=10**9, help="at most so many faults: any")
     parser.add_argument("--seed", type=int, help="of what is drawn; else a random one, printed")
     parser.add_argument("--ledger", type=Path, default=DEFAULT_LEDGER)
     parser.add_argument("--replay", type=int, metavar="LINE", help="play one line again")

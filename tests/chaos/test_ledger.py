@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.chaos import draw, main
+from tests.chaos.chaos import Chaos, draw, main
 from tests.chaos.faults import FAULTS
 from tests.chaos.ledger import Entry, Ledger, LedgerError, Scenario, render_summary
 from tests.chaos.works import WORKS
@@ -77,3 +77,15 @@ def test_a_line_that_the_ledger_lacks_cannot_be_played(
 
     assert main() == 1
     assert "it has 0 and you asked for line 1" in capsys.readouterr().err
+
+
+def test_no_more_faults_are_played_than_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Chaos, "play", lambda self, scenario: entry("same bits"))
+    ledger = tmp_path / "new"
+    monkeypatch.setattr("sys.argv", ["chaos", "--ledger", str(ledger), "--count", "3"])
+
+    assert main() == 0
+    assert len(Ledger(ledger).entries) == 3
+    assert "| all | 3 |" in capsys.readouterr().out
