@@ -83,9 +83,10 @@ def peek_csv(path: Path, *, encoding: str) -> TableFile:
     header, *rows = _split_lines(lines, delimiter)
     if too_long := [row for row in rows if len(row) > len(header)]:
         raise DataError(
-            f"A row must not be longer than the header, but {path} names {len(header)} columns and "
-            f"has a row of {len(too_long[0])}: {delimiter.join(too_long[0])[:80]!r}. Name all "
-            "columns in the first line."
+            f"A row must not be longer than the header, but {path} names {len(header)} "
+            f"column{'s'[: len(header) > 1]} and has a row of {len(too_long[0])}: "
+            f"{delimiter.join(too_long[0])[:80]!r}. Name all columns in the first line, and have "
+            "no line before it."
         )
     # As pandas calls them.
     names = tuple(name or f"Unnamed: {number}" for number, name in enumerate(header))

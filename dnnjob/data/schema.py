@@ -412,9 +412,11 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 
 
 def _headless(names: Sequence[str]) -> str:
-    """A hint where the first line of a file looks like numbers instead of names."""
+    """A hint where the first line of a file does not look like names."""
     if all(is_a_number(name) for name in names):
         return " Its first line holds only numbers: add a line with the column names."
+    if names[0].lower().startswith("sep="):
+        return " Its first line tells spreadsheets the delimiter: remove it."
     return ""
 
 

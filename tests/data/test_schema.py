@@ -127,6 +127,11 @@ def test_a_file_without_a_header_is_recognized() -> None:
         check_names(DataConfig(source="s", target="y"), ["0.00632", "18", "2.31"])
 
 
+def test_the_line_that_spreadsheets_put_before_a_header_is_named() -> None:
+    with pytest.raises(DataError, match="tells spreadsheets the delimiter: remove it"):
+        check_names(DataConfig(source="s", target="y"), ["sep=", "Unnamed: 1"])
+
+
 def test_a_table_of_the_target_alone_is_refused() -> None:
     with pytest.raises(DataError, match="needs a feature beside its target"):
         check_names(DataConfig(source="s", target="y"), ["y"])
