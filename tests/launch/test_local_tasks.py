@@ -70,7 +70,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(job: Path, root: Path, *overrides: str) -> Done:
     command = command_line("run", job, *overrides, "--root", root)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     (folder,) = done.stdout.splitlines()
     paths = RunPaths(Path(folder))

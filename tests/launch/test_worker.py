@@ -38,7 +38,7 @@ from dnnjob.runs import (
     read_status,
     write_status,
 )
-from dnnjob.tasks import Task
+from dnnjob.tasks import WAIT_S, Task
 from tests.conftest import WriteJob
 
 
@@ -159,17 +159,16 @@ def test_a_task_finds_the_run_of_its_own_step_alone(paths: RunPaths, tmp_path: P
 
 def test_a_task_whose_parent_is_gone_ends_at_once(paths: RunPaths) -> None:
     task = Task(1, 2, "x", launcher="local", parent=1 if os.getpid() != 1 else 2)
-    began = time.monotonic()
 
+    # It would wait for the others for longer.
     done = subprocess.run(
         [sys.executable, "-m", "dnnjob.launch", str(paths.root)],
         env={**os.environ, **task.to_environ()},
-        timeout=60,
+        timeout=WAIT_S / 2,
         check=False,
     )
 
     assert done.returncode == ExitCode.FAILED
-    assert time.monotonic() - began < 30
 
 
 def test_a_log_that_cannot_be_kept_stops_nothing(
