@@ -17,7 +17,7 @@ from dnnjob.config import JobConfig, parse_devices
 from dnnjob.errors import DnnJobError, ExitCode, StoppedError
 from dnnjob.launch.errand import Errand
 from dnnjob.launch.halving import put_in_order
-from dnnjob.launch.lane_plan import make_errand, needs_here, plan_here
+from dnnjob.launch.lane_plan import make_errand, narrowed_to_memory, needs_here, plan_here
 from dnnjob.launch.lanes import Lanes, LogWatcher
 from dnnjob.launch.outcome import explain_end
 from dnnjob.launch.own_process import leave
@@ -200,6 +200,10 @@ def _work(turns: ElementTurns, runs: Sequence[RunPaths], *, task: Task, stop: St
         return ExitCode.DONE
     if len(runs) > 1:
         plan = plan_here(turns.jobs, turns.needs, task=task)
+        sent = read_submission(runs[0])
+        if sent is None or sent.requested.memory_gb is None:
+            # Their width was planned by cores alone; what memory the job got is known here.
+            plan = narrowed_to_memory(plan)
         return Lanes(plan, task=task, stop=stop, watcher=LogWatcher()).work(turns)
     errand = turns.take()
     if errand is None:

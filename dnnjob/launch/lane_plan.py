@@ -5,7 +5,7 @@ plan.width
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
@@ -174,6 +174,11 @@ def plan_here(
     plan = partial(plan_lanes, needs, cores=cores, memory_bytes=memory_limit_bytes())
     chosen, fitting = plan(stack=stack), plan()
     return fitting if is_resumed and fitting.width < chosen.width else chosen
+
+
+def narrowed_to_memory(plan: LanePlan) -> LanePlan:
+    """A plan that was made without knowing the memory, with no more lanes than fit into it."""
+    return replace(plan, width=max(1, min(plan.width, int(memory_limit_bytes() // LANE_BYTES))))
 
 
 def with_stack(job: JobConfig, plan: LanePlan) -> JobConfig:

@@ -17,7 +17,7 @@ from dnnjob.launch import lane_plan, outcome
 from dnnjob.launch import lanes as lanes_module
 from dnnjob.launch.errand import Errand, News
 from dnnjob.launch.halving import ListedOrder
-from dnnjob.launch.lane_plan import LanePlan, PointNeeds, plan_here, plan_lanes
+from dnnjob.launch.lane_plan import LanePlan, PointNeeds, narrowed_to_memory, plan_here, plan_lanes
 from dnnjob.launch.lanes import Lanes, ListedTurns, _after
 from dnnjob.runs import (
     Cancel,
@@ -312,6 +312,14 @@ def test_a_sweep_resumed_on_a_smaller_machine_takes_no_more_lanes_than_it_holds(
     jobs = [load_job(write_job(devices={"stack": 16}))] * 20
     needs = [PointNeeds(cores=1, kind="")] * 20
     assert plan_here(jobs, needs, task=Task(), is_resumed=is_resumed).width == width
+
+
+@pytest.mark.parametrize(("memory_gib", "width"), [(2, 2), (0.5, 1), (1e6, 16)])
+def test_a_plan_of_cores_alone_is_narrowed_to_the_memory_that_is_there(
+    monkeypatch: pytest.MonkeyPatch, memory_gib: float, width: int
+) -> None:
+    monkeypatch.setattr(lane_plan, "memory_limit_bytes", lambda: memory_gib * GIB)
+    assert narrowed_to_memory(LanePlan(16, 16)).width == width
 
 
 @pytest.mark.parametrize(("batch", "cores"), [(64, 1), (256, 2), (1024, 8), (8192, 16)])
