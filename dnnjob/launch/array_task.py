@@ -171,6 +171,9 @@ class ElementTurns:
         self._at_work.discard(errand.run)
         self._order.put_back(errand)
 
+    def again(self, errand: Errand) -> None:
+        """Makes no difference to the batch script: it is still at work."""
+
     def end(self, errand: Errand, code: ExitCode) -> None:
         """Tells the batch script."""
         self._at_work.discard(errand.run)

@@ -58,6 +58,9 @@ class Turns(Protocol):
     def put_back(self, errand: Errand) -> None:
         """Takes a point back that does not begin after all."""
 
+    def again(self, errand: Errand) -> None:
+        """Hears that a point that was at work begins again."""
+
     def end(self, errand: Errand, code: ExitCode) -> None:
         """Hears how a point has ended."""
 
@@ -128,6 +131,9 @@ class Lanes:
     _lanes: dict[int, _Lane] = field(default_factory=dict)
     _passed_on: bool = False
     _next: Errand | None = None
+    _again: Errand | None = None
+    """A point that was ended for its memory, and begins again with fewer beside it."""
+    _is_narrowed: bool = False
 
     def work(self, turns: Turns) -> ExitCode:
         """Runs every point; the worst exit code of all.
@@ -147,10 +153,19 @@ class Lanes:
                     break
                 for lane, code in self._look():
                     errand, lane.errand = cast(Errand, lane.errand), None
+                    if code is None:
+                        self._again = errand
+                        turns.again(errand)
+                        continue
                     codes.append(code)
                     goes_on = goes_on and code is not ExitCode.CONTINUE
                     turns.end(errand, code)
                     self.watcher.end(errand, code)
+        if self._again is not None:
+            # It keeps what was said of it when it was ended.
+            turns.end(self._again, ExitCode.FAILED)
+            self.watcher.end(self._again, ExitCode.FAILED)
+            codes.append(ExitCode.FAILED)
         if ExitCode.CONTINUE in codes:
             return ExitCode.CONTINUE
         if self.stop.signal is not None and (turns.waiting or self._next is not None):
@@ -165,10 +180,15 @@ class Lanes:
         """Has points begin as long as there is room."""
         # Not before there is room: until then one may be cancelled, or taken up elsewhere.
         while len(self._at_work) < self.plan.width:
-            self._next = self._next or turns.take()
-            if self._next is None or (lane := self._find_lane(self._next)) is None:
+            if self._again is None:
+                self._next = self._next or turns.take()
+            errand = self._again or self._next
+            if errand is None or (lane := self._find_lane(errand)) is None:
                 return
-            errand, self._next = self._next, None
+            if errand is self._again:
+                self._again = None
+            else:
+                self._next = None
             lane.errand, lane.is_warned = errand, False
             lane.began_at, lane.oom_kills = time.monotonic(), count_oom_kills()
             self.watcher.begin(errand)
@@ -187,9 +207,9 @@ class Lanes:
         for lane in idle:
             if lane.kind == errand.kind:
                 return lane
-        if len(self._lanes) >= self.plan.width:
+        while len(self._lanes) >= self.plan.width:
             # TensorFlow takes threads, devices and precision once a process.
-            self._dismiss(idle[0])
+            self._dismiss(idle.pop(0))
         places = set(range(self.plan.width)) - set(self._lanes)
         return self._start(min(places), errand)
 
@@ -213,8 +233,11 @@ class Lanes:
         self._lanes[place] = lane = _Lane(place, errand.kind, process)
         return lane
 
-    def _look(self) -> Iterator[tuple[_Lane, ExitCode]]:
-        """Waits a moment for news; the lanes whose points have ended, with their codes."""
+    def _look(self) -> Iterator[tuple[_Lane, ExitCode | None]]:
+        """Waits a moment for news; the lanes whose points have ended, with their codes.
+
+        None is no code: the point begins again.
+        """
         with selectors.DefaultSelector() as selector:
             for lane in self._lanes.values():
                 selector.register(cast(BinaryIO, lane.process.stdout), selectors.EVENT_READ, lane)
@@ -257,8 +280,22 @@ class Lanes:
         lane.process.wait()
         cast(BinaryIO, lane.process.stdout).close()
 
-    def _lose(self, lane: _Lane) -> ExitCode:
-        """Takes leave of a lane that has ended by itself, with or without its point."""
+    def _narrow(self) -> bool:
+        """Halves the lanes, once, where others are at work; whether it has."""
+        if self._is_narrowed or self.stop.signal is not None or not self._at_work:
+            return False
+        self._is_narrowed = True
+        self.plan = replace(self.plan, width=max(1, self.plan.width // 2))
+        for lane in [one for one in self._lanes.values() if one.errand is None]:
+            self._dismiss(lane)
+        return True
+
+    def _lose(self, lane: _Lane) -> ExitCode | None:
+        """Takes leave of a lane that has ended by itself, with or without its point.
+
+        Returns:
+            The exit code of its point; None where that begins again.
+        """
         self._lanes.pop(lane.place, None)
         code = lane.process.wait()
         for pipe in (lane.process.stdin, lane.process.stdout):
@@ -286,6 +323,9 @@ class Lanes:
         error = f"Its process {how}.{see} {quote_command('resume', paths.root)} goes on."
         leave_word(paths, state, reason, error)
         logger.error("%s: %s", paths.root, error)
+        if reason == "out_of_memory" and read_cancel(paths) is None and self._narrow():
+            logger.warning("It begins again: from here on %d go side by side.", self.plan.width)
+            return None
         return result
 
     @contextmanager
@@ -349,11 +389,15 @@ class ListedTurns:
         """Has one wait again."""
         self._order.put_back(errand)
 
-    def end(self, errand: Errand, code: ExitCode) -> None:
-        """Takes note of it."""
+    def again(self, errand: Errand) -> None:
+        """Takes note of the attempt that it has had."""
         if self._is_taken(errand):
             # A lane that is killed at its start has claimed none.
             self._attempts[errand.run] += 1
+
+    def end(self, errand: Errand, code: ExitCode) -> None:
+        """Takes note of it."""
+        self.again(errand)
         self._order.note(errand)
 
     @property

@@ -187,6 +187,32 @@ def test_a_lane_that_the_kernel_ends_for_want_of_memory_says_so(
     assert read_settled(runs[0]).reason == "out_of_memory"
 
 
+def test_a_point_that_is_ended_for_its_memory_beside_others_begins_again_with_fewer(
+    work: Work,
+    runs: list[RunPaths],
+    heard: Heard,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    counts = iter(range(100))
+    monkeypatch.setattr(lanes_module, "count_oom_kills", lambda: next(counts))
+
+    def mend() -> None:
+        if (runs[0].root / "begun").exists() and (runs[1].root / "begun").exists():
+            (runs[0].root / "deed").write_text("done")
+            (runs[0].root / "mended").touch()
+
+    heard.on_news = mend
+    code = work("die", f"await {runs[0].root.name}/mended", "done", "done")
+
+    assert code == ExitCode.DONE
+    assert heard.ended == dict.fromkeys((1, 2, 3, 4), ExitCode.DONE)
+    assert heard.began == [1, 2, 1, 3, 4]
+    assert "from here on 1 go side by side" in caplog.text
+    # One at a time: the lane of the second does the rest.
+    assert len(set(pids(runs))) == 1
+
+
 @pytest.mark.parametrize(
     ("job_id", "state", "code"),
     [("", "CANCELLED", ExitCode.TERMINATED), ("7", "REQUEUED", ExitCode.CONTINUE)],
