@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -199,6 +200,8 @@ def _become(order: dict[str, Any]) -> None:
             os.close(file)
         os.chdir(order["cwd"])
         os.environ.update(order["environ"])
+        # Python remembers the temporary folder of the process that this one comes from.
+        tempfile.tempdir = None
         sys.argv[:] = ["dnnjob", *order["words"]]
         sys.path.insert(0, str(RECORDER))
         sys.modules.pop("sitecustomize", None)
