@@ -38,7 +38,6 @@ from dnnjob.data.statistics_pass import (
 )
 from dnnjob.data.table import Table
 from dnnjob.data.typed_table import TypedTable
-from dnnjob.data.unify import CommonColumns
 from dnnjob.errors import DataError
 from dnnjob.tasks import Crew, StopFlag
 
@@ -93,7 +92,7 @@ def measure_table(
     return Table(
         typed=typed,
         warnings=warnings,
-        rows=source if plan is None else _open_copy(plan),
+        rows=source if plan is None else plan.open(),
         splitter=passed.splitter,
         totals=survey.totals,
         group_counts=survey.group_counts,
@@ -299,9 +298,3 @@ def _make_copy(plan: CopyPlan | None, scratch: Scratch | None) -> Copy | None:
     if plan is None or scratch is None or not scratch.is_mine:
         return None
     return Copy(plan, copies=scratch.copies)
-
-
-def _open_copy(plan: CopyPlan) -> ParquetRows:
-    rows = ParquetRows.open(plan.paths)
-    # All its files have the same types: nothing is left to convert.
-    return rows.wanting(CommonColumns(next(iter(rows.schemas.values())), {}, ()))

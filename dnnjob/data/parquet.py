@@ -33,6 +33,7 @@ _BUFFER_BYTES, _LEAST_BUFFER_BYTES = 2**20, 2**14
 _ALL_BUFFERS_BYTES = 2**26
 _BATCH_ROWS = 2**16
 # What a broken file makes pyarrow raise.
+_REPLACE = "Replace the file, or leave it out of data.source."
 _BROKEN = (OSError, ValueError, RuntimeError, pa.ArrowException)
 
 
@@ -68,9 +69,12 @@ class ParquetRows:
         groups: Sequence[RowGroup],
         schemas: dict[Path, pa.Schema],
         columns: CommonColumns | None = None,
+        *,
+        way_out: str = _REPLACE,
     ) -> None:
         self.groups = tuple(groups)
         self.schemas = schemas
+        self._way_out = way_out
         self._columns = columns
         self._files = threading.local()
         self._counting = threading.Lock()
@@ -78,8 +82,12 @@ class ParquetRows:
         """Bytes of the files that were asked for so far."""
 
     @classmethod
-    def open(cls, paths: Sequence[Path]) -> "ParquetRows":
+    def open(cls, paths: Sequence[Path], *, way_out: str = _REPLACE) -> "ParquetRows":
         """The row groups that the files' footers name.
+
+        Args:
+            paths: The files.
+            way_out: What can be done where one cannot be read, in a sentence.
 
         Raises:
             DataError: If a footer cannot be read.
@@ -87,10 +95,10 @@ class ParquetRows:
         groups: list[RowGroup] = []
         schemas = {}
         for path in paths:
-            with reading(path, "its footer"), open_parquet(path) as file:
+            with reading(path, "its footer", way_out), open_parquet(path) as file:
                 schemas[path] = add_folder_fields(file.schema_arrow, path)
                 groups += _groups_of(path, file.metadata)
-        return cls(groups, schemas)
+        return cls(groups, schemas, way_out=way_out)
 
     @property
     def num_rows(self) -> int:
@@ -111,7 +119,7 @@ class ParquetRows:
 
     def wanting(self, columns: CommonColumns) -> "ParquetRows":
         """The same rows, of which these columns are read."""
-        return ParquetRows(self.groups, self.schemas, columns)
+        return ParquetRows(self.groups, self.schemas, columns, way_out=self._way_out)
 
     def select(self, names: Sequence[str]) -> "ParquetRows":
         """The same rows, of which these columns are read."""
@@ -135,7 +143,7 @@ class ParquetRows:
         """Whether a file's footer says that no row has a value in a column."""
         if pa.types.is_null(self.schemas[path].field(name).type):
             return True
-        with reading(path, "its footer"), open_parquet(path) as file:
+        with reading(path, "its footer", self._way_out), open_parquet(path) as file:
             footer = file.metadata
             place = [one.path for one in map(footer.schema.column, range(footer.num_columns))]
             if name not in place:
@@ -155,7 +163,7 @@ class ParquetRows:
         """Bytes that a value of each column takes in the files, before compression."""
         totals: dict[str, float] = {}
         for path in self.schemas:
-            with reading(path, "its footer"), open_parquet(path) as file:
+            with reading(path, "its footer", self._way_out), open_parquet(path) as file:
                 footer = file.metadata
                 for group in map(footer.row_group, range(footer.num_row_groups)):
                     for one in map(group.column, range(group.num_columns)):
@@ -187,7 +195,7 @@ class ParquetRows:
             return pa.concat_tables([self._read_group(group) for group in run])
 
     def _read_group(self, group: RowGroup) -> pa.Table:
-        with reading(group.path, group.place):
+        with reading(group.path, group.place, self._way_out):
             return self._file(group.path).read_row_group(
                 group.number, columns=self.schema.names, use_threads=False
             )
@@ -216,7 +224,7 @@ class ParquetRows:
         start = bisect_right(self.starts.tolist(), first) - 1
         skip = first - int(self.starts[start])
         for group in self.groups[start:]:
-            with reading(group.path, group.place):
+            with reading(group.path, group.place, self._way_out):
                 batches = self._file(group.path).iter_batches(
                     size, row_groups=[group.number], columns=self.schema.names, use_threads=False
                 )
@@ -226,7 +234,7 @@ class ParquetRows:
                     table = pa.Table.from_batches([batch.slice(skip)])
                     yield self._convert(table, group.path)
                 skip = max(0, skip - batch.num_rows)
-                with reading(group.path, group.place):
+                with reading(group.path, group.place, self._way_out):
                     batch = next(batches, None)
             with self._counting:
                 self.num_read_bytes += group.num_bytes
@@ -315,7 +323,7 @@ def _groups_of(path: Path, metadata: Any) -> Iterator[RowGroup]:
 
 
 @contextmanager
-def reading(path: Path, place: str) -> Iterator[None]:
+def reading(path: Path, place: str, way_out: str = _REPLACE) -> Iterator[None]:
     """Turns what a broken file makes pyarrow raise into one error that names it and the place."""
     try:
         yield
@@ -323,5 +331,5 @@ def reading(path: Path, place: str) -> Iterator[None]:
         told = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
             f"A Parquet file must be readable throughout, but of {path} {place} is not: "
-            f"{told[0].rstrip('.')}. Replace the file, or leave it out of data.source."
+            f"{told[0].rstrip('.')}. {way_out}"
         ) from error

@@ -6,7 +6,7 @@ with scratch_folder(data, run_id, attempt=1) as folder:
     copy = Copy(plan)
     copy.write(table)                                   # rows, in order
     copy.close()
-    plan.paths, plan.starts
+    rows = plan.open()
 """
 
 import errno
@@ -28,6 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dnnjob.config.data_section import DataConfig
+from dnnjob.data.parquet import ParquetRows
+from dnnjob.data.unify import CommonColumns
 from dnnjob.errors import JobError
 from dnnjob.machine import process_space
 from dnnjob.tasks import Crew
@@ -186,6 +188,19 @@ class CopyPlan:
         """Its files, in order."""
         num_files = -(-(len(self.starts) - 1) // _GROUPS_A_FILE)
         return [self.folder / f"part-{number:06d}.parquet" for number in range(num_files)]
+
+    def open(self) -> ParquetRows:
+        """Its rows, once they are written.
+
+        Raises:
+            DataError: If a footer cannot be read.
+        """
+        again = (
+            "It is a copy that this attempt has made: `dnnjob resume` makes it anew and goes on."
+        )
+        rows = ParquetRows.open(self.paths, way_out=again)
+        # All its files have the same types: nothing is left to convert.
+        return rows.wanting(CommonColumns(next(iter(rows.schemas.values())), {}, ()))
 
 
 class Copy:
