@@ -10,15 +10,17 @@ import re
 import threading
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dnnjob.collect.collected_runs import read_runs
@@ -41,7 +43,7 @@ class Expected:
         predictions: Of each run; None of one that ends without.
         losses: Of each run and epoch.
         phases_s: How long phases take; of training, how many epochs there are.
-        writes: The files that are written, in their order.
+        writes: The files that are written once the run folder is there, in their order.
     """
 
     states: list[State | None]
@@ -105,15 +107,26 @@ class Reader:
 
 def read_expected(scene: Scene, phases_s: dict[str, float]) -> Expected:
     """What undisturbed runs have come to."""
-    written = (one["name"] for one in scene.trace.events if one["what"] == "written")
     return Expected(
         scene.states,
         [_predictions(paths) for paths in scene.runs],
         [_losses(paths) for paths in scene.runs],
         phases_s,
-        # Numbers of parts and checkpoints are no kinds of files.
-        list({re.sub(r"\d+", "0", name): name for name in written}.values()),
+        list_writes(scene.trace.events),
     )
+
+
+def list_writes(events: Sequence[dict[str, Any]]) -> list[str]:
+    """The files at whose first write an attempt can be struck, by what its recorder told.
+
+    Those that make the run folder come before anybody is told of it.
+    """
+    begun = next((place for place, one in enumerate(events) if one["what"] == "begin"), 0)
+    early = {one["name"] for one in events[:begun] if one["what"] == "written"}
+    written = [one["name"] for one in events[begun:] if one["what"] == "written"]
+    # Numbers of parts and checkpoints are no kinds of files.
+    kinds = {re.sub(r"\d+", "0", name): name for name in written if name not in early}
+    return list(kinds.values())
 
 
 def find_wrongs(scene: Scene, expected: Expected) -> Iterator[str]:
@@ -195,22 +208,22 @@ def _leftovers(scene: Scene, paths: RunPaths) -> Iterator[str]:
 
 def _parse(path: Path) -> None:
     """Raises where a file is not whole."""
+    # Opened once: what opens it twice may meet another that has taken its place meanwhile.
+    content = path.read_bytes()
     match path.suffix:
         case ".json":
-            json.loads(path.read_bytes())
+            json.loads(content)
         case ".toml":
-            tomllib.loads(path.read_text())
+            tomllib.loads(content.decode())
         case ".parquet":
-            pq.read_table(path)
+            pq.read_table(pa.BufferReader(content))
         case ".keras":
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(BytesIO(content)) as archive:
                 if archive.testzip() is not None:
                     raise ValueError("a member is damaged")
         case ".html":
-            if not path.read_text().rstrip().endswith("</html>"):
+            if not content.rstrip().endswith(b"</html>"):
                 raise ValueError("the page does not end")
-        case _:
-            path.read_bytes()
 
 
 def _predictions(paths: RunPaths) -> np.ndarray | None:

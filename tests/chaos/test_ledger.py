@@ -8,6 +8,7 @@ import pytest
 
 from tests.chaos.chaos import Chaos, draw, main
 from tests.chaos.faults import FAULTS
+from tests.chaos.judging import list_writes
 from tests.chaos.ledger import Entry, Ledger, LedgerError, Scenario, render_summary
 from tests.chaos.works import WORKS
 
@@ -46,6 +47,18 @@ def test_the_summary_counts_each_fault_and_says_what_was_left_out() -> None:
     assert "| all | 3 | 2 | 0 | 1 |" in summary
     assert "1 came too late" in summary
     assert "Left out: no space, since only root may do this." in summary
+
+
+def test_a_run_is_struck_at_each_kind_of_write_that_comes_once_its_folder_is_told() -> None:
+    """Before that the program waits for the folder, and a command that stops itself never tells."""
+    made = ["job.toml", "status.json"]
+    later = ["status.json", "1.ckpt", "22.ckpt", "report.json"]
+    events = [
+        *({"what": "written", "name": name} for name in made),
+        {"what": "begin", "name": "read"},
+        *({"what": "written", "name": name} for name in later),
+    ]
+    assert list_writes(events) == ["22.ckpt", "report.json"]
 
 
 def test_one_seed_draws_the_same_faults_and_every_fault_in_time() -> None:
