@@ -161,11 +161,11 @@ class Lanes:
                     goes_on = goes_on and code is not ExitCode.CONTINUE
                     turns.end(errand, code)
                     self.watcher.end(errand, code)
-        if self._again is not None:
-            # It keeps what was said of it when it was ended.
-            turns.end(self._again, ExitCode.FAILED)
-            self.watcher.end(self._again, ExitCode.FAILED)
-            codes.append(ExitCode.FAILED)
+        # Without a signal the job goes on, and this point with it.
+        if self._again is not None and self.stop.signal is not None:
+            codes.append(self._stop_waiting(self._again, self.stop.signal))
+            turns.end(self._again, codes[-1])
+            self.watcher.end(self._again, codes[-1])
         if ExitCode.CONTINUE in codes:
             return ExitCode.CONTINUE
         if self.stop.signal is not None and (turns.waiting or self._next is not None):
@@ -321,12 +321,21 @@ class Lanes:
             state, reason, result = "CANCELLED", "cancelled", ExitCode.TERMINATED
         see = f" See {self.log}." if self.log else ""
         error = f"Its process {how}.{see} {quote_command('resume', paths.root)} goes on."
-        leave_word(paths, state, reason, error)
+        again = reason == "out_of_memory" and read_cancel(paths) is None and self._narrow()
+        # Who waits for the points must not take this one's end for the last.
+        leave_word(paths, "REQUEUED" if again else state, reason, error)
         logger.error("%s: %s", paths.root, error)
-        if reason == "out_of_memory" and read_cancel(paths) is None and self._narrow():
+        if again:
             logger.warning("It begins again: from here on %d go side by side.", self.plan.width)
             return None
         return result
+
+    def _stop_waiting(self, errand: Errand, number: signal.Signals) -> ExitCode:
+        """Says of a point that was to begin again that it was stopped; its exit code."""
+        paths = RunPaths(errand.run)
+        stopped = explain_end(StoppedError(number), paths)
+        leave_word(paths, stopped.state, stopped.reason, stopped.message)
+        return stopped.exit_code
 
     @contextmanager
     def _ending(self, turns: Turns) -> Iterator[None]:
@@ -336,9 +345,11 @@ class Lanes:
         except BaseException:
             for lane in self._lanes.values():
                 lane.send(signal.SIGKILL)
+            stopped = [cast(Errand, lane.errand) for lane in self._at_work]
             for lane in self._at_work:
                 lane.process.wait()
-                paths = RunPaths(cast(Errand, lane.errand).run)
+            for errand in [*stopped, *([self._again] if self._again else [])]:
+                paths = RunPaths(errand.run)
                 error = f"Interrupted at once. {quote_command('resume', paths.root)} goes on."
                 leave_word(paths, "CANCELLED", "cancelled", error)
             raise

@@ -187,30 +187,70 @@ def test_a_lane_that_the_kernel_ends_for_want_of_memory_says_so(
     assert read_settled(runs[0]).reason == "out_of_memory"
 
 
+@pytest.fixture
+def on_again(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What happens when a point is to begin again; each end of a lane is one for its memory."""
+    counts = iter(range(100))
+    monkeypatch.setattr(lanes_module, "count_oom_kills", lambda: next(counts))
+    again, happens = ListedTurns.again, list[Callable[[], object]]()
+
+    def hear(turns: ListedTurns, errand: Errand) -> None:
+        for one in happens:
+            one()
+        again(turns, errand)
+
+    monkeypatch.setattr(ListedTurns, "again", hear)
+    return happens
+
+
 def test_a_point_that_is_ended_for_its_memory_beside_others_begins_again_with_fewer(
     work: Work,
     runs: list[RunPaths],
     heard: Heard,
-    monkeypatch: pytest.MonkeyPatch,
+    on_again: list[Callable[[], object]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    counts = iter(range(100))
-    monkeypatch.setattr(lanes_module, "count_oom_kills", lambda: next(counts))
+    states: list[State] = []
 
     def mend() -> None:
-        if (runs[0].root / "begun").exists() and (runs[1].root / "begun").exists():
-            (runs[0].root / "deed").write_text("done")
-            (runs[0].root / "mended").touch()
+        states.append(read_settled(runs[0]).state)
+        (runs[0].root / "deed").write_text("done")
+        (runs[0].root / "mended").touch()
 
-    heard.on_news = mend
+    on_again.append(mend)
     code = work("die", f"await {runs[0].root.name}/mended", "done", "done")
 
     assert code == ExitCode.DONE
+    # Nobody who waits for the sweep may take it for over until then.
+    assert states[0] == "REQUEUED"
     assert heard.ended == dict.fromkeys((1, 2, 3, 4), ExitCode.DONE)
     assert heard.began == [1, 2, 1, 3, 4]
     assert "from here on 1 go side by side" in caplog.text
     # One at a time: the lane of the second does the rest.
     assert len(set(pids(runs))) == 1
+
+
+@pytest.mark.parametrize(
+    ("job_id", "state", "code"),
+    [("", "CANCELLED", ExitCode.TERMINATED), ("7", "REQUEUED", ExitCode.CONTINUE)],
+)
+def test_a_signal_stops_a_point_that_is_to_begin_again_for_its_memory(
+    work: Work,
+    runs: list[RunPaths],
+    heard: Heard,
+    stop: StopFlag,
+    on_again: list[Callable[[], object]],
+    monkeypatch: pytest.MonkeyPatch,
+    job_id: str,
+    state: State,
+    code: ExitCode,
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", job_id)
+    monkeypatch.setattr(outcome, "show_job", lambda _: {})
+    on_again.append(lambda: stop.want(signal.SIGTERM))
+    assert work("die", "await never") == code
+    assert read_settled(runs[0]).state == state
+    assert heard.ended[1] == code
 
 
 @pytest.mark.parametrize(
