@@ -153,9 +153,8 @@ class Evidence:
         if self.dates or self.told_dates:
             words = texts.to_pylist()
             self.dates = tuple(one for one in self.dates if _are_dates(words, one))
-            self.told_dates = tuple(
-                one for one in self.told_dates if all(_is_date(word, [one]) for word in words)
-            )
+            if ISO_FORMAT not in self.dates:
+                self.told_dates = _fitting_beside_iso(words, self.told_dates)
         if self.marks:
             self._narrow(self._without_unit(texts))
 
@@ -243,6 +242,16 @@ def _are_dates(words: Sequence[str], pattern: str) -> bool:
     """Whether all are dates of one format."""
     is_iso = pattern == ISO_FORMAT
     return all(_is_date(one, [] if is_iso else [pattern], also_iso=is_iso) for one in words)
+
+
+def _fitting_beside_iso(words: Sequence[str], formats: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the formats that all words have that are no dates of ISO 8601."""
+    for word in words:
+        if not formats:
+            break
+        if not _is_date(word, []):
+            formats = tuple(one for one in formats if _is_date(word, [one], also_iso=False))
+    return formats
 
 
 def _is_date(word: str, formats: Sequence[str], *, also_iso: bool = True) -> bool:

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnnjob.config import DataConfig, JobConfig
-from dnnjob.data import csv_reader, inference_rows
+from dnnjob.data import csv_reader, inference_rows, text_types
+from dnnjob.data.dates import parse_date
 from dnnjob.data.inference_rows import read_rows
 from dnnjob.data.spool import Scratch
 from dnnjob.data.table_loading import open_table as open_job_table
@@ -337,3 +338,20 @@ def test_a_word_for_a_gap_is_told_however_frequent(tmp_path: Path) -> None:
     told = [one for one in open_table(DataConfig(source=source, target="y")).warnings if "x" in one]
     assert r"x is taken for text, since 20 of 80 rows hold no number, such as '\\N'" in told[0]
     assert "name it in data.missing" in told[0]
+
+
+def test_dates_of_iso_8601_are_parsed_once_whatever_other_formats_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = list[str]()
+
+    def count(text: str, formats: Sequence[str] = (), *, also_iso: bool = True) -> float:
+        asked.append(text)
+        return parse_date(text, formats, also_iso=also_iso)
+
+    monkeypatch.setattr(text_types, "parse_date", count)
+    days = [f"2024-01-{day:02}" for day in range(1, 29)]
+
+    text_types.Evidence().add(pa.array(days))
+
+    assert all(asked.count(day) == 1 for day in days[1:])
