@@ -156,7 +156,7 @@ def read_texts(
         for name, one in columns.items():
             one.add(table.column(name))
         evidence.append(columns)
-    found = settle(evidence, wanted.format)
+    found = settle(evidence, wanted.format, wanted.kinds)
     outlines = _outline(files, evidence, wanted, found)
     typed = []
     for file, outline, table in zip(files, outlines, strings, strict=True):
@@ -270,7 +270,7 @@ def look_over(files: Sequence[TableFile], wanted: ReadAs, *, check: Check) -> Te
             for name, one in columns.items():
                 one.add(table.column(name))
         evidence.append(columns)
-    found = settle(evidence, wanted.format)
+    found = settle(evidence, wanted.format, wanted.kinds)
     return TextLook(tuple(_outline(files, evidence, wanted, found)), found)
 
 

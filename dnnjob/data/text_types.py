@@ -4,7 +4,7 @@ evidence = {name: Evidence(missing=data.missing) for name in file.names}
 for table in read_strings(file):
     for name, one in evidence.items():
         one.add(table.column(name))
-found = settle([evidence], TextFormat.of(data))          # marks of numbers, dates and units
+found = settle([evidence], TextFormat.of(data), {})      # marks of numbers, dates and units
 type_of_text("price", evidence["price"], None, found)
 """
 
@@ -350,12 +350,15 @@ def type_of_ids(one: Evidence) -> pa.DataType:
     return pa.float64()
 
 
-def settle(files: Sequence[Mapping[str, Evidence]], known: TextFormat) -> TextFormat:
+def settle(
+    files: Sequence[Mapping[str, Evidence]], known: TextFormat, kinds: Mapping[str, FeatureKind]
+) -> TextFormat:
     """How a table writes numbers and dates: what the job says, else what fits most of its columns.
 
     Args:
         files: What each file's columns may be.
         known: What the job says.
+        kinds: What the job says of single columns.
     """
     columns = {name: Evidence.joined([file[name] for file in files]) for name in files[0]}
     columns = {name: one for name, one in columns.items() if one.num_values}
@@ -375,7 +378,7 @@ def settle(files: Sequence[Mapping[str, Evidence]], known: TextFormat) -> TextFo
     warnings = [
         (name, warning)
         for name, one in columns.items()
-        for warning in _doubts(name, one, found, known, is_sure=is_sure)
+        for warning in _doubts(name, one, kinds.get(name), found, known, is_sure=is_sure)
     ]
     return replace(found, warnings=tuple(warnings))
 
@@ -413,10 +416,16 @@ def _find_dates(columns: Iterable[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _doubts(
-    name: str, one: Evidence, found: TextFormat, known: TextFormat, *, is_sure: bool
+    name: str,
+    one: Evidence,
+    kind: FeatureKind | None,
+    found: TextFormat,
+    known: TextFormat,
+    *,
+    is_sure: bool,
 ) -> Iterator[str]:
-    """What a person should know of how a column was read."""
-    dtype = type_of_text(name, one, None, found)
+    """What a person should know of how a column was read, unless the job says its kind."""
+    dtype = type_of_text(name, one, kind, found)
     likely = one.likely_marks(name, known)
     example = repr((one.marked or one.example or "")[:40])
     if pa.types.is_floating(dtype) and not is_sure and one.marked and not _is_sure(likely):
@@ -430,12 +439,12 @@ def _doubts(
             f"{name} holds numbers such as {one.zeros!r} and is read without their zeros. If they "
             f'are codes, set data.columns.{name}.kind = "text".'
         )
-    if pa.types.is_integer(dtype) and one.are_day_numbers and not known.is_settled:
+    if pa.types.is_integer(dtype) and one.are_day_numbers and not (kind or known.is_settled):
         yield (
             f"{name} holds whole numbers such as {one.example}. If these are dates, name "
             f'"%Y%m%d" in data.date_format and set data.columns.{name}.kind = "datetime".'
         )
-    if not pa.types.is_string(dtype):
+    if kind or not pa.types.is_string(dtype):
         return
     if one.unit and one.marks and name not in found.units:
         yield (

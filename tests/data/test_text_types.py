@@ -355,3 +355,21 @@ def test_dates_of_iso_8601_are_parsed_once_whatever_other_formats_are_told(
     text_types.Evidence().add(pa.array(days))
 
     assert all(asked.count(day) == 1 for day in days[1:])
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [("01234", "text"), ("Jan 2010", "text"), ("34 kg", "text"), ("20240131", "numeric")],
+)
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_column_whose_kind_the_job_says_is_in_no_doubt(
+    tmp_path: Path, value: str, kind: str, reading: str
+) -> None:
+    source = write(tmp_path / "t.csv", {"x": [value], "a": ["1.5", "2.5"], "y": ["1", "2"]})
+    columns = {"x": {"kind": kind}}
+    data = DataConfig.model_validate({"source": source, "target": "y", "columns": columns})
+
+    found = read(data, reading, tmp_path).text_format
+
+    assert found is not None
+    assert found.warnings == ()
