@@ -128,12 +128,14 @@ class PredictionSums:
 
     def load(self, stored: Mapping[str, Any]) -> None:
         """Goes on after the rows that a dump is of."""
-        values = {name: stored[name] for name in (*self.sample, "errors", "train", "test")}
+        names = (*self.sample, "errors", "train", "test", "counts")
+        # All is read before anything changes: a damaged array raises.
+        values = {name: stored[name] for name in names}
         totals = unpack_totals(values["errors"])
+        counts = map(int, values["counts"])
+        self.num_rows, self.num_tests, self.num_validations, self.num_trains = counts
         self.errors, self.members = totals[:3], totals[3:]
         self.linear = replace(self.linear, train=values["train"], test=values["test"])
-        counts = map(int, stored["counts"])
-        self.num_rows, self.num_tests, self.num_validations, self.num_trains = counts
         for name, each in self.sample.items():
             each.append(values[name])
         self.num_written = len(self.sample["y"])

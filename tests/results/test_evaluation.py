@@ -1,5 +1,6 @@
 """What the predictions of a table give, and how predicting goes on where it stopped."""
 
+import zipfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -272,6 +273,26 @@ def test_damaged_predictions_are_made_again(
 
     assert again.resumed_from == Position(epoch=3, predicted=64)
     assert "damaged predictions" in caplog.text
+    assert same(found, whole)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("array", ["errors", "train", "counts", "checksum", "y", "inputs"])
+def test_what_stands_beside_predictions_counts_whole_or_not_at_all(
+    attempts: Attempts, array: str
+) -> None:
+    whole, _ = attempts.predict(every_s=0.0)
+    path = attempts.paths.predicted("k", 64).with_suffix(".npz")
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as file:
+        begin = file.getinfo(f"{array}.npy").header_offset
+    # The first byte of its values, which a line with its shape stands before.
+    content[content.index(b" \n", begin) + 2] ^= 1
+    path.write_bytes(content)
+
+    found, again = attempts.predict()
+
+    assert again.resumed_from == Position(epoch=3, predicted=64)
     assert same(found, whole)
 
 
