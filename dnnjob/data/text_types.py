@@ -465,8 +465,8 @@ def _doubts(
     elif one.told_dates and not known.is_settled:
         pattern = one.told_dates[0]
         # Where a format that is guessed has not been found, some of the values are ISO 8601.
-        kind = f' and set data.columns.{name}.kind = "datetime"' if pattern in GUESSED_DATES else ""
+        also = f' and set data.columns.{name}.kind = "datetime"' if pattern in GUESSED_DATES else ""
         yield (
             f"{name} is taken for text, such as {example}. If these are dates, name "
-            f'"{pattern}" in data.date_format{kind}.'
+            f'"{pattern}" in data.date_format{also}.'
         )

@@ -106,24 +106,26 @@ class Yardstick:
 
     def _measure(self, *, threads: int, check: Callable[[], None]) -> TreesBaseline | None:
         global _latest
-        if _latest is None or _latest[0] != self._kind:
-            trees = measure_trees(
-                partial(self._read_pieces, check),
-                num_train=self.table.num_split_rows(TRAIN),
-                num_features=len(self.table.features),
-                seed=self.job.seed,
-                threads=threads,
-            )
-            _latest = self._kind, trees
-        return _latest[1]
+        kind, latest = self._kind, _latest
+        if latest is not None and latest[0] == kind:
+            return latest[1]
+        trees = measure_trees(
+            partial(self._read_pieces, check),
+            num_train=self.table.num_split_rows(TRAIN),
+            num_features=len(self.table.features),
+            seed=self.job.seed,
+            threads=threads,
+        )
+        _latest = kind, trees
+        return trees
 
     @property
     def _kind(self) -> tuple[object, ...]:
         """What runs of one process must share to share their trees, as points of a sweep do."""
         job, table = self.job, self.table
-        num_train = table.num_split_rows(TRAIN)
         # Of fewer rows scikit-learn draws none to stop by, nor any to find its bins.
-        seed = job.seed if num_train > MAX_ROWS_WITHOUT_SEED else None
+        unseeded = min(MAX_ROWS_WITHOUT_SEED, _most_rows(len(table.features)))
+        seed = job.seed if table.num_split_rows(TRAIN) > unseeded else None
         return (
             table.fingerprint,
             table.num_rows,
@@ -160,7 +162,7 @@ def measure_trees(
     """
     if not (num_train and num_features):
         return None
-    most = min(MAX_ROWS, max(MAX_VALUES // num_features, 1))
+    most = _most_rows(num_features)
     is_taken = np.ones(num_train, dtype=bool)
     if num_train > most:
         is_taken[:] = False
@@ -189,6 +191,11 @@ def measure_trees(
                 squared_error += float(np.square(predicted - piece.y[rows]).sum())
                 num_tests += len(rows)
     return TreesBaseline(mse=squared_error / num_tests, num_rows=len(y)) if num_tests else None
+
+
+def _most_rows(num_features: int) -> int:
+    """Rows that trees are fitted to: of more, a seed draws a sample."""
+    return min(MAX_ROWS, max(MAX_VALUES // max(num_features, 1), 1))
 
 
 def _take_training_rows(

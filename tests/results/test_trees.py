@@ -122,11 +122,11 @@ def test_a_job_may_leave_the_yardstick_out() -> None:
     assert yardstick.measure(check=lambda: None) is None
 
 
-def _trees_of(job: JobConfig, num_train: int = 700) -> TreesBaseline | None:
+def _trees_of(job: JobConfig, num_train: int = 700, num_features: int = 1) -> TreesBaseline | None:
     table = SimpleNamespace(
         fingerprint="0f",
         num_rows=1000,
-        features=("x",),
+        features=("x",) * num_features,
         by_windows=False,
         num_split_rows=lambda _: num_train,
     )
@@ -158,3 +158,8 @@ def test_runs_of_one_process_on_the_same_rows_share_their_trees(
     other_split = data.model_copy(update={"split_seed": 1})
     _trees_of(jobs[1].model_copy(update={"data": other_split}), num_train=10_001)
     assert seeds == [1, 1, 2, 2]
+
+    # Of so many values the rows that are taken are drawn by a seed.
+    _trees_of(jobs[0], num_train=7_000, num_features=4_000)
+    _trees_of(jobs[1], num_train=7_000, num_features=4_000)
+    assert seeds == [1, 1, 2, 2, 1, 2]
