@@ -1,7 +1,7 @@
 """The networks of a run with the compiled call over them; runs of a sweep share the call.
 
 stack = make_stack(job, plan, data, encoding=encoding, devices=devices)
-stack.is_compiled            # True where the run before in this process had a call of its kind
+stack.is_compiled            # True where an earlier run in this process had a call of its kind
 with stack.networks[0].present() as state: stack.step(state, ...)
 """
 
@@ -104,7 +104,10 @@ class Stack:
                 self.step.compile(state)
 
 
-_latest: tuple[Any, CompiledStep] | None = None
+# A search over layers comes back to each of its shapes at every rung.
+_MOST_CALLS = 8
+# Those of earlier runs in this process by their kinds, the latest first.
+_calls: list[tuple[Any, CompiledStep]] = []
 
 
 def make_stack(
@@ -115,9 +118,9 @@ def make_stack(
     encoding: Encoding,
     devices: Devices,
 ) -> Stack:
-    """The job's networks, with the call of the latest run in this process if that was of the kind.
+    """The job's networks, with the call of an earlier run in this process if one was of the kind.
 
-    One takes the place of the other, so there is no more than one at a time.
+    Calls of other kinds wait without rows.
 
     Args:
         job: The job.
@@ -126,22 +129,23 @@ def make_stack(
         encoding: What its inputs are.
         devices: What it computes on.
     """
-    global _latest
-    kind = None
-    if devices.num_replicas == 1:
-        kind = _kind(job, plan, data, encoding=encoding, devices=devices)
-    if devices.num_replicas > 1 or (_latest is not None and _latest[0] != kind):
-        # The old one goes before the new one takes its memory.
-        _latest = None
+    for _, kept in _calls:
+        kept.release()
     networks = tuple(_make_networks(job, encoding, devices))
     dnn = networks[0].seat.dnn
-    if _latest is not None:
-        step = _latest[1]
+    if devices.num_replicas > 1:
+        _calls.clear()
+        return Stack(networks, CompiledStep(dnn, data, job=job, plan=plan, devices=devices))
+    kind = _kind(job, plan, data, encoding=encoding, devices=devices)
+    step = next((kept for other, kept in _calls if other == kind), None)
+    is_compiled = step is not None
+    if step is None:
+        step = CompiledStep(dnn, data, job=job, plan=plan, devices=devices)
+    else:
         step.restart(job, data, dnn)
-        return Stack(networks, step, is_compiled=True)
-    step = CompiledStep(dnn, data, job=job, plan=plan, devices=devices)
-    _latest = kind, step
-    return Stack(networks, step)
+    rest = [(other, kept) for other, kept in _calls if other != kind]
+    _calls[:] = [(kind, step), *rest][:_MOST_CALLS]
+    return Stack(networks, step, is_compiled)
 
 
 def _make_networks(job: JobConfig, encoding: Encoding, devices: Devices) -> Iterator[Network]:

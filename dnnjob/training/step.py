@@ -239,6 +239,10 @@ class CompiledStep:
         ):
             mine.assign(other)
 
+    def release(self) -> None:
+        """Lets go of all rows, until the next restart."""
+        self._data = ResidentData(None, None)
+
     def forget_rows(self) -> None:
         """Lets go of the resident rows, which only stood for those of windows."""
         self._data = replace(self._data, x=None, y=None)

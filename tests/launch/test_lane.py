@@ -26,8 +26,8 @@ def begin_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
     from dnnjob.training import network
 
     logging.getLogger("dnnjob").setLevel(logging.INFO)
-    yield lambda: monkeypatch.setattr(network, "_latest", None)
-    monkeypatch.setattr(network, "_latest", None)
+    yield lambda: monkeypatch.setattr(network, "_calls", [])
+    monkeypatch.setattr(network, "_calls", [])
 
 
 def _run_all(job: Path, root: Path, begin: Begin = lambda: None) -> list[RunPaths]:

@@ -23,7 +23,7 @@ from tests.training.conftest import plain_encoding, random_table
 @pytest.fixture(autouse=True)
 def no_run_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test begins as a process does."""
-    monkeypatch.setattr(networks, "_latest", None)
+    monkeypatch.setattr(networks, "_calls", [])
 
 
 def make_job(
@@ -64,7 +64,7 @@ def test_a_run_after_another_of_its_kind_ends_in_the_bits_of_one_alone(
 ) -> None:
     other = make_job(seed=7, learning_rate=0.02, schedule="cosine")
     alone, expected, losses = train(other)
-    monkeypatch.setattr(networks, "_latest", None)
+    monkeypatch.setattr(networks, "_calls", [])
     train(make_job())
 
     after, weights, losses_after = train(other)
@@ -82,6 +82,20 @@ def test_runs_of_one_kind_compile_once() -> None:
 
     assert second.step is first.step
     assert first.step._call.experimental_get_tracing_count() == 1
+
+
+def test_a_run_comes_back_to_the_call_of_its_kind_after_another_kind() -> None:
+    first, *_ = train(make_job())
+    _, expected, _ = train(make_job(units=9))
+    third, *_ = train(make_job(seed=3))
+    again, weights, _ = train(make_job(units=9))
+
+    assert third.step is first.step
+    assert again.step is not first.step
+    assert again.is_compiled
+    assert first.step._data.x is None
+    for then, now in zip(expected, weights, strict=True):
+        np.testing.assert_array_equal(then, now)
 
 
 # Points of one sweep: of each value two that the compiled call must not take for each other.
@@ -108,9 +122,9 @@ def test_a_sweep_over_values_is_traced_once_and_each_point_ends_as_it_does_alone
 ) -> None:
     alone = []
     for point in POINTS:
-        monkeypatch.setattr(networks, "_latest", None)
+        monkeypatch.setattr(networks, "_calls", [])
         alone.append(train(make_job(**point))[1:])
-    monkeypatch.setattr(networks, "_latest", None)
+    monkeypatch.setattr(networks, "_calls", [])
 
     swept = [train(make_job(**point)) for point in POINTS]
 
