@@ -17,6 +17,8 @@ from dnnjob.data.resemblance import TwinCount
 from dnnjob.data.running_statistics import NumberTotals, Totals
 from dnnjob.data.schema import FLOAT32_TINY, Column, is_a_number, listed
 
+# Of four numbers in a row one in twelve rises or falls throughout, of six one in 360.
+_MOST_CHANCE_STEPS = 4
 # A float32 keeps 24 bits: below this spread a column would keep fewer than about 100 levels.
 NARROW_SPREAD = 1e-5
 # Of fewer rows many a column counts upwards.
@@ -216,7 +218,7 @@ def _weak_forms(features: Sequence[ColumnFacts], target: ColumnFacts) -> Iterato
             "or change the unit."
         )
     names = [f.column.name for f in (*features, target)]
-    if all(is_a_number(name) for name in names) and not _are_places(names):
+    if all(is_a_number(name) for name in names) and not (_are_places(names) or _rise(names[:-1])):
         yield (
             f"the names of the columns are numbers: {listed(names)}. If the first line is a row, "
             "add a line with names above it."
@@ -233,6 +235,12 @@ def _are_places(names: Sequence[str]) -> bool:
     return all(name.isdecimal() for name in names) and (
         max(map(int, names)) - min(map(int, names)) <= 2 * len(names)
     )
+
+
+def _rise(names: Sequence[str]) -> bool:
+    """Whether the names are a scale, such as years or wavelengths: a row of so many hardly is."""
+    steps = np.diff([float(name) for name in names])
+    return len(steps) > _MOST_CHANCE_STEPS and bool((steps > 0).all() or (steps < 0).all())
 
 
 def _is_narrow(found: NumberTotals) -> bool:

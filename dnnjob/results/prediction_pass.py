@@ -152,7 +152,8 @@ class PredictionPass:
         predict: From inputs to predictions of the scaled target, `(num_members, num_rows)`.
         parts: Keeps what is predicted for a later attempt.
         num_params: Of all members, by which rows are predicted at once.
-        folds: Of each training row the member that did not train on it; None where all did.
+        folds: Of each training row the member that did not train on it, -1 where none is left;
+            None where all did.
     """
 
     table: Table

@@ -81,7 +81,7 @@ class Training(Record):
     best_epoch: int | None
     """Epoch, counted from 1, with the least validation loss; None without validation rows."""
     stop_reason: str
-    """Why training ended: `epochs` were done, or `patience` ran out."""
+    """Why training ended: `epochs` were done, `patience` ran out, or a search `halved` it."""
     warnings: tuple[str, ...] = ()
     """What its user should know, such as of members that diverged."""
 

@@ -26,7 +26,8 @@ def draw_masks(
 
     Args:
         layer_units: Width of each dropout layer.
-        values: Share of the inputs that are dropped; the others are scaled up to the same mean.
+        values: With the share of the inputs that are dropped, and the scale of the others, which
+            keeps their mean.
         stream: Seed and number of the step, `(2,)` int64.
         replica: Number of the replica.
         num_replicas: Replicas of the batch.

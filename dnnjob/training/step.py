@@ -117,7 +117,7 @@ class _Steps(NamedTuple):
         start: The first to take.
         stop: The step to stop before.
         seed: Of the dropout masks.
-        values: Dropout rate, penalty, clipping, decay, momentum and patience.
+        values: Dropout rate, penalty, clipping, decay, momentum, patience and least improvement.
     """
 
     indices: Any
@@ -147,9 +147,8 @@ class CompiledStep:
 
     A network's variables are arguments of the call, updated in place. The range of steps, learning
     rates, seeds and other values are tensors, so that one compilation serves every call and every
-    point of a sweep over them. What a loop variable
-    selects is gathered, never sliced: XLA takes the bounds of a slice for constants and would
-    compile anew for every range of steps.
+    point of a sweep over them. What a loop variable selects is gathered, never sliced: XLA takes
+    the bounds of a slice for constants and would compile anew for every range of steps.
     """
 
     def __init__(

@@ -49,6 +49,17 @@ def test_names_that_are_numbers_may_be_a_row() -> None:
     ]
 
 
-@pytest.mark.parametrize("names", [("0", "1", "2"), ("2019", "2020", "2021", "2022"), ("1.5", "y")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("0", "1", "2"),
+        ("2019", "2020", "2021", "2022"),
+        ("1.5", "y"),
+        # Years, wavelengths and some of many columns that are counted, whatever the target is.
+        ("1960", "1970", "1980", "1990", "2000", "2010", "5"),
+        ("700.5", "698.2", "695.1", "640", "612.5", "600", "1"),
+        ("3", "40", "77", "250", "512", "783", "0"),
+    ],
+)
 def test_names_that_count_or_say_something_are_names(names: tuple[str, ...]) -> None:
     assert not tell(*names)
