@@ -463,10 +463,14 @@ def _doubts(
             f'Set data.date_format = "{formats[0]}" or another.'
         )
     elif one.told_dates and not known.is_settled:
-        pattern = one.told_dates[0]
+        named = " or ".join(f'"{pattern}"' for pattern in one.told_dates)
         # Where a format that is guessed has not been found, some of the values are ISO 8601.
-        also = f' and set data.columns.{name}.kind = "datetime"' if pattern in GUESSED_DATES else ""
+        also = (
+            f' and set data.columns.{name}.kind = "datetime"'
+            if set(one.told_dates) & {*GUESSED_DATES}
+            else ""
+        )
         yield (
-            f"{name} is taken for text, such as {example}. If these are dates, name "
-            f'"{pattern}" in data.date_format{also}.'
+            f"{name} is taken for text, such as {example}. If these are dates, name {named} in "
+            f"data.date_format{also}."
         )

@@ -181,6 +181,10 @@ WARNINGS = {
         ["5-Jan-2024", "31-Dec-2023"],
         r"such as '5-Jan-2024'\. If these are dates, name \"%d-%b-%Y\" in data\.date_format\.",
     ),
+    "dates of two orders": (
+        ["01/02/24", "03/04/24"],
+        r'If these are dates, name "%m/%d/%y" or "%d/%m/%y" in data\.date_format\.',
+    ),
     "dates of two formats": (
         ["2024-01-31", "31.01.2024"],
         r'name "%d\.%m\.%Y" in data\.date_format and set data\.columns\.x\.kind = "datetime"',
