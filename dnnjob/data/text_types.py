@@ -153,10 +153,17 @@ class Evidence:
         if self.dates or self.told_dates:
             words = texts.to_pylist()
             self.dates = tuple(one for one in self.dates if _are_dates(words, one))
-            if ISO_FORMAT not in self.dates:
-                self.told_dates = _fitting_beside_iso(words, self.told_dates)
+            self.told_dates = self._told_of(words)
         if self.marks:
             self._narrow(self._without_unit(texts))
+
+    def _told_of(self, words: Sequence[str]) -> tuple[str, ...]:
+        """The told formats with which these are dates, too; those found already cost nothing."""
+        if ISO_FORMAT in self.dates:
+            return self.told_dates
+        others = tuple(one for one in self.told_dates if one not in self.dates)
+        fitting = {*self.dates, *_fitting_beside_iso(words, others)}
+        return tuple(one for one in self.told_dates if one in fitting)
 
     def _without_unit(self, texts: ArrowArray) -> ArrowArray:
         if self.unit is None:
