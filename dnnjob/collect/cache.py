@@ -29,7 +29,7 @@ Facts = dict[str, Any]
 Parser = Callable[[bytes], Facts]
 Key = tuple[int, int, int, int]
 
-FORMAT = 2
+FORMAT = 3
 MAX_FILE_BYTES = 1 << 26
 # Within a tick of the file system's clock a second change may leave size and time as they were.
 SETTLED_NS = 2_000_000_000

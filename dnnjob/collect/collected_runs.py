@@ -145,13 +145,17 @@ def _is_undecided(facts: Facts) -> bool:
     """Whether the chief's own word leaves open how a run stands, or it was sent again since."""
     if "fault" in facts or "updated_at" not in facts or facts.get("state") == "COMPLETED":
         return False
-    sent_at = facts.get("submitted_at")
-    is_over = facts["state"] in OVER
-    return not is_over or (sent_at is not None and sent_at > facts["updated_at"])
+    if facts["state"] not in OVER:
+        return True
+    sent_at, after = facts.get("submitted_at"), facts.get("after_attempt")
+    if after is not None:
+        return bool(facts["attempt"] <= after)
+    return sent_at is not None and sent_at > facts["updated_at"]
 
 
 def _assemble(folder: Path, facts: Facts) -> Run:
-    beside = {"job", "chosen", "error", "progress", "fault", "updated_at", "submitted_at"}
+    beside = {"job", "chosen", "error", "progress", "fault"}
+    beside |= {"updated_at", "submitted_at", "attempt", "after_attempt"}
     columns = {key: value for key, value in facts.items() if key not in beside}
     for key in ("started_at", "ended_at"):
         if columns.get(key) is not None:

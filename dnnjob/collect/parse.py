@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from dnnjob.collect.cache import Facts
 from dnnjob.collect.record import Scalar
 from dnnjob.results.report import FORMAT_VERSION, Report
-from dnnjob.runs import Attempt, Record, Status, Submission
+from dnnjob.runs import Attempt, Record, Status, Submission, attempt_number
 
 # The key of a word KEY=VALUE of a command, which may stand in quotes.
 ASSIGNED = re.compile(r"(?:^|\s)'?([a-z_]+(?:\.\w+)+)=")
@@ -60,6 +60,7 @@ def parse_status(content: bytes) -> Facts:
         "error": status.error,
         "progress": f"epoch {done.epoch} of {done.epochs}{loss}" if done.epochs else None,
         "updated_at": _to_text(status.updated_at),
+        "attempt": attempt_number(status),
         **_attempt_columns(status.attempts),
     }
 
@@ -90,6 +91,7 @@ def parse_submission(content: bytes) -> Facts:
         "slurm_job_id": sent.job_id if sent.executor == "slurm" else None,
         "sweep_id": sent.sweep_id,
         "submitted_at": _to_text(sent.submitted_at.astimezone(UTC)),
+        "after_attempt": sent.after_attempt,
     }
 
 

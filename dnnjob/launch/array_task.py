@@ -227,12 +227,12 @@ def _is_taken(paths: RunPaths) -> bool:
         return False
     if submission.job_id != job_id:
         return True
-    attempts = read_status(paths).attempts
-    return (
-        bool(attempts)
-        and attempts[-1].slurm_job_id != job_id
-        and attempts[-1].started_at > submission.submitted_at
-    )
+    status = read_status(paths)
+    if not status.attempts or status.attempts[-1].slurm_job_id == job_id:
+        return False
+    if submission.after_attempt is None:
+        return status.attempts[-1].started_at > submission.submitted_at
+    return attempt_number(status) > submission.after_attempt
 
 
 def _outcome(paths: RunPaths, task: Task) -> ExitCode | None:

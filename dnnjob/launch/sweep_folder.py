@@ -28,6 +28,7 @@ from dnnjob.runs import (
     SweepPoint,
     create_run,
     create_sweep,
+    latest_attempt,
     write_submission,
     write_sweep,
 )
@@ -100,6 +101,7 @@ def sign_runs(sweep: SweepPaths, runs: Sequence[RunPaths]) -> None:
             process=key,
             host=host,
             user=user,
+            after_attempt=latest_attempt(paths),
             command=shlex.join(["dnnjob", *sys.argv[1:]]),
             sweep_id=sweep.sweep_id,
             folder=os.path.relpath(sweep.submission_folder, paths.root),

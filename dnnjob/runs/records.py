@@ -106,6 +106,8 @@ class Status(Record):
     progress: Progress = Progress()
     attempts: tuple[Attempt, ...] = ()
     updated_at: Time = Field(default_factory=lambda: datetime.now(UTC))
+    is_settled: bool = Field(default=False, exclude=True)
+    """Whether an event has told the end of the wait since the run was last sent; never on disk."""
 
 
 class SweepPoint(Record):
@@ -194,6 +196,8 @@ class Submission(Record):
     """Machine on which it was submitted."""
     user: str
     submitted_at: Time = Field(default_factory=lambda: datetime.now(UTC))
+    after_attempt: int | None = None
+    """The latest attempt then; None where an earlier version has sent it."""
     command: str
     """What the user typed."""
     sweep_id: str | None = None

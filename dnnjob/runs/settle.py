@@ -44,7 +44,10 @@ def awaits_attempt(status: Status, submission: Submission | None) -> bool:
         attempt.slurm_job_id == submission.job_id for attempt in status.attempts
     ):
         return False
-    return status.updated_at < submission.submitted_at
+    if submission.after_attempt is None:
+        return status.updated_at < submission.submitted_at
+    # Nor do numbers of attempts, where a clock is set back.
+    return not status.is_settled and attempt_number(status) <= submission.after_attempt
 
 
 def state_before(status: Status, submission: Submission | None) -> State:
@@ -95,6 +98,7 @@ def _settle_one(status: Status, event: Event, submission: Submission | None) -> 
         "error": error,
         "updated_at": max(event.at, sent_at),
         "attempts": _end_last(status, event, reason) if is_of_last else status.attempts,
+        "is_settled": is_of_wait,
     }
     return status.model_copy(update=update)
 

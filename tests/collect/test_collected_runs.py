@@ -163,6 +163,15 @@ def test_a_submitted_run_may_wait_in_the_queue_for_days(root: Path, state: str) 
     assert state == "REQUEUED" or line.slurm_job_id == "77_4"
 
 
+def test_a_run_that_was_sent_again_waits_although_the_clock_was_set_back_since(root: Path) -> None:
+    folder = write_run(root, state="FAILED")
+    sent = {**make_submission("slurm"), "after_attempt": 1}
+    write_json(folder / "submission.json", sent)
+    assert read_one(root).line.state == "REQUEUED"
+    write_json(folder / "submission.json", {**sent, "after_attempt": 0})
+    assert read_one(root).line.state == "FAILED"
+
+
 def test_a_local_process_is_no_slurm_job(root: Path) -> None:
     folder = write_run(root, state="CREATED")
     write_json(folder / "submission.json", make_submission("local"))

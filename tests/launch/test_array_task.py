@@ -129,6 +129,20 @@ def test_what_was_sent_again_since_is_left_to_its_new_job(make: Make, ran: Ran) 
 
 
 @pytest.mark.usefixtures("restarted")
+@pytest.mark.parametrize(("after_attempt", "goes_on"), [(1, True), (0, False)])
+def test_numbers_of_attempts_tell_what_was_taken_up_since_whatever_clocks_say(
+    make: Make, ran: Ran, after_attempt: int, goes_on: bool
+) -> None:
+    paths = make("RUNNING", job_id="6")
+    # The clock was set back between the attempt and the submission, or forth.
+    send(paths, "7", sent_s=86_400 if goes_on else -86_400, after_attempt=after_attempt)
+
+    work([paths])
+
+    assert list(ran) == [paths] * goes_on
+
+
+@pytest.mark.usefixtures("restarted")
 def test_what_goes_on_in_the_foreground_since_is_left_alone(make: Make, ran: Ran) -> None:
     paths = make("RUNNING", job_id=None)
     send(paths, "7", sent_s=60)

@@ -100,6 +100,21 @@ def test_a_run_submitted_again_waits_although_its_status_is_of_before() -> None:
     assert "others come first (Priority)" in str(view.note)
 
 
+@pytest.mark.parametrize("executor", ["slurm", "local"])
+def test_a_run_submitted_again_waits_although_the_clock_was_set_back_since(executor: str) -> None:
+    told = status("FAILED", [attempt(number=2, ended_at=ago(-86_400))], silent_s=-86_400)
+    sent = submission("7", sent_s=10, executor=executor, after_attempt=2)
+
+    waits = judged(told, JobView(state="PENDING"), sent=sent)
+    lost = event(attempt=2, job_id="7", at=ago(5))
+    known = judged(told, JobView(state="PENDING"), sent=sent, events=[lost])
+    later = status("FAILED", [attempt(number=3)], silent_s=86_400, reason="nan")
+
+    assert waits.state == "REQUEUED"
+    assert (known.state, known.error) == ("FAILED", "Lost.")
+    assert judged(later, None, sent=sent).reason == "nan"
+
+
 def test_an_attempt_of_the_same_job_makes_the_status_the_newest_whatever_clocks_say() -> None:
     told = status("FAILED", [attempt(slurm_job_id="7")], silent_s=50)
 
