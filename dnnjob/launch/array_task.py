@@ -206,7 +206,14 @@ def _work(turns: ElementTurns, runs: Sequence[RunPaths], *, task: Task, stop: St
         sent = read_submission(runs[0])
         if sent is None or sent.requested.memory_gb is None:
             # Their width was planned by cores alone; what memory the job got is known here.
-            plan = narrowed_to_memory(plan)
+            planned, plan = plan.width, narrowed_to_memory(plan)
+            if plan.width < planned:
+                logger.info(
+                    "%d run(s) go side by side instead of %d: there is memory for no more. Set "
+                    "profile.memory_gb to have more.",
+                    plan.width,
+                    planned,
+                )
         return Lanes(plan, task=task, stop=stop, watcher=LogWatcher()).work(turns)
     errand = turns.take()
     if errand is None:

@@ -13,8 +13,9 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 
 from dnnjob.config import load_job
 from dnnjob.errors import ExitCode
-from dnnjob.launch import array_task, outcome
+from dnnjob.launch import array_task, lane_plan, outcome
 from dnnjob.launch.array_task import ArrayTask, ElementTurns, work_through
+from dnnjob.launch.lane_plan import LanePlan
 from dnnjob.runs import (
     Attempt,
     Cancel,
@@ -107,6 +108,38 @@ def test_a_task_queued_anew_goes_on_where_it_stopped(make: Make, ran: Ran) -> No
 
     assert work([done, failed, stopped, lost, new]) is ExitCode.FAILED
     assert list(ran) == [stopped, lost, new]
+
+
+@pytest.mark.parametrize(("memory_gb", "width"), [(None, 1), (8.0, 2)])
+def test_a_task_without_a_memory_of_its_own_takes_as_many_lanes_as_it_finds_room_for(
+    write_job: WriteJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    memory_gb: float | None,
+    width: int,
+) -> None:
+    plans: list[LanePlan] = []
+
+    class FakeLanes:
+        def __init__(self, plan: LanePlan, **_: object) -> None:
+            plans.append(plan)
+
+        def work(self, _: ElementTurns) -> ExitCode:
+            return ExitCode.DONE
+
+    monkeypatch.setattr(array_task, "Lanes", FakeLanes)
+    monkeypatch.setattr(lane_plan, "memory_limit_bytes", lambda: lane_plan.LANE_BYTES)
+    job = load_job(write_job(devices={"stack": 2}))
+    runs = [create_run(tmp_path / "runs", job) for _ in range(2)]
+    for paths in runs:
+        send(paths, "7", requested={"memory_gb": memory_gb})
+
+    with caplog.at_level("INFO"):
+        work(runs)
+
+    assert [plan.width for plan in plans] == [width]
+    assert ("1 run(s) go side by side instead of 2" in caplog.text) == (width == 1)
 
 
 @pytest.mark.usefixtures("restarted")
