@@ -26,7 +26,7 @@ from dnnjob.launch.halving import Order
 from dnnjob.launch.lane_plan import LanePlan
 from dnnjob.launch.local_tasks import COMMAND, signals_held_back
 from dnnjob.launch.outcome import explain_end
-from dnnjob.machine import count_oom_kills
+from dnnjob.machine import count_oom_kills, process_key
 from dnnjob.runs import (
     Event,
     Reason,
@@ -448,11 +448,14 @@ def _describe_memory(paths: RunPaths) -> str:
 
 def leave_word(paths: RunPaths, state: State, reason: Reason, error: str) -> None:
     """Says what became of a run that could not say it itself."""
-    attempt = latest_attempt(paths)
+    attempt, submission = latest_attempt(paths), read_submission(paths)
+    # A local one is a process also inside a job of Slurm.
+    is_local = submission is not None and submission.executor == "local"
     event = Event(
         writer="launcher",
         attempt=attempt,
-        job_id=_own_id(paths),
+        job_id=(not is_local and own_job_id(os.environ)) or str(os.getpid()),
+        process=process_key(os.getpid()) if is_local else None,
         restarts=count_restarts(os.environ) or 0,
         state=state,
         reason=reason,
@@ -462,13 +465,6 @@ def leave_word(paths: RunPaths, state: State, reason: Reason, error: str) -> Non
         leave_event(paths, f"launcher-attempt-{attempt}", event)
     except OSError as late:
         logger.error("No event could be left in %s: %s", paths.root, late)
-
-
-def _own_id(paths: RunPaths) -> str:
-    """What this process is in the submission of a run: a local one also inside a job of Slurm."""
-    submission = read_submission(paths)
-    is_local = submission is not None and submission.executor == "local"
-    return (not is_local and own_job_id(os.environ)) or str(os.getpid())
 
 
 def _after(setup: Sequence[str], command: Sequence[str]) -> list[str]:

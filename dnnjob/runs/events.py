@@ -26,6 +26,8 @@ class Event(Record):
     """The latest attempt when it was written; the batch script does not know."""
     job_id: str | None = None
     """Of the job that it works for, as in `submission.json`."""
+    process: str | None = None
+    """Of a local one what tells its process from a later one with that number."""
     restarts: int = 0
     """How often Slurm had requeued that job."""
     state: State | None = None

@@ -120,6 +120,9 @@ def _is_of_wait(
         return last is None and event.attempt is not None
     if event.job_id != submission.job_id:
         return False
+    if event.process and submission.process and event.process != submission.process:
+        # In a container the first process has the same number each time.
+        return False
     if event.attempt is not None and event.attempt < attempt_number(status):
         return False
     if last is None or waits:

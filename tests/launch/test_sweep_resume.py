@@ -1,5 +1,6 @@
 """A sweep that goes on: which of its points, and with what they had."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from dnnjob.config import load_job, make_points
 from dnnjob.errors import ExitCode, JobError
-from dnnjob.launch import foreground
+from dnnjob.launch import foreground, lanes, sweep_folder
 from dnnjob.launch.errand import Errand
 from dnnjob.launch.halving import HalvingOrder, Order
 from dnnjob.launch.lane_plan import needs_here
@@ -17,6 +18,7 @@ from dnnjob.launch.sweep_folder import make_plan, make_sweep, sign_runs
 from dnnjob.launch.watch.resume_verb import resume_command
 from dnnjob.launch.watch.run_views import look
 from dnnjob.launch.watch.wait import wait_command
+from dnnjob.machine import process_key
 from dnnjob.runs import (
     Cancel,
     Journal,
@@ -130,6 +132,23 @@ def test_points_whose_sweep_was_killed_have_vanished_and_go_on(make: Make, begun
     ((_, errands),) = begun
     assert [errand.number for errand in errands] == [2, 3]
     assert {view.asked for view in look(runs)[1:]} == {"process"}
+
+
+def test_what_was_said_of_points_by_a_process_of_the_same_number_is_of_before(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container, whose first process has the number 1 each time."""
+    sweep, runs = make("CREATED")
+    sign_runs(sweep, runs)
+    leave_word(runs[0], "CANCELLED", "cancelled", "Cancelled before it began.")
+    key = process_key(os.getpid())
+    monkeypatch.setattr(sweep_folder, "process_key", lambda _: f"{key}0")
+    monkeypatch.setattr(lanes, "process_key", lambda _: f"{key}0")
+
+    sign_runs(sweep, runs)
+    assert read_settled(runs[0]).state == "CREATED"
+    leave_word(runs[0], "CANCELLED", "cancelled", "Cancelled once more.")
+    assert read_settled(runs[0]).error == "Cancelled once more."
 
 
 def test_points_that_never_began_are_cancelled_inside_a_job_of_slurm_too(
