@@ -18,7 +18,7 @@ from dnnjob.launch.array_task import ArrayTask
 from dnnjob.launch.local_queue import QueuePlan, open_queue
 from dnnjob.launch.sweep_folder import map_all
 from dnnjob.machine import process_key, user_name
-from dnnjob.runs import Requested, RunPaths, Submission, latest_attempt, write_submission
+from dnnjob.runs import Requested, RunPaths, Submission, attempt_before, write_submission
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Dispatch:
                 process=process,
                 host=socket.gethostname(),
                 user=user_name(),
-                after_attempt=latest_attempt(paths),
+                after_attempt=attempt_before(paths),
                 command=self.command,
                 sweep_id=self.sweep_id,
                 folder=os.path.relpath(self.folder, paths.root),

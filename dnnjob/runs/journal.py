@@ -20,6 +20,7 @@ from dnnjob.errors import JobError, SupersededError
 from dnnjob.runs.records import Attempt, Position, Progress, Reason, Rung, State, Status
 from dnnjob.runs.run_files import read_settled, read_status, write_status
 from dnnjob.runs.run_paths import RunPaths
+from dnnjob.runs.settle import attempt_number
 
 logger = logging.getLogger(__name__)
 
@@ -252,3 +253,15 @@ def latest_attempt(paths: RunPaths) -> int:
     # A listing, since NFS caches the absence of a name for longer than that of a folder's entries.
     names = os.listdir(paths.attempts) if paths.attempts.is_dir() else []  # noqa: PTH208
     return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def attempt_before(paths: RunPaths) -> int | None:
+    """The latest attempt, for what sends a run again; None where the folders do not tell.
+
+    They are empty, and some storage keeps none such: then an attempt gets an earlier one's number.
+    """
+    latest = latest_attempt(paths)
+    try:
+        return latest if attempt_number(read_status(paths)) <= latest else None
+    except (OSError, ValueError):
+        return latest

@@ -197,7 +197,7 @@ class Submission(Record):
     user: str
     submitted_at: Time = Field(default_factory=lambda: datetime.now(UTC))
     after_attempt: int | None = None
-    """The latest attempt then; None where an earlier version has sent it."""
+    """The latest attempt then; None where that was not known, as to earlier versions."""
     command: str
     """What the user typed."""
     sweep_id: str | None = None

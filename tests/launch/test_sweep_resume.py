@@ -1,6 +1,7 @@
 """A sweep that goes on: which of its points, and with what they had."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,18 @@ def test_what_was_said_of_points_by_a_process_of_the_same_number_is_of_before(
     assert read_settled(runs[0]).state == "CREATED"
     leave_word(runs[0], "CANCELLED", "cancelled", "Cancelled once more.")
     assert read_settled(runs[0]).error == "Cancelled once more."
+
+
+def test_a_run_that_lost_the_empty_folders_of_its_attempts_waits_again_all_the_same(
+    make: Make,
+) -> None:
+    """Some storage keeps no empty folders."""
+    sweep, runs = make("FAILED", "FAILED")
+    shutil.rmtree(runs[0].attempts)
+    sign_runs(sweep, runs)
+    sent = [read_submission(paths) for paths in runs]
+    assert [one and one.after_attempt for one in sent] == [None, 1]
+    assert [view.state for view in look(runs)] == ["REQUEUED"] * 2
 
 
 def test_points_that_never_began_are_cancelled_inside_a_job_of_slurm_too(
