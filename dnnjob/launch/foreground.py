@@ -188,12 +188,16 @@ def run_order(order: Order, points: Sequence[Point], *, plan: LanePlan, task: Ta
     return code
 
 
-def resume_foreground(folder: Path, words: Sequence[str] = ()) -> ExitCode:
+def resume_foreground(
+    folder: Path, words: Sequence[str] = (), *, after: int | None = None
+) -> ExitCode:
     """Goes on with a run here and now; of a complete one, leftovers are removed.
 
     Args:
         folder: The run.
         words: `KEY=VALUE` for other devices than it had.
+        after: The attempt that was the latest before anyone looked at the run's state; None is
+            that of now.
 
     Raises:
         JobError: If there is no such run, another goes on with it, or the words ask for another
@@ -205,7 +209,7 @@ def resume_foreground(folder: Path, words: Sequence[str] = ()) -> ExitCode:
         refuse_other_tasks(num_tasks, task)
     if task.is_chief:
         print(paths.root, flush=True)
-    after = latest_attempt(paths)
+    after = latest_attempt(paths) if after is None else after
     if _read_state(paths) == "COMPLETED" and not paths.first_checkpoint.is_file():
         if task.is_chief:
             # It may have been killed before it had cleared up.

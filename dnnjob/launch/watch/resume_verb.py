@@ -17,7 +17,16 @@ from dnnjob.launch.watch.run_selection import open_runs
 from dnnjob.launch.watch.run_views import RunView, look
 from dnnjob.launch.watch.status import describe_view
 from dnnjob.results.report import read_report
-from dnnjob.runs import FRESH, RunPaths, SweepPaths, open_run, read_cancel, write_file, write_text
+from dnnjob.runs import (
+    FRESH,
+    RunPaths,
+    SweepPaths,
+    latest_attempt,
+    open_run,
+    read_cancel,
+    write_file,
+    write_text,
+)
 from dnnjob.tasks import find_task
 from dnnjob.text import describe_time, quote_command
 
@@ -67,6 +76,8 @@ def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> Ex
         )
     if not task.is_chief:
         return resume_foreground(folder, for_job)
+    # Before the look: what begins after it is another's, which has gone first.
+    after = latest_attempt(paths)
     (view,) = look([paths])
     if is_longer and not here:
         raise JobError(
@@ -79,7 +90,7 @@ def resume_command(folder: Path, words: Sequence[str] = (), *, here: bool) -> Ex
         _refuse_live(view, is_cancelled=read_cancel(paths) is not None)
     if view.state == "COMPLETED" or here:
         paths.cancel.unlink(missing_ok=True)
-        return resume_foreground(folder, for_job)
+        return resume_foreground(folder, for_job, after=after)
     submission = resubmit(folder, words)
     print(paths.root, flush=True)
     say_where(paths.root, submission.job_id, executor=submission.executor)

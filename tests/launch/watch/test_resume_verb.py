@@ -20,6 +20,7 @@ from dnnjob.runs import (
     Cancel,
     RunPaths,
     Submission,
+    claim_attempt,
     load_run_job,
     read_resumption,
     write_cancel,
@@ -74,6 +75,24 @@ def test_a_run_that_cannot_be_seen_is_refused_with_how_long_silence_may_last(roo
         resume_command(paths.root, here=True)
 
 
+def test_a_resume_that_another_overtook_while_it_looked_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = make_run(root, told=status("FAILED", [attempt_here()]))
+    (paths.attempts / "1").mkdir(parents=True)
+    look = resume_verb.look
+
+    def look_late(runs: Sequence[RunPaths]) -> list[RunView]:
+        views = look(runs)
+        claim_attempt(paths, after=1)
+        return views
+
+    monkeypatch.setattr(resume_verb, "look", look_late)
+    with pytest.raises(JobError, match=r"another `dnnjob resume` .* has just begun attempt 2"):
+        resume_command(paths.root, here=True)
+    assert sorted(path.name for path in paths.attempts.iterdir()) == ["1", "2"]
+
+
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The runs that were sent again."""
@@ -92,7 +111,8 @@ def continued(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The runs that went on here."""
     folders: list[Path] = []
 
-    def note(folder: Path, words: Sequence[str]) -> ExitCode:
+    def note(folder: Path, words: Sequence[str], *, after: int) -> ExitCode:
+        del words, after
         folders.append(folder)
         return ExitCode.DONE
 
