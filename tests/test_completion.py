@@ -189,8 +189,12 @@ def test_bash_completes_values_though_it_cuts_words_at_signs(
     assert capsys.readouterr().out.split() == ["true", "false"]
 
 
+# Typer otherwise takes the shell among the ancestors of the tests.
+SHELL_BY_NAME = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+
+
 def test_bash_itself_puts_no_blank_after_a_key(tmp_path: Path) -> None:
-    script = run_command("--show-completion", "bash", SHELL="/bin/bash").stdout
+    script = run_command("--show-completion", "bash", **SHELL_BY_NAME).stdout
     (tmp_path / "dnnjob").write_text(f"#!/bin/sh\nexec {sys.executable} -m dnnjob\n")
     (tmp_path / "dnnjob").chmod(0o755)
     asked = (
