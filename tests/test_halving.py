@@ -66,6 +66,20 @@ def test_a_run_that_is_left_behind_completes_with_what_it_has(paths: RunPaths) -
     assert "halved" in paths.page.read_text()
 
 
+def test_a_run_that_comes_to_a_rung_behind_enough_others_completes_there_at_once(
+    paths: RunPaths,
+) -> None:
+    assert attempt(paths, Until(1, ends_above=1e9)) == ExitCode.DONE
+    assert read_status(paths).state == "REQUEUED"
+    assert attempt(paths, Until(3, ends_above=1e-9)) == ExitCode.DONE
+
+    status, report = read_status(paths), read_report(paths.report)
+    assert status.state == "COMPLETED"
+    assert (report.training.stop_reason, report.training.epochs) == ("halved", 3)
+    assert [one.rung and one.rung.epoch for one in status.attempts] == [1, 3]
+    assert "better points of its search went on" in (status.progress.end or "")
+
+
 @pytest.mark.long
 def test_one_that_was_left_behind_may_go_on_to_its_end(
     paths: RunPaths, write_job: WriteJob, tmp_path: Path

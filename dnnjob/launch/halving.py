@@ -74,8 +74,12 @@ def next_steps(
         losses = {n: loss for n in running if (loss := _loss(standings[n], epoch)) is not None}
         missing = {n for n in running if n not in losses and not standings[n].is_over}
         if missing:
+            # A point behind as many as can go on is left behind, whatever others come to.
+            best = sorted(losses.values())
+            most = math.ceil((len(losses) + len(missing)) / halving)
+            ends_above = best[most - 1] if len(best) >= most else None
             for n in missing:
-                steps[n] = Until(epoch)
+                steps[n] = Until(epoch, ends_above=ends_above)
             return steps
         ranked = sorted(losses, key=lambda n: (losses[n], n))
         running = set(ranked[: math.ceil(len(ranked) / halving)])

@@ -20,10 +20,16 @@ class Until:
     Attributes:
         epoch: After so many epochs.
         ends: Whether the run completes there, as if it had no more; else it goes on later.
+        ends_above: Validation loss from above which it completes there, too; None is none.
     """
 
     epoch: int
     ends: bool = False
+    ends_above: float | None = None
+
+    def leaves_behind(self, val_loss: float) -> bool:
+        """Whether a run with this validation loss there is surely worse than those that go on."""
+        return self.ends_above is not None and not val_loss <= self.ends_above
 
 
 @dataclass(frozen=True)

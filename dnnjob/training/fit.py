@@ -32,6 +32,7 @@ from dnnjob.training.member import (
     TrainingState,
     describe_end,
     mean_position,
+    overall_progress,
     remaining,
     unfinished,
 )
@@ -339,10 +340,15 @@ def _pause(train: TrainConfig, members: Sequence[Member], attempt: TaskAttempt) 
     if until is None or until.ends:
         return
     loss = float(np.mean([member.comparable_loss(train) for member in members]))
-    if any(one.state.stop_reason == HALVED for one in members):
+    is_halved = any(one.state.stop_reason == HALVED for one in members)
+    if is_halved and not until.leaves_behind(loss):
         raise PausedError(until.epoch, loss)
-    # Its patience has ended before: it waits for nobody, and is compared all the same.
+    # It is left behind, or its patience has ended before: it waits for nobody, and is compared all
+    # the same.
     attempt.journal.mark_rung(until.epoch, loss)
+    for member in members:
+        member.until = replace(until, ends=is_halved)
+    attempt.journal.show_progress(overall_progress(members, train))
 
 
 def _keep_best(train: TrainConfig, members: Sequence[Member]) -> None:

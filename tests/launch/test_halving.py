@@ -42,7 +42,13 @@ def test_all_points_train_to_the_first_rung() -> None:
 
 
 def test_those_that_are_there_wait_for_the_others() -> None:
-    assert steps(at(e10=0.5), at(), at(e10=0.1)) == [None, Until(10), None]
+    assert steps(at(e10=0.5), at(), at()) == [None, *[Until(10, ends_above=0.5)] * 2]
+
+
+def test_one_behind_as_many_as_can_go_on_ends_at_the_rung_without_waiting_for_the_others() -> None:
+    told = [at(e10=0.5), at(e10=0.1), at(), at(), over()]
+    assert steps(*told)[2:] == [Until(10, ends_above=0.5)] * 2 + [None]
+    assert steps(*told[:3])[2] == Until(10, ends_above=0.1)
 
 
 def test_the_best_third_goes_on_and_the_others_end_there() -> None:
