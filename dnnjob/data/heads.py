@@ -20,12 +20,12 @@ from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.order import default_window_rows, window_rows
 from dnnjob.data.reading import reading_file
+from dnnjob.data.rows import feature_kind
 from dnnjob.data.schema import ColumnData
 from dnnjob.data.schema_merge import join_files
 from dnnjob.data.sources import JobFiles, text_columns
 from dnnjob.data.splitter import PartRows, expected_train_rows
 from dnnjob.data.text_format import TextFormat
-from dnnjob.data.typed_table import feature_kind
 
 # Files, spread over the table, rows of all their heads, and values: of a wide table fewer rows.
 _NUM_FILES = 32

@@ -25,7 +25,7 @@ from dnnjob.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from dnnjob.data.unify import CommonColumns
+    from dnnjob.data.schema_merge import CommonColumns
 
 # A multiple of what a model predicts at once, so that its blocks are those of a table in memory.
 PIECE_ROWS = 2**16
@@ -178,7 +178,7 @@ class _Pieces:
         data: DataConfig,
     ) -> None:
         from dnnjob.data.kinds import arrow_kind
-        from dnnjob.data.unify import CommonColumns
+        from dnnjob.data.schema_merge import CommonColumns
 
         self._source, self._kinds, self._data = source, kinds, data
         if not files.num_rows:

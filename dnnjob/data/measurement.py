@@ -17,6 +17,7 @@ from dnnjob.data.checks import check_totals
 from dnnjob.data.kinds import arrow_kind
 from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.raw_columns import FloatArray, RawColumn
+from dnnjob.data.rows import TypedTable
 from dnnjob.data.running_statistics import join_totals
 from dnnjob.data.split import TRAIN, UNLABELLED, Labels
 from dnnjob.data.splitter import (
@@ -37,7 +38,6 @@ from dnnjob.data.statistics_pass import (
     survey_rows,
 )
 from dnnjob.data.table import Table
-from dnnjob.data.typed_table import TypedTable
 from dnnjob.errors import DataError
 from dnnjob.tasks import Crew, StopFlag
 

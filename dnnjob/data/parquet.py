@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dnnjob.data.partitions import add_folder_fields, add_folder_values
-from dnnjob.data.unify import CommonColumns
+from dnnjob.data.schema_merge import CommonColumns
 from dnnjob.errors import DataError
 
 # Open files hold their footers in memory.

@@ -19,6 +19,7 @@ from dnnjob.data.heads import TextPlan, read_head_columns
 from dnnjob.data.kinds import ReadAs, infer_arrow
 from dnnjob.data.parquet import ParquetRows, RowGroup, open_parquet, reading
 from dnnjob.data.partitions import add_folder_values
+from dnnjob.data.rows import TypedTable, hold_columns
 from dnnjob.data.schema import ColumnData
 from dnnjob.data.schema_merge import join_files
 from dnnjob.data.sources import JobFiles, finish_column
@@ -30,7 +31,6 @@ from dnnjob.data.splitter import (
     make_splitter,
 )
 from dnnjob.data.text_format import TextFormat
-from dnnjob.data.typed_table import TypedTable, hold_columns
 
 # Row groups, spread over the table, and rows of each.
 _NUM_GROUPS = 32

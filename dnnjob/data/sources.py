@@ -23,6 +23,7 @@ from dnnjob.data.kinds import ReadAs, as_kind, infer_arrow
 from dnnjob.data.partitions import add_folder_values
 from dnnjob.data.raw_columns import RawColumn
 from dnnjob.data.reading import READ_ERRORS, reading_file
+from dnnjob.data.rows import TypedTable, hold_columns
 from dnnjob.data.schema import (
     ColumnData,
     check_features,
@@ -33,7 +34,6 @@ from dnnjob.data.schema import (
 from dnnjob.data.schema_merge import join_files
 from dnnjob.data.source_files import find_files, folder_keys, peek_alike, peek_source
 from dnnjob.data.text_format import NO_FORMAT, TextFormat
-from dnnjob.data.typed_table import TypedTable, hold_columns
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts, take_ro
 from dnnjob.data.resemblance import NO_TWINS, CoMoments, TwinCount, Twins, co_moments, hash_rows
 from dnnjob.data.rows import Rows
 from dnnjob.data.running_statistics import Totals, join_totals, measure_column
+from dnnjob.data.schema_merge import raw_kinds, read_column
 from dnnjob.data.split import SPLITS, Labels
 from dnnjob.data.splitter import read_keys
 from dnnjob.data.spool import Copy
 from dnnjob.data.text_format import TextFormat
-from dnnjob.data.unify import raw_kinds, read_column
 from dnnjob.errors import DataError
 
 # Statistics add up over blocks of so many rows of the table, wherever its files end; of wide tables

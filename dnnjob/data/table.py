@@ -19,12 +19,11 @@ from dnnjob.data.encoding_fit import fit_columns, fit_target
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.order import window_rows
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, take_rows
-from dnnjob.data.rows import Rows
+from dnnjob.data.rows import Rows, TypedTable, carried_columns
 from dnnjob.data.running_statistics import NumberTotals, Totals, join_totals
+from dnnjob.data.schema_merge import raw_kinds
 from dnnjob.data.split import SPLITS, TRAIN, UNLABELLED, Labels
 from dnnjob.data.statistics_pass import TRANSFORMED, RowSplitter, key_block, raw_block, read_target
-from dnnjob.data.typed_table import TypedTable, carried_columns
-from dnnjob.data.unify import raw_kinds
 from dnnjob.errors import DataError
 
 _PIECE_ROWS, _PIECE_BYTES = 2**16, 2**26

@@ -18,15 +18,14 @@ from dnnjob.data.kinds import ReadAs, arrow_kind
 from dnnjob.data.measurement import measure_table
 from dnnjob.data.order import WindowPlan, default_window_rows, refuse_short_window, window_rows
 from dnnjob.data.parquet import ParquetRows
+from dnnjob.data.rows import TypedTable
+from dnnjob.data.schema_merge import CommonColumns, agree_on_kinds, raw_kinds, wanted_columns
 from dnnjob.data.sources import JobFiles, find_pieces, hold_table
 from dnnjob.data.split import TRAIN
 from dnnjob.data.splitter import PartRows, expected_train_rows
-from dnnjob.data.spool import Scratch
+from dnnjob.data.spool import Scratch, key_kind, look_over_job, rewrite, text_kinds
 from dnnjob.data.table import Table
-from dnnjob.data.text_copy import key_kind, look_over_job, rewrite, text_kinds
 from dnnjob.data.text_format import TextFormat
-from dnnjob.data.typed_table import TypedTable
-from dnnjob.data.unify import CommonColumns, agree_on_kinds, raw_kinds, wanted_columns
 from dnnjob.tasks import Crew
 
 # A table in memory takes some fifty bytes a number for a while: of more rows than this share of a

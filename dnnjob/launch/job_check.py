@@ -15,9 +15,9 @@ from dnnjob.config import JobConfig, Point, load_job, make_points
 from dnnjob.data.encoding import Encoding
 from dnnjob.data.folds import check_folds
 from dnnjob.data.order import refuse_short_window, window_rows
+from dnnjob.data.rows import TypedTable
 from dnnjob.data.schema import listed, log_warnings, show_date
 from dnnjob.data.sources import find_pieces
-from dnnjob.data.typed_table import TypedTable
 from dnnjob.launch.point_tables import AnyTable, PointTables, measure_rows
 from dnnjob.machine import memory_limit_bytes, memory_share_bytes
 from dnnjob.results.intervals import describe_too_few, least_rows

@@ -9,8 +9,8 @@ measure_rows(point.job, found)             # the rows at hand, as a job splits t
 from typing import TYPE_CHECKING, Union
 
 from dnnjob.config import DataConfig, JobConfig
+from dnnjob.data.rows import TypedTable
 from dnnjob.data.sources import find_pieces, hold_table
-from dnnjob.data.typed_table import TypedTable
 
 if TYPE_CHECKING:
     from dnnjob.data.heads import TextPlan

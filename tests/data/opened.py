@@ -13,6 +13,7 @@ from dnnjob.data.encoding import ColumnStatistics, FeatureKind
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.measurement import measure_sample, measure_table
 from dnnjob.data.raw_columns import Block, FloatArray, Texts
+from dnnjob.data.rows import TypedTable, hold_columns
 from dnnjob.data.running_statistics import measure_column
 from dnnjob.data.schema import Column, ColumnData
 from dnnjob.data.sources import hold_table, peek_job
@@ -21,7 +22,6 @@ from dnnjob.data.spool import Scratch
 from dnnjob.data.table import Piece, Table
 from dnnjob.data.table_loading import type_parquet
 from dnnjob.data.text_format import TextFormat
-from dnnjob.data.typed_table import TypedTable, hold_columns
 from dnnjob.tasks import Crew
 
 

@@ -15,8 +15,8 @@ from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs, arrow_kind, as_kind, infer_arrow
 from dnnjob.data.raw_columns import Texts
 from dnnjob.data.schema import Column, ColumnData, make_column, make_text_column
+from dnnjob.data.schema_merge import read_column
 from dnnjob.data.sources import read_all
-from dnnjob.data.unify import read_column
 from dnnjob.errors import DataError
 
 

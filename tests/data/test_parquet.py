@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnnjob.data.parquet import ParquetRows
-from dnnjob.data.unify import CommonColumns
+from dnnjob.data.schema_merge import CommonColumns
 from dnnjob.errors import DataError
 
 NUM_ROWS = 1000

@@ -15,10 +15,9 @@ from dnnjob.data.csv_files import most_rows
 from dnnjob.data.raw_columns import Texts
 from dnnjob.data.sources import peek_job
 from dnnjob.data.split import TEST, TRAIN, VALIDATION
-from dnnjob.data.spool import Scratch
+from dnnjob.data.spool import Scratch, look_over_job, rewrite
 from dnnjob.data.table import Table
 from dnnjob.data.table_loading import open_table
-from dnnjob.data.text_copy import look_over_job, rewrite
 from dnnjob.errors import DataError, JobError
 from dnnjob.tasks import Crew, StopFlag, Task
 from dnnjob.tasks.rendezvous import Peer

@@ -9,9 +9,9 @@ import pytest
 
 from dnnjob.config import DataConfig
 from dnnjob.data import sources
+from dnnjob.data.rows import TypedTable
 from dnnjob.data.sources import JobFiles
 from dnnjob.data.split import split_rows
-from dnnjob.data.typed_table import TypedTable
 from dnnjob.errors import DataError, JobError
 from dnnjob.launch import job_check, point_tables
 from dnnjob.launch.job_check import check_job, render_check
