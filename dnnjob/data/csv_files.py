@@ -16,11 +16,13 @@ from dnnjob.data.csv_reader import TableFile, open_bytes, read_strings
 from dnnjob.data.dates import ISO_FORMAT
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs, refuse_value
+from dnnjob.data.plain_numbers import PlainNumbers
 from dnnjob.data.reading import reading_file
 from dnnjob.data.text_format import TextFormat, may_be_left_out
 from dnnjob.data.text_types import (
     GUESSED_DATES,
     Evidence,
+    add_rows,
     convert,
     first_other,
     settle,
@@ -150,30 +152,32 @@ def read_texts(
         pa.concat_tables(list(read_strings(file, None if contents is None else contents[place])))
         for place, file in enumerate(files)
     ]
-    evidence = []
-    for table in strings:
-        columns = _make_evidence(table.column_names, wanted)
-        for name, one in columns.items():
-            one.add(table.column(name))
-        evidence.append(columns)
+    evidence = [_make_evidence(table.column_names, wanted) for table in strings]
+    plain = [
+        add_rows(columns, table, wanted.missing)
+        for columns, table in zip(evidence, strings, strict=True)
+    ]
     found = settle(evidence, wanted.format, wanted.kinds)
     outlines = _outline(files, evidence, wanted, found)
     typed = []
-    for file, outline, table in zip(files, outlines, strings, strict=True):
+    for file, outline, table, numbers in zip(files, outlines, strings, plain, strict=True):
         with reading_file(file.path):
-            typed.append(_type_whole(table, outline, wanted, found))
+            typed.append(_type_whole(table, numbers, outline, wanted, found))
     return typed, found
 
 
-def _type_whole(table: pa.Table, outline: Outline, wanted: ReadAs, found: TextFormat) -> TypedText:
-    arrays = [
-        convert(name, column, outline.columns[name].holds, wanted.missing, found)
-        for name, column in zip(table.column_names, table.columns, strict=True)
-    ]
-    ids = {
-        name: convert(name, table.column(name), outline.columns[name].dtype, wanted.missing, found)
-        for name in {*wanted.ids, *wanted.keys}
-    }
+def _type_whole(
+    table: pa.Table,
+    plain: Mapping[str, PlainNumbers | None],
+    outline: Outline,
+    wanted: ReadAs,
+    found: TextFormat,
+) -> TypedText:
+    def typed(name: str, dtype: pa.DataType) -> ArrowArray:
+        return convert(name, table.column(name), dtype, wanted.missing, found, plain[name])
+
+    arrays = [typed(name, column.holds) for name, column in outline.columns.items()]
+    ids = {name: typed(name, outline.columns[name].dtype) for name in {*wanted.ids, *wanted.keys}}
     return TypedText(pa.Table.from_arrays(arrays, table.column_names), ids)
 
 
@@ -267,8 +271,7 @@ def look_over(files: Sequence[TableFile], wanted: ReadAs, *, check: Check) -> Te
         columns = _make_evidence(file.names, wanted)
         for table in read_strings(file):
             check()
-            for name, one in columns.items():
-                one.add(table.column(name))
+            add_rows(columns, table, wanted.missing)
         evidence.append(columns)
     found = settle(evidence, wanted.format, wanted.kinds)
     return TextLook(tuple(_outline(files, evidence, wanted, found)), found)

@@ -100,22 +100,21 @@ def _differ_all(num_rows: int, num_values: int) -> bool:
 
 def _tells_rows_apart(name: str, found: NumberTotals) -> bool:
     """Whether another whole number is in each row, by its name an id, or 1 and on."""
+    num_rows = float(found.num_rows)
+    counts_up = found.maximum - found.minimum == num_rows - 1
+    if found.num_finite < max(found.num_rows, LEAST_NUMBERED_ROWS) or not (
+        counts_up or ID_NAME.search(name)
+    ):
+        return False
     values, weights = found.sketch.samples()
-    if found.num_finite < max(found.num_rows, LEAST_NUMBERED_ROWS):
+    are_different = len(np.unique(values)) == len(values)
+    if not (are_different and np.equal(np.mod(values, 1), 0).all()):
         return False
-    if (weights > 1).any():
-        # Of so many rows a sample alone is known; numbers from 1 on tell by their spread as well.
-        num_rows = float(found.num_rows)
-        deviation = num_rows * (num_rows**2 - 1) / 12
-        return (
-            found.maximum - found.minimum == num_rows - 1
-            and bool(np.equal(np.mod(values, 1), 0).all())
-            and len(np.unique(values)) == len(values)
-            and math.isclose(found.squared_deviation, deviation, rel_tol=1e-9)
-        )
-    if not (np.equal(np.mod(values, 1), 0).all() and len(np.unique(values)) == found.num_rows):
-        return False
-    return bool(ID_NAME.search(name)) or found.maximum - found.minimum == found.num_rows - 1
+    # Of more rows a sample alone is known; numbers from 1 on tell by their spread as well.
+    deviation = num_rows * (num_rows**2 - 1) / 12
+    return not (weights > 1).any() or (
+        counts_up and math.isclose(found.squared_deviation, deviation, rel_tol=1e-9)
+    )
 
 
 def find_weaknesses(

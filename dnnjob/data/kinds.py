@@ -7,7 +7,7 @@ data = as_kind(data, "codes", source="t.csv")
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 import numpy as np
@@ -103,9 +103,7 @@ def infer_arrow(
         return make_text_column(name, "text", _texts_of_arrow(array).without(missing))
     match kind:
         case "numeric" | "boolean":
-            # safe=False: integers beyond 2**53 round, as they do in pandas.
-            values = array.cast(pa.float64(), safe=False).to_numpy()
-            return make_column(name, kind, np.asarray(values, dtype=np.float64))
+            return make_column(name, kind, floats_of_arrow(array))
         case "text":
             return make_text_column(name, kind, _texts_of_arrow(array).without(missing))
         case "datetime":
@@ -124,6 +122,15 @@ def infer_arrow(
             return ColumnData(column, num_rows=len(array))
         case _:
             assert_never(kind)
+
+
+def floats_of_arrow(array: "pa.ChunkedArray[Any]") -> FloatArray:
+    """Numbers or booleans as float64, NaN where null; integers beyond 2**53 round."""
+    import pyarrow as pa
+
+    if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type)):
+        array = array.cast(pa.float64(), safe=False)
+    return np.asarray(array.to_numpy(), dtype=np.float64)
 
 
 def large_wholes(array: "pa.ChunkedArray[Any]", missing: Collection[str] = ()) -> Texts | None:
@@ -167,6 +174,7 @@ def are_integers(types: "Iterable[pa.DataType]") -> bool:
     return all(pa.types.is_integer(one) and not pa.types.is_uint64(one) for one in types)
 
 
+@cache
 def arrow_kind(dtype: "pa.DataType") -> Kind:
     """Kind of a Parquet column; one that is null throughout counts as numbers, as in pandas."""
     from pyarrow import types

@@ -52,9 +52,17 @@ class QuantileSketch:
         # The middle of each run of a sorted block stands for the run.
         sample = np.sort(values[:whole])[step // 2 :: step]
         levels = [np.empty(0)] * level + [sample]
-        # As they came, or the rest would be the largest.
-        levels[0] = np.sort(np.concatenate([levels[0], values[whole:]]))
-        return self + QuantileSketch(tuple(levels), (0,) * len(levels), self.room)
+        if whole < len(values):
+            # As they came, or the rest would be the largest.
+            levels[0] = np.sort(np.concatenate([levels[0], values[whole:]]))
+        added = QuantileSketch(tuple(levels), (0,) * len(levels), self.room)
+        return self + added if self.levels else added
+
+    def added_each(self, columns: FloatArray) -> list["QuantileSketch"]:
+        """A sketch for each of some columns of numbers, `(num_columns, num_rows)`."""
+        if columns.shape[1] > 2 * self.room or self.levels:
+            return [self.added(values) for values in columns]
+        return [QuantileSketch((held,), (0,), self.room) for held in np.sort(columns, axis=1)]
 
     def __add__(self, other: "QuantileSketch") -> "QuantileSketch":
         """The sketch of both streams."""
@@ -96,21 +104,24 @@ class QuantileSketch:
         values, weights = self.samples()
         if not len(values):
             return (math.nan,) * len(shares)
-        order = np.argsort(values, kind="stable")
-        ends = np.cumsum(weights[order])
-        ranks = np.asarray(shares) * (int(ends[-1]) - 1)
-        ordered = values[order]
-        below, above = (
-            ordered[np.searchsorted(ends, whole, side="right")]
-            for whole in (np.floor(ranks), np.ceil(ranks))
-        )
-        part = ranks - np.floor(ranks)
+        ranks = np.asarray(shares) * (int(weights.sum()) - 1)
+        wholes = (np.floor(ranks), np.ceil(ranks))
+        if len(self.levels) == 1:
+            # Of a small table each number stands for itself, in its place.
+            below, above = (values[whole.astype(np.int64)] for whole in wholes)
+        else:
+            order = np.argsort(values, kind="stable")
+            ends, ordered = np.cumsum(weights[order]), values[order]
+            below, above = (ordered[np.searchsorted(ends, whole, side="right")] for whole in wholes)
+        part = ranks - wholes[0]
         # To the bit what `numpy.median` gives.
         middle = (below + above) / 2
         return tuple(np.where(part == 0.5, middle, below + (above - below) * part).tolist())
 
     def samples(self) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """The numbers held, and how many of the stream each stands for."""
+        if len(self.levels) == 1:
+            return self.levels[0], np.ones(len(self.levels[0]), dtype=np.int64)
         weights = [
             np.full(len(held), 1 << level, dtype=np.int64) for level, held in enumerate(self.levels)
         ]

@@ -20,6 +20,8 @@ Hashes = npt.NDArray[np.uint64]
 
 # Different rows that are held; of more, those whose hash ends in zeros.
 _MAX_HELD = 2**17
+# A call of NumPy takes as long as a hundred numbers, of which a wide table has few in a column.
+_NUMBERS_AT_ONCE = 2**16
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIXING = (
     (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
@@ -177,25 +179,28 @@ def co_moments(block: Block, target: str) -> CoMoments:
     """How the columns of numbers of some rows vary with the target."""
     y = np.asarray(block[target], np.float64)
     known = np.isfinite(y)
-    columns = {
-        name: np.asarray(column, np.float64)
-        for name, column in block.items()
-        if name != target and not isinstance(column, Texts)
-    }
-    sums = np.zeros((6, len(columns)))
+    names = [name for name in block if name != target and not isinstance(block[name], Texts)]
+    sums = np.zeros((6, len(names)))
+    at_once = max(1, _NUMBERS_AT_ONCE // max(1, len(y)))
     with np.errstate(over="ignore", invalid="ignore"):
-        for place, x in enumerate(columns.values()):
-            sums[:, place] = _co_moments(x, y, known & np.isfinite(x))
-    return CoMoments(tuple(columns), sums)
+        for first in range(0, len(names), at_once):
+            stop = min(first + at_once, len(names))
+            columns = np.asarray([block[name] for name in names[first:stop]], np.float64)
+            both = known & np.isfinite(columns)
+            if both.all() and len(y):
+                sums[:, first:stop] = _co_moments(columns, y)
+                continue
+            for place, x, rows in zip(range(first, stop), columns, both, strict=True):
+                if rows.any():
+                    sums[:, place] = _co_moments(x[rows], y[rows])
+    return CoMoments(tuple(names), sums)
 
 
-def _co_moments(x: FloatArray, y: FloatArray, both: npt.NDArray[np.bool_]) -> list[float]:
-    if not both.all():
-        x, y = x[both], y[both]
-    if not len(x):
-        return [0.0] * 6
-    mean_x, mean_y = float(x.mean()), float(y.mean())
-    x, y = x - mean_x, y - mean_y
+def _co_moments(x: FloatArray, y: FloatArray) -> FloatArray:
+    """Those of columns `(..., num_rows)` with a target of as many rows, none of them empty."""
+    mean_x, mean_y = x.mean(axis=-1), y.mean()
+    x, y = x - mean_x[..., np.newaxis], y - mean_y
     # Not as products of vectors: BLAS would wake threads for each.
-    products = (float((one * two).sum()) for one, two in ((x, x), (y, y), (x, y)))
-    return [float(len(x)), mean_x, mean_y, *products]
+    products = [(one * two).sum(axis=-1) for one, two in ((x, x), (y, y), (x, y))]
+    sums = [np.float64(len(y)), mean_x, mean_y, *products]
+    return np.stack(np.broadcast_arrays(*sums))

@@ -5,18 +5,19 @@ totals.statistics().mean
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import numpy as np
 
 from dnnjob.data.encoding import QUANTILE_SHARES, ColumnStatistics
 from dnnjob.data.quantiles import QuantileSketch
-from dnnjob.data.raw_columns import FloatArray, RawColumn, Texts
-from dnnjob.data.schema import FLOAT32_MAX
+from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts
+from dnnjob.data.schema import count_beyond
 
 # Distinct texts that are counted; of more, those seen once so far are forgotten.
 _MAX_COUNTED = 2**20
+_NUMBERS_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +119,24 @@ class TextTotals:
 Totals = NumberTotals | TextTotals
 
 
+def measure_block(block: Block, *, room: int = QuantileSketch.room) -> dict[str, Totals]:
+    """Totals of some rows of each column; `room` is that of the sketches of numbers."""
+    whole: dict[str, FloatArray] = {}
+    found: dict[str, Totals] = {}
+    for name, column in block.items():
+        if isinstance(column, Texts):
+            found[name] = TextTotals(len(column), column.num_missing, column.counts())
+        elif np.isfinite(column).all() and len(column):
+            whole[name] = column
+        else:
+            found[name] = _measure_numbers(column, room=room)
+    found |= _measure_together(whole, room=room)
+    return {name: found[name] for name in block}
+
+
 def measure_column(column: RawColumn, *, room: int = QuantileSketch.room) -> Totals:
     """Totals of some rows of a column; `room` is that of the sketch of numbers."""
-    if isinstance(column, Texts):
-        return TextTotals(len(column), column.num_missing, column.counts())
-    return _measure_numbers(column, room=room)
+    return measure_block({"": column}, room=room)[""]
 
 
 def add_totals(one: Totals, other: Totals) -> Totals:
@@ -146,24 +160,55 @@ def join_totals(parts: list[dict[str, Totals]]) -> dict[str, Totals]:
 
 
 def _measure_numbers(values: FloatArray, *, room: int) -> NumberTotals:
-    values = np.asarray(values, dtype=np.float64)
+    """Totals of a column of which some rows have no finite number."""
     finite = values[np.isfinite(values)]
-    num_missing = 0 if len(finite) == len(values) else int(np.isnan(values).sum())
+    num_missing = int(np.isnan(values).sum())
     num_infinite = len(values) - len(finite) - num_missing
     if not len(finite):
         return NumberTotals(len(values), num_missing, num_infinite)
+    (found,) = _measure_finite(np.asarray(finite, np.float64)[np.newaxis], room=room)
+    return replace(found, num_rows=len(values), num_missing=num_missing, num_infinite=num_infinite)
+
+
+def _measure_together(columns: Mapping[str, FloatArray], *, room: int) -> dict[str, NumberTotals]:
+    """Totals of columns of finite numbers, as many at once as a few megabytes hold.
+
+    A call of NumPy takes as long as a hundred numbers, of which a wide table has few in a column.
+    """
+    found: dict[str, NumberTotals] = {}
+    names = list(columns)
+    at_once = max(1, _NUMBERS_AT_ONCE // len(columns[names[0]])) if names else 1
+    for first in range(0, len(names), at_once):
+        some = names[first : first + at_once]
+        values = np.asarray([columns[name] for name in some], dtype=np.float64)
+        found |= zip(some, _measure_finite(values, room=room), strict=True)
+    return found
+
+
+def _measure_finite(columns: FloatArray, *, room: int) -> list[NumberTotals]:
+    """Totals of finite numbers, `(num_columns, num_rows)`."""
     # Seen from its first value a constant column deviates by exactly zero.
-    shifted = finite - finite[0]
-    shift = float(shifted.mean())
-    shifted -= shift
-    return NumberTotals(
-        num_rows=len(values),
-        num_missing=num_missing,
-        num_infinite=num_infinite,
-        mean=float(finite[0]) + shift,
-        squared_deviation=float(np.square(shifted).sum()),
-        minimum=float(finite.min()),
-        maximum=float(finite.max()),
-        num_beyond=int((np.abs(finite) > FLOAT32_MAX).sum()),
-        sketch=QuantileSketch(room=room).added(finite),
-    )
+    shifted = columns - columns[:, :1]
+    shifts = shifted.mean(axis=1)
+    shifted -= shifts[:, np.newaxis]
+    ends = columns.min(axis=1).tolist(), columns.max(axis=1).tolist()
+    sketches = QuantileSketch(room=room).added_each(columns)
+    return [
+        NumberTotals(
+            num_rows=len(values),
+            mean=mean,
+            squared_deviation=squares,
+            minimum=minimum,
+            maximum=maximum,
+            num_beyond=count_beyond(values, minimum, maximum),
+            sketch=sketch,
+        )
+        for values, mean, squares, minimum, maximum, sketch in zip(
+            columns,
+            (columns[:, 0] + shifts).tolist(),
+            np.square(shifted).sum(axis=1).tolist(),
+            *ends,
+            sketches,
+            strict=True,
+        )
+    ]

@@ -147,19 +147,28 @@ def make_column(
         example: Of dates, how the file writes one.
     """
     finite = values[np.isfinite(values)]
-    num_missing = int(np.isnan(values).sum())
+    num_missing = 0 if len(finite) == len(values) else int(np.isnan(values).sum())
+    minimum = float(finite.min()) if len(finite) else None
+    maximum = float(finite.max()) if len(finite) else None
     column = Column(
         name=name,
         kind=kind,
         num_missing=num_missing,
         num_infinite=len(values) - len(finite) - num_missing,
-        minimum=float(finite.min()) if len(finite) else None,
-        maximum=float(finite.max()) if len(finite) else None,
+        minimum=minimum,
+        maximum=maximum,
         num_text=len(finite) if kind == "datetime" else 0,
         example=example,
-        num_beyond=int((np.abs(finite) > FLOAT32_MAX).sum()),
+        num_beyond=count_beyond(finite, minimum or 0.0, maximum or 0.0),
     )
     return ColumnData(column, num_rows=len(values), values=values)
+
+
+def count_beyond(finite: FloatArray, minimum: float, maximum: float) -> int:
+    """How many numbers between these ends float32 has not."""
+    if max(-minimum, maximum) <= FLOAT32_MAX:
+        return 0
+    return int((np.abs(finite) > FLOAT32_MAX).sum())
 
 
 def make_text_column(name: str, kind: Kind, texts: Texts) -> ColumnData:

@@ -18,7 +18,14 @@ import pyarrow as pa
 
 from dnnjob.config.data_section import DataConfig
 from dnnjob.data.encoding import FeatureKind
-from dnnjob.data.kinds import TEXT_KINDS, are_integers, arrow_kind, as_kind, infer_arrow
+from dnnjob.data.kinds import (
+    TEXT_KINDS,
+    are_integers,
+    arrow_kind,
+    as_kind,
+    floats_of_arrow,
+    infer_arrow,
+)
 from dnnjob.data.raw_columns import RawColumn, Texts, join_texts
 from dnnjob.data.schema import Column, ColumnData, Kind, listed, make_text_column
 from dnnjob.data.text_format import NO_FORMAT, TextFormat
@@ -263,10 +270,9 @@ def read_column(
     """
     with refusing_values(name, source):
         if kind in ("numeric", "boolean") and arrow_kind(array.type) == kind:
-            if not pa.types.is_float32(array.type):
-                # safe=False: integers beyond 2**53 round, as they do in pandas.
-                array = array.cast(pa.float64(), safe=False)
-            return np.asarray(array.to_numpy())
+            if pa.types.is_float32(array.type):
+                return np.asarray(array.to_numpy())
+            return floats_of_arrow(array)
         found = infer_arrow(name, array, missing=missing, as_text=kind in TEXT_KINDS)
         return as_kind(found, kind, source=source, text_format=text_format).raw
 

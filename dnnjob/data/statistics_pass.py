@@ -21,7 +21,7 @@ from dnnjob.data.quantiles import sketch_room
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts, take_rows
 from dnnjob.data.resemblance import NO_TWINS, CoMoments, TwinCount, Twins, co_moments, hash_rows
 from dnnjob.data.rows import Rows
-from dnnjob.data.running_statistics import Totals, join_totals, measure_column
+from dnnjob.data.running_statistics import Totals, join_totals, measure_block, measure_column
 from dnnjob.data.schema_merge import raw_kinds, read_column
 from dnnjob.data.split import SPLITS, Labels
 from dnnjob.data.splitter import read_keys
@@ -258,7 +258,7 @@ def _measure(data: DataConfig, block: Block, first: int, labels: Labels, *, room
     for place in np.unique(labels):
         rows = np.flatnonzero(labels == place)
         part = block if len(rows) == len(labels) else take_rows(block, rows)
-        found = {name: measure_column(column, room=room) for name, column in part.items()}
+        found = measure_block(part, room=room)
         if data.target_transform != "none":
             # What has no logarithm is refused by its minimum.
             with np.errstate(divide="ignore", invalid="ignore"):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from dnnjob.config.data_section import DataConfig
 
-_THOUSANDS = {"": "", ",": ",", ".": r"\.", " ": r"[ \x{a0}\x{2009}\x{202f}]", "'": r"['\x{2019}]"}
+# Blanks and apostrophes of other kinds as they are: RE2 and Python escape them differently.
+_THOUSANDS = {"": "", ",": ",", ".": r"\.", " ": "[ \u00a0\u2009\u202f]", "'": "['\u2019]"}
 
 
 class Marks(NamedTuple):

@@ -2,8 +2,7 @@
 
 evidence = {name: Evidence(missing=data.missing) for name in file.names}
 for table in read_strings(file):
-    for name, one in evidence.items():
-        one.add(table.column(name))
+    add_rows(evidence, table, data.missing)
 found = settle([evidence], TextFormat.of(data), {})      # marks of numbers, dates and units
 type_of_text("price", evidence["price"], None, found)
 """
@@ -14,11 +13,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dnnjob.data.dates import ISO_FORMAT, parse_date
 from dnnjob.data.encoding import FeatureKind
+from dnnjob.data.plain_numbers import PlainNumbers, find_plain
+from dnnjob.data.raw_columns import FloatArray
 from dnnjob.data.text_format import (
     ASKED_MARKS,
     GUESSED_MARKS,
@@ -31,7 +33,6 @@ from dnnjob.data.text_values import (
     BOOLEANS,
     ArrowArray,
     all_match,
-    cast_all_or_none,
     cast_or_none,
     cast_untidied,
     has_unit,
@@ -59,8 +60,11 @@ UNITS = tuple("$€£¥%")
 _UNIT = re.compile(
     r"([+-]?[$€£¥])?\s*[+-]?[\d.,][\d.,]*\s*([A-Za-z%°$€£¥µ²³][\w%°²³/^*]*)?", re.ASCII
 )
+# Of numbers with a point: more or fewer digits after it than a group of thousands has.
+_DECIMALS = re.compile(r"[+-]?\d*\.(\d{0,2}|\d{4,})", re.ASCII)
 _INT64_END = 2.0**63
-_MEASURED = 1000
+# What Arrow holds beside the letters of a text.
+_OFFSET_BYTES = 4
 
 
 @dataclass
@@ -106,35 +110,32 @@ class Evidence:
     zeros: str | None = None
     width: float = 0.0
 
-    def add(self, texts: ArrowArray) -> None:
-        """Narrows it by further rows."""
+    def add(self, texts: ArrowArray, plain: PlainNumbers | None = None) -> None:
+        """Narrows it by further rows; `plain` are the same where all are plain numbers."""
         self.num_rows += len(texts)
         if not len(texts):
             return
-        lengths = pc.binary_length(texts.slice(0, _MEASURED))
-        self.width = max(self.width, float(pc.mean(lengths).as_py() or 0.0))
-        numbers = cast_untidied(texts, pa.float64(), self.missing)
-        if numbers is None:
-            texts = tidy(texts, self.missing).drop_null()
-            if not len(texts):
-                return
-            numbers = cast_all_or_none(texts, pa.float64())
-        self.num_values += len(texts)
-        self.example = self.example or texts[0].as_py()
-        if numbers is None:
-            self._add_others(pc.unique(texts))
+        self.width = max(self.width, texts.nbytes / len(texts) - _OFFSET_BYTES)
+        present = (tidy(texts, self.missing) if plain is None else plain.texts).drop_null()
+        if not len(present):
+            return
+        self.num_values += len(present)
+        self.example = self.example or present[0].as_py()
+        if plain is None:
+            self._add_others(pc.unique(present))
         else:
-            self._add_plain(texts, numbers)
+            self._add_plain(present, plain)
 
-    def _add_plain(self, texts: ArrowArray, numbers: ArrowArray) -> None:
+    def _add_plain(self, texts: ArrowArray, plain: PlainNumbers) -> None:
         """Values that are numbers without marks of thousands or units."""
+        values = plain.values
         self.is_boolean, self.dates, self.told_dates = False, (), ()
-        self.are_day_numbers = self.are_day_numbers and _are_day_numbers(numbers)
+        self.are_day_numbers = self.are_day_numbers and _are_day_numbers(values)
         if self.unit and not self.is_unit_known:
             self.marks = ()
         self.unit = self.unit or ""
-        largest = max(abs(end.as_py() or 0.0) for end in pc.min_max(numbers).values())
-        if not self.is_whole or cast_all_or_none(texts, pa.int64()) is None:
+        largest = float(np.fmax.reduce(np.abs(values)))
+        if not self.is_whole or plain.wholes is None:
             is_huge = largest >= _INT64_END and self.is_whole
             self.is_whole = is_huge and all_match(texts, r"^[+-]?\d+$")
             self.fits_int64 = False
@@ -142,9 +143,7 @@ class Evidence:
             self._narrow(texts, is_plain=True)
             return
         self.has_long |= largest >= 1000
-        if self.zeros is None:
-            starting = texts.filter(pc.match_substring_regex(texts, r"^[+-]?0\d"))
-            self.zeros = starting[0].as_py() if len(starting) else None
+        self.zeros = self.zeros or plain.zeros
 
     def _add_others(self, texts: ArrowArray) -> None:
         """Distinct values of which some are no plain numbers."""
@@ -178,6 +177,9 @@ class Evidence:
 
     def _narrow(self, numbers: ArrowArray, *, is_plain: bool = False) -> None:
         """Keeps the marks with which all of these are numbers."""
+        if is_plain and self.marks and _DECIMALS.fullmatch(numbers[0].as_py()):
+            # Most columns: no number has such a point between thousands.
+            self.marks = tuple(one for one in self.marks if one.decimal == ".")
         if is_plain and all(one.decimal == "." for one in self.marks):
             return
         self.marks = tuple(
@@ -214,6 +216,8 @@ class Evidence:
         """What the column of several files may be, together."""
         parts = [part for part in parts if part.num_values] or list(parts[:1])
         first = parts[0]
+        if len(parts) == 1:
+            return first
         return replace(
             first,
             marks=_common([part.marks for part in parts])
@@ -230,19 +234,28 @@ class Evidence:
         )
 
 
+def add_rows(
+    evidence: Mapping[str, Evidence], table: pa.Table, missing: Collection[str]
+) -> dict[str, PlainNumbers | None]:
+    """Narrows what columns may be by rows of all; returns those that hold plain numbers."""
+    columns = [table.column(name) for name in evidence]
+    plain = dict(zip(evidence, find_plain(columns, missing), strict=True))
+    for (name, one), texts in zip(evidence.items(), columns, strict=True):
+        one.add(texts, plain[name])
+    return plain
+
+
 def _common(parts: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     return tuple(one for one in parts[0] if all(one in part for part in parts))
 
 
-def _are_day_numbers(numbers: ArrowArray) -> bool:
+def _are_day_numbers(values: FloatArray) -> bool:
     """Whether all are days, written as year, month and day in one."""
-    ends = [end.as_py() for end in pc.min_max(numbers).values()]
-    if not all(end is None or _DAY_NUMBERS[0] <= end <= _DAY_NUMBERS[1] for end in ends):
+    if not _DAY_NUMBERS[0] <= values[0] <= _DAY_NUMBERS[1]:
         return False
-    values = numbers.drop_null().to_numpy()
     month, day = values // 100 % 100, values % 100
     is_day = (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31) & (values % 1 == 0)
-    return bool(is_day.all())
+    return bool((is_day & (values >= _DAY_NUMBERS[0]) & (values <= _DAY_NUMBERS[1])).all())
 
 
 def _are_dates(words: Sequence[str], pattern: str) -> bool:
@@ -293,8 +306,17 @@ def convert(
     dtype: pa.DataType,
     missing: Collection[str],
     found: TextFormat,
+    plain: PlainNumbers | None = None,
 ) -> ArrowArray:
     """Values of a column as the type that all of it has.
+
+    Args:
+        name: Of the column.
+        texts: The values.
+        dtype: The type.
+        missing: Texts that stand for a missing value.
+        found: How the table writes numbers and dates.
+        plain: The same values, where all are plain numbers.
 
     Raises:
         ValueError: If a value is none of that type.
@@ -303,7 +325,7 @@ def convert(
         return pa.nulls(len(texts))
     is_plain = pa.types.is_integer(dtype) or (found.marks == PLAIN and name not in found.units)
     if is_plain and (pa.types.is_integer(dtype) or pa.types.is_floating(dtype)):
-        values = cast_untidied(texts, dtype, missing)
+        values = cast_untidied(texts, dtype, missing) if plain is None else plain.as_type(dtype)
         if values is not None:
             return values
     texts, values = tidy(texts, missing), None

@@ -10,6 +10,7 @@ from dnnjob.data.running_statistics import (
     Totals,
     add_totals,
     join_totals,
+    measure_block,
     measure_column,
 )
 
@@ -106,3 +107,18 @@ def test_texts_are_counted_over_blocks() -> None:
 def test_numbers_and_texts_do_not_add_up() -> None:
     with pytest.raises(TypeError, match="do not add up"):
         add_totals(measure_column(np.zeros(2)), measure_column(Texts.of(["a"])))
+
+
+def test_columns_measured_together_are_measured_as_each_alone() -> None:
+    rng = np.random.default_rng(3)
+    gaps = np.where(rng.random(500) < 0.1, np.nan, rng.normal(size=500))
+    block = {str(place): rng.normal(place, 3, size=500) for place in range(9)} | {"gaps": gaps}
+
+    together = measure_block(block)
+
+    assert list(together) == list(block)
+    for name, values in block.items():
+        alone, joint, known = measure_column(values), together[name], values[~np.isnan(values)]
+        assert joint.statistics() == alone.statistics()
+        assert joint.statistics().median == np.median(known)
+        assert joint.statistics().variance == pytest.approx(known.var())
