@@ -72,14 +72,10 @@ def scratch_folder(data: DataConfig, run_id: str, *, attempt: int) -> Iterator[P
     Raises:
         JobError: If `data.scratch` cannot be written.
     """
-    parent = Path(data.scratch or tempfile.gettempdir())
-    prefix = f"dnnjob-{run_id}-"
-    space = hashlib.sha256(f"{socket.gethostname()}/{process_space()}".encode()).hexdigest()[:12]
+    parent, prefix = _place(data, run_id)
     try:
-        for left in parent.glob(f"{prefix}*"):
-            if _is_over(left.name.removeprefix(prefix), attempt=attempt, space=space):
-                shutil.rmtree(left, ignore_errors=True)
-        name = f"{prefix}{attempt}-{space}-{os.getpid()}-"
+        clear_scratch(data, run_id, attempt=attempt)
+        name = f"{prefix}{attempt}-{_space()}-{os.getpid()}-"
         folder = Path(tempfile.mkdtemp(prefix=name, dir=parent))
     except OSError as error:
         raise JobError(
@@ -90,6 +86,29 @@ def scratch_folder(data: DataConfig, run_id: str, *, attempt: int) -> Iterator[P
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_scratch(data: DataConfig, run_id: str, *, attempt: int) -> None:
+    """Removes what attempts of a run have left that were killed, before this one or on this machine.
+
+    Raises:
+        OSError: If the folder that it is in cannot be listed.
+    """
+    parent, prefix = _place(data, run_id)
+    space = _space()
+    for left in parent.glob(f"{prefix}*"):
+        if _is_over(left.name.removeprefix(prefix), attempt=attempt, space=space):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _place(data: DataConfig, run_id: str) -> tuple[Path, str]:
+    """Where a run's folders are, and how their names begin."""
+    return Path(data.scratch or tempfile.gettempdir()), f"dnnjob-{run_id}-"
+
+
+def _space() -> str:
+    """What tells the processes that can be seen from here from others of the same number."""
+    return hashlib.sha256(f"{socket.gethostname()}/{process_space()}".encode()).hexdigest()[:12]
 
 
 def _is_seen(folder: Path) -> bool:

@@ -8,6 +8,7 @@ code = run_foreground(Path("jobs/housing.toml"), ["seed=7"], root=Path("runs"))
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from dnnjob.config import (
     parse_devices,
 )
 from dnnjob.data.sources import peek_columns
+from dnnjob.data.spool import clear_scratch
 from dnnjob.errors import ExitCode, JobError, PeerLostError
 from dnnjob.launch.halving import Order, is_complete, put_in_order, refuse_halving_of_tasks
 from dnnjob.launch.lane_plan import (
@@ -214,6 +216,8 @@ def resume_foreground(
         if task.is_chief:
             # It may have been killed before it had cleared up.
             clear_complete(paths)
+            with suppress(OSError):
+                clear_scratch(load_job(paths.job).data, paths.run_id, attempt=after)
             logger.info("%s is complete: nothing is left to do.", paths.root)
         return ExitCode.DONE
     watch = Stopwatch(age_s=process_age_s())

@@ -12,200 +12,39 @@ where it was stopped.
 """
 
 import argparse
-import os
 import random
-import re
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 CHECKOUT = Path(__file__).parents[2]
 sys.path.insert(0, str(CHECKOUT))
 
-from dnnjob import __version__  # noqa: E402
 from tests.chaos.faults import FAULTS, Fault  # noqa: E402
-from tests.chaos.judging import Expected, Reader, find_lie, find_wrongs, read_expected  # noqa: E402
-from tests.chaos.ledger import Entry, Ledger, LedgerError, Scenario, render_summary  # noqa: E402
-from tests.chaos.scene import Hang, Missed, Scene  # noqa: E402
-from tests.chaos.slurm_faults import CLUSTER  # noqa: E402
-from tests.chaos.starter import Starter  # noqa: E402
+from tests.chaos.ledger import (  # noqa: E402
+    Entry,
+    Ledger,
+    LedgerError,
+    Scenario,
+    Strike,
+    render_summary,
+)
+from tests.chaos.playing import Chaos, ChaosError, Follow  # noqa: E402
+from tests.chaos.scene import Scene  # noqa: E402
 from tests.chaos.works import WORKS, Work  # noqa: E402
-from tests.slurm.clusters import Cluster, started_cluster  # noqa: E402
+from tests.launch.trace import PHASES  # noqa: E402
 
 DEFAULT_LEDGER = CHECKOUT / "build" / "chaos" / "ledger.jsonl"
-# One in so many commands starts as a user's does, with all its imports.
+# One in so many runs starts as a user's does, with all its imports.
 _COLD = 16
-_SMALL_DISK = "size=24m"
-
-
-class ChaosError(Exception):
-    """Something that keeps faults from being tried at all."""
-
-
-class Chaos:
-    """Draws, plays and judges.
-
-    Args:
-        scratch: Folder for everything.
-    """
-
-    def __init__(self, scratch: Path) -> None:
-        self._scratch = scratch
-        self._starter = Starter(scratch)
-        self._clusters = ExitStack()
-        self._cluster: Cluster | None = None
-        self._expected: dict[str, Expected] = {}
-
-    def play(self, scenario: Scenario) -> Entry:
-        """Plays a scenario."""
-        work, fault = WORKS[scenario.job], FAULTS[scenario.fault]
-        expected = self._find_expected(work)
-        began = time.monotonic()
-        scene = self._open(work, scenario)
-        disk = _SmallDisk(scene.root) if fault.small_disk else None
-        came_in = "too late"
-        wrongs: list[str] = []
-        if scenario.phase == "write":
-            scene.halts_at = _choose_write(expected.writes, scenario.share)
-        scene.has_clock = fault.shifts_clock
-        try:
-            scene.begin()
-            with Reader(*{scene.place, *(paths.root for paths in scene.runs)}) as reader:
-                phase: Any = scenario.phase
-                if scene.reach(phase, scenario.share, expected.phases_s):
-                    phase_now = scene.phase
-                    with suppress(Missed):
-                        fault.strike(scene, scenario.target)
-                        came_in = phase_now
-                scene.wake()
-                scene.await_end()
-                wrongs += find_lie(scene)
-                fault.heal(scene)
-                scene.go_on(expected.states)
-                wrongs += [*scene.lies, *find_wrongs(scene, expected)]
-                if fault.name.startswith(("checkpoint", "part")):
-                    # The damage is the fault's own.
-                    reader.torn.clear()
-            wrongs += [f"{name} was torn: {error}" for name, error in reader.torn.items()]
-        except (Hang, OSError, AssertionError, ValueError) as error:
-            wrongs.append(f"{type(error).__name__}: {error}")
-        finally:
-            with suppress(OSError):
-                fault.heal(scene)
-            if wrongs or _is_unforeseen(fault, scene):
-                self._keep(scene, scenario)
-            scene.end()
-            if disk is not None:
-                disk.close()
-        return self._conclude(scenario, scene, came_in, wrongs, time.monotonic() - began)
-
-    def close(self) -> None:
-        """Ends what commands were started from, and the cluster."""
-        self._starter.close()
-        self._clusters.close()
-
-    def _open(self, work: Work, scenario: Scenario) -> Scene:
-        folder = Path(tempfile.mkdtemp(prefix=f"{work.name}-", dir=self._scratch))
-        rng = random.Random(scenario.seed)
-        scene = Scene(work, folder, starter=self._starter, warm=scenario.warm, rng=rng)
-        if work.executor == "slurm":
-            scene.cluster = self._find_cluster()
-        return scene
-
-    def _find_cluster(self) -> Cluster:
-        if self._cluster is None:
-            self._cluster = self._clusters.enter_context(started_cluster(*CLUSTER))
-            # Those who ask here, and the commands.
-            os.environ |= self._cluster.environ
-        return self._cluster
-
-    def _conclude(
-        self, scenario: Scenario, scene: Scene, came_in: str, wrongs: list[str], seconds: float
-    ) -> Entry:
-        words = "; ".join(wrongs)
-        outcome = "wrong" if wrongs else "same bits"
-        if not wrongs and scene.refusals:
-            words = scene.refusals[0]
-            outcome = "wrong" if _is_unforeseen(FAULTS[scenario.fault], scene) else "refused"
-        elif came_in == "too late" and not wrongs:
-            outcome = "too late"
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        return Entry(scenario, came_in, outcome, words, round(seconds, 1), __version__, date)
-
-    def _find_expected(self, work: Work) -> Expected:
-        if work.name not in self._expected:
-            scenario = Scenario(0, work.name, "", "", "", 0.0, work.can_be_warm)
-            scene = self._open(work, scenario)
-            try:
-                scene.begin()
-                scene.await_end()
-                if "COMPLETED" not in scene.states:
-                    raise ChaosError(
-                        f"The job {work.name} must be complete where nobody disturbs it, but is "
-                        f"{scene.states}. It said:\n{scene.command.talk()[-2000:]}"
-                    )
-                self._expected[work.name] = read_expected(scene, _measure(scene))
-            finally:
-                scene.end()
-        return self._expected[work.name]
-
-    def _keep(self, scene: Scene, scenario: Scenario) -> None:
-        """Keeps what went wrong, to be looked at."""
-        kept = self._scratch.parent / "kept" / f"{scenario.seed}"
-        shutil.copytree(scene.folder, kept, dirs_exist_ok=True, ignore_dangling_symlinks=True)
-        for number, command in enumerate(scene.commands, start=1):
-            (kept / f"said-{number}.txt").write_text(f"{command.talk()}\ncode {command.code}\n")
-
-
-class _SmallDisk:
-    """A file system of little room, mounted where the root is to be."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        root.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", _SMALL_DISK, "chaos", str(root)]
-        subprocess.run(command, check=True)
-
-    def close(self) -> None:
-        """Unmounts it."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["umount", "--lazy", str(self._root)], check=False, capture_output=True)
-        shutil.rmtree(self._root.parent, ignore_errors=True)
-
-
-def _is_unforeseen(fault: Fault, scene: Scene) -> bool:
-    return bool(scene.refusals) and (
-        fault.refusal is None or not re.search(fault.refusal, scene.refusals[0])
-    )
-
-
-def _choose_write(writes: list[str], share: float) -> str:
-    """Before or after which write a run is struck, of those there are."""
-    place, half = divmod(int(share * 2 * len(writes)), 2)
-    return f"{('before', 'after')[half]} {writes[place]}"
-
-
-def _measure(scene: Scene) -> dict[str, float]:
-    """How long the phases take; of training, how many epochs there are."""
-    trace = scene.trace
-    began, ended = trace.events[0]["at"], trace.at("written", "report.json")
-    return {
-        "start-up": trace.at("begin", "train") - began,
-        "evaluation": trace.at("begin", "report") - trace.at("end", "train"),
-        "results": ended - trace.at("begin", "report"),
-        "ending": 0.02,
-        "epochs": trace.epoch,
-    }
+# A run is struck at most so many times.
+_STRIKES = 5
 
 
 def draw(rng: random.Random, *, jobs: list[str], faults: list[str]) -> Scenario:
@@ -213,18 +52,106 @@ def draw(rng: random.Random, *, jobs: list[str], faults: list[str]) -> Scenario:
     fault = FAULTS[rng.choice(faults)]
     works = [WORKS[name] for name in jobs if fault.suits(WORKS[name])]
     (work,) = rng.choices(works, [1 / work.rarity for work in works])
-    phase = rng.choice(list(fault.phases))
-    there = work.processes
+    strike = _draw_strike(rng, fault, work, list(fault.phases))
     warm = work.can_be_warm and rng.random() > 1 / _COLD
-    return Scenario(
+    return Scenario(**asdict(strike), job=work.name, warm=warm)
+
+
+def _draw_strike(rng: random.Random, fault: Fault, work: Work, phases: list[str]) -> Strike:
+    return Strike(
         seed=rng.randrange(10**9),
-        job=work.name,
         fault=fault.name,
-        target=rng.choice([target for target in fault.targets if target in there]),
-        phase=phase,
+        target=rng.choice([target for target in fault.targets if target in work.processes]),
+        phase=rng.choice(phases),
         share=round(rng.random(), 3),
-        warm=warm,
     )
+
+
+class Drawn:
+    """What a run is struck by next, drawn when the one before is over.
+
+    Args:
+        rng: Draws.
+        faults: Names of those to draw from.
+        ledger: The rarest of it come first.
+    """
+
+    def __init__(self, rng: random.Random, faults: list[str], ledger: Ledger) -> None:
+        self._rng, self._faults, self._ledger = rng, faults, ledger
+        self._lately: list[str] = []
+
+    def begin(self, jobs: list[str]) -> Scenario:
+        """The first strike of a run."""
+        self._lately = []
+        scenario = draw(self._rng, jobs=jobs, faults=self._rarest(self._faults))
+        self._lately.append(scenario.fault)
+        return scenario
+
+    def follow(self, scene: Scene, scenario: Scenario) -> Scenario | None:
+        """The next strike of a run; None if it is complete, or has been struck enough."""
+        phases = list_open_phases(scene)
+        if scene.is_final or len(scenario.before) + 1 == _STRIKES or not phases:
+            return None
+        first = (scenario.before or (scenario.strike,))[0]
+        has_small_disk = FAULTS[first.fault].small_disk
+        suited: dict[str, list[str]] = {}
+        for fault in (FAULTS[name] for name in self._faults):
+            # Such a file system knows no folders that cannot be changed.
+            if fault.suits(scene.work) and (
+                has_small_disk
+                if fault.small_disk
+                else fault.name != "read-only" or not has_small_disk
+            ):
+                suited[fault.name] = [phase for phase in fault.phases if phase in phases]
+        names = [name for name, open_phases in suited.items() if open_phases]
+        if not names:
+            return None
+        fault = FAULTS[self._rng.choice(self._rarest(names))]
+        self._lately.append(fault.name)
+        return scenario.follow(_draw_strike(self._rng, fault, scene.work, suited[fault.name]))
+
+    def _rarest(self, names: list[str]) -> list[str]:
+        """Those that came least often: a ledger is to have its share of each."""
+        came = Counter(
+            one.scenario.fault for one in self._ledger.entries if one.outcome != "too late"
+        )
+        came.update(self._lately)
+        least = min(came[name] for name in names)
+        return [name for name in names if came[name] == least]
+
+
+def _suits_disk(fault: Fault, *, is_small: bool) -> bool:
+    if fault.name == "read-only":
+        # Such a file system knows no folders that cannot be changed.
+        return not is_small
+    return is_small or not fault.small_disk
+
+
+def list_open_phases(scene: Scene) -> list[str]:
+    """The phases in which a run can still be struck."""
+    if scene.is_over:
+        if scene.states == scene.goal:
+            return []
+        trained = any(trace.has("end", "train") for trace in scene.traces)
+        again = PHASES if not trained else ("start-up", "evaluation", "results", "ending")
+        return [*again, "write"]
+    phase = scene.phase
+    if phase == "ending" or phase not in PHASES:
+        return []
+    return [*PHASES[PHASES.index(phase) :], "write"]
+
+
+def _replay(entry: Entry) -> tuple[Scenario, Follow]:
+    """What a line of the ledger was struck by, up to itself."""
+    last = entry.scenario
+    strikes = [*last.before, last.strike]
+    first = Scenario(**asdict(strikes[0]), job=last.job, warm=last.warm)
+
+    def follow(scene: Scene, scenario: Scenario) -> Scenario | None:
+        come = len(scenario.before) + 1
+        return scenario.follow(strikes[come]) if come < len(strikes) else None
+
+    return first, follow
 
 
 def main() -> int:
@@ -249,7 +176,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder) / "scenes"
         scratch.mkdir()
-        chaos = Chaos(scratch)
+        chaos = Chaos(scratch, arguments.ledger.parent / "twins")
         before = len(ledger.entries)
         try:
             _play_on(chaos, ledger, arguments, rng, left_out)
@@ -278,14 +205,14 @@ def _play_on(
     rng: random.Random,
     left_out: dict[str, str],
 ) -> None:
-    again = []
     if arguments.replay is not None:
         if not 1 <= arguments.replay <= len(ledger.entries):
             raise ChaosError(
                 f"A line of the ledger can be played again, but it has {len(ledger.entries)} "
                 f"and you asked for line {arguments.replay}."
             )
-        again = [ledger.entries[arguments.replay - 1].scenario]
+        _note(chaos.play(*_replay(ledger.entries[arguments.replay - 1])), ledger)
+        return
     until = time.monotonic() + 60 * arguments.minutes
     names = [
         name
@@ -293,24 +220,23 @@ def _play_on(
         if name not in left_out and any(FAULTS[name].suits(WORKS[job]) for job in arguments.jobs)
     ]
     last = len(ledger.entries) + arguments.count
+    drawn = Drawn(rng, names, ledger)
 
-    def goes_on() -> bool:
-        return time.monotonic() < until and len(ledger.entries) < last
+    def follow(scene: Scene, scenario: Scenario) -> Scenario | None:
+        come = len(ledger.entries) + len(scenario.before) + 1
+        goes_on = time.monotonic() < until and come < last
+        return drawn.follow(scene, scenario) if goes_on else None
 
-    while again or (arguments.replay is None and goes_on()):
-        rarest = _find_rarest(names, ledger.entries)
-        scenario = again.pop() if again else draw(rng, jobs=arguments.jobs, faults=rarest)
-        entry = chaos.play(scenario)
+    while time.monotonic() < until and len(ledger.entries) < last:
+        _note(chaos.play(drawn.begin(arguments.jobs), follow), ledger)
+
+
+def _note(entries: list[Entry], ledger: Ledger) -> None:
+    for entry in entries:
         ledger.add(entry)
+        scenario = entry.scenario
         what = f"{scenario.job}, {scenario.fault} of {scenario.target} in {entry.came_in}"
         print(f"{len(ledger.entries)}: {what}: {entry.outcome}, {entry.seconds:.0f} s", flush=True)
-
-
-def _find_rarest(names: list[str], entries: Sequence[Entry]) -> list[str]:
-    """The faults that came least often: a ledger is to have its share of each."""
-    came = Counter(one.scenario.fault for one in entries if one.outcome != "too late")
-    least = min(came[name] for name in names)
-    return [name for name in names if came[name] == least]
 
 
 def _parse() -> argparse.Namespace:

@@ -47,7 +47,7 @@ class Fault:
         suits: Whether it can come to a job.
         refusal: What the words of a refusal must match; without it nothing may be refused.
         lacks: Why this machine cannot have it; None if it can.
-        shifts_clock: Whether it sets the clocks that the processes see.
+        ends: Whether the attempt ends of it, sooner or later, or must before the next fault.
         small_disk: Whether the root lies on a file system of its own, of little room.
     """
 
@@ -59,7 +59,7 @@ class Fault:
     suits: Callable[[Work], bool] = lambda work: True
     refusal: str | None = None
     lacks: Callable[[], str | None] = lambda: None
-    shifts_clock: bool = False
+    ends: bool = True
     small_disk: bool = False
 
 
@@ -144,6 +144,7 @@ def _damage(
         if not found:
             raise Missed
         for path in found[-1:] if newest else found:
+            scene.damaged.add(path)
             how(path, scene)
 
     return _kill_then(damage)
@@ -234,20 +235,15 @@ def _freeze(scene: Scene, *, frozen: bool) -> None:
 
 
 def _cancel(scene: Scene, target: str) -> None:
-    command = scene.command
-    scene.start("cancel", scene.place).wait(60)
-    # What is waited for is the run.
-    scene.commands.append(command)
+    scene.start_beside("cancel", scene.place).wait(LIMIT_S)
 
 
 def _resume_one_alive(scene: Scene, target: str) -> None:
     """A second hand at a run that is at work; it must be refused and change nothing."""
-    command = scene.command
-    second = scene.start("resume", scene.place, *scene.here)
+    second = scene.start_beside("resume", scene.place, *scene.here)
     second.wait(LIMIT_S)
-    if second.code == 0 and command.code is None:
+    if second.code == 0 and scene.command.code is None:
         scene.lies.append(f"a run that is alive was resumed: {second.talk()[-300:]}")
-    scene.commands.append(command)
 
 
 def _resume_twice(scene: Scene, target: str) -> None:
@@ -274,6 +270,7 @@ def _copy(scene: Scene, target: str) -> None:
     scene.runs = [RunPaths(copy / paths.root.relative_to(scene.root)) for paths in scene.runs]
     scene.place = copy / scene.place.relative_to(scene.root)
     scene.root = copy
+    scene.is_final = True
 
 
 def _shift_clock(scene: Scene, target: str) -> None:
@@ -330,7 +327,10 @@ _SIGNALS = {
 _CHECKPOINTS = "*/*/checkpoints/*.ckpt"
 _STATISTICS = ".dnnjob/statistics/**/*"
 _ALL = [
-    *(Fault(name, strike, targets=_TASKS) for name, strike in _SIGNALS.items()),
+    *(
+        Fault(name, strike, targets=_TASKS, ends=name != "stop")
+        for name, strike in _SIGNALS.items()
+    ),
     Fault(
         "no space",
         _fill,
@@ -390,12 +390,21 @@ _ALL = [
         suits=lambda work: work.is_copied,
     ),
     Fault("table touched", _kill_then(_change_table("touched")), phases=_WORKING),
-    Fault("table changed", _kill_then(_change_table("changed")), phases=_WORKING, refusal=_TABLE),
-    Fault("table shorter", _kill_then(_change_table("shorter")), phases=_WORKING, refusal=_TABLE),
+    *(
+        Fault(
+            f"table {how}",
+            _kill_then(_change_table(how)),
+            Scene.restore_table,
+            phases=_WORKING,
+            refusal=_TABLE,
+        )
+        for how in ("changed", "shorter")
+    ),
     *(
         Fault(
             f"table {how} under way",
             _while_at_work(_change_table(how)),
+            Scene.restore_table,
             refusal=_TABLE,
             # Before that it may be read as it is now, and is another table's run.
             phases=("training", "evaluation"),
@@ -405,7 +414,7 @@ _ALL = [
     Fault("cancel", _cancel),
     Fault("cancel beside the end", _cancel, phases=("results", "ending")),
     Fault("two resumes", _resume_twice, phases=_WORKING, suits=_is_alone),
-    Fault("resume of one alive", _resume_one_alive, phases=_WORKING, suits=_is_alone),
+    Fault("resume of one alive", _resume_one_alive, phases=_WORKING, suits=_is_alone, ends=False),
     Fault("copied while written", _copy, phases=_WORKING),
     *(
         Fault(name, strike, suits=lambda work: work.executor == "slurm", phases=PHASES)
@@ -418,8 +427,8 @@ _ALL = [
             ("node killed", slurm_faults.kill_node),
         )
     ),
-    Fault("clock a day off", _shift_clock, phases=_WORKING, shifts_clock=True),
-    Fault("clock back and forth", _shift_clock_at_work, shifts_clock=True),
-    Fault("stop of 1000 s", _stop_long, shifts_clock=True),
+    Fault("clock a day off", _shift_clock, phases=_WORKING),
+    Fault("clock back and forth", _shift_clock_at_work, ends=False),
+    Fault("stop of 1000 s", _stop_long, ends=False),
 ]
 FAULTS = {fault.name: fault for fault in _ALL}

@@ -10,7 +10,7 @@ import re
 import threading
 import tomllib
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -43,7 +43,7 @@ class Expected:
         predictions: Of each run; None of one that ends without.
         losses: Of each run and epoch.
         phases_s: How long phases take; of training, how many epochs there are.
-        writes: The files that are written once the run folder is there, in their order.
+        writes: The kinds of files that are written once the run folder is there, in their order.
     """
 
     states: list[State | None]
@@ -58,10 +58,12 @@ class Reader:
 
     Args:
         folders: Run folders, or a sweep's.
+        damaged: Files that are not whole for another reason; may grow.
     """
 
-    def __init__(self, *folders: Path) -> None:
+    def __init__(self, *folders: Path, damaged: Collection[Path] = ()) -> None:
         self.torn: dict[str, str] = {}
+        self._damaged = damaged
         self._folders = folders
         self._seen: dict[Path, tuple[int, int, int]] = {}
         self._stop = threading.Event()
@@ -84,7 +86,7 @@ class Reader:
         while not self._stop.wait(_POLL_S):
             for path in self._files():
                 try:
-                    if self._has_changed(path):
+                    if path not in self._damaged and self._has_changed(path):
                         _parse(path)
                 except FileNotFoundError:
                     continue
@@ -117,7 +119,7 @@ def read_expected(scene: Scene, phases_s: dict[str, float]) -> Expected:
 
 
 def list_writes(events: Sequence[dict[str, Any]]) -> list[str]:
-    """The files at whose first write an attempt can be struck, by what its recorder told.
+    """The kinds of files at whose write an attempt can be struck, by what its recorder told.
 
     Those that make the run folder come before anybody is told of it.
     """
@@ -125,15 +127,12 @@ def list_writes(events: Sequence[dict[str, Any]]) -> list[str]:
     early = {one["name"] for one in events[:begun] if one["what"] == "written"}
     written = [one["name"] for one in events[begun:] if one["what"] == "written"]
     # Numbers of parts and checkpoints are no kinds of files.
-    kinds = {re.sub(r"\d+", "0", name): name for name in written if name not in early}
-    return list(kinds.values())
+    kinds = (re.sub(r"\d+", "0", name) for name in written if name not in early)
+    return list(dict.fromkeys(kinds))
 
 
 def find_wrongs(scene: Scene, expected: Expected) -> Iterator[str]:
     """Yields what is wrong with runs that have gone on to their end."""
-    if scene.refusals:
-        yield from find_lie(scene)
-        return
     for number, (paths, view) in enumerate(zip(scene.runs, scene.views, strict=True)):
         if view.state != expected.states[number]:
             yield f"it ended as {view.state} ({view.reason}): {view.error}"

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 VERSION = 1
 
@@ -19,17 +20,33 @@ class LedgerError(Exception):
 
 
 @dataclass(frozen=True)
-class Scenario:
-    """All that is drawn of a fault, so that it can be played again.
+class Strike:
+    """A fault and its moment.
 
     Attributes:
         seed: Of the choices that the fault itself makes.
-        job: Name of the job.
         fault: Name of the fault.
         target: Whom it hits.
         phase: When it comes.
         share: Of that phase's length.
+    """
+
+    seed: int
+    fault: str
+    target: str
+    phase: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """All that is drawn of a fault, so that it can be played again.
+
+    Attributes:
+        seed, fault, target, phase, share: Of the strike.
+        job: Name of the job.
         warm: Whether commands start with everything imported.
+        before: What the same run was struck by before, in order.
     """
 
     seed: int
@@ -39,6 +56,23 @@ class Scenario:
     phase: str
     share: float
     warm: bool
+    before: tuple[Strike, ...] = ()
+
+    @property
+    def strike(self) -> Strike:
+        """The fault and its moment."""
+        return Strike(self.seed, self.fault, self.target, self.phase, self.share)
+
+    def follow(self, strike: Strike) -> "Scenario":
+        """The same run struck once more."""
+        before = (*self.before, self.strike)
+        return Scenario(**asdict(strike), job=self.job, warm=self.warm, before=before)
+
+    @staticmethod
+    def parse(stored: dict[str, Any]) -> "Scenario":
+        """From what the ledger has of it."""
+        before = tuple(Strike(**one) for one in stored.pop("before", ()))
+        return Scenario(**stored, before=before)
 
 
 @dataclass(frozen=True)
@@ -50,7 +84,7 @@ class Entry:
         came_in: Phase in which it came in the end; "too late" where the run was faster.
         outcome: "same bits", "refused", "too late", or "wrong".
         words: What was wrong, or the refusal's words.
-        seconds: From the start of the run to its judgement.
+        seconds: From the start of the run, or from the fault before, to its judgement.
         dnnjob: Version of what was disturbed.
         date: When, UTC.
     """
@@ -93,7 +127,7 @@ class Ledger:
             stored = json.loads(line)
             version = stored.pop("version")
             if version == VERSION:
-                return Entry(Scenario(**stored.pop("scenario")), **stored)
+                return Entry(Scenario.parse(stored.pop("scenario")), **stored)
         except (ValueError, KeyError, TypeError, AttributeError):
             version = "none that can be read"
         raise LedgerError(

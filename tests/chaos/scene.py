@@ -5,7 +5,7 @@ scene.begin()
 scene.reach("training", 0.3, phases_s)
 ...                                   # a fault
 scene.await_end()
-scene.go_on()
+scene.resume()
 """
 
 import os
@@ -26,12 +26,13 @@ from dnnjob.launch.watch.run_views import RunView, look
 from dnnjob.runs import RunPaths, State
 from tests.chaos.starter import Command, Starter
 from tests.chaos.works import Work
-from tests.launch.trace import PHASES, Phase, Trace
+from tests.launch.trace import Phase, Trace
 from tests.slurm.clusters import Cluster
 
 # On a machine with other work everything takes its time: this only ends what hangs.
 LIMIT_S = 400.0
-_LOOK_S = 0.01
+# Who starts elsewhere is asked of the scheduler and looked for among all processes.
+_LOOK_S, _LONG_LOOK_S = 0.01, 0.1
 _SLURM = {"cpus_per_task": 1, "memory_gb": 1.5, "time_limit_min": 10, "warning_lead_s": 30}
 _ATTEMPTS = 4
 
@@ -67,18 +68,23 @@ class Scene:
         self.commands: list[Command] = []
         self.traces: list[Trace] = []
         self.refusals: list[str] = []
-        self.environ: dict[str, str] = {}
-        """What commands started from now on have besides."""
         self.cluster: Cluster
         """Where it is submitted to, if that is Slurm."""
         self.runs: list[RunPaths]
         self.place: Path
         """What commands are told of: the folder of the run, or of the sweep."""
-        self.halts_at: str | None = None
-        """At which write the first command stops itself: "before NAME" or "after NAME"."""
-        self.has_clock = False
-        """Whether the clocks of the commands can be set."""
+        self.goal: list[State | None] = []
+        """How its runs are to stand in the end."""
+        self.damaged: set[Path] = set()
+        """Files that a fault itself has damaged."""
+        self.was_killed = False
+        """Whether the present attempt was sent what nobody can clean up after."""
+        self.is_final = False
+        """Whether it is to be struck no more."""
         self._clock = folder / "clock"
+        self._wish = folder / "halt"
+        self._original = self.table.read_bytes()
+        self._is_resumed = False
         self.set_clock(0.0, 0.0)
         self.lies: list[str] = []
         """What a fault itself saw that is wrong."""
@@ -92,8 +98,13 @@ class Scene:
     @property
     def trace(self) -> Trace:
         """That of the present attempt, up to now."""
-        self.traces[-1].read()
-        return self.traces[-1]
+        trace = self.traces[-1]
+        trace.read()
+        if self.work.executor == "here":
+            return trace
+        # What is queued anew tells into the same file.
+        pids = [pid for pid in trace.pids if Path(f"/proc/{pid}").exists()] or trace.pids[-1:]
+        return Trace(trace.path, [one for one in trace.events if one["pid"] in pids])
 
     def begin(self) -> None:
         """Starts the job, and returns when its run folders are there."""
@@ -124,11 +135,11 @@ class Scene:
     def start(self, *words: object) -> Command:
         """Starts a command beside or after those before."""
         self.traces.append(Trace(self.folder / f"trace-{len(self.traces)}.jsonl"))
-        environ = {"TMPDIR": str(self.temporary), **self.environ}
-        if self.has_clock:
-            environ |= {"DNNJOB_CLOCK": str(self._clock)}
-        if self.halts_at and len(self.commands) == 0:
-            environ |= {"DNNJOB_HALT": self.halts_at}
+        environ = {
+            "TMPDIR": str(self.temporary),
+            "DNNJOB_CLOCK": str(self._clock),
+            "DNNJOB_HALT": str(self._wish),
+        }
         self.commands.append(
             self._starter.start(
                 words,
@@ -139,6 +150,14 @@ class Scene:
             )
         )
         return self.command
+
+    def start_beside(self, *words: object) -> Command:
+        """Starts a command that is not the one which is waited for and traced."""
+        command, trace = self.command, self.traces[-1]
+        beside = self.start(*words)
+        self.commands.append(command)
+        self.traces.append(trace)
+        return beside
 
     def reach(
         self, phase: Phase | Literal["write"], share: float, phases_s: dict[str, float]
@@ -151,6 +170,7 @@ class Scene:
             phases_s: How long phases take undisturbed.
         """
         epochs = phases_s.get("epochs", 0)
+        pause_s = _LOOK_S if self.work.executor == "here" else _LONG_LOOK_S
         reached: dict[str, Callable[[Trace], bool]] = {
             "write": lambda trace: trace.halted is not None,
             "start-up": lambda trace: True,
@@ -166,7 +186,7 @@ class Scene:
                 return False
             if time.monotonic() > until:
                 raise Hang(f"never came to {phase}: {self.command.talk()[-500:]}")
-            time.sleep(_LOOK_S)
+            time.sleep(pause_s)
         if phase not in ("training", "checkpoint", "write"):
             time.sleep(share * phases_s[phase])
         return not self.is_over
@@ -174,19 +194,25 @@ class Scene:
     @property
     def phase(self) -> str:
         """Where it is now."""
-        if self.traces and self.trace.halted is not None:
-            return f"write {self.trace.halted}"
-        return self.trace.phase if self.traces else PHASES[0]
+        trace = self.trace
+        return f"write {trace.halted}" if trace.halted is not None else trace.phase
+
+    def halt(self, moment: str) -> None:
+        """Has the run stop itself at a write: "before NAME" or "after NAME"."""
+        whole = self._wish.with_suffix(".new")
+        whole.write_text(moment)
+        whole.replace(self._wish)
 
     def wake(self) -> None:
-        """Has whoever stopped itself at a write go on."""
-        if self.traces and self.trace.halted is not None:
+        """Has whoever stopped itself at a write go on, and nobody stop any more."""
+        self._wish.unlink(missing_ok=True)
+        if self.trace.halted is not None:
             self.strike("all", signal.SIGCONT)
 
     @property
     def is_over(self) -> bool:
         """Whether nothing works on the run any more."""
-        if self.work.executor == "here" or (self.work.executor == "pool" and self.commands[1:]):
+        if self.work.executor == "here" or (self.work.executor == "pool" and self._is_resumed):
             return self.command.code is not None
         if self.command.code not in (None, 0):
             return True
@@ -229,6 +255,7 @@ class Scene:
 
     def strike(self, target: str, number: signal.Signals) -> None:
         """Sends a signal."""
+        self.was_killed = number == signal.SIGKILL or self.was_killed
         for pid in self.processes(target):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -239,21 +266,55 @@ class Scene:
         Raises:
             Hang: If that takes too long.
         """
+        self._await(lambda: self.is_over and not any(self._own()))
+
+    def await_turn(self) -> None:
+        """Returns when nothing is at work, or Slurm has begun anew what was struck.
+
+        Raises:
+            Hang: If that takes too long.
+        """
+        before = {one["pid"] for one in self.traces[-1].events}
+        if self.work.executor != "slurm":
+            self.await_end()
+            return
+        self._await(
+            lambda: (
+                not before.issuperset(self.trace.pids) or (self.is_over and not any(self._own()))
+            )
+        )
+
+    def _await(self, has_come: Callable[[], bool]) -> None:
         until = time.monotonic() + LIMIT_S
-        while not self.is_over or any(self._own()):
+        while not has_come():
             if time.monotonic() > until:
                 raise Hang(f"{self.phase} did not end: {self.command.talk()[-500:]}")
             time.sleep(0.05)
 
-    def go_on(self, until: list[State | None]) -> None:
-        """Resumes until the runs stand as they are to, as a user does; refusals are kept."""
+    def resume(self) -> None:
+        """Starts what is over again, as a user does."""
+        self.was_killed = False
+        self.start("resume", self.place, *self.here)
+        self._is_resumed = True
+
+    def go_on(self) -> None:
+        """Resumes until the runs stand as they are to; refusals are kept."""
         for _ in range(_ATTEMPTS):
-            if self.states == until or self.refusals:
+            # One that was killed when it was complete is told so, and what is left goes.
+            if (self.states == self.goal and not self.was_killed) or self.refusals:
                 return
-            self.start("resume", self.place, *self.here)
+            self.resume()
             self.await_end()
-            if (code := self.command.code) and self.states != until:
-                self.refusals.append(f"code {code}: {self.command.talk().strip()[-600:]}")
+            self.hear()
+
+    def hear(self) -> None:
+        """Keeps what the command that has ended says, where it was refused."""
+        if (code := self.command.code) and self.states != self.goal:
+            self.refusals.append(f"code {code}: {self.command.talk().strip()[-600:]}")
+
+    def restore_table(self) -> None:
+        """Puts the table back as it was."""
+        self.table.write_bytes(self._original)
 
     def end(self) -> None:
         """Ends what is left of it, and removes its folder."""

@@ -88,13 +88,13 @@ class Work:
             "data": {"source": table.name, "target": "y", "validation_fraction": 0.2},
             "model": {"hidden_units": [16, 8], "dropout_rate": 0.2},
             "train": {
-                "epochs": 200,
+                "epochs": 100,
                 "global_batch_size": 48,
                 "optimizer": "adam",
                 "learning_rate": 0.001,
                 "schedule": "cosine",
-                "patience": 180,
-                "checkpoint_every_s": 0.3,
+                "patience": 90,
+                "checkpoint_every_s": 0.15,
             },
             # Compiling with XLA takes longer than all the rest: one job tries it.
             "devices": {"kind": "cpu", "threads": 1, "xla": "off"},
@@ -135,7 +135,7 @@ def _write_categories(folder: Path) -> Path:
 
 def _write_parquet(folder: Path) -> Path:
     path = folder / "table.parquet"
-    _make_frame(8000, 60_000).to_parquet(path, row_group_size=400, index=False)
+    _make_frame(6000, 50_000).to_parquet(path, row_group_size=400, index=False)
     return path
 
 
@@ -148,24 +148,24 @@ def _write_long_text(folder: Path) -> Path:
 _STREAMED = {
     "data": {"window_rows": 1600, "memory_budget_gb": 1e-9},
     # Of the predictions, too, a part at once.
-    "train": {"epochs": 8, "patience": 7, "checkpoint_every_s": 0.02},
+    "train": {"epochs": 4, "patience": 3, "checkpoint_every_s": 0.02},
 }
 _COPIED = {
     "data": {"window_rows": 800, "memory_budget_gb": 1e-9},
-    "train": {"epochs": 6, "patience": 5},
+    "train": {"epochs": 4, "patience": 3},
 }
 # Of the learning rates the second ends with losses that are not finite.
 _SWEEP = {
     "sweep": {"train.learning_rate": [0.001, 1e9, 0.003]},
-    "train": {"optimizer": "sgd", "schedule": "constant", "epochs": 150, "patience": 140},
+    "train": {"optimizer": "sgd", "schedule": "constant", "epochs": 80, "patience": 70},
     "devices": {"stack": 2},
 }
 _MEMBERS = {
     "model": {"members": 3, "bagging": "folds"},
     "data": {"validation_fraction": 0.0},
-    "train": {"epochs": 150, "patience": 120},
+    "train": {"epochs": 80, "patience": 60},
 }
-_TASKS = {"devices": {"tasks": 2}, "train": {"epochs": 80}}
+_TASKS = {"devices": {"tasks": 2}, "train": {"epochs": 60, "patience": 50}}
 _ARRAY = {"sweep": {"train.learning_rate": [0.001, 0.003]}}
 WORKS = {
     work.name: work
@@ -175,7 +175,7 @@ WORKS = {
         Work("copied", _write_long_text, _COPIED),
         Work("categories", _write_categories),
         Work(
-            "fused", _write_numbers, {"devices": {"xla": "on"}, "train": {"epochs": 400}}, rarity=2
+            "fused", _write_numbers, {"devices": {"xla": "on"}, "train": {"epochs": 200}}, rarity=2
         ),
         Work("two-tasks", _write_numbers, _TASKS, rarity=4),
         Work("members", _write_numbers, _MEMBERS),

@@ -68,8 +68,9 @@ class Trace:
 
     @property
     def halted(self) -> str | None:
-        """At which write the process stopped itself: "before NAME" or "after NAME"."""
-        return next((str(one["name"]) for one in self.events if one["what"] == "halt"), None)
+        """At which write the process has stopped itself: "before NAME" or "after NAME"."""
+        halts = [one for one in self.events if one["what"] in ("halt", "woken")]
+        return str(halts[-1]["name"]) if halts and halts[-1]["what"] == "halt" else None
 
     @property
     def epoch(self) -> int:

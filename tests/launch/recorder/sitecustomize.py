@@ -2,8 +2,9 @@
 
 Python imports this module by itself where its folder is on PYTHONPATH. What the command does stays
 the same; a line is on its way before the step that it tells of begins, so a SIGKILL loses none.
-Where DNNJOB_HALT is "before NAME" or "after NAME", it stops itself there when a file of that name
-is written for the first time, so that something can be done to it at that very moment. Where
+Where DNNJOB_HALT names a file that says "before NAME" or "after NAME", with 0 for every number, it
+stops itself there when such a file is written, so that something can be done to it at that very
+moment. Where
 DNNJOB_CLOCK names a file, its two numbers are added to the time of day and to the clocks that only
 go forward, as dnnjob reads them; who writes them sets the clocks of a process that lives.
 """
@@ -12,6 +13,7 @@ import datetime
 import json
 import mmap
 import os
+import re
 import signal
 import struct
 import sys
@@ -42,14 +44,18 @@ def _record(file: int) -> None:
         line = {"at": _true_monotonic(), "pid": os.getpid(), "what": what, **facts}
         os.write(file, json.dumps(line).encode() + b"\n")
 
-    def halt(moment: str) -> None:
-        if moment != os.environ.get(HALT):
+    def halt(moment: str, name: str) -> None:
+        moment += " " + re.sub(r"\d+", "0", name)
+        if HALT not in os.environ:
             return
-        with suppress(FileExistsError):
-            # Of all processes that tell of this attempt one does so, once.
-            os.close(os.open(os.environ[TRACE] + ".halted", os.O_CREAT | os.O_EXCL))
-            note("halt", name=moment)
-            os.kill(os.getpid(), signal.SIGSTOP)
+        wish = Path(os.environ[HALT])
+        with suppress(FileNotFoundError):
+            if wish.read_text() == moment:
+                # Of all processes that may be asked to the one that removes it stops.
+                wish.unlink()
+                note("halt", name=moment)
+                os.kill(os.getpid(), signal.SIGSTOP)
+                note("woken", name=moment)
 
     time_phase, write_file = clock.Stopwatch.time, runs.write_file
     show, kept = runs.Journal.show_progress, runs.Journal.mark_reached
@@ -64,10 +70,10 @@ def _record(file: int) -> None:
 
     def noting_write(path: Path, fill: Any, **settings: Any) -> None:
         note("write", name=path.name)
-        halt(f"before {path.name}")
+        halt("before", path.name)
         write_file(path, fill, **settings)
         note("written", name=path.name)
-        halt(f"after {path.name}")
+        halt("after", path.name)
 
     def noting_show(self: Any, progress: Any, *rest: float) -> None:
         note("called", epoch=progress.epoch)
