@@ -89,7 +89,7 @@ def scratch_folder(data: DataConfig, run_id: str, *, attempt: int) -> Iterator[P
 
 
 def clear_scratch(data: DataConfig, run_id: str, *, attempt: int) -> None:
-    """Removes what attempts of a run have left that were killed, before this one or on this machine.
+    """Removes what attempts of a run have left that were killed, earlier or here.
 
     Raises:
         OSError: If the folder that it is in cannot be listed.

@@ -20,6 +20,8 @@ class Errand(Record):
     """Its place in the sweep, from 1."""
     cores: int = 1
     """Cores that it keeps busy."""
+    after: int | None = None
+    """The attempt after which this one must come, where it matters."""
     until: Until | None = None
     """Where it stops short of its end."""
     kind: str = ""

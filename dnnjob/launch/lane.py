@@ -34,6 +34,7 @@ def run_point(
     number: int,
     stop: StopFlag,
     watch: Stopwatch,
+    after: int | None = None,
     show: Callable[..., object] = lambda *_: None,
     until: Until | None = None,
 ) -> ExitCode:
@@ -45,6 +46,7 @@ def run_point(
         number: The place of the run among them, from 1; 0 where it is the only one.
         stop: What remembers the signals.
         watch: Started when the run was.
+        after: The attempt after which this one must come, where it matters.
         show: Told how far training has come.
         until: Where a run of one task stops short of its last epoch.
     """
@@ -53,10 +55,12 @@ def run_point(
         if task.num_tasks > 1 and number:
             # A process can join the tasks of one run only.
             place = replace(task, point=number, launch=f"{task.launch}-{number}")
-            return run_processes(paths, [place], stop=stop)
+            return run_processes(paths, [place], after=after, stop=stop)
         if task.num_tasks == 1 and num_tasks > 1:
-            return run_local_tasks(paths, num_tasks=num_tasks, stop=stop)
-        return run_attempt(paths, task=task, watch=watch, stop=stop, show=show, until=until)
+            return run_local_tasks(paths, num_tasks=num_tasks, after=after, stop=stop)
+        return run_attempt(
+            paths, task=task, watch=watch, after=after, stop=stop, show=show, until=until
+        )
     except DnnJobError as error:
         logger.error("%s", error)
         return error.exit_code
@@ -111,6 +115,7 @@ def _work() -> NoReturn:
             number=errand.number,
             stop=stop,
             watch=Stopwatch(age_s=age_s),
+            after=errand.after,
             show=teller.show,
             until=errand.until,
         )

@@ -154,7 +154,7 @@ class Lanes:
                 for lane, code in self._look():
                     errand, lane.errand = cast(Errand, lane.errand), None
                     if code is None:
-                        self._again = errand
+                        self._again = errand.model_copy(update={"after": None})
                         turns.again(errand)
                         continue
                     codes.append(code)
@@ -393,7 +393,8 @@ class ListedTurns:
             elif read_cancel(RunPaths(errand.run)) is not None:
                 self._cancel(errand)
             else:
-                return errand
+                # Another `resume` of the sweep may have passed the same look: one has the point.
+                return errand.model_copy(update={"after": self._attempts[errand.run]})
         return None
 
     def put_back(self, errand: Errand) -> None:

@@ -97,6 +97,15 @@ class Attempt(Record):
     """Largest resident memory of the chief at its last sign of life."""
 
 
+class Maker(Record):
+    """The process that made a run folder: until an attempt begins, nobody else can be asked."""
+
+    host: str
+    pid: int
+    process: str | None
+    """What tells it from a later one with its number."""
+
+
 class Status(Record):
     """What `status.json` says."""
 
@@ -106,6 +115,8 @@ class Status(Record):
     progress: Progress = Progress()
     attempts: tuple[Attempt, ...] = ()
     updated_at: Time = Field(default_factory=lambda: datetime.now(UTC))
+    made_by: Maker | None = Field(default=None, exclude_if=lambda maker: maker is None)
+    """Of a run that no attempt has gone on with."""
     is_settled: bool = Field(default=False, exclude=True)
     """Whether an event has told the end of the wait since the run was last sent; never on disk."""
 

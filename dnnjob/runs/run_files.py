@@ -4,8 +4,10 @@ paths = create_run(Path("runs"), job)
 status = read_status(paths)
 """
 
+import os
 import secrets
 import shutil
+import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +16,10 @@ from typing import Any
 from dnnjob.config import JobConfig, change_devices, load_job, to_toml
 from dnnjob.errors import DISK_FULL, JobError, MissingError
 from dnnjob.image import is_lost, mount_hint
+from dnnjob.machine import process_key
 from dnnjob.runs.atomic_files import write_text
 from dnnjob.runs.events import read_events
-from dnnjob.runs.records import Cancel, Resumption, Status, Submission, Sweep
+from dnnjob.runs.records import Cancel, Maker, Resumption, Status, Submission, Sweep
 from dnnjob.runs.run_paths import RunPaths, SweepPaths
 from dnnjob.runs.settle import settle
 
@@ -35,7 +38,9 @@ def create_run(root: Path, job: JobConfig, *, token: str | None = None) -> RunPa
     paths = RunPaths(_make_folder(root.absolute() / job.name, token))
     try:
         write_text(paths.job, to_toml(job))
-        write_status(paths, Status())
+        pid = os.getpid()
+        maker = Maker(host=socket.gethostname(), pid=pid, process=process_key(pid))
+        write_status(paths, Status(made_by=maker))
     except OSError as error:
         shutil.rmtree(paths.root, ignore_errors=True)
         raise _refuse_root(paths.root, error.strerror) from error

@@ -11,9 +11,10 @@ import pytest
 
 from dnnjob.clock import Stopwatch
 from dnnjob.config import load_job, make_points
+from dnnjob.errors import ExitCode
 from dnnjob.launch.lane import run_point
 from dnnjob.results.report import read_report
-from dnnjob.runs import RunPaths, create_run, read_status
+from dnnjob.runs import RunPaths, claim_attempt, create_run, read_status
 from dnnjob.tasks import StopFlag, Task
 from tests.conftest import WriteJob, make_frame
 
@@ -49,6 +50,19 @@ def _write(write_job: WriteJob, train: Mapping[str, Any], **sweep: Any) -> Path:
         output={"plots": False, "trees": False, "model": False},
         sweep=sweep,
     )
+
+
+def test_a_point_that_another_has_gone_on_with_is_left_to_it(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    """Two that resume a sweep in the same second have both seen it without a living process."""
+    paths = create_run(tmp_path, load_job(write_job()))
+    claim_attempt(paths, after=0)
+
+    code = run_point(paths, task=Task(), number=1, stop=StopFlag(), watch=Stopwatch(), after=0)
+
+    assert code == ExitCode.USAGE
+    assert read_status(paths).state == "CREATED"
 
 
 @pytest.mark.long

@@ -24,6 +24,7 @@ from dnnjob.runs import (
     Journal,
     RunPaths,
     State,
+    claim_attempt,
     create_run,
     latest_attempt,
     read_settled,
@@ -329,6 +330,17 @@ def test_a_point_that_was_gone_on_with_elsewhere_is_left_alone(
     assert work("done", "done", "continue", "done", width=1) == ExitCode.CONTINUE
     assert heard.began == [1, 3]
     assert [read_settled(paths).state for paths in (runs[1], runs[3])] == ["RUNNING", "CANCELLED"]
+
+
+def test_a_point_says_after_which_attempt_it_comes(runs: list[RunPaths]) -> None:
+    """So that of two that resume a sweep at once, one has each point."""
+    claim_attempt(runs[0])
+    turns = ListedTurns(ListedOrder([Errand(run=runs[0].root, number=1)]))
+
+    errand = turns.take()
+
+    assert errand is not None
+    assert errand.after == 1
 
 
 def test_a_point_that_is_to_go_on_later_ends_the_work(work: Work, heard: Heard) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dnnjob.clock import Stopwatch
+from dnnjob.data.spool import scratch_folder
 from dnnjob.errors import (
     DataError,
     ExitCode,
@@ -35,6 +36,7 @@ from dnnjob.runs import (
     Status,
     claim_attempt,
     create_run,
+    load_run_job,
     read_status,
     write_status,
 )
@@ -97,8 +99,13 @@ def test_a_live_run_is_not_resumed(paths: RunPaths) -> None:
 
 
 def test_resuming_a_complete_run_that_was_killed_while_it_cleared_up_does_the_rest(
-    paths: RunPaths,
+    paths: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with scratch_folder(load_run_job(paths).data, paths.run_id, attempt=1) as folder:
+        # Of a process that is gone.
+        left = tmp_path / folder.name.replace(f"-{os.getpid()}-", "-999999999-")
+        left.mkdir()
     Journal(paths).finish("COMPLETED")
     paths.checkpoints.mkdir()
     (paths.checkpoints / "00000001-1.ckpt").touch()
@@ -108,6 +115,7 @@ def test_resuming_a_complete_run_that_was_killed_while_it_cleared_up_does_the_re
     assert resume_foreground(paths.root) == ExitCode.DONE
     assert not paths.checkpoints.exists()
     assert not half_written.exists()
+    assert not left.exists()
     assert len(read_status(paths).attempts) == 1
 
 

@@ -35,6 +35,8 @@ from dnnjob.runs import (
 
 logger = logging.getLogger(__name__)
 
+_JobKey = tuple[str, str | None, str | None]
+
 
 @dataclass(frozen=True)
 class _SubmittedJob:
@@ -155,7 +157,7 @@ def _find_submitted_jobs(runs: Iterable[RunPaths]) -> list[_SubmittedJob]:
     """What carries the runs that were submitted, each once."""
     alone: list[_SubmittedJob] = []
     sweeps: dict[Path, SweepPaths] = {}
-    chosen: set[str] = set()
+    chosen: set[_JobKey] = set()
     for paths in runs:
         sent = read_submission(paths)
         if sent is None:
@@ -165,9 +167,9 @@ def _find_submitted_jobs(runs: Iterable[RunPaths]) -> list[_SubmittedJob]:
             continue
         sweep = _sweep_of(paths, sent)
         sweeps[sweep.root] = sweep
-        chosen.add(sent.job_id)
+        chosen.add(_key_of(sent))
     shared = [job for sweep in sweeps.values() for job in _jobs_of(sweep)]
-    return alone + [job for job in shared if job.submission.job_id in chosen]
+    return alone + [job for job in shared if _key_of(job.submission) in chosen]
 
 
 def _is_sent_alone(paths: RunPaths, sent: Submission) -> bool:
@@ -185,15 +187,21 @@ def _folder_of(paths: RunPaths, sent: Submission) -> Path:
 
 
 def _jobs_of(sweep: SweepPaths) -> Iterator[_SubmittedJob]:
-    carried: dict[str, list[RunPaths]] = {}
-    sent: dict[str, Submission] = {}
+    carried: dict[_JobKey, list[RunPaths]] = {}
+    sent: dict[_JobKey, Submission] = {}
     for paths in _points(sweep):
         submission = read_submission(paths)
         if submission is not None:
-            sent[submission.job_id] = submission
-            carried.setdefault(submission.job_id, []).append(paths)
-    for job_id, runs in carried.items():
-        yield _SubmittedJob(sent[job_id], frozenset(filter(_is_wanted, runs)))
+            key = _key_of(submission)
+            sent[key] = submission
+            carried.setdefault(key, []).append(paths)
+    for key, runs in carried.items():
+        yield _SubmittedJob(sent[key], frozenset(filter(_is_wanted, runs)))
+
+
+def _key_of(sent: Submission) -> _JobKey:
+    # In containers the first process has the same number each time; ids count on a cluster alone.
+    return sent.job_id, sent.process, sent.cluster
 
 
 def _points(sweep: SweepPaths) -> list[RunPaths]:

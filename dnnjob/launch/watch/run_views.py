@@ -307,6 +307,10 @@ def _see_process(files: _Files) -> tuple[bool | None, str | None]:
     if (last := files.last_attempt) is not None and files.is_begun:
         return sees_process(last.pid, last.process, host=last.host), last.host
     sent = files.submission
+    if sent is None and files.status is not None and (maker := files.status.made_by) is not None:
+        # That it lives says nothing: it may be at anything else by now.
+        lives = sees_process(maker.pid, maker.process, host=maker.host)
+        return False if lives is False else None, None
     if sent is None or sent.executor != "local":
         return None, last.host if last else None
     return sees_process(int(sent.job_id), sent.process, host=sent.host), sent.host

@@ -75,6 +75,23 @@ def test_a_process_that_carries_other_runs_is_spared(
         process.wait(0.5)
 
 
+def test_another_process_of_the_same_number_is_told_from_the_one_that_carries_a_run(
+    root: Path, process: "subprocess.Popen[bytes]"
+) -> None:
+    """In a container the first process has the same number each time."""
+    runs = [make_run(root, 1), make_run(root, 2)]
+    sweep = make_sweep(root, runs)
+    shared = {"sweep_id": sweep.name, "folder": f"../sweeps/{sweep.name}/submission"}
+    carry(process, runs[0], **shared)
+    here = {"executor": "local", "cluster": None, "host": socket.gethostname()}
+    send(runs[1], str(process.pid), **here, **shared, process="another boot")
+
+    cancel_command(runs[0].root)
+
+    assert process.wait(10) == -signal.SIGTERM
+    assert read_cancel(runs[1]) is None
+
+
 def test_a_point_that_was_resumed_ends_with_the_process_of_its_own(
     root: Path, process: "subprocess.Popen[bytes]"
 ) -> None:

@@ -14,6 +14,7 @@ from dnnjob.launch.watch.run_views import RunView, glance, look
 from dnnjob.launch.watch.slurm_answer import Answer
 from dnnjob.machine import process_key
 from dnnjob.runs import JobView, RunPaths, write_status
+from dnnjob.runs.records import Maker
 from tests.launch.watch.made import CLUSTER, ago, attempt, attempt_here, make_run, send, status
 
 
@@ -197,6 +198,20 @@ def test_a_local_run_waits_as_long_as_the_process_that_is_to_begin_it_lives(
     sleeper.wait()
 
     assert see(paths).reason == "vanished"
+
+
+def test_a_run_that_no_attempt_went_on_with_has_vanished_with_the_process_that_made_it(
+    root: Path, sleeper: "subprocess.Popen[bytes]"
+) -> None:
+    key = process_key(sleeper.pid)
+    maker = Maker(host=socket.gethostname(), pid=sleeper.pid, process=key)
+    paths = make_run(root, told=status("CREATED", made_by=maker))
+
+    assert (see(paths).state, see(paths).asked) == ("CREATED", "unknown")
+    sleeper.kill()
+    sleeper.wait()
+
+    assert (see(paths).state, see(paths).reason) == ("FAILED", "vanished")
 
 
 def test_a_run_that_went_on_here_is_no_job_any_more(root: Path) -> None:
