@@ -7,6 +7,7 @@ code = run_foreground(Path("jobs/housing.toml"), ["seed=7"], root=Path("runs"))
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -46,7 +47,7 @@ from dnnjob.launch.sweep_folder import (
 )
 from dnnjob.launch.sweep_talk import open_talk
 from dnnjob.launch.worker import clear_complete, run_attempt
-from dnnjob.machine import process_age_s
+from dnnjob.machine import process_age_s, process_key
 from dnnjob.results.report import read_report
 from dnnjob.runs import (
     RunPaths,
@@ -257,7 +258,7 @@ def _make_runs(
 def _make_run(point: Point, *, root: Path, task: Task) -> RunPaths:
     if task.num_tasks > 1:
         return share_run(root, point.job, task=task)
-    return create_run(root, point.job)
+    return create_run(root, point.job, process=process_key(os.getpid()))
 
 
 def _setting(point: Point) -> str:
@@ -307,7 +308,7 @@ def share_run(root: Path, job: JobConfig, *, task: Task, wait_s: float = WAIT_S)
         refuse_other_tasks(job.devices.tasks, task)
     token = hashlib.sha256(task.launch.encode()).hexdigest()[:6]
     if task.is_chief:
-        return create_run(root, job, token=token)
+        return create_run(root, job, token=token, process=process_key(os.getpid()))
     folder = root.absolute() / job.name
     for _ in looks(wait_s):
         if (paths := _find(folder, token)) is not None:

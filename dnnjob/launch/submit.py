@@ -34,6 +34,7 @@ from dnnjob.launch.own_process import raising_on_signals
 from dnnjob.launch.points_per_task import choose_points_per_task, share_out
 from dnnjob.launch.preflight import Preflight, check_before
 from dnnjob.launch.sweep_folder import describe_plan, leaving_nothing, make_plan, make_sweep
+from dnnjob.machine import process_key
 from dnnjob.runs import (
     RunPaths,
     Submission,
@@ -225,7 +226,11 @@ class _Order:
     def submit_run(self) -> tuple[Path, str]:
         """Makes the folder of the only point and sends it; the folder, and the job's id."""
         with leaving_nothing(self.root / self.name) as made:
-            paths = create_run(self.root, self.plan.fit(self.points[0].job))
+            paths = create_run(
+                self.root,
+                self.plan.fit(self.points[0].job),
+                process=process_key(os.getpid()),
+            )
             made.append(paths.root)
             write_text(paths.profile, to_toml(self.profile))
             sender = Dispatch(

@@ -57,7 +57,7 @@ def make_sweep(
     made.append(sweep.root)
 
     def make(job: JobConfig) -> RunPaths:
-        paths = create_run(root, job)
+        paths = create_run(root, job, process=process_key(os.getpid()))
         made.append(paths.root)
         return paths
 

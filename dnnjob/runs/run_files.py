@@ -16,7 +16,6 @@ from typing import Any
 from dnnjob.config import JobConfig, change_devices, load_job, to_toml
 from dnnjob.errors import DISK_FULL, JobError, MissingError
 from dnnjob.image import is_lost, mount_hint
-from dnnjob.machine import process_key
 from dnnjob.runs.atomic_files import write_text
 from dnnjob.runs.events import read_events
 from dnnjob.runs.records import Cancel, Maker, Resumption, Status, Submission, Sweep
@@ -24,13 +23,17 @@ from dnnjob.runs.run_paths import RunPaths, SweepPaths
 from dnnjob.runs.settle import settle
 
 
-def create_run(root: Path, job: JobConfig, *, token: str | None = None) -> RunPaths:
+def create_run(
+    root: Path, job: JobConfig, *, token: str | None = None, process: str | None = None
+) -> RunPaths:
     """Makes a new run folder under `root` with the job and a CREATED status in it.
 
     Args:
         root: Folder that holds runs.
         job: The job.
         token: The 6 hex digits that end its name, by which others find it; default: random ones.
+        process: What tells this process from a later one with its number: until an attempt begins,
+            nobody else can be asked about the run.
 
     Raises:
         MissingError: If the folder cannot be made or written; nothing of it is left.
@@ -38,9 +41,8 @@ def create_run(root: Path, job: JobConfig, *, token: str | None = None) -> RunPa
     paths = RunPaths(_make_folder(root.absolute() / job.name, token))
     try:
         write_text(paths.job, to_toml(job))
-        pid = os.getpid()
-        maker = Maker(host=socket.gethostname(), pid=pid, process=process_key(pid))
-        write_status(paths, Status(made_by=maker))
+        maker = Maker(host=socket.gethostname(), pid=os.getpid(), process=process)
+        write_status(paths, Status(made_by=maker if process else None))
     except OSError as error:
         shutil.rmtree(paths.root, ignore_errors=True)
         raise _refuse_root(paths.root, error.strerror) from error
