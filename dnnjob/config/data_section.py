@@ -85,10 +85,11 @@ class DataConfig(Section):
     data.test_fraction. Sweep data.fold over all, and `dnnjob collect --predictions` joins them."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Which of the folds is the test split, from 0."""
-    standardize: Literal["train", "table", "robust", "none"] = "train"
+    standardize: Literal["train", "table", "robust", "both", "none"] = "train"
     """How numbers are scaled: z-scores of the training rows, or of all rows (as the course does:
     the test rows take part); robust, by median and quartiles of the training rows, with tails bent
-    smoothly towards 3; or not at all. The target has z-scores in each case but none."""
+    smoothly towards 3; both, robust and beside it the z-score of the training rows; or not at all.
+    The target has z-scores in each case but none."""
     target_range: Literal["free", "trained"] = "free"
     """Whether predictions stay between the least and the largest target of the training rows."""
     window_rows: Annotated[int, Field(ge=1)] | None = None

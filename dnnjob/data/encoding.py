@@ -21,9 +21,11 @@ from dnnjob.config.job import ModelConfig
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts
 from dnnjob.data.schema import listed
 
-Mode = Literal["train", "table", "robust", "none"]
+Mode = Literal["train", "table", "robust", "both", "none"]
 FeatureKind = Literal["numeric", "boolean", "codes", "text", "datetime"]
 FloatMatrix = npt.NDArray[np.float32]
+# Of these the numbers are robust scores.
+ROBUST_MODES = frozenset({"robust", "both"})
 
 SECONDS_A_DAY = 86_400
 MISSING = ""
@@ -78,6 +80,8 @@ class NumberColumn:
         mean: What is subtracted: the mean, or the median of robust scaling.
         std: What is divided by, > 0: the standard deviation, or the distance of the quartiles.
         quantiles: Of the raw values, at `QUANTILE_SHARES`; empty where the column has no embedding.
+        beside: Mean and standard deviation, > 0, of a z-score beside the robust score, for
+            `data.standardize = "both"`; None where there is none.
     """
 
     name: str
@@ -86,6 +90,7 @@ class NumberColumn:
     mean: float
     std: float
     quantiles: tuple[float, ...] = ()
+    beside: tuple[float, float] | None = None
 
     input_dtype: ClassVar = "float32"
     num_numbers: ClassVar = 1
@@ -93,7 +98,7 @@ class NumberColumn:
     @property
     def num_inputs(self) -> int:
         """Inputs of the network."""
-        return 1 + self.indicator
+        return 1 + self.indicator + (self.beside is not None)
 
     def numbers(self, column: RawColumn) -> list[FloatMatrix]:
         """The raw numbers as float32, NaN where missing."""
@@ -267,8 +272,9 @@ def transform_target(y: FloatArray, transform: Literal["none", "log1p"]) -> Floa
 class Encoding:
     """How a table's raw columns become the network's inputs.
 
-    The inputs stand in this order: z-scores of the numbers, their indicators, dates with their
-    cycles and indicators, one-hot categories, and last the codes that embeddings take.
+    The inputs stand in this order: scores of the numbers, z-scores beside them, their indicators,
+    dates with their cycles and indicators, one-hot categories, and last the codes that embeddings
+    take.
 
     Attributes:
         columns: One a feature, in their order.
@@ -375,7 +381,7 @@ class Encoding:
 
     def _edges(self, column: NumberColumn, step: int) -> tuple[float, ...]:
         scores = (np.array(column.quantiles[::step]) - column.mean) / column.std
-        if self.mode == "robust":
+        if self.mode in ROBUST_MODES:
             scores = smooth_clip(scores)
         # Inputs are float32: bins narrower than its steps would divide by nothing.
         return tuple(map(float, np.unique(scores.astype(np.float32))))
@@ -386,6 +392,7 @@ class Encoding:
         found: dict[str, list[int]] = {column.name: [] for column in self.columns}
         names = [
             *(column.name for column in self.number_columns),
+            *(column.name for column in self.number_columns if column.beside),
             *(column.name for column in self.number_columns if column.indicator),
             *(
                 name
@@ -442,7 +449,11 @@ def _describe(column: ColumnEncoding) -> str:
     """What a column becomes; "" for one z-score."""
     match column:
         case NumberColumn():
-            return "2 inputs (its z-score, whether it is missing)" if column.indicator else ""
+            if column.num_inputs == 1:
+                return ""
+            parts = ["its robust score", "its z-score"] if column.beside else ["its z-score"]
+            parts += ["whether it is missing"] * column.indicator
+            return f"{_count(column.num_inputs, 'input')} ({', '.join(parts)})"
         case DateColumn():
             parts = ["days"] + ["whether it is missing"] * column.indicator + list(column.cycles)
             return f"{_count(column.num_inputs, 'input')} ({', '.join(parts)})"

@@ -12,6 +12,7 @@ from dnnjob.config.data_section import ColumnConfig, DataConfig
 from dnnjob.data.encoding import (
     MISSING,
     QUANTILE_SHARES,
+    ROBUST_MODES,
     SECONDS_A_DAY,
     CategoryColumn,
     ColumnEncoding,
@@ -87,6 +88,7 @@ def _fit_column(
                 mean=_centre(data, found) if scaled else 0.0,
                 std=_spread(data, found) if scaled else 1.0,
                 quantiles=() if wanted.encoding == "plain" else found.quantiles,
+                beside=_beside(data, found),
             )
         case "datetime":
             middle = 0.0 if found.is_empty else found.median
@@ -140,7 +142,15 @@ def _spread(data: DataConfig, found: ColumnStatistics) -> float:
 
 
 def _is_robust(data: DataConfig, found: ColumnStatistics) -> bool:
-    return data.standardize == "robust" and not is_constant(found)
+    return data.standardize in ROBUST_MODES and not is_constant(found)
+
+
+def _beside(data: DataConfig, found: ColumnStatistics) -> tuple[float, float] | None:
+    """What makes the z-score beside a robust score; None where it would tell nothing more."""
+    # Of two values one score is the other's line.
+    if data.standardize != "both" or len(set(found.quantiles)) <= 2:
+        return None
+    return _mean(found), _std(found)
 
 
 def is_constant(found: ColumnStatistics) -> bool:
@@ -174,12 +184,12 @@ def _fit_categories(
 def most_inputs(data: DataConfig, name: str, kind: FeatureKind) -> int:
     """Inputs that a column may become, known before a row is read.
 
-    Numbers count once, as where they have no gaps.
+    Numbers count as where they have no gaps.
     """
     config = data.column(name)
     match kind:
         case "numeric" | "boolean":
-            return 1
+            return 2 if data.standardize == "both" else 1
         case "datetime":
             return 2 + 2 * len(config.cycles)
         case "codes" | "text":

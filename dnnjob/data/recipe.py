@@ -59,10 +59,12 @@ def choose_start(shape: TableShape) -> dict[str, dict[str, Any]]:
         "beta_2": 0.95,
         "schedule": "cosine",
     }
-    if shape.num_numbers:
-        data["standardize"] = "robust"
     if 0 < shape.num_numbers <= _MOST_EMBEDDED:
+        # Vectors of robust scores, and z-scores beside them.
+        data["standardize"] = "both"
         model["numeric_embedding"] = "piecewise"
+    elif shape.num_numbers:
+        data["standardize"] = "robust"
     if members > 1:
         model |= {"members": members, "bagging": "folds"}
     validates = members == 1 or num_train_rows >= _LEAST_CALIBRATED_ROWS

@@ -5,7 +5,7 @@ inputs, numbers = build_readers(encoding)         # raw columns, texts included 
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ from dnnjob.config.data_section import Cycle
 from dnnjob.data.encoding import (
     CLIP_SCALE,
     MISSING,
+    ROBUST_MODES,
     SECONDS_A_DAY,
     CategoryColumn,
     ColumnEncoding,
@@ -61,27 +62,40 @@ def build_encoder(encoding: Encoding, *, name: str = "encoder") -> keras.Model:
 
 
 def _encode_numbers(numbers: Any, encoding: Encoding) -> list[Any]:
-    """Z-scores or robust scores with gaps filled, and the indicators of gaps."""
+    """Scores with gaps filled, z-scores beside robust ones, and the indicators of gaps."""
     columns = encoding.number_columns
     missing = ops.isnan(numbers)
     fill = np.array([column.fill for column in columns], dtype=np.float32)
-    z = ops.where(missing, fill, numbers)
+    filled = z = ops.where(missing, fill, numbers)
     if encoding.mode != "none":
-        # Not Normalization: it keeps a float32 variance, which overflows from deviations of 1e19
-        # on, and takes none below 1e-7 for what it is.
-        mean = np.array([column.mean for column in columns])
-        std = np.array([column.std for column in columns])
-        z = keras.layers.Rescaling(1.0, (-mean).tolist(), name="centred")(z)
-        z = keras.layers.Rescaling((1.0 / std).tolist(), name="z_scores")(z)
-    if encoding.mode == "robust":
+        z = _rescale(z, [(column.mean, column.std) for column in columns], "centred", "z_scores")
+    if encoding.mode in ROBUST_MODES:
         z = z / ops.sqrt(1.0 + ops.square(z / CLIP_SCALE))
+    parts = [z]
+    scales = {place: column.beside for place, column in enumerate(columns) if column.beside}
+    if scales:
+        beside = _take(filled, list(scales), len(columns))
+        parts.append(_rescale(beside, list(scales.values()), "centred_beside", "z_scores_beside"))
     shown = [place for place, column in enumerate(columns) if column.indicator]
-    if not shown:
-        return [z]
-    indicators = ops.cast(missing, "float32")
-    if len(shown) < len(columns):
-        indicators = ops.take(indicators, np.array(shown, dtype=np.int32), axis=1)
-    return [z, indicators]
+    if shown:
+        parts.append(_take(ops.cast(missing, "float32"), shown, len(columns)))
+    return parts
+
+
+def _rescale(numbers: Any, scales: Sequence[tuple[float, float]], *names: str) -> Any:
+    """Less the mean, over the deviation, by layers of the names."""
+    # Not Normalization: it keeps a float32 variance, which overflows from deviations of 1e19
+    # on, and takes none below 1e-7 for what it is.
+    mean, std = np.array(scales).T
+    centred = keras.layers.Rescaling(1.0, (-mean).tolist(), name=names[0])(numbers)
+    return keras.layers.Rescaling((1.0 / std).tolist(), name=names[1])(centred)
+
+
+def _take(numbers: Any, places: Sequence[int], num_columns: int) -> Any:
+    """Some of the columns."""
+    if len(places) == num_columns:
+        return numbers
+    return ops.take(numbers, np.array(places, dtype=np.int32), axis=1)
 
 
 def _encode_date(date: DateColumn, *, days: Any, seconds: Any) -> list[Any]:

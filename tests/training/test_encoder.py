@@ -91,6 +91,30 @@ def test_numbers_become_z_scores_with_gaps_filled_and_shown() -> None:
     np.testing.assert_array_equal(found, [[-1.5, 0, 0], [-1, 2, 1], [2.5, 4, 0]])
 
 
+def test_both_has_the_z_score_beside_the_robust_score_where_it_tells_more() -> None:
+    values = np.tile([1.0, 2.0, 3.0, 4.0, 5.0, np.nan, 90.0], 7)
+    two = np.tile([0.0, 1, 1, 0, 1, 0, 0], 7)
+    block: Block = {"two": two, "gaps": values, "one": np.full(49, 8.0)}
+    kinds: dict[str, FeatureKind] = dict.fromkeys(block, "numeric")
+
+    encoding = fit(block, kinds, standardize="both")
+    found = encode_block(encoding, block)
+
+    # Quartiles of the two values are 0 and 1.
+    filled = np.nan_to_num(values, nan=3.5)
+    low, middle, high = np.nanquantile(values, [0.25, 0.5, 0.75])
+    robust = (filled - middle) / (high - low)
+    robust /= np.sqrt(1 + (robust / 3) ** 2)
+    z = (filled - np.nanmean(values)) / np.nanstd(values)
+    two /= np.sqrt(1 + (two / 3) ** 2)
+    expected = np.stack([two, robust, np.zeros(49), z, np.isnan(values)], axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert encoding.places == {"two": (0,), "gaps": (1, 3, 4), "one": (2,)}
+    assert encoding.num_inputs == 5
+    text = "gaps: 3 inputs (its robust score, its z-score, whether it is missing)"
+    assert text in encoding.description
+
+
 @pytest.mark.parametrize("std", [1e-9, 1e-3, 1e25])
 def test_z_scores_hold_at_any_scale_that_float32_has(std: float) -> None:
     x = std * np.random.default_rng(0).normal(size=1000)

@@ -204,6 +204,20 @@ def test_the_saved_model_gives_bounded_target_units_in_plain_keras(
     assert (expected.min(), expected.max()) == bounds
 
 
+def test_z_scores_beside_robust_ones_pass_by_the_embedding() -> None:
+    found = make_encoding("both")
+    columns = tuple(replace(column, beside=(1.0, 2.0)) for column in found.columns)
+    encoding, model = replace(found, columns=columns), make_model("piecewise")
+
+    embedding = encoding.numeric_embedding(model)
+
+    assert embedding == make_encoding("robust").numeric_embedding(model)
+    # Two vectors, two plain scores, and a z-score each.
+    assert encoding.count_network_inputs(model) == 2 * 8 + 2 + 4
+    dnn = build_encoded_dnn(model, encoding, seed=0, precision="float32")
+    assert dnn.count_params() - encoding.count_params(model) == 2 * 2 * 16
+
+
 def test_robust_scores_are_medians_quartiles_and_a_smooth_clip() -> None:
     encoding = make_encoding("robust")
     scores = encode(build_encoder(encoding), encoding.numbers(COLUMNS))
