@@ -21,8 +21,10 @@ REPEATS = 5
 # Rows predicted times parameters: a fraction of a second on a few cores.
 MAX_PRODUCTS = 5e10
 MIN_ROWS = 100
-# Columns shuffled of a table too wide to shuffle each: at most what a picture shows.
+# Columns shuffled of a table too wide to shuffle each: at least what a picture shows.
 MIN_COLUMNS = 40
+# On those a part of the products is spent: nobody reads hundreds.
+CHOSEN_SHARE = 0.25
 PROGRESS_S = 10.0
 Doubles = npt.NDArray[np.float64]
 Inputs = npt.NDArray[np.float32]
@@ -72,6 +74,8 @@ def measure_importance(
         x, y = x[rows], y[rows]
     predicted = predict(x)
     before = float(np.square(predicted - y).mean())
+    if affordable / len(y) < len(places):
+        affordable *= CHOSEN_SHARE
     num_columns = max(MIN_COLUMNS, int(affordable / len(y)))
     if num_columns < len(places):
         places = _choose_columns(x, predicted, places, num_columns)

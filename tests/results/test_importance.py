@@ -84,7 +84,7 @@ def test_of_a_wide_table_the_columns_that_matter_are_shuffled_in_bounded_work(
         num_predicted += len(rows)
         return (3 * rows[:, 7] + 2 * np.square(rows[:, 1500])).astype(np.float64)
 
-    monkeypatch.setattr(importance, "MAX_PRODUCTS", 2000 * 90 * REPEATS * 50)
+    monkeypatch.setattr(importance, "MAX_PRODUCTS", 2000 * 90 * REPEATS * 200)
     places = {f"x{i}": (i,) for i in range(2000)}
     found = measure_importance(
         predict_wide, x, predict_wide(x), places=places, num_params=2000, seed=0

@@ -7,6 +7,7 @@ import keras
 import pytest
 from keras.src.layers.layer import Layer
 from keras.src.ops import function
+from keras.src.utils import tracking
 
 from dnnjob.training.column_models import columns_as_inputs
 from dnnjob.training.export import save_model
@@ -38,6 +39,37 @@ def test_twice_the_columns_are_twice_the_work(monkeypatch: pytest.MonkeyPatch) -
     once, twice = (count_flattened(count, monkeypatch) for count in (50, 100))
 
     assert twice <= 2.2 * once
+
+
+def count_tracked(num_columns: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Values that Keras has asked for variables to make a model."""
+    tracked, track = 0, tracking.Tracker.track
+
+    def count(tracker: tracking.Tracker, value: Any) -> Any:
+        nonlocal tracked
+        tracked += 1
+        return track(tracker, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tracking.Tracker, "track", count)
+        make_model(num_columns)
+    return tracked
+
+
+def test_attributes_of_an_input_are_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, more = (count_tracked(count, monkeypatch) for count in (10, 60))
+
+    assert more - few <= 5 * 50
+
+
+def test_an_input_keeps_what_it_is_made_of() -> None:
+    layer = keras.layers.InputLayer((3,), dtype="int32", name="codes")
+
+    again = keras.layers.InputLayer.from_config(layer.get_config())
+
+    assert (again.name, again.dtype, again.batch_shape) == ("codes", "int32", (None, 3))
+    assert again.built
+    assert again.weights == []
 
 
 def test_saving_makes_no_layer_for_each_column(
