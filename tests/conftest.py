@@ -43,11 +43,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _GROUPS.get(_group(item), len(_GROUPS)))
 
 
-_GROUPS = {"series": 0, "clusters": 1}
+# The other recipe's image is built beside the first one's.
+_FIRST = ("tests/container/test_definition.py", "tests/container/test_container.py")
+_GROUPS = {name: place for place, name in enumerate((*_FIRST, "series", "clusters"))}
 
 
 def _group(item: pytest.Item) -> str:
-    if item.get_closest_marker("slow") or item.get_closest_marker("container"):
+    if item.get_closest_marker("container"):
+        return str(item.path.relative_to(CHECKOUT))
+    if item.get_closest_marker("slow"):
         return "series"
     if item.get_closest_marker("slurm"):
         return "clusters"

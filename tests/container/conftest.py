@@ -1,11 +1,13 @@
 """The image, built for real by `make image` with podman, from an empty store."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,26 +72,56 @@ class Podman:
 
 
 @pytest.fixture(scope="session")
-def podman() -> Iterator[Podman]:
-    """Podman and the cpu image."""
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+    """Podman and the base of images, shared by the workers of one test run."""
     _require("podman", "runc", "debootstrap")
     kept = os.environ.get(KEPT)
-    # Not in one of pytest's folders: any user reads the settings there.
-    store = Path(kept or tempfile.mkdtemp(prefix="dnnjob-store-"))
-    store.chmod(0o755)
-    made = Podman(_configure(store))
-    try:
+    top = tmp_path_factory.getbasetemp()
+    users = (top.parent if "PYTEST_XDIST_WORKER" in os.environ else top) / "container-users"
+    users.mkdir(exist_ok=True)
+    with locked(users):
+        store = Path(kept or _read_or_make_store(users))
+        made = Podman(_configure(store))
         if made("image", "exists", BASE).returncode:
             _check(made.call(CHECKOUT / "tests/container/make_base.sh", BASE, timeout=BASE_LIMIT_S))
-        if made("image", "exists", IMAGE).returncode:
-            _check(build(made, "cpu"))
-        yield made
-    finally:
-        if not kept:
+        (users / str(os.getpid())).touch()
+    yield made
+    with locked(users):
+        (users / str(os.getpid())).unlink()
+        if not kept and not any(path.name.isdecimal() for path in users.iterdir()):
             made("rmi", "--all", "--force")
             # Podman leaves its folder of layers mounted on itself.
             made.call("umount", store / "graph" / "overlay")
             shutil.rmtree(store, ignore_errors=True)
+            (users / "store").unlink()
+
+
+@pytest.fixture(scope="session")
+def podman(engine: Podman) -> Podman:
+    """Podman and the cpu image."""
+    with locked(Path(engine.environ["CONTAINERS_STORAGE_CONF"]).parent):
+        if engine("image", "exists", IMAGE).returncode:
+            _check(build(engine, "cpu"))
+    return engine
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Only one worker at a time does what the block does."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _read_or_make_store(users: Path) -> str:
+    """The folder that the first worker has drawn."""
+    said = users / "store"
+    if not said.exists():
+        # Not in one of pytest's folders: any user reads the settings there.
+        store = tempfile.mkdtemp(prefix="dnnjob-store-")
+        Path(store).chmod(0o755)
+        said.write_text(store)
+    return said.read_text()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,9 @@ class Undisturbed:
     phases_s: dict[Phase, float]
 
 
-def write_job(folder: Path, *, epochs: int, tasks: int) -> Path:
+def write_job(
+    folder: Path, *, epochs: int, tasks: int, output: Mapping[str, bool] | None = None
+) -> Path:
     """A job with every state that a checkpoint must hold, and many rows to predict.
 
     It learns its few rows by heart, so that its least validation loss comes early and patience
@@ -89,6 +91,7 @@ def write_job(folder: Path, *, epochs: int, tasks: int) -> Path:
             "checkpoint_every_s": CHECKPOINT_EVERY_S,
         },
         "devices": {"kind": "cpu", "tasks": tasks, "threads": 1},
+        "output": dict(output or {}),
     }
     path = folder / "job.toml"
     path.write_text(tomli_w.dumps(job))

@@ -4,6 +4,7 @@ import os
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGINT
@@ -57,13 +58,15 @@ def story(job: Path, undisturbed: Done, tmp_path_factory: pytest.TempPathFactory
     second = Command("resume", paths.root, "devices.tasks=2", attempt=2)
     assert second.end_by(SIGINT, rank=None).code == ExitCode.INTERRUPTED
     together = devices_of(paths)
-    last = run_command("resume", paths.root, "devices.tasks=1", "devices.threads=2")
+    with one_core():
+        last = run_command("resume", paths.root, "devices.tasks=1", "devices.threads=2")
     assert last.returncode == 0, last.stderr
     return Story(undisturbed, together, Done(paths, read_report(paths.report), last.stderr))
 
 
 @pytest.mark.long
 def test_the_run_takes_the_tasks_it_is_given_and_its_job_says_so(story: Story) -> None:
+    # Also more threads than there are cores, since it is asked to.
     assert (story.together["tasks"], story.together["threads"]) == (2, 1)
     devices = devices_of(story.done.paths)
     assert (devices["tasks"], devices["threads"]) == (1, 2)
@@ -112,33 +115,27 @@ def stop_once_it_trains(paths: RunPaths, *, attempt: int) -> None:
     wait_for_pool(paths)
 
 
-@pytest.fixture
-def interrupted(job: Path, tmp_path: Path) -> RunPaths:
-    """A run on all cores that was interrupted while it trained."""
-    command = Command("run", job, "devices.threads=0", "--root", tmp_path)
-    command.end_by(SIGINT, rank=None)
-    return command.paths
-
-
-@pytest.fixture
+@contextmanager
 def one_core() -> Iterator[None]:
     """Commands that are started inside have one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
-    yield
-    os.sched_setaffinity(0, before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @pytest.mark.long
 def test_threads_that_fitted_another_machine_are_lowered_to_the_cores_of_this_one(
-    job: Path, tmp_path: Path, request: pytest.FixtureRequest
+    job: Path, tmp_path: Path
 ) -> None:
     cores = count_cores()
     first = Command("run", job, f"devices.threads={cores}", "--root", tmp_path)
     assert first.end_by(SIGINT, rank=None).code == ExitCode.INTERRUPTED
-    request.getfixturevalue("one_core")
 
-    done = run_command("resume", first.paths.root)
+    with one_core():
+        done = run_command("resume", first.paths.root)
 
     assert done.returncode == 0, done.stderr
     report = read_report(first.paths.report)
@@ -147,16 +144,9 @@ def test_threads_that_fitted_another_machine_are_lowered_to_the_cores_of_this_on
     assert report.provenance.bit_exact == (cores == 1)
 
 
-@pytest.mark.long
-def test_threads_that_are_asked_for_are_not_lowered(interrupted: RunPaths, one_core: None) -> None:
-    done = run_command("resume", interrupted.root, "devices.threads=2")
-
-    assert done.returncode == 0, done.stderr
-    assert read_report(interrupted.report).strategy.threads == 2
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("tasks", [1, 2])
+@pytest.mark.parametrize(
+    "tasks", [pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_of_two_resumes_at_once_one_wins_and_the_other_says_so(
     job: Path, tmp_path: Path, undisturbed: Done, tasks: int
 ) -> None:

@@ -70,14 +70,13 @@ def test_points_of_a_lane_end_as_their_single_runs_whatever_befalls_one(
     write_job: WriteJob, tmp_path: Path, begin_anew: Begin
 ) -> None:
     """Other seeds, and with them other splits, at other rates; one of them diverges."""
-    job = _write(write_job, {}, seed=[0, 1], **{"train.learning_rate": [0.01, 1e6, 0.003, 0.03]})
+    job = _write(write_job, {}, seed=[0, 1], **{"train.learning_rate": [0.01, 1e6]})
     together = _run_all(job, tmp_path / "together")
     alone = _run_all(job, tmp_path / "alone", begin_anew)
 
     endings = [(read_status(one).state, read_status(one).reason) for one in together]
-    expected = [("COMPLETED", None), ("FAILED", "nan"), *[("COMPLETED", None)] * 2]
-    assert endings == expected * 2
-    completed = [one for one in range(8) if endings[one][0] == "COMPLETED"]
+    assert endings == [("COMPLETED", None), ("FAILED", "nan")] * 2
+    completed = [one for one in range(4) if endings[one][0] == "COMPLETED"]
     for one in completed:
         losses, truth = (pd.read_parquet(runs[one].history) for runs in (together, alone))
         np.testing.assert_allclose(losses["loss"], truth["loss"], rtol=1e-5)

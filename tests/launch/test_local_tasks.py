@@ -65,7 +65,9 @@ class Ended:
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_job(tmp_path_factory.mktemp("job"), make_frame(400), **SECTIONS)
+    # All tasks warn of a column that says nothing.
+    frame = make_frame(400).assign(same=1.0)
+    return write_tiny_job(tmp_path_factory.mktemp("job"), frame, **SECTIONS)
 
 
 def run(job: Path, root: Path, *overrides: str) -> Done:
@@ -114,18 +116,11 @@ def test_the_chief_alone_talks_and_every_task_keeps_a_log(together: Done) -> Non
         assert "Training on 2 CPU replica(s)" in (together.paths.logs / name).read_text()
 
 
-@pytest.mark.long
-def test_what_all_tasks_warn_of_appears_once(tmp_path: Path) -> None:
-    frame = make_frame(200)
-    frame["again"] = frame["y"]
-    job = write_tiny_job(tmp_path, frame, devices={"tasks": 2})
-
-    done = run(job, tmp_path)
-
-    follower = done.paths.log(attempt=1, rank=1).read_text()
+def test_what_all_tasks_warn_of_appears_once(together: Done) -> None:
+    follower = together.paths.log(attempt=1, rank=1).read_text()
     (warning,) = (line for line in follower.splitlines() if " WARNING " in line)
-    assert done.talk.count(warning.partition(" WARNING ")[2]) == 1
-    assert "Task 1: " not in done.talk
+    assert together.talk.count(warning.partition(" WARNING ")[2]) == 1
+    assert "Task 1: " not in together.talk
 
 
 def children_of(pid: int, *, count: int) -> tuple[int, ...]:
@@ -204,7 +199,7 @@ def test_a_task_killed_before_it_meets_the_others_ends_the_run_at_once_and_is_na
     assert not any(map(lives, pids))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_task_killed_while_the_chief_waits_for_its_imports_ends_the_run(
     job: Path, tmp_path: Path
 ) -> None:
@@ -280,8 +275,9 @@ def test_a_second_interrupt_ends_at_once_tasks_that_do_not_listen(
     assert not any(map(lives, pids))
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    "rank", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.long)]
+)
 def test_a_task_that_falls_silent_ends_the_run_and_is_named(
     job: Path, tmp_path: Path, rank: int
 ) -> None:
@@ -349,6 +345,8 @@ class Story:
     """One run to which everything happened in turn, and that was resumed each time."""
 
     ends: dict[str, Ended]
+    talk: str
+    """What the attempt said whose chief was killed."""
     done: Done
 
 
@@ -365,12 +363,15 @@ def story(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story
         "terminated": (signal.SIGTERM, 1),
     }
     for attempt, (name, (number, rank)) in enumerate(happenings.items(), start=2):
-        ends[name] = Command("resume", paths.root, attempt=attempt).end_by(number, rank=rank)
+        with (root / f"{name}.txt").open("w") as talk:
+            command = Command("resume", paths.root, attempt=attempt, stderr=talk)
+            ends[name] = command.end_by(number, rank=rank)
     last = subprocess.run(
         command_line("resume", paths.root), capture_output=True, text=True, timeout=240, check=False
     )
     assert last.returncode == 0, last.stderr
-    return Story(ends, Done(paths, read_report(paths.report), last.stderr))
+    talk = (root / "chief killed.txt").read_text()
+    return Story(ends, talk, Done(paths, read_report(paths.report), last.stderr))
 
 
 @pytest.mark.long
@@ -389,15 +390,10 @@ def test_a_killed_task_ends_the_run_within_a_minute_and_is_named(
 
 @pytest.mark.long
 def test_what_another_task_than_the_chief_has_to_say_appears_once_under_its_name(
-    job: Path, tmp_path: Path
+    story: Story,
 ) -> None:
-    with (tmp_path / "talk").open("w") as talk:
-        command = Command("run", job, "devices.tasks=2", "--root", tmp_path, stderr=talk)
-        command.end_by(signal.SIGKILL, rank=0)
-
-    said = (tmp_path / "talk").read_text()
-    assert said.count("Task 1: ") == 1
-    assert "Task 1: A run needs all its tasks, but task 0 on " in said
+    assert story.talk.count("Task 1: ") == 1
+    assert "Task 1: A run needs all its tasks, but task 0 on " in story.talk
 
 
 @pytest.mark.long

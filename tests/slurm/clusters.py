@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from dnnjob.machine import process_key
 from tests.conftest import CHECKOUT, run_command
 
@@ -121,6 +123,14 @@ def started_cluster(*options: str) -> Iterator[Cluster]:
     finally:
         subprocess.run([SCRIPT, "stop", folder], check=True)
         shutil.rmtree(folder)
+
+
+def lend(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Makes a cluster the one that Slurm's commands speak to, and empties its queue afterwards."""
+    for key, value in cluster.environ.items():
+        monkeypatch.setenv(key, value)
+    yield cluster
+    cluster.clear()
 
 
 def wait_until(is_so: Callable[[], object], *, seconds: float, every: float = 0.2) -> None:

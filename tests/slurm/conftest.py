@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.slurm.clusters import Cluster, missing_programs, started_cluster
+from tests.slurm.clusters import Cluster, lend, missing_programs, started_cluster
+from tests.slurm.submitted import Reference, make_reference
 
 
 @pytest.fixture(scope="session")
@@ -26,13 +27,13 @@ def bare_cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def cluster(accounting_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster with accounting, whose queue is empty before and after."""
-    yield from _lend(accounting_cluster, monkeypatch)
+    yield from lend(accounting_cluster, monkeypatch)
 
 
 @pytest.fixture
 def unbooked(bare_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster without accounting, whose queue is empty before and after."""
-    yield from _lend(bare_cluster, monkeypatch)
+    yield from lend(bare_cluster, monkeypatch)
 
 
 @pytest.fixture(params=["booked", "bare"])
@@ -41,14 +42,13 @@ def any_cluster(
 ) -> Iterator[Cluster]:
     """Each cluster in turn."""
     name = {"booked": "accounting_cluster", "bare": "bare_cluster"}[request.param]
-    yield from _lend(request.getfixturevalue(name), monkeypatch)
+    yield from lend(request.getfixturevalue(name), monkeypatch)
 
 
-def _lend(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    for key, value in cluster.environ.items():
-        monkeypatch.setenv(key, value)
-    yield cluster
-    cluster.clear()
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """The run that nobody disturbs, of which others are to have the bits."""
+    return make_reference(tmp_path_factory.mktemp("reference"))
 
 
 def _require(*, accounting: bool) -> None:

@@ -19,18 +19,12 @@ from tests.slurm.submitted import (
     chief,
     hold,
     job_id,
-    make_reference,
     read_attempts,
     submit,
     wait_for_end,
 )
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
-
-
-@pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    return make_reference(tmp_path_factory.mktemp("reference"))
 
 
 @pytest.fixture
@@ -87,10 +81,10 @@ def test_a_requeue_that_slurm_refuses_leaves_a_failed_run_that_can_be_resumed(
 
 
 @pytest.mark.timeout(600)
-def test_a_run_that_loses_a_task_goes_on(any_cluster: Cluster, tmp_path: Path) -> None:
+def test_a_run_that_loses_a_task_goes_on(unbooked: Cluster, tmp_path: Path) -> None:
     # Few steps, since two tasks may do no more than 70 a second.
     job = killing.write_job(tmp_path, epochs=500, tasks=1)
-    paths = submit(any_cluster, job, tmp_path, words=["train.checkpoint_every_s=0.1"], nodes=2)
+    paths = submit(unbooked, job, tmp_path, words=["train.checkpoint_every_s=0.1"], nodes=2)
     hold(paths)
 
     os.kill(find_task(paths, rank=1), signal.SIGKILL)
@@ -140,18 +134,16 @@ def test_a_run_that_fails_by_itself_is_not_queued_anew_and_keeps_its_exit_code(
 
 
 def test_a_setup_line_that_fails_ends_the_job_before_the_run_begins(
-    any_cluster: Cluster, write_job: WriteJob, tmp_path: Path
+    cluster: Cluster, write_job: WriteJob, tmp_path: Path
 ) -> None:
-    paths = submit(
-        any_cluster, write_job(), tmp_path, setup=["module-that-is-missing load x", "true"]
-    )
+    paths = submit(cluster, write_job(), tmp_path, setup=["module-that-is-missing load x", "true"])
 
     status = wait_for_failure(paths)
 
     assert status.attempts == ()
     assert status.error is not None
     assert "exit code 127" in status.error
-    assert_left_the_queue(any_cluster, paths)
+    assert_left_the_queue(cluster, paths)
 
 
 @pytest.mark.slow

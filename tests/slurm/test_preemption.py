@@ -32,11 +32,6 @@ pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    return make_reference(tmp_path_factory.mktemp("reference"))
-
-
-@pytest.fixture(scope="session")
 def minute(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """A job that trains for about a minute."""
     return make_reference(tmp_path_factory.mktemp("minute"), epochs=60000)
@@ -69,14 +64,17 @@ def test_a_run_preempted_in_any_way_ends_in_the_same_bits(
 def test_a_run_that_meets_its_time_limit_goes_on(
     unbooked: Cluster, reference: Reference, tmp_path: Path
 ) -> None:
-    # The warning comes 40 to 70 s after the start.
-    paths = submit(unbooked, reference.job, tmp_path, time_limit_min=3, warning_lead_s=110)
+    paths = submit(unbooked, reference.job, tmp_path, warning_lead_s=110)
     hold(paths)
     pid = chief(paths)
 
+    # Now the warning is due, which comes within half a minute.
+    set_limit(unbooked, paths, minutes=2)
     wait_until(lambda: _is_pending(pid, signal.SIGUSR2), seconds=120)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: read_attempts(paths)[0].ended_at, seconds=60)
+    set_limit(unbooked, paths, minutes=10)
     wait_for_end(unbooked, paths)
 
     reference.check(paths)
@@ -156,9 +154,9 @@ def test_a_run_that_its_time_limit_kills_before_it_could_answer_goes_on(
     pid = chief(paths)
 
     with _deaf(pid):
-        any_cluster.ask("scontrol", "update", f"JobId={job_id(paths)}", "TimeLimit=1")
+        set_limit(any_cluster, paths, minutes=1)
         wait_until(lambda: process_key(pid) is None, seconds=200)
-    any_cluster.ask("scontrol", "update", f"JobId={job_id(paths)}", "TimeLimit=10")
+    set_limit(any_cluster, paths, minutes=10)
     wait_for_end(any_cluster, paths)
 
     reference.check(paths)
@@ -265,6 +263,11 @@ def test_a_run_whose_node_dies_goes_on_elsewhere_unaided(
 
     reference.check(paths)
     assert_resumed(paths, reasons=["node_failure"])
+
+
+def set_limit(cluster: Cluster, paths: RunPaths, *, minutes: int) -> None:
+    """Gives the job of a run another time limit."""
+    cluster.ask("scontrol", "update", f"JobId={job_id(paths)}", f"TimeLimit={minutes}")
 
 
 def assert_resumed(paths: RunPaths, *, reasons: list[str]) -> None:

@@ -96,15 +96,15 @@ def test_without_slurm_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.slurm
 @pytest.mark.long
-def test_a_job_is_followed_from_the_queue_to_its_end(any_cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_is_followed_from_the_queue_to_its_end(unbooked: Cluster, tmp_path: Path) -> None:
     script = _script(tmp_path, "sleep 2", "--hold", "--time=7")
 
     job_id = slurm.sbatch(script, marker="mark")
     held = slurm.list_queue([job_id])[job_id]
     slurm.release(job_id)
-    any_cluster.wait_for(job_id, "RUNNING")
+    unbooked.wait_for(job_id, "RUNNING")
     running = slurm.list_queue([job_id])[job_id]
-    any_cluster.wait_for(job_id, "COMPLETED")
+    unbooked.wait_for(job_id, "COMPLETED")
 
     assert (held.state, held.reason, held.nodes) == ("PENDING", "JobHeldUser", "")
     assert (running.state, running.partition, running.comment) == ("RUNNING", "main", "mark")
@@ -120,10 +120,10 @@ def test_a_job_is_followed_from_the_queue_to_its_end(any_cluster: Cluster, tmp_p
 
 @pytest.mark.slurm
 @pytest.mark.long
-def test_elements_of_an_array_are_told_apart_in_one_call(any_cluster: Cluster) -> None:
-    job_id = any_cluster.submit("sleep 60", "--array=1-6%1", "--cpus-per-task=2")
-    other = any_cluster.submit("sleep 60", "--hold")
-    any_cluster.wait_for(f"{job_id}_1", "RUNNING")
+def test_elements_of_an_array_are_told_apart_in_one_call(cluster: Cluster) -> None:
+    job_id = cluster.submit("sleep 60", "--array=1-6%1", "--cpus-per-task=2")
+    other = cluster.submit("sleep 60", "--hold")
+    cluster.wait_for(f"{job_id}_1", "RUNNING")
 
     queue = slurm.list_queue([f"{job_id}_1", f"{job_id}_5", other, "999999"])
 
@@ -133,14 +133,14 @@ def test_elements_of_an_array_are_told_apart_in_one_call(any_cluster: Cluster) -
         other: "PENDING",
     }
     assert set(slurm.list_queue([job_id])) == {f"{job_id}_{number}" for number in range(1, 7)}
-    assert any_cluster.count_queued() == 7
+    assert cluster.count_queued() == 7
     assert slurm.show_job(f"{job_id}_1")["JobState"] == "RUNNING"
     assert slurm.show_job(f"{job_id}_5")["JobState"] == "PENDING"
 
 
 @pytest.mark.slurm
 @pytest.mark.long
-def test_jobs_that_slurm_does_not_know_are_left_out(any_cluster: Cluster) -> None:
+def test_jobs_that_slurm_does_not_know_are_left_out(unbooked: Cluster) -> None:
     assert slurm.list_queue(["999999"]) == {}
     assert slurm.list_queue(["999999", "999998_3"]) == {}
     assert slurm.list_queue([]) == {}
@@ -230,7 +230,7 @@ def test_a_hidden_partition_and_its_jobs_are_seen(unbooked: Cluster) -> None:
 
 @pytest.mark.slurm
 @pytest.mark.long
-def test_partitions_nodes_and_settings_are_read(any_cluster: Cluster) -> None:
+def test_partitions_nodes_and_settings_are_read(cluster: Cluster) -> None:
     partitions = slurm.list_partitions()
     nodes = slurm.list_nodes()
     config = slurm.show_config()

@@ -32,6 +32,7 @@ def local_housing(
         f"data.source={shared_data / 'housing.csv'}",
         "devices.kind=cpu",
         "output.plots=false",
+        "train.epochs=50",
     ]
     root = tmp_path_factory.mktemp("housing")
     done = dnnjob("run", CHECKOUT / "jobs" / "housing.toml", *words, "--root", root)
@@ -41,13 +42,13 @@ def local_housing(
 
 @pytest.mark.timeout(600)
 def test_the_reference_job_ends_in_the_bits_of_the_local_run(
-    any_cluster: Cluster, local_housing: tuple[RunPaths, list[str]], tmp_path: Path
+    cluster: Cluster, local_housing: tuple[RunPaths, list[str]], tmp_path: Path
 ) -> None:
     local, words = local_housing
 
     job = CHECKOUT / "jobs" / "housing.toml"
-    paths = submit(any_cluster, job, tmp_path, words=words, cpus_per_task=2)
-    wait_for_end(any_cluster, paths)
+    paths = submit(cluster, job, tmp_path, words=words, cpus_per_task=2)
+    wait_for_end(cluster, paths)
 
     np.testing.assert_array_equal(read_predictions(paths), read_predictions(local))
     report = read_report(paths)
@@ -59,15 +60,15 @@ def test_the_reference_job_ends_in_the_bits_of_the_local_run(
 
 @pytest.mark.timeout(600)
 def test_two_nodes_are_one_run_of_two_tasks(
-    any_cluster: Cluster, write_job: WriteJob, dnnjob: Command, tmp_path: Path
+    unbooked: Cluster, write_job: WriteJob, dnnjob: Command, tmp_path: Path
 ) -> None:
     job = write_job(train={"epochs": 30}, devices={"threads": 1})
     alone = dnnjob("run", job, "--root", tmp_path / "alone")
     assert alone.returncode == 0, alone.stderr
 
-    paths = submit(any_cluster, job, tmp_path, nodes=2)
-    nodes = any_cluster.ask("squeue", "-h", "-t", "all", "-j", job_id(paths), "-o", "%D")
-    wait_for_end(any_cluster, paths)
+    paths = submit(unbooked, job, tmp_path, nodes=2)
+    nodes = unbooked.ask("squeue", "-h", "-t", "all", "-j", job_id(paths), "-o", "%D")
+    wait_for_end(unbooked, paths)
 
     assert nodes == "2"
     report = read_report(paths)
@@ -80,13 +81,13 @@ def test_two_nodes_are_one_run_of_two_tasks(
 
 
 def test_a_run_submitted_from_inside_a_job_gets_what_its_own_profile_asks_for(
-    any_cluster: Cluster, write_job: WriteJob, tmp_path: Path
+    cluster: Cluster, write_job: WriteJob, tmp_path: Path
 ) -> None:
     job, profile = write_job(devices={"threads": 0}), write_profile(tmp_path, cpus_per_task=1)
     command = f"{CHECKOUT}/.venv/bin/dnnjob submit {job} --profile {profile} --root {tmp_path}/runs"
 
     # The outer job has other tasks, memory, CPUs and a name, all of them in its environment.
-    outer = any_cluster.submit(
+    outer = cluster.submit(
         f"{command} > {tmp_path}/said",
         "--ntasks=2",
         "--cpus-per-task=2",
@@ -95,10 +96,10 @@ def test_a_run_submitted_from_inside_a_job_gets_what_its_own_profile_asks_for(
         "--job-name=outer",
         "--time=5",
     )
-    any_cluster.wait_for(outer, "COMPLETED")
+    cluster.wait_for(outer, "COMPLETED")
     paths = RunPaths(Path((tmp_path / "said").read_text().strip()))
-    told = any_cluster.ask("scontrol", "-o", "show", "job", job_id(paths))
-    wait_for_end(any_cluster, paths)
+    told = cluster.ask("scontrol", "-o", "show", "job", job_id(paths))
+    wait_for_end(cluster, paths)
 
     assert "JobName=tiny" in told
     assert re.search(r" NumNodes=1(-1)? ", told)
@@ -110,16 +111,16 @@ def test_a_run_submitted_from_inside_a_job_gets_what_its_own_profile_asks_for(
 
 @pytest.mark.timeout(600)
 def test_what_runs_is_the_job_as_it_was_sent_also_under_paths_that_a_shell_stumbles_over(
-    any_cluster: Cluster, write_job: WriteJob, tmp_path: Path
+    unbooked: Cluster, write_job: WriteJob, tmp_path: Path
 ) -> None:
     folder = tmp_path / "a root & 'more' $HOME"
     folder.mkdir()
     job = write_job(train={"epochs": 7})
-    paths = submit(any_cluster, job, folder, sbatch_options={"begin": "now+1hour"})
+    paths = submit(unbooked, job, folder, sbatch_options={"begin": "now+1hour"})
 
     job.write_text(job.read_text().replace("epochs = 7", "epochs = 9"))
-    any_cluster.ask("scontrol", "update", f"JobId={job_id(paths)}", "StartTime=now")
-    wait_for_end(any_cluster, paths)
+    unbooked.ask("scontrol", "update", f"JobId={job_id(paths)}", "StartTime=now")
+    wait_for_end(unbooked, paths)
 
     assert "epochs = 9" in job.read_text()
     assert read_report(paths)["training"]["epochs"] == 7

@@ -22,8 +22,8 @@ def short_path() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_jobs_run_on_every_node(any_cluster: Cluster) -> None:
-    names = any_cluster.ask("srun", "--nodes=4", "printenv", "SLURMD_NODENAME").split()
+def test_jobs_run_on_every_node(cluster: Cluster) -> None:
+    names = cluster.ask("srun", "--nodes=4", "printenv", "SLURMD_NODENAME").split()
 
     assert sorted(names) == ["n1", "n2", "n3", "n4"]
 
@@ -34,52 +34,30 @@ def test_accounting_remembers_jobs_where_it_was_asked_for(cluster: Cluster) -> N
     wait_until(lambda: "FAILED|3:0" in _booked(cluster, job_id), seconds=30)
 
 
-def test_clusters_stand_side_by_side_and_stop_alone(unbooked: Cluster) -> None:
+def test_a_cluster_that_stops_leaves_no_process_behind_and_spares_its_neighbours(
+    unbooked: Cluster, tmp_path: Path
+) -> None:
     with started_cluster("--nodes=1", "--name=second") as second:
+        folder = second.folder
         assert "second" in second.ask("scontrol", "show", "config")
         assert "bare" in unbooked.ask("scontrol", "show", "config")
-        conf = (second.folder / "slurm.conf").read_text()
-
-    assert "NodeName=n1" in conf
-    assert "NodeName=n2" not in conf
-    assert unbooked.ask("sinfo", "-h", "-o", "%D", "-p", "main") == "4"
-
-
-def test_a_stopped_cluster_leaves_no_process_behind(tmp_path: Path) -> None:
-    with started_cluster("--nodes=2") as cluster:
-        pid_file = tmp_path / "pid"
+        conf = second.folder.joinpath("slurm.conf").read_text()
         # Deaf to Slurm's SIGTERM, and out of its session.
-        deaf = f"trap '' TERM; setsid sleep 4321 & echo $! > {pid_file}; wait"
-        cluster.submit(deaf)
+        pid_file = tmp_path / "pid"
+        second.submit(f"trap '' TERM; setsid sleep 4321 & echo $! > {pid_file}; wait")
         wait_until(pid_file.exists, seconds=30)
-        folder = cluster.folder
         assert _processes_of(folder)
-
-    wait_until(lambda: not _processes_of(folder), seconds=5)
-    assert not folder.exists()
-
-
-def test_stopping_spares_a_shell_that_talks_to_the_cluster() -> None:
-    with started_cluster("--nodes=1") as cluster:
-        environ = {**os.environ, **cluster.environ}
-        with subprocess.Popen(["sleep", "60"], env=environ) as shell:
-            cluster.run("stop")
+        # It talks to the cluster, and is none of its jobs.
+        with subprocess.Popen(["sleep", "60"], env={**os.environ, **second.environ}) as shell:
+            second.run("stop")
+            wait_until(lambda: _processes_of(folder) == [shell.pid], seconds=5)
             assert shell.poll() is None
             shell.send_signal(signal.SIGKILL)
 
-
-def test_a_killed_node_takes_its_jobs_along_and_comes_back(unbooked: Cluster) -> None:
-    job_id = unbooked.submit("sleep 600", "--nodelist=n3", "--no-requeue")
-    unbooked.wait_for(job_id, "RUNNING")
-
-    unbooked.run("kill", "n3")
-    unbooked.wait_for(job_id, "NODE_FAIL", seconds=90)
-    unbooked.run("revive", "n3")
-
-    wait_until(
-        lambda: unbooked.ask("sinfo", "-h", "-n", "n3", "-o", "%T", "-p", "main") == "idle",
-        seconds=60,
-    )
+    assert not folder.exists()
+    assert "NodeName=n1" in conf
+    assert "NodeName=n2" not in conf
+    assert unbooked.ask("sinfo", "-h", "-o", "%D", "-p", "main") == "4"
 
 
 def test_jobs_go_on_while_slurmctld_starts_anew(unbooked: Cluster) -> None:

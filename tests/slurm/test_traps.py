@@ -24,23 +24,16 @@ def strict(unbooked: Cluster) -> Iterator[Cluster]:
     unbooked.run("set", "JobRequeue=1")
 
 
-def test_a_job_may_be_queued_anew_where_the_cluster_forbids_it_by_default(
+def test_a_job_has_its_profiles_limit_and_may_be_queued_anew_where_that_must_be_asked_for(
     strict: Cluster, write_job: WriteJob, tmp_path: Path
 ) -> None:
     plain = strict.submit("true", "--hold")
-    paths = submit(strict, write_job(), tmp_path, **LATER)
+    paths = submit(strict, write_job(), tmp_path, time_limit_min=123, **LATER)
+    script = "".join(path.read_text() for path in submitted_files(paths, "*.sh"))
 
     assert "Requeue=0" in show(strict, plain)
     assert "Requeue=1" in show(strict, job_id(paths))
-
-
-def test_the_time_limit_and_the_warning_are_the_profiles_own(
-    unbooked: Cluster, write_job: WriteJob, tmp_path: Path
-) -> None:
-    paths = submit(unbooked, write_job(), tmp_path, time_limit_min=123, **LATER)
-    script = "".join(path.read_text() for path in submitted_files(paths, "*.sh"))
-
-    assert "TimeLimit=02:03:00" in show(unbooked, job_id(paths))
+    assert "TimeLimit=02:03:00" in show(strict, job_id(paths))
     assert "#SBATCH --signal=USR2@30\n" in script
     assert "USR2@90" not in script
 
@@ -62,20 +55,7 @@ def test_no_key_for_accounting_is_named_that_nobody_asked_for(
     assert unbooked.ask("squeue", "-h") == ""
 
 
-def test_runs_share_no_files_of_submitit(
-    unbooked: Cluster, write_job: WriteJob, tmp_path: Path
-) -> None:
-    job = write_job()
-    first = submit(unbooked, job, tmp_path, **LATER)
-    second = submit(unbooked, job, tmp_path, **LATER)
-
-    for paths in (first, second):
-        (pickle,) = submitted_files(paths, "*.pkl")
-        assert pickle.name.startswith(f"{job_id(paths)}_")
-    assert job_id(first) != job_id(second)
-
-
-def test_a_job_is_held_until_its_run_says_which_job_it_is(
+def test_a_job_is_held_until_its_run_says_which_job_it_is_and_its_files_are_its_own(
     unbooked: Cluster, write_job: WriteJob, tmp_path: Path
 ) -> None:
     seen = tmp_path / "seen"
@@ -92,6 +72,8 @@ def test_a_job_is_held_until_its_run_says_which_job_it_is(
 
     assert seen.read_text().splitlines() == ["JobHeldUser", str(paths.submission)]
     assert "Priority=0 " not in show(unbooked, job_id(paths))
+    (pickle,) = submitted_files(paths, "*.pkl")
+    assert pickle.name.startswith(f"{job_id(paths)}_")
 
 
 def show(cluster: Cluster, job: str) -> str:

@@ -47,7 +47,7 @@ def make_job(make_training: Any, *, seed: int, epochs: int, batch: int = 64) -> 
 
 
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))]
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
 )
 def test_the_first_epochs_lose_as_in_keras(make_training: Any, seed: int) -> None:
     job = make_job(make_training, seed=seed, epochs=3)

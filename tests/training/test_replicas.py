@@ -20,13 +20,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "patience": {"num_validation_rows": 33, "train": {"patience": 3, "learning_rate": 0.5}},
     "graph": {"devices": {"xla": "off"}, "train": {"clip_norm": 0.1}},
 }
+# Each setting once; other pairs are for a release.
+PAIRS = [
+    pytest.param(
+        number,
+        name,
+        marks=pytest.mark.long if number == (2 if place % 2 else 4) else pytest.mark.slow,
+    )
+    for place, name in enumerate(SETTINGS)
+    for number in (2, 4)
+]
 # An epoch of 66 rows ends with a batch of 2: two of four replicas have no row of it.
 ROWS = 66
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("num_replicas", [2, 4])
+@pytest.mark.parametrize(("num_replicas", "name"), PAIRS)
 def test_replicas_train_as_one_device_does(
     make_training: Any, monkeypatch: pytest.MonkeyPatch, num_replicas: int, name: str
 ) -> None:
@@ -50,8 +58,13 @@ def test_replicas_train_as_one_device_does(
 
 
 # Numbers of bfloat16 stand 2**-7 apart; of tf32 2**-10, but a CPU takes float32 for it.
-@pytest.mark.long
-@pytest.mark.parametrize(("precision", "rtol"), [("bfloat16", 2**-7), ("tf32", 1e-5)])
+@pytest.mark.parametrize(
+    ("precision", "rtol"),
+    [
+        pytest.param("bfloat16", 2**-7, marks=pytest.mark.long),
+        pytest.param("tf32", 1e-5, marks=pytest.mark.slow),
+    ],
+)
 def test_replicas_train_as_one_device_does_in_short_arithmetic(
     make_training: Any, monkeypatch: pytest.MonkeyPatch, precision: str, rtol: float
 ) -> None:

@@ -86,7 +86,7 @@ def fit_with_keras(
         ("sgd", "off"),
         ("adam", "off"),
         *(
-            pytest.param(name, "off", marks=pytest.mark.long)
+            pytest.param(name, "off", marks=pytest.mark.slow)
             for name in OPTIMIZERS
             if name not in ("sgd", "adam")
         ),
@@ -139,7 +139,7 @@ def test_robust_losses_train_as_they_do_in_keras_and_histories_show_squared_erro
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("xla", "batch"), [("on", 16), ("off", 16), ("on", 2000)])
+@pytest.mark.parametrize(("xla", "batch"), [("off", 16), ("on", 2000)])
 def test_embeddings_train_as_they_do_in_keras(make_training: Any, xla: str, batch: int) -> None:
     random = np.random.default_rng(5)
     num_rows = 100 if batch < 100 else 2500
@@ -248,8 +248,9 @@ def test_how_steps_are_cut_into_calls_never_changes_a_bit(make_training: Any, xl
         np.testing.assert_array_equal(whole, cut)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("xla", ["on", "off"])
+@pytest.mark.parametrize(
+    "xla", [pytest.param("on", marks=pytest.mark.long), pytest.param("off", marks=pytest.mark.slow)]
+)
 def test_a_batch_added_up_from_chunks_trains_as_one_product(
     make_training: Any, monkeypatch: pytest.MonkeyPatch, xla: str
 ) -> None:
@@ -336,7 +337,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     assert np.mean(mask.numpy() == other.numpy()) < 0.7
 
 
-@pytest.mark.parametrize("xla", ["on", pytest.param("off", marks=pytest.mark.long)])
+@pytest.mark.parametrize("xla", ["on", pytest.param("off", marks=pytest.mark.slow)])
 def test_validation_loss_is_the_mean_squared_error_after_each_epoch(
     make_training: Any, xla: str
 ) -> None:
@@ -350,7 +351,7 @@ def test_validation_loss_is_the_mean_squared_error_after_each_epoch(
     assert state.log.validation_losses[-1] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("xla", ["on", pytest.param("off", marks=pytest.mark.long)])
+@pytest.mark.parametrize("xla", ["on", pytest.param("off", marks=pytest.mark.slow)])
 def test_patience_stops_and_gives_back_the_best_weights(make_training: Any, xla: str) -> None:
     training = make_training(
         num_rows=20,
