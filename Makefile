@@ -36,8 +36,10 @@ run: $(VENV)/.runtime-$(EXTRA)
 test: $(VENV)/.dev
 	$(BIN)/python -m $(PYTEST) $(PYTEST_ARGS)
 
-test-all: test
-	$(BIN)/python -m $(PYTEST) -m "long and not slow" $(PYTEST_ARGS)
+# Who waits for Slurm leaves its core to a third.
+test-all: WORKERS = 3
+test-all: $(VENV)/.dev
+	$(BIN)/python -m $(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 coverage: $(VENV)/.dev
 	$(BIN)/coverage erase

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
     # Whoever begins with the longest is not left waiting for it.
-    items.sort(key=lambda item: _GROUPS.get(_group(item), len(_GROUPS)))
+    long = Counter(_group(item) for item in items if item.get_closest_marker("long"))
+    items.sort(key=lambda item: (_GROUPS.get(_group(item), len(_GROUPS)), -long[_group(item)]))
 
 
 # The other recipe's image is built beside the first one's.
