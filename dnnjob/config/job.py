@@ -5,6 +5,7 @@ job.train.global_batch_size
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -78,6 +79,11 @@ class ModelConfig(Section):
                 f'model.bagging = "folds" leaves out one fold a member, but model.members is '
                 f"{self.members}. Set model.members = 5, or leave bagging out."
             )
+
+    def count_dense_params(self, num_inputs: int) -> int:
+        """Kernels and biases of the dense layers of one network of so many inputs."""
+        widths = [num_inputs, *self.hidden_units, 1]
+        return sum((below + 1) * above for below, above in pairwise(widths))
 
 
 class TrainConfig(Section):

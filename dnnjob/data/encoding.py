@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -353,8 +352,7 @@ class Encoding:
         total = sum(buckets * units for buckets, units in self.embedding_shapes)
         if (numbers := self.numeric_embedding(model)) is not None:
             total += numbers.num_params
-        widths = [self.count_network_inputs(model), *model.hidden_units, 1]
-        return total + sum((below + 1) * above for below, above in pairwise(widths))
+        return total + model.count_dense_params(self.count_network_inputs(model))
 
     def numeric_embedding(self, model: ModelConfig) -> NumericEmbedding | None:
         """How the numbers of more than two values enter the network; None where they do plainly.

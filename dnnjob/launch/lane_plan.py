@@ -1,17 +1,20 @@
-"""How many points of a sweep go at a time on a machine, by cores and memory; arithmetic alone.
+"""How many points of a sweep go at a time on a machine, and which ones each task takes.
 
-plan = plan_lanes(jobs, cores=count_cores(), memory_bytes=memory_limit_bytes())
+plan = plan_lanes(needs, cores=count_cores(), memory_bytes=memory_limit_bytes())
 plan.width
+each = choose_points_per_task(500, seconds_a_point=20.0, most_tasks=50)     # 30
+share_out(500, each)                                                       # [range(0, 30), ...]
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
-from dnnjob.config import DataConfig, JobConfig, ModelConfig
+from dnnjob.config import DataConfig, JobConfig
 from dnnjob.data.sources import peek_columns
-from dnnjob.errors import DnnJobError
+from dnnjob.errors import DnnJobError, JobError
 from dnnjob.launch.errand import Errand
 from dnnjob.machine import count_cores, memory_limit_bytes, visible_gpus
 from dnnjob.runs import RunPaths
@@ -20,6 +23,8 @@ from dnnjob.tasks import Task, count_step_flop, worthy_threads
 # Measured with the reference job, plots, model and trees: a lane's resident memory at its peak,
 # of which others share the pages of libraries (docs/decisions/lanes.md).
 LANE_BYTES = 1000 * 2**20
+# Work enough for a task that its start, imports and compilation do not matter.
+_SECONDS_A_TASK = 600.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class PointNeeds:
         if on_gpu:
             busy = cores
         else:
-            num_params = _count_params(job.model, num_columns)
+            units = 1 if job.model.numeric_embedding == "none" else job.model.embedding_units
+            num_params = job.model.count_dense_params(num_columns * units)
             flop = count_step_flop(job, num_params, num_tasks=devices.tasks)
             threads = devices.threads or worthy_threads(cores, step_flop=flop)
             # Members train side by side where there are cores that no other point wants.
@@ -194,7 +200,43 @@ def find_stack(jobs: Sequence[JobConfig]) -> int:
     return max((job.devices.stack for job in jobs if job.model.members == 1), default=0)
 
 
-def _count_params(model: ModelConfig, num_columns: int) -> int:
-    units = 1 if model.numeric_embedding == "none" else model.embedding_units
-    widths = [num_columns * units, *model.hidden_units, 1]
-    return sum((below + 1) * above for below, above in pairwise(widths))
+def choose_points_per_task(
+    num_points: int,
+    *,
+    chosen: int | None = None,
+    seconds_a_point: float | None = None,
+    most_tasks: int | None = None,
+    width: int = 1,
+    least: int = 1,
+) -> int:
+    """Points that one task runs, so many at a time.
+
+    Args:
+        num_points: Points of the sweep.
+        chosen: What the profile says.
+        seconds_a_point: How long one takes, roughly; None if unknown, which counts as long.
+        most_tasks: Tasks that may be queued; None for any number.
+        width: Points that a task runs side by side.
+        least: Points that a task must have.
+
+    Raises:
+        JobError: If the profile's choice makes more tasks than may be queued.
+    """
+    fewest = math.ceil(num_points / most_tasks) if most_tasks else 1
+    if chosen is not None:
+        if chosen < fewest:
+            raise JobError(
+                f"A sweep of {num_points} points with points_per_task = {chosen} is "
+                f"{math.ceil(num_points / chosen)} tasks, but the cluster takes {most_tasks} more. "
+                f"Set profile.points_per_task={fewest} or more, or leave it out."
+            )
+        return chosen
+    in_turn = 1 if not seconds_a_point else max(1, round(_SECONDS_A_TASK / seconds_a_point))
+    return min(num_points, max(fewest, least, width * in_turn))
+
+
+def share_out(num_points: int, each: int) -> list[range]:
+    """The places of the points of each task, consecutive ones, as evenly as can be."""
+    num_tasks = math.ceil(num_points / each)
+    cuts = [round(number * num_points / num_tasks) for number in range(num_tasks + 1)]
+    return [range(start, stop) for start, stop in pairwise(cuts)]

@@ -29,9 +29,9 @@ from dnnjob.config import (
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.dispatch import Dispatch
 from dnnjob.launch.halving import is_complete, refuse_halving_of_tasks
+from dnnjob.launch.lane_plan import choose_points_per_task, share_out
 from dnnjob.launch.local_queue import QueuePlan, plan_queue
 from dnnjob.launch.own_process import raising_on_signals
-from dnnjob.launch.points_per_task import choose_points_per_task, share_out
 from dnnjob.launch.preflight import Preflight, check_before
 from dnnjob.launch.sweep_folder import describe_plan, leaving_nothing, make_plan, make_sweep
 from dnnjob.machine import process_key

@@ -10,7 +10,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 from keras import ops
 
 from dnnjob.config.data_section import Cycle
@@ -290,11 +289,6 @@ def _days_since_1970(year: Any, month: Any, day: Any) -> Any:
     of_year = (153 * ops.mod(month + 9, 12) + 2) // 5 + day - 1
     days = of_era * 365 + of_era // 4 - of_era // 100 + of_year
     return era * _ERA + days - _EPOCH_SHIFT
-
-
-def encode(encoder: keras.Model, numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The network's inputs `(rows, num_inputs)` of `Encoding.numbers`."""
-    return np.asarray(encoder(numbers))
 
 
 def free_name(name: str, taken: Collection[str]) -> str:

@@ -19,7 +19,7 @@ from dnnjob.data.encoding import (
 )
 from dnnjob.data.encoding_fit import fit_columns
 from dnnjob.data.raw_columns import Block, Texts
-from dnnjob.training.encoder import build_encoder, build_model, build_readers, encode
+from dnnjob.training.encoder import build_encoder, build_model, build_readers
 from dnnjob.training.export import as_input, build_export, load_predictor, save_model
 from dnnjob.training.model import build_dnn, summarize
 from tests.data.opened import measure_block
@@ -78,7 +78,7 @@ def encoding(block: Block) -> Encoding:
 
 
 def encode_block(encoding: Encoding, block: Block) -> np.ndarray:
-    return encode(build_encoder(encoding), encoding.numbers(block))
+    return np.asarray(build_encoder(encoding)(encoding.numbers(block)))
 
 
 def test_numbers_become_z_scores_with_gaps_filled_and_shown() -> None:

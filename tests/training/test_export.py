@@ -9,7 +9,7 @@ import pytest
 
 from dnnjob.config import ModelConfig
 from dnnjob.data.encoding import Encoding, FeatureKind, NumberColumn, TargetEncoding
-from dnnjob.training.encoder import build_encoder, encode
+from dnnjob.training.encoder import build_encoder
 from dnnjob.training.export import build_export, save_model
 from dnnjob.training.model import build_dnn, summarize
 from tests.training.conftest import plain_encoding, predict_rows
@@ -46,7 +46,7 @@ def test_the_saved_model_takes_raw_columns_and_gives_target_units(
     encoding = make_encoding(mode)
     columns = dict(zip(FEATURES, raw_rows(50).T, strict=True))
     dnn = build_dnn(MODEL, num_inputs=5, seed=3, precision="float32")
-    inputs = encode(build_encoder(encoding), encoding.numbers(columns))
+    inputs = np.asarray(build_encoder(encoding)(encoding.numbers(columns)))
     expected = encoding.target.restore(predict_rows(dnn, inputs))
     model = build_export(MODEL, encoding=encoding, weights=[dnn.get_weights()], precision="float32")
 
@@ -60,7 +60,7 @@ def test_preprocessing_equals_z_scores_in_float64_to_rounding() -> None:
     x = raw_rows(1000)
     encoding = make_encoding("train")
 
-    z = encode(build_encoder(encoding), x.astype(np.float32))
+    z = np.asarray(build_encoder(encoding)(x.astype(np.float32)))
 
     np.testing.assert_allclose(z, (x - MEAN) / STD, atol=1e-5)
 

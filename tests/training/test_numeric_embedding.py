@@ -12,7 +12,7 @@ import pytest
 
 from dnnjob.config import ModelConfig
 from dnnjob.data.encoding import Encoding, NumberColumn, NumericEmbedding, TargetEncoding
-from dnnjob.training.encoder import build_encoder, encode
+from dnnjob.training.encoder import build_encoder
 from dnnjob.training.export import build_export, save_model
 from dnnjob.training.model import build_dnn, build_encoded_dnn
 from dnnjob.training.numeric_embedding import bin_ramps
@@ -188,7 +188,7 @@ def test_the_saved_model_gives_bounded_target_units_in_plain_keras(
         seed=2,
         precision="float32",
     )
-    inputs = encode(build_encoder(encoding), encoding.numbers(COLUMNS))
+    inputs = np.asarray(build_encoder(encoding)(encoding.numbers(COLUMNS)))
     free = encoding.target.restore(predict_rows(dnn, inputs))
     bounds = float(np.quantile(free, 0.2)), float(np.quantile(free, 0.8))
     encoding = replace(encoding, target=replace(TARGET, bounds=bounds))
@@ -220,7 +220,7 @@ def test_z_scores_beside_robust_ones_pass_by_the_embedding() -> None:
 
 def test_robust_scores_are_medians_quartiles_and_a_smooth_clip() -> None:
     encoding = make_encoding("robust")
-    scores = encode(build_encoder(encoding), encoding.numbers(COLUMNS))
+    scores = np.asarray(build_encoder(encoding)(encoding.numbers(COLUMNS)))
     z = (COLUMNS["many"] - COLUMNS["many"].mean()) / COLUMNS["many"].std()
     np.testing.assert_allclose(scores[:, 0], z / np.sqrt(1 + (z / 3) ** 2), atol=1e-6)
     assert np.abs(scores).max() < 3

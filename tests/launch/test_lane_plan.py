@@ -3,7 +3,7 @@
 import pytest
 
 from dnnjob.errors import JobError
-from dnnjob.launch.points_per_task import choose_points_per_task, share_out
+from dnnjob.launch.lane_plan import choose_points_per_task, share_out
 
 
 @pytest.mark.parametrize(
