@@ -170,10 +170,15 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def write_job(tmp_path: Path) -> WriteJob:
-    """Writes `table.csv` and a job on it that trains in a moment; sections change the job."""
+    """Writes `table.csv` and a job on it that trains in a moment; sections change the job.
+
+    It is not compiled by XLA, which takes longer than a few epochs do; `finished` is, as are the
+    runs of tests/training.
+    """
 
     def write(frame: pd.DataFrame | None = None, **sections: Any) -> Path:
-        return write_tiny_job(tmp_path, frame, **sections)
+        devices = {"xla": "off", **sections.pop("devices", {})}
+        return write_tiny_job(tmp_path, frame, devices=devices, **sections)
 
     return write
 
@@ -187,7 +192,7 @@ def write_tiny_job(folder: Path, frame: pd.DataFrame | None = None, **sections: 
         "model": {"hidden_units": [8, 4]},
         "train": {"epochs": 8, "global_batch_size": 16},
         "devices": {"kind": "cpu", "threads": 1},
-        "output": {"plots": False},
+        "output": {"plots": False, "trees": False},
     }
     for name, values in sections.items():
         job[name] = {**job.get(name, {}), **values} if isinstance(values, dict) else values
@@ -211,7 +216,7 @@ class FinishedRun:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """The tiny job, run once for all tests that only look; none may change it."""
     folder = tmp_path_factory.mktemp("finished")
-    job_file = write_tiny_job(folder, output={"plots": True})
+    job_file = write_tiny_job(folder, output={"plots": True, "trees": True})
     (folder / "tmp").mkdir()
     done = run_command("run", "job.toml", "--root", "runs", cwd=folder, TMPDIR=str(folder / "tmp"))
     assert done.returncode == 0, done.stderr

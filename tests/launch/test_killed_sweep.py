@@ -56,7 +56,7 @@ def test_a_sweep_that_was_killed_tells_so_and_goes_on(
 def _write(write_job: WriteJob, *, epochs: int, points: int) -> Path:
     return write_job(
         train={"epochs": epochs, "checkpoint_every_s": 0.5},
-        devices={"threads": 1, "stack": 2},
+        devices={"threads": 1, "stack": 2, "xla": "on"},
         output={"plots": False},
         sweep={"seed": list(range(points))},
     )

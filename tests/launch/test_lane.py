@@ -46,7 +46,7 @@ def _write(write_job: WriteJob, train: Mapping[str, Any], **sweep: Any) -> Path:
         data={"test_fraction": 0.3, "validation_fraction": 0.2},
         model={"hidden_units": [40, 60]},
         train={"epochs": 20, "global_batch_size": 64, "learning_rate": 0.01, **train},
-        devices={"threads": 1},
+        devices={"threads": 1, "xla": "on"},
         output={"plots": False, "trees": False, "model": False},
         sweep=sweep,
     )
