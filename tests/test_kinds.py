@@ -19,7 +19,7 @@ from dnnjob.launch.job_check import check_job
 from dnnjob.predict import predict_table
 from dnnjob.results.report import BOUNDS, Report, read_report
 from dnnjob.runs import RunPaths
-from tests.conftest import run_here, said_by, write_tiny_job
+from tests.conftest import WriteJob, run_here, said_by, write_tiny_job
 
 NUM_ROWS = 240
 DATA = {
@@ -233,16 +233,10 @@ def test_validate_counts_what_the_run_counted(houses: Houses) -> None:
     assert (roles["key"], roles["weight"], roles["price"]) == ("id", "weight", "target")
 
 
-def test_folds_of_a_sweep_join_out_of_fold(tmp_path: Path) -> None:
-    job_file = write_tiny_job(
-        tmp_path,
-        data={"folds": 2, "split_seed": 0},
-        train={"epochs": 2},
-        sweep={"data.fold": [0, 1]},
-    )
-    assert run_foreground(job_file, [], root=tmp_path / "runs") == ExitCode.DONE
-    reports = sorted((tmp_path / "runs" / "tiny").glob("*/report.json"))
-    joined = join_predictions([path.parent for path in reports])
+def test_runs_of_each_fold_join_out_of_fold(write_job: WriteJob, root: Path) -> None:
+    job_file = write_job(data={"folds": 2, "split_seed": 0}, train={"epochs": 2})
+    runs = [run_here(job_file, f"data.fold={fold}", root=root) for fold in (0, 1)]
+    joined = join_predictions([run.root for run in runs])
     assert joined.num_rows == 120
     assert joined.table["row_id"].to_pylist() == list(range(120))
     errors = np.square(joined.table["y_pred_mean"].to_numpy() - joined.table["y_true"].to_numpy())
