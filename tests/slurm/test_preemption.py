@@ -41,10 +41,10 @@ def minute(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 def test_a_run_preempted_in_any_way_ends_in_the_same_bits(
     cluster: Cluster, unbooked: Cluster, reference: Reference, tmp_path: Path
 ) -> None:
-    # Slurm's warning, SIGTERM with and without grace, and a Slurm that would not queue it anew.
+    # Slurm's warning, SIGTERM with and without grace; a Slurm that would not queue it anew is in
+    # test_endings.py.
     runs = [
         submit(cluster, reference.job, tmp_path, partition="graceful"),
-        submit(cluster, reference.job, tmp_path, partition="cancelled"),
         submit(unbooked, reference.job, tmp_path, partition="graceful"),
         submit(unbooked, reference.job, tmp_path, partition="abrupt"),
     ]
@@ -52,8 +52,8 @@ def test_a_run_preempted_in_any_way_ends_in_the_same_bits(
 
     cluster.preempt()
     unbooked.preempt()
-    wait_for_end(cluster, *runs[:2])
-    wait_for_end(unbooked, *runs[2:])
+    wait_for_end(cluster, runs[0])
+    wait_for_end(unbooked, *runs[1:])
 
     for paths in runs:
         reference.check(paths)
@@ -106,6 +106,7 @@ def test_a_run_that_is_killed_before_it_could_answer_goes_on_from_its_last_check
     assert_resumed(paths, reasons=["preempted"])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_an_array_element_is_queued_anew_alone(
     cluster: Cluster, reference: Reference, tmp_path: Path
