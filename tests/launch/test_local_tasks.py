@@ -1,10 +1,11 @@
 """Several tasks on this machine: one run, one command, and what is left when a task is killed."""
 
 import os
+import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -174,6 +175,20 @@ class Command:
         return Ended(code, seconds, read_settled(self.paths), pids)
 
 
+def await_pending(pids: Sequence[int]) -> None:
+    """Waits until a signal waits for each of several processes that stand still."""
+    limit = time.monotonic() + 60
+    for pid in pids:
+        while not re.search(r"^(Sig|Shd)Pnd:\s*0*[1-9a-f]", status_of(pid), re.MULTILINE):
+            assert time.monotonic() < limit, "it is passed no signal on"
+            time.sleep(0.02)
+
+
+def status_of(pid: int) -> str:
+    """What the kernel says of a process."""
+    return Path(f"/proc/{pid}/status").read_text()
+
+
 def lives(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -265,10 +280,11 @@ def test_a_second_interrupt_ends_at_once_tasks_that_do_not_listen(
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     command.process.send_signal(signal.SIGINT)
-    time.sleep(1.0)
+    # Two that come before it has heard the first are one.
+    await_pending(pids)
     command.process.send_signal(signal.SIGINT)
 
-    code = command.process.wait(30)
+    code = command.process.wait(60)
 
     assert code == ExitCode.INTERRUPTED
     assert read_settled(command.paths).state == "CANCELLED"
