@@ -70,11 +70,13 @@ def run_job(attempt: TaskAttempt) -> Report | None:
     threads, lanes = _limit_threads(job, encoding, crew, cores=cores)
     with watch.time("import"), importing_tensorflow():
         from dnnjob.training.fit import fit_dnn
+        from dnnjob.training.stack_width import stack_width
         from dnnjob.training.strategy import make_devices
         from dnnjob.training.windowed import WindowedRows
 
     devices = make_devices(job.devices, crew)
-    job = _complete(job, table, devices, crew, threads=threads, lanes=lanes)
+    axis = 0 if table.by_windows else stack_width(job, encoding, devices)
+    job = _complete(job, table, devices, crew, threads=threads, lanes=axis or lanes)
     _write_complete(job, encoding, attempt)
     budget_bytes = _memory_budget(job, crew)
     rows = WindowedRows.of(table, encoding, budget_bytes=budget_bytes, threads=cores, folds=folds)
@@ -83,7 +85,15 @@ def run_job(attempt: TaskAttempt) -> Report | None:
     )
     with ThreadPoolExecutor(max_workers=1) as background:
         work_beside = partial(_work_beside, job, attempt, yardstick, background)
-        fitted = fit_dnn(job, rows, devices, attempt=attempt, lanes=lanes, meanwhile=work_beside)
+        fitted = fit_dnn(
+            job,
+            rows,
+            devices,
+            attempt=attempt,
+            meanwhile=work_beside,
+            lanes=axis or lanes,
+            on_axis=axis > 0,
+        )
         if not crew.is_chief:
             return None
         crew.release()

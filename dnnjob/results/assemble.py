@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import dnnjob
 from dnnjob import machine
@@ -169,7 +169,14 @@ def _strategy(facts: Facts) -> parts.Strategy:
         threads=job.devices.threads,
         xla="on" if devices.xla else "off",
         stack=facts.fitted.width,
+        stacked=_way(facts),
     )
+
+
+def _way(facts: Facts) -> Literal["axis", "lanes"] | None:
+    if facts.job.model.members == 1:
+        return None
+    return "axis" if facts.fitted.on_axis else "lanes"
 
 
 def _timing(facts: Facts) -> parts.Timing:

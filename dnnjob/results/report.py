@@ -165,6 +165,8 @@ class Strategy(Record):
     xla: Literal["on", "off"]
     stack: int = 1
     """Members of the model that trained at the same moment."""
+    stacked: Literal["axis", "lanes"] | None = None
+    """How, of several members: one call over a leading axis, or lanes with calls of their own."""
 
 
 class Timing(Record):

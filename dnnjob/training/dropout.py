@@ -4,13 +4,21 @@ masks = draw_masks(units, values=values, stream=stream, replica=replica, num_rep
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from dnnjob.training.hyperparameters import Hyperparameters
 
 _MAX_LAYERS = 1024
+
+Draw = Callable[[tuple[int, int], tf.Tensor], tf.Tensor]
+"""From a shape and a key, `(2,)` int64, to uniform numbers."""
+
+
+def draw_uniform(shape: tuple[int, int], key: tf.Tensor) -> tf.Tensor:
+    """Uniform numbers of a key, from 0 to 1."""
+    return tf.random.stateless_uniform(shape, seed=key, alg="philox")
 
 
 def draw_masks(
@@ -21,6 +29,7 @@ def draw_masks(
     replica: tf.Tensor,
     num_replicas: int,
     rows: int,
+    draw: Draw = draw_uniform,
 ) -> list[tf.Tensor]:
     """A replica's rows of the masks of the global batch, `(rows, units)` for each layer.
 
@@ -32,13 +41,14 @@ def draw_masks(
         replica: Number of the replica.
         num_replicas: Replicas of the batch.
         rows: Rows of each.
+        draw: Draws the numbers of a single replica.
     """
     seed, step = tf.unstack(stream)
     masks = []
     for layer, units in enumerate(layer_units):
         key = tf.stack([seed, step * _MAX_LAYERS + layer])
         if num_replicas == 1:
-            drawn = tf.random.stateless_uniform((rows, units), seed=key, alg="philox")
+            drawn = draw((rows, units), key)
         else:
             drawn = _draw_rows(key, replica, rows=rows, units=units)
         masks.append(tf.cast(drawn >= values.dropout_rate, tf.float32) * values.kept_scale)

@@ -7,6 +7,7 @@ y_pred = fitted.predict(x)         # (num_members, num_rows)
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -40,6 +41,7 @@ from dnnjob.training.model import summarize
 from dnnjob.training.network import Network, Stack, make_stack
 from dnnjob.training.progress import open_progress
 from dnnjob.training.resume import Keeper, identify
+from dnnjob.training.stacked_members import next_group, present
 from dnnjob.training.step import CompiledStep
 from dnnjob.training.strategy import Devices
 from dnnjob.training.train import Pace, TrainingLoop
@@ -84,6 +86,7 @@ class Fitted:
         trained: Where training ended.
         width: Members that trained at the same moment.
         predictor: Predicts with all of them.
+        on_axis: Whether one call trained them, rather than each its own.
         warnings: What its user should know, such as of members that diverged.
     """
 
@@ -95,6 +98,7 @@ class Fitted:
     trained: Position
     width: int
     predictor: RowPredictor
+    on_axis: bool = False
     warnings: tuple[str, ...] = ()
 
     def predict(self, x: npt.NDArray[np.float32]) -> FloatArray:
@@ -149,6 +153,7 @@ def fit_dnn(
     attempt: TaskAttempt,
     meanwhile: Callable[[], object],
     lanes: int = 1,
+    on_axis: bool = False,
 ) -> Fitted:
     """Trains the job's networks from their newest checkpoint, or from the start.
 
@@ -159,6 +164,8 @@ def fit_dnn(
         attempt: This task's part in the attempt.
         meanwhile: Called once the interpreter is free, since the network compiles and trains.
         lanes: Members that train at the same moment, where the rows are resident.
+        on_axis: Whether one call trains these, which XLA compiles for one device, rather than each
+            its own.
 
     Raises:
         NonFiniteError: If more than half of the networks diverge; a checkpoint holds the last
@@ -179,49 +186,53 @@ def fit_dnn(
     plan, summary = members[0].plan, summarize(stack.dnn)
     logger.info("%s", summary)
     with watch.time("compile"):
-        stack.trace()
+        if not on_axis:
+            stack.trace()
         meanwhile()
-    keeper = _make_keeper(job, rows.fingerprint, devices, members=members, attempt=attempt)
+    axis = lanes if on_axis else 0
+    keeper = _make_keeper(
+        job, rows.fingerprint, devices, members=members, attempt=attempt, axis=axis
+    )
     keeper.restore()
     for member in members:
         member.stop_at(attempt.until)
     with watch.time("compile"):
-        _compile(stack, members, keeper, is_fed=is_fed)
-    width = 1 if is_fed else lanes
-    _announce(job, plan, devices, width=width)
+        _compile(stack, members, keeper, is_fed=is_fed, axis=axis)
+    _announce(job, plan, devices, width=1 if is_fed else lanes, on_axis=on_axis)
     loop = TrainingLoop(
         stack.step,
         job,
         keep=keeper.keep,
         crew=keeper.crew,
-        width=width,
+        width=1 if is_fed else lanes,
+        stacked=stack.stacked if on_axis else None,
         takes_turns=not is_fed,
     )
     pace = _train(loop, members, keeper, attempt)
     _pause(job.train, remaining(members), attempt)
     _keep_best(job.train, remaining(members))
-    return _summed_up(job, stack, members, keeper, summary=summary, pace=pace, width=width)
+    return _summed_up(job, loop, members, keeper, summary=summary, pace=pace)
 
 
 def _summed_up(
     job: JobConfig,
-    stack: Stack,
+    loop: TrainingLoop,
     members: Sequence[Member],
     keeper: Keeper,
     *,
     summary: str,
     pace: Pace,
-    width: int,
 ) -> Fitted:
     left = {number: one for number, one in enumerate(members) if one in remaining(members)}
     return Fitted(
         members=tuple(_fitted(number, member, job.train) for number, member in left.items()),
         summary=summary,
-        history=MeanHistory.of([one.state.log for one in left.values()], width=width),
+        history=MeanHistory.of([one.state.log for one in left.values()], width=loop.width),
         pace=pace,
         inexact=keeper.inexact,
         trained=mean_position(members),
-        width=width,
+        width=loop.width,
+        on_axis=loop.stacked is not None,
         predictor=make_predictor([one.network for one in left.values()]),
         warnings=tuple(
             one.describe_divergence(job.train, but=": the model is the mean of the others")
@@ -289,25 +300,33 @@ def _make_keeper(
     *,
     members: Sequence[Member],
     attempt: TaskAttempt,
+    axis: int,
 ) -> Keeper:
     journal, crew = attempt.journal, attempt.crew
     return Keeper(
         store=CheckpointStore(journal.paths.checkpoints),
         journal=journal,
         members=members,
-        identity=identify(job, table, devices, crew=crew, threads=job.devices.threads),
+        identity=identify(job, table, devices, crew=crew, threads=job.devices.threads, axis=axis),
         every_s=job.train.checkpoint_every_s,
         crew=crew,
     )
 
 
-def _compile(stack: Stack, members: Sequence[Member], keeper: Keeper, *, is_fed: bool) -> None:
+def _compile(
+    stack: Stack, members: Sequence[Member], keeper: Keeper, *, is_fed: bool, axis: int
+) -> None:
     """Compiles the call; returns once all tasks are there."""
     if is_fed:
         # The first window is filled while the network compiles.
         for member in unfinished(members)[:1]:
             member.windows = with_first_ahead(member.make_windows(member.state.log.num_steps))
-    stack.compile()
+    if axis:
+        if group := next_group(members, width=axis):
+            with ExitStack() as seats:
+                stack.stacked.compile(present(group, seats))
+    else:
+        stack.compile()
     if is_fed:
         stack.step.forget_rows()
     # From here on standing still counts: for all from the same moment.
@@ -361,7 +380,7 @@ def _keep_best(train: TrainConfig, members: Sequence[Member]) -> None:
                 variables.restore_best()
 
 
-def _announce(job: JobConfig, plan: Plan, devices: Devices, *, width: int) -> None:
+def _announce(job: JobConfig, plan: Plan, devices: Devices, *, width: int, on_axis: bool) -> None:
     warmup_steps, num_members = job.train.warmup_steps, job.model.members
     if warmup_steps >= plan.num_steps:
         logger.warning(
@@ -381,6 +400,7 @@ def _announce(job: JobConfig, plan: Plan, devices: Devices, *, width: int) -> No
     )
     if num_members > 1:
         logger.info(
-            "%d members, %d at the same moment with %d thread(s) each.",
-            *(num_members, width, job.devices.threads),
+            "%d members, %d at the same moment %s.",
+            *(num_members, width),
+            "in one call" if on_axis else f"with {job.devices.threads} thread(s) each",
         )

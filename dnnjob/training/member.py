@@ -22,7 +22,7 @@ from dnnjob.tasks import Until
 from dnnjob.training.history import EpochLog
 from dnnjob.training.network import Network
 from dnnjob.training.schedule import learning_rates
-from dnnjob.training.step import CompiledStep, Outcome, Stopping, Validation
+from dnnjob.training.step import Call, CompiledStep, Outcome, Stopping, Validation
 from dnnjob.training.strategy import Placed
 
 logger = logging.getLogger(__name__)
@@ -124,24 +124,50 @@ class Member:
 
         Where a loss or gradient is not finite it ends as `nan`; the weights are the last finite.
         """
-        window, start = self._next_window(step), self._step_in_window
-        rates, began = self._rates(window, train), time.perf_counter()
+        call, began = self.next_call(step, train, size=size), time.perf_counter()
         with self.network.present() as variables:
-            outcome = step(
-                variables,
-                window.indices,
-                seed=self.network.seed,
-                rows=self._rows,
-                rates=rates,
-                first_step=window.first_step,
-                start=start,
-                stop=min(start + size, window.num_steps, self._num_steps - window.first_step),
-                stopping=self.state.stopping,
-                per_epoch=self.plan.steps_per_epoch,
-                validation=self.validation,
-            )
+            outcome = step(variables, call)
         seconds = time.perf_counter() - began
-        self._record(outcome, rates, start=start, seconds=seconds, validates=step.validates)
+        self.take(outcome, call, step, train, seconds=seconds, advance=advance)
+        return outcome.stop - call.start
+
+    def next_call(self, step: CompiledStep, train: TrainConfig, *, size: int) -> Call:
+        """Its next steps, at most `size`, none beyond a window's end."""
+        window, start = self._next_window(step), self._step_in_window
+        return Call(
+            window.indices,
+            seed=self.network.seed,
+            rates=self._rates(window, train),
+            first_step=window.first_step,
+            start=start,
+            stop=min(start + size, window.num_steps, self._num_steps - window.first_step),
+            stopping=self.state.stopping,
+            per_epoch=self.plan.steps_per_epoch,
+            rows=self._rows,
+            validation=self.validation,
+        )
+
+    def take(
+        self,
+        outcome: Outcome,
+        call: Call,
+        step: CompiledStep,
+        train: TrainConfig,
+        *,
+        seconds: float,
+        advance: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Takes what a call has come to, and ends where it should.
+
+        Args:
+            outcome: Of the call.
+            call: The last of `next_call`.
+            step: What computed it.
+            train: `[train]` of the job.
+            seconds: Wall time that its steps took.
+            advance: Called while it validates, where calls do not.
+        """
+        self._record(outcome, call, seconds=seconds, validates=step.validates)
         if not outcome.finite:
             self.state.stop_reason = DIVERGED
             if self.name:
@@ -152,7 +178,7 @@ class Member:
             self.state.stop_reason = EPOCHS_DONE
         elif self.state.log.num_steps == self._num_steps:
             self.state.stop_reason = HALVED
-        if self.state.stop_reason or self._step_in_window == window.num_steps:
+        if self.state.stop_reason or self._step_in_window == self._window_steps:
             # Its memory is wanted for the one after the next, which is filled from here on.
             self._window = self._rows = None
         if self.state.stop_reason:
@@ -160,7 +186,6 @@ class Member:
                 # There is none left; what fills them tells what it has read.
                 next(self.windows, None)
             self.windows = None
-        return outcome.stop - start
 
     def _next_window(self, step: CompiledStep) -> Window:
         if self._window is None:
@@ -175,25 +200,20 @@ class Member:
     def _step_in_window(self) -> int:
         return self.state.log.num_steps - (self._window.first_step if self._window else 0)
 
+    @property
+    def _window_steps(self) -> int:
+        return self._window.num_steps if self._window else 0
+
     def _rates(self, window: Window, train: TrainConfig) -> np.ndarray:
         steps = np.arange(window.first_step, window.first_step + len(window.indices))
         return learning_rates(train, steps=steps, num_steps=self.plan.num_steps)
 
-    def _record(
-        self,
-        outcome: Outcome,
-        rates: np.ndarray,
-        *,
-        start: int,
-        seconds: float,
-        validates: bool,
-    ) -> None:
-        state, done = self.state, slice(start, outcome.stop)
-        first_step = state.log.num_steps - start
-        completed = state.log.num_epochs - first_step // self.plan.steps_per_epoch
+    def _record(self, outcome: Outcome, call: Call, *, seconds: float, validates: bool) -> None:
+        state, done = self.state, slice(call.start, outcome.stop)
+        completed = state.log.num_epochs - call.first_step // self.plan.steps_per_epoch
         state.log.add(
             outcome.squared_errors[done],
-            rates[done],
+            call.rates[done],
             outcome.validation_losses[completed:] if validates else None,
             seconds=seconds,
         )

@@ -19,6 +19,7 @@ from dnnjob.data.order import Plan, member_seeds
 from dnnjob.training.hyperparameters import describe_kind
 from dnnjob.training.model import build_encoded_dnn
 from dnnjob.training.network_state import NetworkState, make_state
+from dnnjob.training.stacked_step import StackedStep
 from dnnjob.training.step import CompiledStep, ResidentData
 from dnnjob.training.strategy import Devices
 
@@ -78,13 +79,18 @@ class Stack:
 
     Attributes:
         networks: The members, their first weights in place.
-        step: The compiled call over any of them.
+        stacked: The compiled call over several of them at once.
         is_compiled: Whether the call was compiled for an earlier run.
     """
 
     networks: tuple[Network, ...]
-    step: CompiledStep
+    stacked: StackedStep
     is_compiled: bool = False
+
+    @property
+    def step(self) -> CompiledStep:
+        """The compiled call over any of them."""
+        return self.stacked.step
 
     @property
     def dnn(self) -> keras.Sequential:
@@ -107,7 +113,7 @@ class Stack:
 # A search over layers comes back to each of its shapes at every rung.
 _MOST_CALLS = 8
 # Those of earlier runs in this process by their kinds, the latest first.
-_calls: list[tuple[Any, CompiledStep]] = []
+_calls: list[tuple[Any, StackedStep]] = []
 
 
 def make_stack(
@@ -130,22 +136,23 @@ def make_stack(
         devices: What it computes on.
     """
     for _, kept in _calls:
-        kept.release()
+        kept.step.release()
     networks = tuple(_make_networks(job, encoding, devices))
     dnn = networks[0].seat.dnn
     if devices.num_replicas > 1:
         _calls.clear()
-        return Stack(networks, CompiledStep(dnn, data, job=job, plan=plan, devices=devices))
-    kind = _kind(job, plan, data, encoding=encoding, devices=devices)
-    step = next((kept for other, kept in _calls if other == kind), None)
-    is_compiled = step is not None
-    if step is None:
         step = CompiledStep(dnn, data, job=job, plan=plan, devices=devices)
+        return Stack(networks, StackedStep(step))
+    kind = _kind(job, plan, data, encoding=encoding, devices=devices)
+    found = next((kept for other, kept in _calls if other == kind), None)
+    if found is None:
+        stacked = StackedStep(CompiledStep(dnn, data, job=job, plan=plan, devices=devices))
     else:
-        step.restart(job, data, dnn)
+        stacked = found
+        stacked.step.restart(job, data, dnn)
     rest = [(other, kept) for other, kept in _calls if other != kind]
-    _calls[:] = [(kind, step), *rest][:_MOST_CALLS]
-    return Stack(networks, step, is_compiled)
+    _calls[:] = [(kind, stacked), *rest][:_MOST_CALLS]
+    return Stack(networks, stacked, is_compiled=found is not None)
 
 
 def _make_networks(job: JobConfig, encoding: Encoding, devices: Devices) -> Iterator[Network]:

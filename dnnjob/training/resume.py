@@ -58,7 +58,13 @@ class Identity:
 
 
 def identify(
-    job: JobConfig, table: Fingerprint, devices: Devices, *, crew: Crew, threads: int
+    job: JobConfig,
+    table: Fingerprint,
+    devices: Devices,
+    *,
+    crew: Crew,
+    threads: int,
+    axis: int = 0,
 ) -> Identity:
     """The identity of an attempt, the same in all its tasks, which wait here for each other.
 
@@ -68,12 +74,15 @@ def identify(
         devices: What this task computes on.
         crew: The tasks of the run.
         threads: Threads of this task.
+        axis: Members that one call trains on a leading axis; 0 where each has calls of its own.
     """
     origin = {"job": _describe_job(job), "precision": job.devices.precision, "table": table.value}
     fingerprint = {
         "replicas": devices.num_replicas,
         "tasks": crew.task.num_tasks,
         "xla": devices.xla,
+        # Products over a leading axis may round as its length has it.
+        **({"stack": axis} if axis else {}),
         **join_machines(crew.gather(_describe_machine(devices, table, threads=threads))),
     }
     return Identity(origin, fingerprint)

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from dnnjob.config import JobConfig
-from dnnjob.training.dropout import draw_masks
+from dnnjob.training.dropout import Draw, draw_masks, draw_uniform
 from dnnjob.training.finite import all_finite
 from dnnjob.training.hyperparameters import Hyperparameters
 from dnnjob.training.losses import robust_error, squared_error
@@ -26,7 +26,13 @@ class RowSums:
     """What rows give, summed over all replicas; traced inside the compiled call."""
 
     def __init__(
-        self, dnn: keras.Sequential, *, job: JobConfig, devices: Devices, update: WeightUpdate
+        self,
+        dnn: keras.Sequential,
+        *,
+        job: JobConfig,
+        devices: Devices,
+        update: WeightUpdate,
+        draw: Draw = draw_uniform,
     ) -> None:
         """Takes what the networks share.
 
@@ -35,7 +41,9 @@ class RowSums:
             job: Loss, and whether anything is dropped.
             devices: The replicas.
             update: Penalizes and clips the gradients.
+            draw: Draws the uniform numbers of dropout masks.
         """
+        self._draw = draw
         self._dnn, self._job, self._update = dnn, job, update
         self._strategy, self._num_replicas = devices.strategy, devices.num_replicas
         self._chunk_rows = chunk_rows(devices, threads=job.devices.threads)
@@ -72,13 +80,27 @@ class RowSums:
         def on_replica(x: tf.Tensor, y: tf.Tensor) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             places = tf.gather(indices, replica)
-            parts = self._local(weights, x, y, places, num_rows, stream, replica, values)
-            *gradients, error = self._add_over_replicas(parts)
-            gradients = self._update.penalize_and_clip(weights, gradients, values)
-            return gradients, error, all_finite([error, *gradients])
+            return self.replica_gradients(weights, x, y, places, num_rows, stream, replica, values)
 
         gradients, error, finite = self._strategy.run(on_replica, args=(x, y))
         return gradients, self._first(error), self._first(finite)
+
+    def replica_gradients(
+        self,
+        weights: Sequence[tf.Tensor],
+        x: tf.Tensor,
+        y: tf.Tensor,
+        places: tf.Tensor,
+        num_rows: tf.Tensor,
+        stream: tf.Tensor,
+        replica: tf.Tensor,
+        values: Hyperparameters,
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        """What `gradients` gives, as each replica computes it of its rows, `places`."""
+        parts = self._local(weights, x, y, places, num_rows, stream, replica, values)
+        *gradients, error = self._add_over_replicas(parts)
+        gradients = self._update.penalize_and_clip(weights, gradients, values)
+        return gradients, error, all_finite([error, *gradients])
 
     def squared_errors(
         self, weights: Sequence[tf.Variable], x: Placed, y: Placed, places: tf.Tensor
@@ -91,25 +113,36 @@ class RowSums:
             y: Their targets.
             places: Rows of each replica, `(num_chunks, num_replicas, rows)`; -1 is padding.
         """
-        num_chunks = int(places.shape[0])
 
         def on_replica(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-
-            def add_chunk(chunk: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                indices = tf.gather(tf.gather(places, chunk), replica)
-                return chunk + 1, total + squared_error(*self._residuals(weights, x, y, indices))
-
-            _, total = tf.while_loop(
-                lambda chunk, _: chunk < num_chunks,
-                add_chunk,
-                (tf.constant(0), tf.constant(0.0)),
-                parallel_iterations=1,
-            )
-            (total,) = self._add_over_replicas([total])
-            return total
+            return self.replica_squared_errors(weights, x, y, places, replica)
 
         return self._first(self._strategy.run(on_replica, args=(x, y)))
+
+    def replica_squared_errors(
+        self,
+        weights: Sequence[tf.Tensor],
+        x: tf.Tensor,
+        y: tf.Tensor,
+        places: tf.Tensor,
+        replica: tf.Tensor,
+    ) -> tf.Tensor:
+        """What `squared_errors` gives, as each replica computes it."""
+        num_chunks = int(places.shape[0])
+
+        def add_chunk(chunk: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            indices = tf.gather(tf.gather(places, chunk), replica)
+            return chunk + 1, total + squared_error(*self._residuals(weights, x, y, indices))
+
+        _, total = tf.while_loop(
+            lambda chunk, _: chunk < num_chunks,
+            add_chunk,
+            (tf.constant(0), tf.constant(0.0)),
+            parallel_iterations=1,
+        )
+        (total,) = self._add_over_replicas([total])
+        return total
 
     def _first(self, values: Placed) -> tf.Tensor:
         """What the first local replica has: after a reduction, all have the same."""
@@ -135,6 +168,7 @@ class RowSums:
             replica=replica,
             num_replicas=self._num_replicas,
             rows=rows,
+            draw=self._draw,
         )
         num_chunks = math.ceil(rows / self._chunk_rows)
         if num_chunks == 1:

@@ -1,8 +1,8 @@
 """The compiled call: a range of training steps without Python between them.
 
 step = CompiledStep(dnn, data, job=job, plan=plan, devices=devices)
-outcome = step(state, window.indices, seed=0, rates=rates, first_step=0, start=0, stop=6, ...)
-outcome = step(state, window.indices, rows=step.place(parts), ...)      # of several windows
+outcome = step(state, Call(window.indices, seed=0, rates=rates, first_step=0, start=0, stop=6))
+outcome = step(state, Call(window.indices, rows=step.place(parts), ...))    # of several windows
 """
 
 import math
@@ -18,6 +18,7 @@ from dnnjob.config import JobConfig
 from dnnjob.data.order import Plan
 from dnnjob.training.hyperparameters import Hyperparameters
 from dnnjob.training.network_state import NetworkState
+from dnnjob.training.philox import philox_uniform
 from dnnjob.training.row_chunks import validation_indices
 from dnnjob.training.row_sums import RowSums
 from dnnjob.training.strategy import Devices, Placed
@@ -75,6 +76,18 @@ class Outcome(NamedTuple):
     validation_losses: np.ndarray
     stopping: Stopping
 
+    @classmethod
+    def of(cls, carry: "Carry") -> "Outcome":
+        """What the loop variables of a call, as NumPy values, have come to."""
+        return cls(
+            stop=int(carry.step),
+            finite=bool(carry.finite),
+            patience_ended=bool(carry.patience_ended),
+            squared_errors=carry.squared_errors,
+            validation_losses=carry.validation_losses,
+            stopping=Stopping(carry.best_loss, carry.best_epoch),
+        )
+
 
 class Validation(NamedTuple):
     """The rows that validate a network.
@@ -88,7 +101,36 @@ class Validation(NamedTuple):
     num_rows: Any
 
 
-class _Rows(NamedTuple):
+@dataclass(frozen=True)
+class Call:
+    """One execution of the compiled function: which steps of a window it takes.
+
+    Attributes:
+        indices: The window's index tensor, `(num_steps, num_replicas, rows_per_replica)`.
+        seed: Of the network's dropout masks.
+        rates: Learning rate of each step of the window, `(num_steps,)` float32.
+        first_step: Number of the window's first step in the whole training.
+        start: First step to take, counted within the window.
+        stop: Step to stop before.
+        stopping: State of early stopping so far.
+        per_epoch: Steps of an epoch; None is as the plan has it.
+        rows: The window's inputs and targets, as `place` gives them; None where resident.
+        validation: The rows that validate; None is all validation rows.
+    """
+
+    indices: tf.Tensor
+    seed: int
+    rates: np.ndarray
+    first_step: int
+    start: int
+    stop: int
+    stopping: Stopping
+    per_epoch: int | None = None
+    rows: tuple[Placed, Placed] | None = None
+    validation: Validation | None = None
+
+
+class Rows(NamedTuple):
     """What a call computes on.
 
     Attributes:
@@ -106,7 +148,7 @@ class _Rows(NamedTuple):
     validation: Validation
 
 
-class _Steps(NamedTuple):
+class Steps(NamedTuple):
     """Which steps a call takes, as tensors, so that one compilation serves all.
 
     Attributes:
@@ -130,7 +172,7 @@ class _Steps(NamedTuple):
     values: Hyperparameters
 
 
-class _Carry(NamedTuple):
+class Carry(NamedTuple):
     """Loop variables of the compiled call."""
 
     step: tf.Tensor
@@ -160,63 +202,55 @@ class CompiledStep:
         plan: Plan,
         devices: Devices,
     ) -> None:
-        self._dnn, self._data = dnn, data
-        self._plan, self._strategy, self._devices = plan, devices.strategy, devices
+        self._dnn, self._data, self._job = dnn, data, job
+        self.plan, self._strategy, self._devices = plan, devices.strategy, devices
         self._values = Hyperparameters.of(job)
         self._has_patience = job.train.patience is not None
         self.validates = data.num_validation_rows > 0
         self._validation = self.validate_on(np.arange(data.num_validation_rows, dtype=np.int32))
         is_fused = devices.xla and devices.num_replicas == 1
-        self._update = WeightUpdate(dnn, job=job, strategy=devices.strategy, is_fused=is_fused)
-        self._sums = RowSums(dnn, job=job, devices=devices, update=self._update)
+        self.update = WeightUpdate(dnn, job=job, strategy=devices.strategy, is_fused=is_fused)
+        self._sums = RowSums(dnn, job=job, devices=devices, update=self.update)
         self._call = tf.function(self._train_range, jit_compile=is_fused, autograph=False)
         self._add_errors = tf.function(
             self._sums.squared_errors, jit_compile=is_fused, autograph=False
         )
 
-    def __call__(
-        self,
-        state: NetworkState,
-        indices: tf.Tensor,
-        *,
-        seed: int,
-        rows: tuple[Placed, Placed] | None = None,
-        rates: np.ndarray,
-        first_step: int,
-        start: int,
-        stop: int,
-        stopping: Stopping,
-        per_epoch: int | None = None,
-        validation: Validation | None = None,
-    ) -> Outcome:
-        """Takes the steps `start` to `stop` of a window, fewer where one fails or patience ends.
+    def __call__(self, state: NetworkState, call: Call) -> Outcome:
+        """Takes the steps of a call, fewer where one fails or patience ends.
 
         Args:
             state: The network, changed in place.
-            indices: The window's index tensor, `(num_steps, num_replicas, rows_per_replica)`.
-            seed: Of the network's dropout masks.
-            rows: The window's inputs and targets, as `place` gives them; None where resident.
-            rates: Learning rate of each step of the window, `(num_steps,)` float32.
-            first_step: Number of the window's first step in the whole training.
-            start: First step to take, counted within the window.
-            stop: Step to stop before.
-            stopping: State of early stopping so far.
-            per_epoch: Steps of an epoch; None is as the plan has it.
-            validation: The rows that validate; None is all validation rows.
+            call: The steps.
         """
-        steps = _Steps(
-            indices=tf.convert_to_tensor(indices),
-            rates=tf.constant(rates),
-            per_epoch=tf.constant(per_epoch or self._plan.steps_per_epoch, tf.int32),
-            first_step=tf.constant(first_step, tf.int32),
-            start=tf.constant(start, tf.int32),
-            stop=tf.constant(stop, tf.int32),
-            seed=tf.constant(seed, tf.int64),
+        loss, epoch = call.stopping
+        best = Stopping(tf.constant(loss, tf.float32), tf.constant(epoch, tf.int32))
+        carry = self._call(state, self.rows_of(call), self.steps_of(call), best)
+        return Outcome.of(Carry(*(value.numpy() for value in carry)))
+
+    def sums_for_stack(self) -> RowSums:
+        """Sums over rows that may be traced for several networks at once."""
+        return RowSums(
+            self._dnn, job=self._job, devices=self._devices, update=self.update, draw=philox_uniform
+        )
+
+    def steps_of(self, call: Call) -> Steps:
+        """The steps of a call as tensors."""
+        return Steps(
+            indices=tf.convert_to_tensor(call.indices),
+            rates=tf.constant(call.rates),
+            per_epoch=tf.constant(call.per_epoch or self.plan.steps_per_epoch, tf.int32),
+            first_step=tf.constant(call.first_step, tf.int32),
+            start=tf.constant(call.start, tf.int32),
+            stop=tf.constant(call.stop, tf.int32),
+            seed=tf.constant(call.seed, tf.int64),
             values=Hyperparameters(*map(tf.constant, self._values)),
         )
-        x, y = rows or (self._data.x, self._data.y)
-        taken = self._with_validation(x, y, validation or self._validation)
-        return self._take(state, taken, steps, stopping)
+
+    def rows_of(self, call: Call) -> Rows:
+        """What a call computes on."""
+        x, y = call.rows or (self._data.x, self._data.y)
+        return self._with_validation(x, y, call.validation or self._validation)
 
     def validate_on(self, rows: np.ndarray) -> Validation:
         """Some of the validation rows, by number, as a call takes them."""
@@ -261,26 +295,12 @@ class CompiledStep:
         """
         return float(self._add_errors(state.weights, *self.place(parts), tf.constant(places)))
 
-    def _take(self, state: NetworkState, rows: _Rows, steps: _Steps, stopping: Stopping) -> Outcome:
-        loss, epoch = stopping
-        best = Stopping(tf.constant(loss, tf.float32), tf.constant(epoch, tf.int32))
-        carry = self._call(state, rows, steps, best)
-        values = _Carry(*(value.numpy() for value in carry))
-        return Outcome(
-            stop=int(values.step),
-            finite=bool(values.finite),
-            patience_ended=bool(values.patience_ended),
-            squared_errors=values.squared_errors,
-            validation_losses=values.validation_losses,
-            stopping=Stopping(values.best_loss, values.best_epoch),
-        )
-
     def trace(self, state: NetworkState) -> None:
         """Traces the call, which keeps the interpreter busy; compiling it does not."""
         scalar = tf.TensorSpec((), tf.int32)
-        steps = _Steps(
-            indices=tf.TensorSpec(self._plan.block_shape, tf.int32),
-            rates=tf.TensorSpec(self._plan.block_shape[:1], tf.float32),
+        steps = Steps(
+            indices=tf.TensorSpec(self.plan.block_shape, tf.int32),
+            rates=tf.TensorSpec(self.plan.block_shape[:1], tf.float32),
             per_epoch=scalar,
             first_step=scalar,
             start=scalar,
@@ -294,7 +314,7 @@ class CompiledStep:
 
     def compile(self, state: NetworkState) -> None:
         """Compiles the call, traced or not; trains nothing."""
-        indices = tf.zeros(self._plan.block_shape, tf.int32)
+        indices = tf.zeros(self.plan.block_shape, tf.int32)
         rates = np.zeros(len(indices), np.float32)
         # What replicas compile apart is compiled at the first step: one with targets of NaN, which
         # makes no update.
@@ -303,14 +323,16 @@ class CompiledStep:
         )
         self(
             state,
-            indices,
-            seed=0,
-            rows=(self._data.x, y),
-            rates=rates,
-            first_step=0,
-            start=0,
-            stop=stop,
-            stopping=Stopping.begin(),
+            Call(
+                indices,
+                seed=0,
+                rates=rates,
+                first_step=0,
+                start=0,
+                stop=stop,
+                stopping=Stopping.begin(),
+                rows=(self._data.x, y),
+            ),
         )
 
     def _spoil(self, y: Placed) -> Placed:
@@ -319,75 +341,90 @@ class CompiledStep:
 
         return tf.function(lambda y: self._strategy.run(on_replica, (y,)), autograph=False)(y)
 
-    def _with_validation(self, x: Placed, y: Placed, validation: Validation) -> _Rows:
-        return _Rows(x, y, self._data.x_validation, self._data.y_validation, validation)
+    def _with_validation(self, x: Placed, y: Placed, validation: Validation) -> Rows:
+        return Rows(x, y, self._data.x_validation, self._data.y_validation, validation)
 
     def _train_range(
-        self, state: NetworkState, rows: _Rows, steps: _Steps, stopping: Stopping
-    ) -> _Carry:
-        num_steps = int(steps.indices.shape[0])
-
-        def goes_on(carry: _Carry) -> tf.Tensor:
+        self, state: NetworkState, rows: Rows, steps: Steps, stopping: Stopping
+    ) -> Carry:
+        def goes_on(carry: Carry) -> tf.Tensor:
             return (carry.step < steps.stop) & carry.finite & ~carry.patience_ended
 
-        def take_step(carry: _Carry) -> tuple[_Carry]:
+        def take_step(carry: Carry) -> tuple[Carry]:
             stream = tf.stack([steps.seed, tf.cast(steps.first_step + carry.step, tf.int64)])
             indices = tf.gather(steps.indices, carry.step)
             gradients, error, finite = self._sums.gradients(
                 state.weights, rows.x, rows.y, indices, stream, steps.values
             )
             rate = tf.gather(steps.rates, carry.step)
-            self._update.apply_if(finite, state, gradients, rate, steps.values)
+            self.update.apply_if(finite, state, gradients, rate, steps.values)
             carry = carry._replace(
                 step=carry.step + tf.cast(finite, tf.int32),
                 finite=finite,
-                squared_errors=_put(carry.squared_errors, carry.step, error),
+                squared_errors=put(carry.squared_errors, carry.step, error),
             )
             if self._data.num_validation_rows:
                 carry = self._validate_at_epoch_end(carry, state, rows, steps)
             return (carry,)
 
-        carry = _Carry(
-            step=steps.start,
-            finite=tf.constant(True),
-            patience_ended=tf.constant(False),
-            squared_errors=tf.zeros((num_steps,)),
-            validation_losses=tf.zeros((max(1, num_steps // self._plan.steps_per_epoch),)),
-            best_loss=stopping.best_loss,
-            best_epoch=stopping.best_epoch,
-        )
-        ended: tuple[_Carry] = tf.while_loop(goes_on, take_step, (carry,), parallel_iterations=1)
+        carry = self.begin(steps.start, stopping, num_steps=int(steps.indices.shape[0]))
+        ended: tuple[Carry] = tf.while_loop(goes_on, take_step, (carry,), parallel_iterations=1)
         return ended[0]
 
     def _validate_at_epoch_end(
-        self, carry: _Carry, state: NetworkState, rows: _Rows, steps: _Steps
-    ) -> _Carry:
-        per_epoch = steps.per_epoch
-        ended = carry.finite & (carry.step % per_epoch == 0)
-        place = carry.step // per_epoch - 1
+        self, carry: Carry, state: NetworkState, rows: Rows, steps: Steps
+    ) -> Carry:
+        ended = carry.finite & (carry.step % steps.per_epoch == 0)
         loss = tf.cond(
             ended,
             lambda: self._validation_loss(state.weights, rows),
             lambda: tf.constant(0.0, tf.float32),
         )
-        place = tf.maximum(place, 0)
-        kept = tf.where(ended, loss, tf.gather(carry.validation_losses, place))
-        carry = carry._replace(validation_losses=_put(carry.validation_losses, place, kept))
-        better = ended & (loss < carry.best_loss - steps.values.min_delta)
-        epoch = steps.first_step // per_epoch + place
+        carry, better = self.judge(carry, steps, loss, ended)
         if state.best:
             tf.cond(better, lambda: self._keep_best(state), tf.no_op)
+        return carry
+
+    def begin(self, step: tf.Tensor, stopping: Stopping, *, num_steps: int) -> Carry:
+        """Loop variables of a call before its first step."""
+        return Carry(
+            step=step,
+            finite=tf.constant(True),
+            patience_ended=tf.constant(False),
+            squared_errors=tf.zeros((num_steps,)),
+            validation_losses=tf.zeros((max(1, num_steps // self.plan.steps_per_epoch),)),
+            best_loss=stopping.best_loss,
+            best_epoch=stopping.best_epoch,
+        )
+
+    def judge(
+        self, carry: Carry, steps: Steps, loss: tf.Tensor, ended: tf.Tensor
+    ) -> tuple[Carry, tf.Tensor]:
+        """Keeps the validation loss of an epoch; whether it is the best so far.
+
+        Args:
+            carry: The loop variables after a step.
+            steps: The steps of the call.
+            loss: Mean squared error of the validation rows.
+            ended: Whether an epoch has; if not, nothing changes.
+        """
+        place = tf.maximum(carry.step // steps.per_epoch - 1, 0)
+        kept = tf.where(ended, loss, tf.gather(carry.validation_losses, place))
+        better = ended & (loss < carry.best_loss - steps.values.min_delta)
+        epoch = steps.first_step // steps.per_epoch + place
         best_epoch = tf.where(better, epoch, carry.best_epoch)
         waited_out = tf.constant(False)
         if self._has_patience:
             waited_out = ended & (epoch - best_epoch >= steps.values.patience)
-        return carry._replace(
+        carry = carry._replace(
+            validation_losses=put(carry.validation_losses, place, kept),
             best_loss=tf.where(better, loss, carry.best_loss),
             best_epoch=best_epoch,
-            patience_ended=waited_out,
+            patience_ended=carry.patience_ended | waited_out,
         )
+        return carry, better
 
-    def _validation_loss(self, weights: Sequence[tf.Variable], rows: _Rows) -> tf.Tensor:
+    def _validation_loss(self, weights: Sequence[tf.Variable], rows: Rows) -> tf.Tensor:
         places, num_rows = rows.validation
         total = self._sums.squared_errors(weights, rows.x_validation, rows.y_validation, places)
         return total / num_rows
@@ -400,5 +437,6 @@ class CompiledStep:
         return tf.no_op()
 
 
-def _put(vector: tf.Tensor, at: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+def put(vector: tf.Tensor, at: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    """The vector with a value at a place."""
     return tf.tensor_scatter_nd_update(vector, [[at]], [value])

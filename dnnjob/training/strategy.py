@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+from tensorflow.python.client.device_lib import list_local_devices
 from tensorflow.python.eager import context
 
 from dnnjob.config import DevicesConfig
@@ -84,6 +85,12 @@ class Devices:
     def _distribute(self, placed: Sequence[tf.Tensor]) -> Placed:
         remaining = iter(placed)
         return self.strategy.experimental_distribute_values_from_function(lambda _: next(remaining))
+
+    def memory_bytes(self) -> float:
+        """What TensorFlow may take of the memory of a local device, of the one that has least."""
+        kind = f"/device:{self.kind.upper()}:"
+        found = [one.memory_limit for one in list_local_devices() if kind in one.name]
+        return float(min(found))
 
     def gpu_peak_mb(self) -> float | None:
         """Largest memory in use on any local GPU so far, in MiB; None on CPUs."""

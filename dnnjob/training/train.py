@@ -15,6 +15,8 @@ from dnnjob.config import JobConfig
 from dnnjob.tasks import Crew
 from dnnjob.training.member import Member, overall_progress, refuse_divergence, unfinished
 from dnnjob.training.progress import Show
+from dnnjob.training.stacked_members import next_group, train_together
+from dnnjob.training.stacked_step import StackedStep
 from dnnjob.training.step import CompiledStep
 
 # A round this long costs nothing in speed and lets a bar, a checkpoint or a stop come in time.
@@ -49,6 +51,7 @@ class TrainingLoop:
         shows: Told after every round.
         width: Members that train at the same moment, each in a thread of its own. TensorFlow lets
             go of the interpreter while a call computes.
+        stacked: Trains so many members in one call instead; None where each has calls of its own.
         takes_turns: Whether the members of a round go on together; else one trains to its end
             before the next begins.
     """
@@ -59,6 +62,7 @@ class TrainingLoop:
     crew: Crew
     shows: tuple[Show, ...] = ()
     width: int = 1
+    stacked: StackedStep | None = None
     takes_turns: bool = True
 
     def train(self, members: Sequence[Member]) -> Pace:
@@ -76,11 +80,11 @@ class TrainingLoop:
         if not unfinished(members):
             self._show(members, pace)
         with ThreadPoolExecutor(self.width) as lanes:
-            while active := unfinished(members)[: None if self.takes_turns else 1]:
+            while active := self._next(members):
                 size = self.crew.agree(size)
                 began = time.perf_counter()
-                if self.width == 1:
-                    steps = [self._call(member, size) for member in active]
+                if self.width == 1 or self.stacked is not None:
+                    steps = self._round(active, size)
                     seconds = time.perf_counter() - began
                     size = _next_size(size, seconds, of=_SECONDS_A_ROUND)
                 else:
@@ -93,6 +97,17 @@ class TrainingLoop:
                 self._show(members, pace)
                 self.keep()
         return pace
+
+    def _next(self, members: Sequence[Member]) -> list[Member]:
+        if self.stacked is not None:
+            return next_group(members, width=self.width)
+        return unfinished(members)[: None if self.takes_turns else 1]
+
+    def _round(self, active: Sequence[Member], size: int) -> list[int]:
+        """Steps of each member in one round of calls."""
+        if self.stacked is None:
+            return [self._call(member, size) for member in active]
+        return train_together(self.stacked, active, self.job.train, size=size, width=self.width)
 
     def _call(self, member: Member, size: int) -> int:
         return member.train(self.step, self.job.train, size=size, advance=self.crew.advance)

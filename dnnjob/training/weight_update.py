@@ -39,6 +39,11 @@ class WeightUpdate:
         """
         self._job, self._strategy, self._is_fused = job, strategy, is_fused
         self._kernels = kernels(dnn)
+        train = job.train
+        self._decays = [
+            bool(train.decay) and (is_kernel or train.decayed == "all")
+            for is_kernel in self._kernels
+        ]
 
     def penalize_and_clip(
         self,
@@ -55,7 +60,10 @@ class WeightUpdate:
                 )
             ]
         if self._job.train.clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, values.clip_norm)
+            # TensorFlow's own norm cannot be mapped over networks. Compiled by XLA, the bits of
+            # this one are the same.
+            norm = _global_norm(gradients) if self._is_fused else None
+            gradients, _ = tf.clip_by_global_norm(gradients, values.clip_norm, use_norm=norm)
         return gradients
 
     def apply_if(
@@ -84,7 +92,6 @@ class WeightUpdate:
         finite: tf.Tensor | None = None,
     ) -> tf.Operation:
         """Changes every replica's copy of the weights; where not finite, back to what they were."""
-        train = self._job.train
         number = tf.cast(state.iterations + 1, tf.float32)
 
         def change(
@@ -97,26 +104,78 @@ class WeightUpdate:
             decays: bool,
         ) -> None:
             old = [each.read_value() for each in (variable, *slots)]
-            weight = old[0] - old[0] * (values.decay * rate) if decays else old[0]
-            new = updated(
-                train,
-                weight,
-                old[1:],
-                gradient,
-                rate=rate,
-                momentum=values.momentum,
-                number=number,
-            )
-            for each, before, after in zip((variable, *slots), old, (new[0], *new[1]), strict=True):
-                each.assign(after if finite is None else tf.where(finite, after, before))
+            new = self._changed(old, gradient, rate, number, values, decays, finite)
+            for each, value in zip((variable, *slots), new, strict=True):
+                each.assign(value)
 
-        for variable, slots, gradient, is_kernel in zip(
-            state.weights, state.slots, gradients, self._kernels, strict=True
+        for variable, slots, gradient, decays in zip(
+            state.weights, state.slots, gradients, self._decays, strict=True
         ):
-            decays = bool(train.decay) and (is_kernel or train.decayed == "all")
             args = slots, gradient, rate, number, values, decays
             self._strategy.extended.update(variable, change, args=args, group=False)
         state.iterations.assign_add(
             tf.constant(1, tf.int64) if finite is None else tf.cast(finite, tf.int64)
         )
         return tf.no_op()
+
+    def changed(
+        self,
+        weights: Sequence[tf.Tensor],
+        slots: Sequence[Sequence[tf.Tensor]],
+        gradients: Sequence[tf.Tensor],
+        *,
+        updates: tf.Tensor,
+        rate: tf.Tensor,
+        values: Hyperparameters,
+        taken: tf.Tensor,
+    ) -> tuple[list[tf.Tensor], list[list[tf.Tensor]]]:
+        """Weights and slots after an update, as values; the old ones where it is not taken.
+
+        Args:
+            weights: Trainable weights of a network.
+            slots: What the optimizer remembers of each.
+            gradients: Of each, penalized and clipped.
+            updates: Updates so far, an int64 scalar.
+            rate: Learning rate.
+            values: With decay and momentum.
+            taken: Whether the update is made, a scalar.
+        """
+        number = tf.cast(updates + 1, tf.float32)
+        new = [
+            self._changed([weight, *of_weight], gradient, rate, number, values, decays, taken)
+            for weight, of_weight, gradient, decays in zip(
+                weights, slots, gradients, self._decays, strict=True
+            )
+        ]
+        return [weight for weight, *_ in new], [of_weight for _, *of_weight in new]
+
+    def _changed(
+        self,
+        old: Sequence[tf.Tensor],
+        gradient: tf.Tensor,
+        rate: tf.Tensor,
+        number: tf.Tensor,
+        values: Hyperparameters,
+        decays: bool,
+        taken: tf.Tensor | None,
+    ) -> list[tf.Tensor]:
+        """A weight and its slots after an update; where one is not taken, as they were."""
+        weight = old[0] - old[0] * (values.decay * rate) if decays else old[0]
+        changed, slots = updated(
+            self._job.train,
+            weight,
+            old[1:],
+            gradient,
+            rate=rate,
+            momentum=values.momentum,
+            number=number,
+        )
+        new = [changed, *slots]
+        if taken is None:
+            return new
+        return [tf.where(taken, after, before) for after, before in zip(new, old, strict=True)]
+
+
+def _global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    halves = [0.5 * tf.reduce_sum(tf.square(gradient)) for gradient in gradients]
+    return tf.sqrt(2.0 * tf.add_n(halves))

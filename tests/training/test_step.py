@@ -1,6 +1,7 @@
 """The compiled call against Keras's own training, and against itself."""
 
 import time
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from dnnjob.training.dropout import draw_masks
 from dnnjob.training.hyperparameters import Hyperparameters
 from dnnjob.training.model import build_dnn
 from dnnjob.training.row_chunks import chunk_rows
-from dnnjob.training.step import Stopping
+from dnnjob.training.step import Call, Stopping
 from dnnjob.training.strategy import Devices
 from tests.training.conftest import predict_rows
 
@@ -230,8 +231,7 @@ def test_how_steps_are_cut_into_calls_never_changes_a_bit(make_training: Any, xl
         rates = np.full(28, 0.01, np.float32)
         stopping, errors = Stopping.begin(), np.zeros(28, np.float32)
         for start, stop in pairwise(cuts):
-            outcome = training.step(
-                training.state,
+            call = Call(
                 indices,
                 seed=0,
                 rates=rates,
@@ -240,6 +240,7 @@ def test_how_steps_are_cut_into_calls_never_changes_a_bit(make_training: Any, xl
                 stop=stop,
                 stopping=stopping,
             )
+            outcome = training.step(training.state, call)
             errors[start:stop] = outcome.squared_errors[start:stop]
             stopping = outcome.stopping
         results.append([errors, *training.dnn.get_weights(), *map(np.asarray, stopping)])
@@ -299,8 +300,7 @@ def test_one_compilation_serves_every_range_of_steps(make_training: Any, batch: 
     compiled = time.perf_counter()
 
     for start in (1, 2, 3):
-        training.step(
-            training.state,
+        call = Call(
             indices,
             seed=0,
             rates=rates,
@@ -309,6 +309,7 @@ def test_one_compilation_serves_every_range_of_steps(make_training: Any, batch: 
             stop=start + 1,
             stopping=Stopping(np.float32(start), np.int32(start)),
         )
+        training.step(training.state, call)
 
     # Seconds against milliseconds: a compilation each would make this three times as long.
     assert time.perf_counter() - compiled < compiled - began
@@ -405,11 +406,11 @@ def test_a_gradient_that_is_not_finite_skips_the_update_and_ends_the_call(
     training.y[indices[1, 0, 3]] = np.inf
     training.__post_init__()
     rates = np.full(2, 0.01, np.float32)
-    call = {"rates": rates, "first_step": 0, "stopping": Stopping.begin()}
-    training.step(training.state, tf.constant(indices), seed=0, start=0, stop=1, **call)
+    call = Call(tf.constant(indices), 0, rates, 0, start=0, stop=1, stopping=Stopping.begin())
+    training.step(training.state, call)
     before = training.dnn.get_weights()
 
-    outcome = training.step(training.state, tf.constant(indices), seed=0, start=1, stop=2, **call)
+    outcome = training.step(training.state, replace(call, start=1, stop=2))
 
     assert not outcome.finite
     assert outcome.stop == 1

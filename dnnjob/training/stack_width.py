@@ -1,0 +1,55 @@
+"""How many members one call trains side by side on a leading axis, and where.
+
+width = stack_width(job, encoding, devices)    # 0: each member has calls of its own
+"""
+
+from dnnjob.config import JobConfig
+from dnnjob.data.encoding import Encoding
+from dnnjob.training.optimizer import count_slots
+from dnnjob.training.row_chunks import chunk_rows
+from dnnjob.training.strategy import Devices
+
+_FLOAT_BYTES = 4
+# What enters a call and what leaves it are there at the same moment.
+_COPIES = 2
+# Inputs, outputs and their gradients of each unit and row.
+_ACTIVATIONS = 4
+# Of the device's memory: rows, index tensors and what XLA needs besides have the rest.
+_SHARE = 0.5
+
+
+def stack_width(job: JobConfig, encoding: Encoding, devices: Devices) -> int:
+    """Members on one leading axis, or 0 where each has calls of its own.
+
+    One GPU that XLA compiles for has a leading axis: a step of it is bound by launches. CPUs have
+    lanes of threads, and several devices take turns (docs/decisions/stack.md).
+
+    Args:
+        job: The job, of several members or one.
+        encoding: What its inputs are.
+        devices: What it computes on.
+    """
+    on_axis = devices.kind == "gpu" and devices.xla and devices.num_replicas == 1
+    if job.model.members == 1 or not on_axis:
+        return 0
+    each = network_bytes(job, encoding, rows=chunk_rows(devices, threads=job.devices.threads))
+    fitting = max(1, int(_SHARE * devices.memory_bytes() / each))
+    return min(job.devices.stack or fitting, job.model.members)
+
+
+def network_bytes(job: JobConfig, encoding: Encoding, *, rows: int) -> int:
+    """What a network of a stack takes of its device's memory, at most.
+
+    Args:
+        job: The job.
+        encoding: What its inputs are.
+        rows: The most rows of one product.
+    """
+    kept = 1 + count_slots(job.train) + bool(job.train.patience)
+    # The gradient, and what an update makes of it.
+    params = encoding.count_params(job.model) * (_COPIES * kept + 2)
+    units = encoding.num_inputs + encoding.count_network_inputs(job.model)
+    if (numbers := encoding.numeric_embedding(job.model)) is not None:
+        units += len(numbers.places) * max(map(len, numbers.edges))
+    units += sum(job.model.hidden_units)
+    return _FLOAT_BYTES * (params + _ACTIVATIONS * units * min(rows, job.train.global_batch_size))
