@@ -66,6 +66,24 @@ def test_the_model_is_the_mean_of_networks_trained_alone_with_the_seeds_of_its_m
     assert "y_std" not in predictions(several.alone[0])
 
 
+@pytest.mark.long
+def test_members_in_one_call_are_those_that_have_calls_of_their_own(
+    several: Several, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a GPU: the same code compiles here.
+    monkeypatch.setattr("dnnjob.training.stack_width.stack_width", lambda *_: 3)
+
+    paths = run_here(write_tiny_job(tmp_path, **SECTIONS), "devices.threads=1", root=tmp_path)
+
+    found, lanes = read_report(paths.report), several.report
+    assert (found.strategy.stack, found.strategy.stacked) == (3, "axis")
+    assert lanes.strategy.stacked == "lanes"
+    assert [one.best_epoch for one in found.members] == [one.best_epoch for one in lanes.members]
+    np.testing.assert_allclose(
+        predictions(paths)["y_pred"], predictions(several.paths)["y_pred"], rtol=1e-2
+    )
+
+
 def test_each_member_is_reported_as_it_would_be_alone(several: Several) -> None:
     report = several.report
     alone = [read_report(paths.report) for paths in several.alone]

@@ -89,7 +89,10 @@ class Devices:
     def memory_bytes(self) -> float:
         """What TensorFlow may take of the memory of a local device, of the one that has least."""
         kind = f"/device:{self.kind.upper()}:"
-        found = [one.memory_limit for one in list_local_devices() if kind in one.name]
+        # What asks makes the devices once more: without growth they would take all memory.
+        growing = tf.compat.v1.ConfigProto()
+        growing.gpu_options.allow_growth = True
+        found = [one.memory_limit for one in list_local_devices(growing) if kind in one.name]
         return float(min(found))
 
     def gpu_peak_mb(self) -> float | None:

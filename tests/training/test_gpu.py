@@ -107,8 +107,20 @@ def test_without_xla_the_gpu_has_nearly_the_same_losses(folder: Path, tmp_path: 
     np.testing.assert_allclose(losses(off), losses(on), rtol=1e-4)
 
 
-def test_a_run_killed_on_the_gpu_goes_on_to_the_same_bits(folder: Path) -> None:
-    long = ["train.epochs=4000", "train.checkpoint_every_s=0.2"]
+def test_members_in_one_call_train_as_members_on_the_cpu(folder: Path) -> None:
+    on_gpu = ran(folder, "model.members=8")
+    on_cpu = ran(folder, "model.members=8", "devices.kind=cpu", "devices.require_gpu=false")
+
+    found = report_of(on_gpu)
+    assert (found.strategy.stack, found.strategy.stacked) == (8, "axis")
+    np.testing.assert_allclose(losses(on_gpu), losses(on_cpu), rtol=1e-4)
+    for gpu, cpu in zip(found.members, report_of(on_cpu).members, strict=True):
+        assert gpu.test_mse == pytest.approx(cpu.test_mse, rel=1e-2)
+
+
+@pytest.mark.parametrize("members", [1, 8])
+def test_a_run_killed_on_the_gpu_goes_on_to_the_same_bits(folder: Path, members: int) -> None:
+    long = ["train.epochs=4000", "train.checkpoint_every_s=0.2", f"model.members={members}"]
     whole = ran(folder, *long)
     process = subprocess.Popen(
         command_line("run", folder / "job.toml", *long),

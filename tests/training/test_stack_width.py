@@ -1,0 +1,63 @@
+"""How many members go side by side in one call."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from dnnjob.config import JobConfig, resolve_job
+from dnnjob.training.stack_width import network_bytes, stack_width
+from tests.training.conftest import plain_encoding
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the rule asks of devices."""
+
+    kind: str = "gpu"
+    xla: bool = True
+    num_replicas: int = 1
+    memory: float = 1e9
+    names: tuple[str, ...] = ("one",)
+
+    def memory_bytes(self) -> float:
+        return self.memory
+
+
+def make_job(*, members: int = 50, stack: int = 0) -> JobConfig:
+    values = {
+        "name": "x",
+        "data": {"source": "x.csv", "target": "y"},
+        "model": {"hidden_units": [200, 1000], "members": members},
+        "devices": {"stack": stack},
+    }
+    return resolve_job(values, origin="test")
+
+
+@pytest.mark.parametrize(
+    "device", [Device(kind="cpu"), Device(xla=False), Device(num_replicas=2)], ids=str
+)
+def test_only_one_gpu_under_xla_has_a_leading_axis(device: Device) -> None:
+    assert stack_width(make_job(), plain_encoding(5), device) == 0  # type: ignore[arg-type]
+
+
+def test_a_single_network_has_a_call_of_its_own() -> None:
+    width = stack_width(make_job(members=1), plain_encoding(5), Device())  # type: ignore[arg-type]
+    assert width == 0
+
+
+@pytest.mark.parametrize(("stack", "expected"), [(0, 50), (7, 7), (70, 50)])
+def test_all_members_go_side_by_side_unless_the_job_says_fewer(stack: int, expected: int) -> None:
+    job = make_job(stack=stack)
+    width = stack_width(job, plain_encoding(5), Device(memory=1e12))  # type: ignore[arg-type]
+    assert width == expected
+
+
+def test_memory_bounds_the_width() -> None:
+    job, encoding = make_job(), plain_encoding(5)
+    each = network_bytes(job, encoding, rows=64)
+    # 5-200-1000-1: 16 to 24 bytes a parameter, and the activations of 64 rows.
+    assert 16 * 203_201 < each < 24 * 203_201
+
+    width = stack_width(job, encoding, Device(memory=12 * each))  # type: ignore[arg-type]
+
+    assert width == 6
