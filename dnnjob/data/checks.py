@@ -50,7 +50,8 @@ def check_totals(
         for name, found in totals.items()
     }
     target = columns[data.target]
-    doubts = list(doubts)
+    # Of a column that tells nothing nobody needs to know how it was read.
+    doubts = [(name, told) for name, told in doubts if not columns[name].column.is_constant]
     _check_columns(data, [columns[name] for name in kinds], target, is_sample=is_sample)
     if data.weight_column is not None:
         check_weights(data.source, columns[data.weight_column], is_sample=is_sample)
@@ -68,7 +69,9 @@ def check_totals(
     for name, _ in doubts:
         # What cures how it was read cures these as well.
         is_id = facts[name].is_id and facts[name].column.kind != "text"
-        facts[name] = replace(facts[name], most_frequent=0, is_id=is_id, is_narrow=False)
+        facts[name] = replace(
+            facts[name], most_frequent=0, is_id=is_id, is_narrow=False, is_told=True
+        )
     weaknesses = find_weaknesses(data, [facts[name] for name in kinds], facts[data.target])
     return (*(told for _, told in doubts), *lacks, *weaknesses, *tell_twins(survey.twins))
 

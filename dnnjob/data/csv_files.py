@@ -19,13 +19,13 @@ from dnnjob.data.kinds import ReadAs, refuse_value
 from dnnjob.data.plain_numbers import PlainNumbers
 from dnnjob.data.reading import reading_file
 from dnnjob.data.text_format import TextFormat, may_be_left_out
+from dnnjob.data.text_settling import settle
 from dnnjob.data.text_types import (
     GUESSED_DATES,
     Evidence,
     add_rows,
     convert,
     first_other,
-    settle,
     type_of_ids,
     type_of_text,
 )

@@ -23,7 +23,26 @@ _MOST_CHANCE_STEPS = 4
 NARROW_SPREAD = 1e-5
 # Of fewer rows many a column counts upwards.
 LEAST_NUMBERED_ROWS = 20
+_NINES = re.compile(r"-9+|99+")
+_LEAST_SENTINELS = 3
 ID_NAME = re.compile(r"(^|[^a-z])(id|key|index|nr|no|row|number|uuid)s?($|[^a-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Sentinel:
+    """A number that stands far outside the others of a column, again and again.
+
+    Attributes:
+        value: The number.
+        num_rows: Rows that hold it, of a long table about.
+        minimum: Of the others.
+        maximum: Of the others.
+    """
+
+    value: float
+    num_rows: int
+    minimum: float
+    maximum: float
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,8 @@ class ColumnFacts:
         is_near_target: Whether it is nearly a linear function of the target.
         is_id: Whether another value is in each row, as in one that numbers or names the rows.
         is_narrow: Whether a varying column's standard deviation is lost in float32.
+        is_told: Whether it has been told that its values may be no texts.
+        sentinel: A number that may stand for a gap.
     """
 
     column: Column
@@ -47,6 +68,8 @@ class ColumnFacts:
     is_near_target: bool = False
     is_id: bool = False
     is_narrow: bool = False
+    is_told: bool = False
+    sentinel: "Sentinel | None" = None
 
     @property
     def is_empty(self) -> bool:
@@ -57,7 +80,8 @@ class ColumnFacts:
     def is_nearly_numeric(self) -> bool:
         """Whether most of its texts are numbers."""
         num_present = self.num_rows - self.column.num_missing
-        return self.column.kind == "text" and 0 < self.column.num_text <= num_present / 2
+        is_text = self.column.kind == "text" and not self.is_told
+        return is_text and 0 < self.column.num_text <= num_present / 2
 
     @property
     def is_numeric_text(self) -> bool:
@@ -91,7 +115,25 @@ def facts_of_totals(
         is_near_target=is_near_target and not is_target,
         is_id=column.kind == "numeric" and _tells_rows_apart(column.name, found),
         is_narrow=column.is_number and _is_narrow(found),
+        sentinel=find_sentinel(found) if column.kind == "numeric" else None,
     )
+
+
+def find_sentinel(found: NumberTotals) -> Sentinel | None:
+    """The least or the largest number, if all its digits are nines and a gap may be meant by it."""
+    for end in (found.minimum, found.maximum):
+        if not _NINES.fullmatch(f"{end:.15g}"):
+            continue
+        values, weights = found.sketch.samples()
+        is_end = values == end
+        others, num_rows = values[~is_end], int(weights[is_end].sum())
+        if not len(others) or not _LEAST_SENTINELS <= num_rows <= found.num_finite / 2:
+            continue
+        minimum, maximum = float(others.min()), float(others.max())
+        # Farther from the others than these are from each other.
+        if min(abs(end - minimum), abs(end - maximum)) > maximum - minimum:
+            return Sentinel(end, num_rows, minimum, maximum)
+    return None
 
 
 def _differ_all(num_rows: int, num_values: int) -> bool:
@@ -160,6 +202,14 @@ def find_weaknesses(
                 f"{column.name} is taken for text, since {column.num_text} of {feature.num_rows} "
                 f"rows hold no number, such as {str(column.example)[:40]!r}. If that stands for a "
                 "gap, name it in data.missing; if for a number, write it as one in the file."
+            )
+    for feature in (*features, target):
+        if (sentinel := feature.sentinel) is not None:
+            yield (
+                f"{feature.column.name} holds {sentinel.value:.15g} in {sentinel.num_rows:,} of "
+                f"{feature.num_rows:,} rows, far outside its other values ({sentinel.minimum:g} to "
+                f"{sentinel.maximum:g}). If that stands for a gap, name it in data.missing of a "
+                "table of text, or leave these cells empty in the file."
             )
     if leaks := [f.column.name for f in features if f.is_target]:
         yield (

@@ -16,6 +16,7 @@ ISO_DATE = re.compile(
     re.ASCII,
 )
 _TIME = re.compile(r"\d{1,2}:\d{2}(:\d{2})?", re.ASCII)
+_HALF_DAY_TIME = re.compile(rf"{_TIME.pattern} ?[AP]M", re.ASCII | re.IGNORECASE)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -46,7 +47,7 @@ def _parse(text: str, pattern: str) -> float | None:
     has_day = any(part in pattern for part in ("%Y", "%y"))
     if has_day and "%H" not in pattern and "%I" not in pattern and _TIME.fullmatch(time):
         pattern = f"{pattern} {'%H:%M:%S' if time.count(':') == 2 else '%H:%M'}"
-    if not has_day and not _TIME.fullmatch(text):
+    if not has_day and not (_HALF_DAY_TIME if "%I" in pattern else _TIME).fullmatch(text):
         return None
     try:
         date = datetime.strptime(text, pattern).replace(tzinfo=UTC)

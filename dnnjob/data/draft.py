@@ -29,6 +29,7 @@ from dnnjob.data.csv_reader import TableFile
 from dnnjob.data.data_warnings import ID_NAME, LEAST_NUMBERED_ROWS
 from dnnjob.data.heads import estimate_rows, head_columns, read_heads
 from dnnjob.data.kinds import ReadAs
+from dnnjob.data.raw_columns import Texts
 from dnnjob.data.recipe import TableShape, choose_search, choose_start
 from dnnjob.data.schema import (
     ColumnData,
@@ -102,6 +103,10 @@ def draft_job(
         _check_encoding(encoding)
     with _naming_options():
         looked_at = _read(str(source), ReadAs(format=TextFormat(encoding=encoding)))
+        unit = _unit_of(looked_at.columns.get(target or ""))
+        if target is not None and unit is not None:
+            known = TextFormat(encoding=encoding, units={target: unit})
+            looked_at = _read(str(source), ReadAs(format=known))
         columns = looked_at.columns
         parts = _choose(str(source), columns, target)
     _tell(parts)
@@ -112,6 +117,9 @@ def draft_job(
         data["id_columns"] = list(parts.ids)
     if parts.excluded:
         data["exclude"] = list(parts.excluded)
+    if unit is not None:
+        logger.info("The target %s carries the unit %r: its numbers are read.", target, unit)
+        data["columns"] = {parts.target: {"unit": unit}}
     shape = _shape(looked_at, parts)
     start = choose_start(shape) | (choose_search(shape) if search else {})
     chosen: dict[str, Any] = {"name": job_name(str(source))} | start
@@ -124,6 +132,15 @@ def draft_job(
     lines = _section_lines(JobConfig, chosen, notes)
     schema = f"#:schema {schema_file('job').as_uri()}"
     return "\n".join([schema, *_comment(OPENING), "", *lines, ""])
+
+
+def _unit_of(data: ColumnData | None) -> str | None:
+    """What all numbers of a column of texts carry."""
+    if data is None or not isinstance(data.values, Texts):
+        return None
+    from dnnjob.data.text_types import find_unit
+
+    return find_unit(data.values.values)
 
 
 def _check_encoding(name: str) -> None:

@@ -1,15 +1,14 @@
-"""What the columns of text hold: narrowed by every value that passes by, settled over the table.
+"""What the columns of text hold: narrowed by every value that passes by.
 
 evidence = {name: Evidence(missing=data.missing) for name in file.names}
 for table in read_strings(file):
     add_rows(evidence, table, data.missing)
-found = settle([evidence], TextFormat.of(data), {})      # marks of numbers, dates and units
+found = settle([evidence], TextFormat.of(data), {})      # of text_settling: marks and dates
 type_of_text("price", evidence["price"], None, found)
 """
 
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,15 +52,16 @@ TOLD_DATES = (
     *("%d %b %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%d %B %Y", "%B %d, %Y"),
     *("%d.%m.%y", "%m/%d/%y", "%d/%m/%y", "%m/%d/%Y %I:%M %p", "%d/%m/%Y %I:%M %p"),
     *("%m/%d/%Y %I:%M:%S %p", "%Y-%m", "%m/%Y", "%b %Y", "%b-%y", *GUESSED_DATES[1:8]),
+    *("%I:%M %p", "%I:%M:%S %p", "%I:%M%p"),
 )
 _DAY_NUMBERS = (19_000_101, 21_001_231)
-_CONFLICTS = ({"%d/%m/%Y", "%m/%d/%Y"}, {"%d-%m-%Y", "%m-%d-%Y"})
 UNITS = tuple("$€£¥%")
 _UNIT = re.compile(
     r"([+-]?[$€£¥])?\s*[+-]?[\d.,][\d.,]*\s*([A-Za-z%°$€£¥µ²³][\w%°²³/^*]*)?", re.ASCII
 )
 # Of numbers with a point: more or fewer digits after it than a group of thousands has.
 _DECIMALS = re.compile(r"[+-]?\d*\.(\d{0,2}|\d{4,})", re.ASCII)
+_ODD_SIGN = "^(?:\\(([\\d.,'\u2019 ]*\\d)\\)|[\u2212\u2013\ufe63\uff0d](\\d.*))$"
 _INT64_END = 2.0**63
 # What Arrow holds beside the letters of a text.
 _OFFSET_BYTES = 4
@@ -88,6 +88,9 @@ class Evidence:
         num_numbers: Those that are numbers without marks, where some are not: at a guess.
         example: The first value.
         marked: The first number that is not digits alone.
+        signed: With which all values are numbers once `odd_sign` is a minus.
+        odd_sign: The first number in brackets, as bookkeeping has negative ones, or with another
+            letter for its minus.
         zeros: The first number with zeros before it.
         width: Bytes of a value, at a guess.
     """
@@ -107,6 +110,8 @@ class Evidence:
     num_values: int = 0
     example: str | None = None
     marked: str | None = None
+    signed: tuple[Marks, ...] = (*GUESSED_MARKS, *ASKED_MARKS)
+    odd_sign: str | None = None
     zeros: str | None = None
     width: float = 0.0
 
@@ -153,8 +158,18 @@ class Evidence:
             words = texts.to_pylist()
             self.dates = tuple(one for one in self.dates if _are_dates(words, one))
             self.told_dates = self._told_of(words)
+        if self.signed:
+            self._look_for_odd_signs(texts)
         if self.marks:
             self._narrow(self._without_unit(texts))
+
+    def _look_for_odd_signs(self, texts: ArrowArray) -> None:
+        odd = texts.filter(pc.match_substring_regex(texts, _ODD_SIGN))
+        if not len(odd) and self.odd_sign is None:
+            return
+        self.odd_sign = self.odd_sign or odd[0].as_py()
+        texts = pc.replace_substring_regex(texts, _ODD_SIGN, r"-\1\2")
+        self.signed = tuple(one for one in self.signed if all_match(texts, one.pattern))
 
     def _told_of(self, words: Sequence[str]) -> tuple[str, ...]:
         """The told formats with which these are dates, too; those found already cost nothing."""
@@ -229,9 +244,18 @@ class Evidence:
             is_whole=all(part.is_whole for part in parts),
             has_long=any(part.has_long for part in parts),
             num_values=sum(part.num_values for part in parts),
+            signed=_common([part.signed for part in parts]),
+            odd_sign=next((part.odd_sign for part in parts if part.odd_sign), None),
             marked=next((part.marked for part in parts if part.marked), None),
             zeros=next((part.zeros for part in parts if part.zeros), None),
         )
+
+
+def find_unit(texts: Collection[str]) -> str | None:
+    """The unit that all of these numbers carry; None if they are none, or carry none."""
+    one = Evidence()
+    one.add(pa.chunked_array([list(texts)], pa.string()))
+    return one.unit if one.unit and one.marks else None
 
 
 def add_rows(
@@ -377,129 +401,3 @@ def type_of_ids(one: Evidence) -> pa.DataType:
     if one.is_whole:
         return pa.int64() if one.fits_int64 else pa.string()
     return pa.float64()
-
-
-def settle(
-    files: Sequence[Mapping[str, Evidence]], known: TextFormat, kinds: Mapping[str, FeatureKind]
-) -> TextFormat:
-    """How a table writes numbers and dates: what the job says, else what fits most of its columns.
-
-    Args:
-        files: What each file's columns may be.
-        known: What the job says.
-        kinds: What the job says of single columns.
-    """
-    columns = {name: Evidence.joined([file[name] for file in files]) for name in files[0]}
-    columns = {name: one for name, one in columns.items() if one.num_values}
-    numbers = {
-        name: marks for name, one in columns.items() if (marks := one.likely_marks(name, known))
-    }
-    decimal = known.decimal or _find_decimal(numbers.values())
-    thousands = known.thousands
-    if thousands is None:
-        thousands = _find_thousands(numbers.values(), decimal)
-    dates = known.dates
-    if dates is None:
-        dates = _find_dates(one.dates for name, one in columns.items() if name not in numbers)
-    units = {} if known.is_settled else _find_units(columns)
-    found = TextFormat(decimal, thousands, dates, {**units, **known.units}, known.encoding)
-    is_sure = known.decimal is not None or any(_is_sure(marks) for marks in numbers.values())
-    warnings = [
-        (name, warning)
-        for name, one in columns.items()
-        for warning in _doubts(name, one, kinds.get(name), found, known, is_sure=is_sure)
-    ]
-    return replace(found, warnings=tuple(warnings))
-
-
-def _is_sure(marks: Sequence[Marks]) -> bool:
-    """Whether a column tells what stands before a fraction."""
-    return len({one.decimal for one in marks}) == 1
-
-
-def _find_decimal(columns: Iterable[Sequence[Marks]]) -> str:
-    sure = Counter(marks[0].decimal for marks in columns if _is_sure(marks))
-    return "," if sure[","] > sure["."] else "."
-
-
-def _find_thousands(columns: Iterable[Sequence[Marks]], decimal: str) -> str:
-    needed: Counter[str] = Counter()
-    for marks in columns:
-        fitting = {one.thousands for one in marks if one.decimal == decimal}
-        if "" not in fitting:
-            needed.update(fitting)
-    return needed.most_common(1)[0][0] if needed else ""
-
-
-def _find_units(columns: Mapping[str, Evidence]) -> dict[str, str]:
-    return {name: one.unit for name, one in columns.items() if one.unit in UNITS and one.marks}
-
-
-def _find_dates(columns: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """The formats that some column has and no other."""
-    sure = {dates[0] for dates in columns if len(dates) == 1} - {ISO_FORMAT}
-    for pair in _CONFLICTS:
-        # Of two orders of day and month neither can be told for all columns.
-        sure -= pair if pair <= sure else set()
-    return tuple(one for one in GUESSED_DATES if one in sure)
-
-
-def _doubts(
-    name: str,
-    one: Evidence,
-    kind: FeatureKind | None,
-    found: TextFormat,
-    known: TextFormat,
-    *,
-    is_sure: bool,
-) -> Iterator[str]:
-    """What a person should know of how a column was read, unless the job says its kind."""
-    dtype = type_of_text(name, one, kind, found)
-    likely = one.likely_marks(name, known)
-    example = repr((one.marked or one.example or "")[:40])
-    if pa.types.is_floating(dtype) and not is_sure and one.marked and not _is_sure(likely):
-        other = next(mark for mark in one.marks if mark.decimal != found.decimal)
-        yield (
-            f"{name} holds numbers such as {example}, which may be read in two ways; they are read "
-            f"with {found.marks}. If that is wrong, set {other}."
-        )
-    if pa.types.is_integer(dtype) and one.zeros:
-        yield (
-            f"{name} holds numbers such as {one.zeros!r} and is read without their zeros. If they "
-            f'are codes, set data.columns.{name}.kind = "text".'
-        )
-    if pa.types.is_integer(dtype) and one.are_day_numbers and not (kind or known.is_settled):
-        yield (
-            f"{name} holds whole numbers such as {one.example}. If these are dates, name "
-            f'"%Y%m%d" in data.date_format and set data.columns.{name}.kind = "datetime".'
-        )
-    if kind or not pa.types.is_string(dtype):
-        return
-    if one.unit and one.marks and name not in found.units:
-        yield (
-            f"{name} is taken for text, such as {(one.example or '')[:40]!r}. If these are "
-            f'numbers, set data.columns.{name}.unit = "{one.unit}".'
-        )
-    elif one.marks and (others := [mark for mark in one.marks if mark != found.marks]):
-        yield (
-            f"{name} is taken for text: {example} is no number with {found.marks}, as the table "
-            f"has it elsewhere. If it is one, set {others[0]}."
-        )
-    elif one.dates:
-        formats = [pattern for pattern in GUESSED_DATES if pattern in one.dates]
-        yield (
-            f"{name} is taken for text: {example} may be a date as {' or as '.join(formats)}. "
-            f'Set data.date_format = "{formats[0]}" or another.'
-        )
-    elif one.told_dates and not known.is_settled:
-        named = " or ".join(f'"{pattern}"' for pattern in one.told_dates)
-        # Where a format that is guessed has not been found, some of the values are ISO 8601.
-        also = (
-            f' and set data.columns.{name}.kind = "datetime"'
-            if set(one.told_dates) & {*GUESSED_DATES}
-            else ""
-        )
-        yield (
-            f"{name} is taken for text, such as {example}. If these are dates, name {named} in "
-            f"data.date_format{also}."
-        )

@@ -235,6 +235,20 @@ def test_a_target_may_have_gaps_and_ids_are_carried_along(
     assert "id is in data.id_columns, carried along as no feature: another number" in caplog.text
 
 
+def test_a_named_target_of_texts_is_read_by_its_unit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="dnnjob")
+    table = tmp_path / "t.csv"
+    table.write_text("x,y\n" + "".join(f"{n % 7},{n}.5 km\n" for n in range(30)))
+
+    job = load(draft_job(table, target="y"))
+
+    assert job.data.columns["y"].unit == "km"
+    assert "The target y carries the unit 'km': its numbers are read." in caplog.messages
+    np.testing.assert_array_equal(open_table(job.data).y, np.arange(30) + 0.5)
+
+
 def test_a_named_target_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = write_houses(tmp_path / "t.csv")
     with caplog.at_level("INFO", "dnnjob"):

@@ -79,6 +79,8 @@ CASES = (
     Case(NUMBERS, ("1_10", "11_0"), "text", ("1_10", "11_0")),
     Case(NUMBERS, ("١", "٢"), "text", ("١", "٢"), note="digits of other scripts"),  # noqa: RUF001
     Case(NUMBERS, ("0x1F", "7"), "text", ("0x1F", "7")),
+    Case(NUMBERS, ("(1,200)", "5"), "text", ("(1,200)", "5"), note="a warning"),
+    Case(NUMBERS, ("\u22125", "5"), "text", ("\u22125", "5"), note="another minus: a warning"),
     Case(
         DATES,
         ("2024-01-31", "2024-02-29 12:30"),
@@ -153,6 +155,14 @@ CASES = (
         note="a warning names the keys",
     ),
     Case(DATES, ("14:30", "8:05"), "datetime", (day(1970, 1, 1, 14, 30), day(1970, 1, 1, 8, 5))),
+    Case(
+        DATES,
+        ("3:15 PM", "12:05 AM"),
+        "datetime",
+        (day(1970, 1, 1, 15, 15), day(1970, 1, 1, 0, 5)),
+        keys=(("date_format", "%I:%M %p"),),
+        note="a warning names the key",
+    ),
     Case(
         DATES,
         ("2023-02-29", "2024-01-01"),

@@ -1,0 +1,83 @@
+"""What is told of columns of text that a person means otherwise than they are read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from dnnjob.config import DataConfig
+from tests.data.test_text_types import READINGS, read, write
+
+
+def told(folder: Path, values: Sequence[str], reading: str = "in memory") -> list[str]:
+    """The warnings about a column `x` of a table of 80 rows."""
+    columns = {"x": values, "z": ["1.5", "2.5", "4.5"], "y": [str(row) for row in range(80)]}
+    data = DataConfig(source=write(folder / "t.csv", columns), target="y")
+    return [one for one in read(data, reading, folder).warnings if "x " in one or ": x" in one]
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("values", [["(1,200)", "1,300", "7"], ["\u22125", "3", "4", "6"], ["(1)"]])
+def test_negative_numbers_of_other_signs_are_told_once(
+    tmp_path: Path, values: list[str], reading: str
+) -> None:
+    expected = [
+        f"x is taken for text, such as {values[0]!r}. If these are negative numbers, write them "
+        "with '-' before them in the file; data.columns.x.kind = \"text\" keeps them as they are."
+    ]
+    if len(values) == 1:
+        # Of a constant column this is all there is to know.
+        expected = ["constant features tell nothing: x."]
+    assert told(tmp_path, values, reading) == expected
+
+
+@pytest.mark.parametrize("values", [["(see note)", "5"], ["(1)", "two"], ["\u2212five", "5", "6"]])
+def test_texts_in_brackets_are_no_negative_numbers(tmp_path: Path, values: list[str]) -> None:
+    assert not [one for one in told(tmp_path, values) if "negative" in one]
+
+
+@pytest.mark.parametrize(
+    ("values", "pattern"),
+    [
+        (["3:15 PM", "11:02 AM"], '"%I:%M %p"'),
+        (["3:15:20 pm", "11:02:01 am"], '"%I:%M:%S %p"'),
+        (["3:15PM", "11:02AM"], '"%I:%M%p"'),
+    ],
+)
+def test_times_of_half_days_are_told_with_their_format(
+    tmp_path: Path, values: list[str], pattern: str
+) -> None:
+    assert told(tmp_path, values) == [
+        f"x is taken for text, such as {values[0]!r}. If these are dates, name {pattern} in "
+        "data.date_format."
+    ]
+
+
+def test_a_constant_day_is_told_to_be_constant_alone(tmp_path: Path) -> None:
+    assert told(tmp_path, ["20200101"]) == ["constant features tell nothing: x."]
+
+
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_number_that_may_stand_for_a_gap_is_told_with_its_count(
+    tmp_path: Path, reading: str
+) -> None:
+    assert told(tmp_path, ["-999", *"1234567"], reading) == [
+        "x holds -999 in 10 of 80 rows, far outside its other values (1 to 7). If that stands for "
+        "a gap, name it in data.missing of a table of text, or leave these cells empty in the file."
+    ]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        # Near the others, not nines, seldom, or most of all.
+        ["99", "90", "50", "1"],
+        ["-998", "1", "2", "3"],
+        ["-999", *(str(row) for row in range(1, 40))],
+        ["-999", "-999", "-999", "4"],
+        ["9", "9", "1", "2"],
+    ],
+    ids=["near", "no nines", "seldom", "most", "one digit"],
+)
+def test_other_numbers_stand_for_themselves(tmp_path: Path, values: list[str]) -> None:
+    assert not [one for one in told(tmp_path, values) if "far outside" in one]
