@@ -10,11 +10,10 @@ typed.kinds, typed.rows.schema
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from dnnjob.config.data_section import DataConfig
 from dnnjob.data.encoding import FeatureKind
@@ -24,6 +23,9 @@ from dnnjob.data.schema import Column, ColumnData, check_features, check_target,
 from dnnjob.data.text_format import TextFormat
 from dnnjob.errors import DataError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 # Of a table in memory, which could be cut anywhere.
 _GROUP_ROWS = 2**14
 
@@ -32,7 +34,7 @@ class Rows(Protocol):
     """Typed columns in row groups; several threads may read."""
 
     @property
-    def schema(self) -> pa.Schema:
+    def schema(self) -> "pa.Schema":
         """The columns and their types."""
         ...
 
@@ -55,7 +57,7 @@ class Rows(Protocol):
         """The same rows, of which these columns are read."""
         ...
 
-    def read(self, groups: range) -> pa.Table:
+    def read(self, groups: range) -> "pa.Table":
         """Consecutive row groups.
 
         Raises:
@@ -63,7 +65,7 @@ class Rows(Protocol):
         """
         ...
 
-    def batches(self, *, size: int, first: int = 0) -> Iterator[tuple[int, pa.Table]]:
+    def batches(self, *, size: int, first: int = 0) -> "Iterator[tuple[int, pa.Table]]":
         """First row and rows of consecutive pieces of `size` rows, the last one shorter.
 
         Args:
@@ -80,12 +82,12 @@ class Rows(Protocol):
 class ArrowRows:
     """Rows in memory."""
 
-    table: pa.Table
+    table: "pa.Table"
 
     num_read_bytes = 0
 
     @property
-    def schema(self) -> pa.Schema:
+    def schema(self) -> "pa.Schema":
         """As `Rows` has it, like all that follows."""
         return self.table.schema
 
@@ -103,12 +105,12 @@ class ArrowRows:
         """See there."""
         return ArrowRows(self.table.select(list(names)))
 
-    def read(self, groups: range) -> pa.Table:
+    def read(self, groups: range) -> "pa.Table":
         """See there."""
         first, stop = self.starts[groups.start], self.starts[groups.stop]
         return self.table.slice(first, stop - first)
 
-    def batches(self, *, size: int, first: int = 0) -> Iterator[tuple[int, pa.Table]]:
+    def batches(self, *, size: int, first: int = 0) -> "Iterator[tuple[int, pa.Table]]":
         """See there."""
         for start in range(first, self.num_rows, size):
             yield start, self.table.slice(start, size)
@@ -191,7 +193,8 @@ def hold_columns(
     Raises:
         DataError: If a column is of a kind that the job has no use for.
     """
-    from dnnjob.data.rows import ArrowRows
+    import pyarrow as pa
+
     from dnnjob.data.schema_merge import wanted_columns
 
     _refuse_kinds(data, [columns[name] for name in features], columns, text_format)
@@ -220,7 +223,7 @@ def hold_columns(
     )
 
 
-def carried_columns(table: pa.Table, data: DataConfig) -> dict[str, "pa.ChunkedArray[Any]"]:
+def carried_columns(table: "pa.Table", data: DataConfig) -> dict[str, "pa.ChunkedArray[Any]"]:
     """The id columns of some rows, as the files have them."""
     there = set(table.column_names)
     names = {name: _CARRIED + name for name in data.id_columns}
@@ -259,6 +262,8 @@ def _refuse_kinds(
 
 def _exact_keys(data: ColumnData, missing: Collection[str]) -> "dict[str, pa.Array[Any]]":
     """The column by its name, where its numbers are integers that float64 does not hold."""
+    import pyarrow as pa
+
     from dnnjob.data.kinds import large_wholes
     from dnnjob.data.schema_merge import as_arrow
 
@@ -269,6 +274,7 @@ def _exact_keys(data: ColumnData, missing: Collection[str]) -> "dict[str, pa.Arr
 
 
 def _as_arrow(data: ColumnData) -> "pa.Array[Any]":
+    import pyarrow as pa
 
     from dnnjob.data.schema_merge import as_arrow
 

@@ -200,6 +200,26 @@ def check_unique(source: str, names: Sequence[str]) -> None:
         )
 
 
+def check_alike(source: str, files: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Refuses files, as (name, columns), whose columns differ by more than their order.
+
+    Raises:
+        DataError: If they do.
+    """
+    (first, expected), *others = files
+    for name, names in others:
+        there, before = set(names), set(expected)
+        lacks = [column for column in expected if column not in there]
+        adds = [column for column in names if column not in before]
+        if lacks or adds:
+            told = [f"{name} lacks {listed(lacks)}"] * bool(lacks)
+            told += [f"{name} has {listed(adds)} besides"] * bool(adds)
+            raise DataError(
+                f"The files of {source} must have the same columns, but compared with {first}, "
+                f"{' and '.join(told)}. Name files that agree in data.source."
+            )
+
+
 def check_names(data: "DataConfig", names: Sequence[str]) -> tuple[str, ...]:
     """The job's features among a table's column names, in the job's or else the table's order.
 

@@ -1,6 +1,5 @@
 """What the columns of several files are together.
 
-check_alike("houses/", [("a.csv", names), ("b.csv", others)])
 columns = join_files([first, second], names, source="houses/", files=["a.csv", "b.csv"])
 kinds = agree_on_kinds(data, rows, features)  # of Parquet, before it is read
 columns = CommonColumns.of(schemas, names, kinds, missing=data.missing)
@@ -27,7 +26,7 @@ from dnnjob.data.kinds import (
     infer_arrow,
 )
 from dnnjob.data.raw_columns import RawColumn, Texts, join_texts
-from dnnjob.data.schema import Column, ColumnData, Kind, listed, make_text_column
+from dnnjob.data.schema import Column, ColumnData, Kind, make_text_column
 from dnnjob.data.text_format import NO_FORMAT, TextFormat
 from dnnjob.errors import DataError
 
@@ -135,26 +134,6 @@ def common_kind(parts: Sequence[ColumnData], *, source: str, files: Sequence[str
         f"{found}. Set data.columns.{parts[0].column.name}.kind to one of them, or name files that "
         "agree in data.source."
     )
-
-
-def check_alike(source: str, files: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Refuses files, as (name, columns), whose columns differ by more than their order.
-
-    Raises:
-        DataError: If they do.
-    """
-    (first, expected), *others = files
-    for name, names in others:
-        there, before = set(names), set(expected)
-        lacks = [column for column in expected if column not in there]
-        adds = [column for column in names if column not in before]
-        if lacks or adds:
-            told = [f"{name} lacks {listed(lacks)}"] * bool(lacks)
-            told += [f"{name} has {listed(adds)} besides"] * bool(adds)
-            raise DataError(
-                f"The files of {source} must have the same columns, but compared with {first}, "
-                f"{' and '.join(told)}. Name files that agree in data.source."
-            )
 
 
 class FileSchemas(Protocol):

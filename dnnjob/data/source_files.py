@@ -20,8 +20,7 @@ from dnnjob.data.builtin import is_builtin
 from dnnjob.data.csv_reader import UTF8, TableFile, open_bytes, peek_csv
 from dnnjob.data.partitions import folder_values, is_partition, keys_below
 from dnnjob.data.reading import reading_file
-from dnnjob.data.schema import check_unique, listed
-from dnnjob.data.schema_merge import check_alike
+from dnnjob.data.schema import check_alike, check_unique, listed
 from dnnjob.errors import DataError
 from dnnjob.image import mount_hint
 

@@ -31,7 +31,6 @@ from dnnjob.data.schema import (
     check_present,
     make_column,
 )
-from dnnjob.data.schema_merge import join_files
 from dnnjob.data.source_files import find_files, folder_keys, peek_alike, peek_source
 from dnnjob.data.text_format import NO_FORMAT, TextFormat
 from dnnjob.errors import DataError
@@ -312,6 +311,9 @@ def text_columns(typed: "TypedText", wanted: ReadAs, *, source: str) -> Iterator
 def _join_whole(
     files: Sequence[TableFile], parts: Sequence[dict[str, ColumnData]], *, source: str
 ) -> dict[str, ColumnData]:
+    # Of text only headers are looked at by whoever need not wait for Arrow.
+    from dnnjob.data.schema_merge import join_files
+
     paths = [file.path for file in files]
     columns = join_files(parts, files[0].names, source=source, files=paths)
     if not _num_rows(columns):
