@@ -23,7 +23,7 @@ import pandas as pd
 
 from dnnjob.runs import RunPaths
 from tests.chaos import slurm_faults
-from tests.chaos.scene import LIMIT_S, Missed, Scene
+from tests.chaos.scene import Missed, Scene, limit_s
 from tests.chaos.works import Work
 from tests.launch.trace import PHASES, Phase
 
@@ -235,13 +235,13 @@ def _freeze(scene: Scene, *, frozen: bool) -> None:
 
 
 def _cancel(scene: Scene, target: str) -> None:
-    scene.start_beside("cancel", scene.place).wait(LIMIT_S)
+    scene.start_beside("cancel", scene.place).wait(limit_s())
 
 
 def _resume_one_alive(scene: Scene, target: str) -> None:
     """A second hand at a run that is at work; it must be refused and change nothing."""
     second = scene.start_beside("resume", scene.place, *scene.here)
-    second.wait(LIMIT_S)
+    second.wait(limit_s())
     if second.code == 0 and scene.command.code is None:
         scene.lies.append(f"a run that is alive was resumed: {second.talk()[-300:]}")
 
@@ -251,8 +251,8 @@ def _resume_twice(scene: Scene, target: str) -> None:
     scene.await_end()
     first = scene.start("resume", scene.place, *scene.here)
     second = scene.start("resume", scene.place, *scene.here)
-    first.wait(LIMIT_S)
-    second.wait(LIMIT_S)
+    first.wait(limit_s())
+    second.wait(limit_s())
     codes = sorted((first.code or 0, second.code or 0))
     if codes[0] != 0 and scene.work.points == 1:
         scene.refusals.append(

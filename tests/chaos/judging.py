@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from dnnjob.collect.collected_runs import read_runs
 from dnnjob.launch.watch.wait import wait_command
 from dnnjob.runs import OVER, RunPaths, State, read_status
-from tests.chaos.scene import Scene
+from tests.chaos.scene import Scene, limit_s
 
 _POLL_S = 0.1
 # Of a run that is over, `wait` needs a look at its files.
@@ -161,11 +161,11 @@ def find_lie(scene: Scene) -> Iterator[str]:
     codes: list[int] = []
     waiting = threading.Thread(target=lambda: codes.append(wait_command(scene.place)), daemon=True)
     waiting.start()
-    waiting.join(_WAIT_S)
+    waiting.join(limit_s(_WAIT_S))
     if codes != [max(_CODES[view.state] for view in views)]:
         yield (
             f"status says {[view.state for view in views]}, but wait ended with {codes} within "
-            f"{_WAIT_S:.0f} s"
+            f"{limit_s(_WAIT_S):.0f} s"
         )
 
 
