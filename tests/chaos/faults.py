@@ -31,6 +31,10 @@ When = Phase | Literal["write"]
 _WORKING: tuple[When, ...] = ("training", "checkpoint", "evaluation", "results")
 # Of "write" a process has stopped itself before or after it writes a file: any of those it writes.
 _ANY: tuple[When, ...] = (*PHASES, "write")
+_MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
+"""Of control groups, version 1."""
+# Of what is taken from then on.
+_GROUP_BYTES = 4 * 2**20
 _DAY_S, _LONG_STOP_S = 86_400, 1_000
 
 
@@ -113,6 +117,36 @@ def _limit(kind: int, allow: Callable[[int], int]) -> Callable[[Scene, str], Non
 def _memory_of(pid: int) -> int:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
     return (pages + 64) * os.sysconf("SC_PAGESIZE")
+
+
+def _limit_group(scene: Scene, target: str) -> None:
+    """What the kernel does to a job that takes more memory than it was given: it kills."""
+    _free_group(scene)
+    group = _group(scene)
+    group.mkdir()
+    (group / "memory.limit_in_bytes").write_text(str(_GROUP_BYTES))
+    for pid in scene.processes(target):
+        with suppress(OSError):
+            (group / "cgroup.procs").write_text(str(pid))
+
+
+def _free_group(scene: Scene) -> None:
+    with suppress(FileNotFoundError):
+        for pid in (_group(scene) / "cgroup.procs").read_text().split():
+            with suppress(OSError):
+                (_own_group() / "cgroup.procs").write_text(pid)
+        _group(scene).rmdir()
+
+
+def _group(scene: Scene) -> Path:
+    return _own_group() / scene.folder.name
+
+
+def _own_group() -> Path:
+    """The one that this process is in, and with it all that it starts."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    named = dict(line.split(":", 2)[1:] for line in lines)
+    return _MEMORY_GROUPS / named.get("memory", "none").lstrip("/")
 
 
 def _flip(path: Path, scene: Scene) -> None:
@@ -309,6 +343,17 @@ def _needs_immutable() -> str | None:
     return _needs_root() or (None if shutil.which("chattr") else "there is no chattr")
 
 
+def _needs_groups() -> str | None:
+    if (missing := _needs_root()) is not None:
+        return missing
+    with suppress(OSError):
+        probe = _own_group() / f"chaos-{os.getpid()}"
+        probe.mkdir()
+        probe.rmdir()
+        return None
+    return "there are no cgroups of version 1 that may be made"
+
+
 def _is_alone(work: Work) -> bool:
     return work.executor == "here"
 
@@ -345,6 +390,7 @@ _ALL = [
         phases=(*_WORKING, "write"),
     ),
     Fault("memory limit", _limit(resource.RLIMIT_AS, _memory_of)),
+    Fault("memory of a group", _limit_group, _free_group, lacks=_needs_groups),
     Fault(
         "read-only",
         _freeze_for_now,
