@@ -3,9 +3,11 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from dnnjob.config import DataConfig
 from dnnjob.results.baselines import TreesBaseline
 from dnnjob.results.importance import Importance
 from dnnjob.results.intervals import Intervals
@@ -147,6 +149,24 @@ def test_test_rows_in_the_z_scores_are_said_plainly(
     said = _say(render_page(report.model_copy(update={"job": job})))
 
     assert ("The test rows took part in the z-scores" in said) is warned
+
+
+WORDS = {
+    "train": "training rows",
+    "table": "whole table",
+    "robust": "quartiles",
+    "both": "z-scores beside them",
+    "none": "nothing",
+}
+
+
+@pytest.mark.parametrize("standardize", get_args(DataConfig.model_fields["standardize"].annotation))
+def test_every_way_to_scale_is_named(report: Report, standardize: str) -> None:
+    job = report.job | {"data": report.job["data"] | {"standardize": standardize}}
+
+    said = _say(render_page(report.model_copy(update={"job": job})))
+
+    assert re.search(rf"Standardized by[^.]{{0,80}}{WORDS[standardize]}", said)
 
 
 def test_an_unscaled_target_has_no_z_units(report: Report) -> None:
