@@ -3,9 +3,11 @@
 report = run_job(attempt)       # of this task: journal, crew, stopwatch
 """
 
+import json
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -156,9 +158,25 @@ def _load_table(job: JobConfig, attempt: TaskAttempt, *, threads: int) -> Table:
     table = open_table(
         job, make_scratch=make_scratch, threads=threads, crew=crew, kept=journal.paths.statistics
     )
+    if crew.is_chief:
+        table = keep_doubts(table, journal.paths.reading_doubts)
     log_warnings(job.data.source, table.warnings)
     crew.check()
     return table
+
+
+def keep_doubts(table: Table, path: Path) -> Table:
+    """The table with what an earlier attempt doubted, whose job.toml has settled it since."""
+    doubts = [told for _, told in table.typed.doubts]
+    try:
+        kept = json.loads(path.read_text())
+    except (OSError, ValueError):
+        kept = []
+    if further := [told for told in doubts if told not in kept]:
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, json.dumps([*kept, *further]))
+    settled = [told for told in kept if told not in doubts]
+    return replace(table, warnings=(*settled, *table.warnings))
 
 
 def _deal_folds(job: JobConfig, table: Table) -> Folds | None:

@@ -110,6 +110,11 @@ class RunPaths:
         return self.checkpoints / "00000001-0.ckpt"
 
     @property
+    def reading_doubts(self) -> Path:
+        """What is doubtful of how the table's text was read, for attempts whose job is settled."""
+        return self.checkpoints / "reading_doubts.json"
+
+    @property
     def training_state(self) -> Path:
         """The last checkpoint of a complete run, from which more epochs go on."""
         return self.model.with_name("training_state.ckpt")

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from dnnjob.config import DataConfig
-from tests.data.test_text_types import READINGS, read, write
+from dnnjob.run import keep_doubts
+from tests.data.test_text_types import READINGS, read, resolved, write
 
 
 def told(folder: Path, values: Sequence[str], reading: str = "in memory") -> list[str]:
@@ -81,3 +82,18 @@ def test_a_number_that_may_stand_for_a_gap_is_told_with_its_count(
 )
 def test_other_numbers_stand_for_themselves(tmp_path: Path, values: list[str]) -> None:
     assert not [one for one in told(tmp_path, values) if "far outside" in one]
+
+
+def test_a_later_attempt_tells_what_the_first_doubted(tmp_path: Path) -> None:
+    columns = {"x": ["20240131", "20201231"], "z": ["007", "12"], "y": ["1.5", "2"]}
+    data = DataConfig(source=write(tmp_path / "t.csv", columns), target="y")
+    first, kept = read(data, "in memory", tmp_path), tmp_path / "run" / "doubts.json"
+    later = read(resolved(data, first), "in memory", tmp_path)
+    days, zeros = (told for _, told in first.table.typed.doubts)
+    assert [told for _, told in later.table.typed.doubts] == [zeros]
+
+    warnings = [keep_doubts(one.table, kept).warnings for one in (first, later, later)]
+
+    assert warnings[0] == first.table.warnings
+    assert warnings[1] == warnings[2]
+    assert [*warnings[1]].count(days) == [*warnings[1]].count(zeros) == 1
