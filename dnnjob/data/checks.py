@@ -63,6 +63,7 @@ def check_totals(
             found,
             is_target=name not in survey.differing,
             is_near_target=name in survey.near_copies,
+            are_different=name in survey.different,
         )
         for name, found in totals.items()
     }

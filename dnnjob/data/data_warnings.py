@@ -90,7 +90,12 @@ class ColumnFacts:
 
 
 def facts_of_totals(
-    column: Column, found: Totals, *, is_target: bool, is_near_target: bool = False
+    column: Column,
+    found: Totals,
+    *,
+    is_target: bool,
+    is_near_target: bool = False,
+    are_different: bool = False,
 ) -> ColumnFacts:
     """Of a column.
 
@@ -99,6 +104,7 @@ def facts_of_totals(
         found: Of all its rows.
         is_target: Whether it differs from the target in no row.
         is_near_target: Whether it is nearly a linear function of the target.
+        are_different: Whether no value of a column named as an id has been seen twice.
     """
     if not isinstance(found, NumberTotals):
         return ColumnFacts(
@@ -113,7 +119,8 @@ def facts_of_totals(
         found.num_rows,
         is_target=is_target,
         is_near_target=is_near_target and not is_target,
-        is_id=column.kind == "numeric" and _tells_rows_apart(column.name, found),
+        is_id=column.kind == "numeric"
+        and _tells_rows_apart(column.name, found, are_different=are_different),
         is_narrow=column.is_number and _is_narrow(found),
         sentinel=find_sentinel(found) if column.kind == "numeric" else None,
     )
@@ -140,7 +147,7 @@ def _differ_all(num_rows: int, num_values: int) -> bool:
     return num_rows == num_values and num_rows >= LEAST_NUMBERED_ROWS
 
 
-def _tells_rows_apart(name: str, found: NumberTotals) -> bool:
+def _tells_rows_apart(name: str, found: NumberTotals, *, are_different: bool) -> bool:
     """Whether another whole number is in each row, by its name an id, or 1 and on."""
     num_rows = float(found.num_rows)
     counts_up = found.maximum - found.minimum == num_rows - 1
@@ -148,9 +155,11 @@ def _tells_rows_apart(name: str, found: NumberTotals) -> bool:
         counts_up or ID_NAME.search(name)
     ):
         return False
+    if are_different:
+        return True
     values, weights = found.sketch.samples()
-    are_different = len(np.unique(values)) == len(values)
-    if not (are_different and np.equal(np.mod(values, 1), 0).all()):
+    differ = len(np.unique(values)) == len(values)
+    if not (differ and np.equal(np.mod(values, 1), 0).all()):
         return False
     # Of more rows a sample alone is known; numbers from 1 on tell by their spread as well.
     deviation = num_rows * (num_rows**2 - 1) / 12

@@ -107,6 +107,11 @@ class Twins:
         counts = np.concatenate([self.counts, other.counts])
         return _thinned(*_joined(hashes, counts), level=max(self.level, other.level))
 
+    @property
+    def are_different(self) -> bool:
+        """Whether no hash of those held has two rows."""
+        return bool((self.counts.sum(axis=1) <= 1).all())
+
     def count(self) -> TwinCount:
         """How many held-out rows there are, and how many of them equal a training row."""
         total = self.counts.sum(axis=0)
@@ -114,6 +119,18 @@ class Twins:
         return TwinCount(
             (int(shared[1]), int(shared[2])), (int(total[1]), int(total[2])), 1 << self.level
         )
+
+
+def hash_wholes(column: RawColumn) -> Twins | None:
+    """The values of a column, each a whole number; None if some are none.
+
+    Those held are chosen by the value, so that a value that is there twice is held twice.
+    """
+    if isinstance(column, Texts) or not np.isfinite(column).all():
+        return None
+    if not np.equal(np.floor(column), column).all():
+        return None
+    return Twins.of(_mix(_hash_column(column)), np.zeros(len(column), np.int8))
 
 
 def _joined(hashes: Hashes, counts: npt.NDArray[np.int64]) -> tuple[Hashes, npt.NDArray[np.int64]]:

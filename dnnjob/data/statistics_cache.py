@@ -35,7 +35,7 @@ from dnnjob.runs import write_file
 logger = logging.getLogger(__name__)
 
 # Another way to add up or to write down is another number.
-_FORMAT = 6
+_FORMAT = 7
 _HEADER = "header"
 # Keys of [data] that change what the pass finds; how it is standardized does not.
 _KEYS = (
@@ -156,6 +156,7 @@ def _pack(found: KeptPass, *, key: str) -> dict[str, Any]:
         "key": key,
         "differing": sorted(survey.differing),
         "near_copies": sorted(survey.near_copies),
+        "different": sorted(survey.different),
         "twins": asdict(survey.twins),
         "cuts": list(found.facts.cuts),
         "totals": {
@@ -206,6 +207,7 @@ def _unpack(arrays: Mapping[str, Any], *, key: str) -> KeptPass:
             counts,
             frozenset(header["near_copies"]),
             TwinCount(tuple(twins["shared"]), tuple(twins["held_out"]), twins["one_of"]),
+            frozenset(header["different"]),
         ),
         SplitFacts(unlabelled=unlabelled, cuts=(first, second)),
     )

@@ -15,11 +15,20 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dnnjob.config.data_section import DataConfig
+from dnnjob.data.data_warnings import ID_NAME
 from dnnjob.data.encoding import FeatureKind, transform_target
 from dnnjob.data.kinds import TEXT_KINDS, as_kind, infer_arrow, large_wholes
 from dnnjob.data.quantiles import sketch_room
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts, take_rows
-from dnnjob.data.resemblance import NO_TWINS, CoMoments, TwinCount, Twins, co_moments, hash_rows
+from dnnjob.data.resemblance import (
+    NO_TWINS,
+    CoMoments,
+    TwinCount,
+    Twins,
+    co_moments,
+    hash_rows,
+    hash_wholes,
+)
 from dnnjob.data.rows import Rows
 from dnnjob.data.running_statistics import Totals, join_totals, measure_block, measure_column
 from dnnjob.data.schema_merge import raw_kinds, read_column
@@ -56,6 +65,8 @@ class Survey:
         group_counts: Rows of each split in each row group, int64 `(num_groups, 4)`.
         near_copies: Features that are nearly a linear function of the target.
         twins: Held-out rows that equal a training row in features and target.
+        different: Columns named as ids whose values are whole numbers that differ in all rows, of
+            a long table in those of a sample.
     """
 
     totals: Mapping[str, Mapping[str, Totals]]
@@ -63,6 +74,7 @@ class Survey:
     group_counts: np.ndarray
     near_copies: frozenset[str] = frozenset()
     twins: TwinCount = NO_TWINS
+    different: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +88,7 @@ class _Measured:
         differing: As `Survey` has it.
         moments: How features vary with the target.
         twins: Rows by their hash.
+        ids: Values of columns named as ids by their hash; None where some are no whole numbers.
     """
 
     first: int
@@ -84,6 +97,7 @@ class _Measured:
     differing: frozenset[str]
     moments: CoMoments
     twins: Twins
+    ids: dict[str, Twins | None]
 
 
 class _Sums:
@@ -94,6 +108,7 @@ class _Sums:
         self.differing: frozenset[str] = frozenset()
         self.moments: CoMoments | None = None
         self.twins = Twins()
+        self.ids: dict[str, Twins | None] = {}
         self.counts = np.zeros((len(starts) - 1, len(SPLITS)), dtype=np.int64)
         self._starts = starts
 
@@ -105,13 +120,30 @@ class _Sums:
         self.differing |= one.differing
         self.moments = one.moments if self.moments is None else self.moments + one.moments
         self.twins += one.twins
+        for name, more in one.ids.items():
+            before = self.ids.get(name, Twins())
+            # What is no id by some of its rows is none.
+            if before is None or more is None or not before.are_different:
+                self.ids[name] = None
+            else:
+                self.ids[name] = before + more
         self._count(one.first, one.labels)
 
     def survey(self) -> Survey:
         """What all blocks tell."""
         found = {} if self.moments is None else self.moments.correlations(least_rows=_LEAST_ROWS)
         near = {name for name, value in found.items() if abs(value) >= NEAR_COPY}
-        return Survey(self.totals, self.differing, self.counts, frozenset(near), self.twins.count())
+        different = {
+            name for name, one in self.ids.items() if one is not None and one.are_different
+        }
+        return Survey(
+            self.totals,
+            self.differing,
+            self.counts,
+            frozenset(near),
+            self.twins.count(),
+            frozenset(different),
+        )
 
     def _count(self, first: int, labels: Labels) -> None:
         begin = int(np.searchsorted(self._starts, first, side="right")) - 1
@@ -278,6 +310,7 @@ def _measure(data: DataConfig, block: Block, first: int, labels: Labels, *, room
         differing,
         co_moments(compared, data.target),
         Twins.of(hash_rows(compared), labels),
+        {name: hash_wholes(column) for name, column in block.items() if ID_NAME.search(name)},
     )
 
 

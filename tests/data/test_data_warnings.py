@@ -1,12 +1,17 @@
 """What a person should know of a table, from what its columns add up to."""
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dnnjob.config import DataConfig
 from dnnjob.data.data_warnings import facts_of_totals, find_weaknesses
 from dnnjob.data.running_statistics import NumberTotals, measure_column
 from dnnjob.data.schema import Column
+from tests.data.opened import open_table
 
 # More than are held one by one.
 NUM_ROWS = 200_000
@@ -31,6 +36,18 @@ def test_numbers_from_one_on_are_ids_in_a_long_table(values: np.ndarray, is_id: 
     assert (found.sketch.samples()[1] > 1).any()
 
     assert facts_of_totals(Column("n", "numeric"), found, is_target=False).is_id == is_id
+
+
+@pytest.mark.parametrize("name", ["customer_id", "price"])
+def test_ids_with_gaps_are_told_in_a_long_table(tmp_path: Path, name: str) -> None:
+    ids = np.random.default_rng(0).choice(10 * NUM_ROWS, NUM_ROWS, replace=False)
+    y = np.random.default_rng(1).integers(0, 90, NUM_ROWS)
+    pq.write_table(pa.table({name: ids, "y": y}), tmp_path / "t.parquet")
+
+    warnings = open_table(DataConfig(source=str(tmp_path / "t.parquet"), target="y")).warnings
+
+    expected = f'If it is one, set data.id_columns = ["{name}"].'
+    assert any(expected in one for one in warnings) == (name == "customer_id")
 
 
 def tell(*names: str) -> list[str]:

@@ -1,13 +1,14 @@
 """Rows that are alike and columns that go with the target, against counting and NumPy."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from dnnjob.data import resemblance as module
 from dnnjob.data.raw_columns import Texts
-from dnnjob.data.resemblance import TwinCount, Twins, co_moments, hash_rows
+from dnnjob.data.resemblance import TwinCount, Twins, co_moments, hash_rows, hash_wholes
 from dnnjob.data.split import TEST, TRAIN, UNLABELLED, VALIDATION
 
 
@@ -87,3 +88,30 @@ def test_correlations_in_parts_are_those_of_numpy() -> None:
     both = ~(np.isnan(x) | np.isnan(y))
     assert found == {"x": pytest.approx(np.corrcoef(x[both], y[both])[0, 1], rel=1e-9)}
     assert moments[1].correlations(least_rows=400) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "are_different"),
+    [
+        (lambda ids: ids, True),
+        (lambda ids: np.where(np.arange(len(ids)) % 10 == 0, ids[::-1], ids), False),
+    ],
+)
+def test_a_sample_by_value_tells_whether_long_ids_repeat(
+    change: Callable[[np.ndarray], np.ndarray], are_different: bool
+) -> None:
+    ids = change(np.random.default_rng(0).permutation(2_000_000)[:400_000].astype(float))
+    parts = [hash_wholes(part) for part in np.split(ids, 4)]
+
+    total = Twins()
+    for part in parts:
+        assert part is not None
+        total += part
+
+    assert total.level > 0
+    assert total.are_different is are_different
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.5], [1.0, np.nan], [1.0, np.inf]])
+def test_what_is_no_whole_number_is_no_id(values: list[float]) -> None:
+    assert hash_wholes(np.array(values)) is None

@@ -34,6 +34,7 @@ def make_pass() -> KeptPass:
         group_counts=np.array([[20_000, 1, 2, 0], [9_000, 900, 97, 2]]),
         near_copies=frozenset({"größe"}),
         twins=TwinCount((1, 2), (30, 40), 8),
+        different=frozenset({"x"}),
     )
     return KeptPass(survey, FACTS)
 
@@ -46,6 +47,7 @@ def test_what_is_found_again_is_what_was_kept_bit_for_bit(tmp_path: Path) -> Non
 
     assert found is not None
     assert list(found.survey.totals) == ["test", "train"]
+    assert found.survey.different == {"x"}
     for split, columns in kept.survey.totals.items():
         for name, totals in columns.items():
             again = found.survey.totals[split][name]
