@@ -13,6 +13,7 @@ import pytest
 from dnnjob.machine import process_key
 from dnnjob.runs import Position, RunPaths, read_settled
 from tests.conftest import WriteJob, make_frame
+from tests.launch.test_local_tasks import is_pending
 from tests.slurm.clusters import Cluster, wait_until
 from tests.slurm.submitted import (
     Reference,
@@ -294,11 +295,9 @@ def order(position: Position | None) -> tuple[int, int, int]:
 def _is_pending(pid: int, number: signal.Signals) -> bool:
     """Whether a signal waits for a process that stands still, or has ended it."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return is_pending(pid, number)
     except FileNotFoundError:
         return True
-    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
-    return any(mask >> (number - 1) & 1 for mask in masks)
 
 
 @contextmanager
