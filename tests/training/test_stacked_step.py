@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from dnnjob.config import JobConfig, resolve_job
+from dnnjob.data.encoding import CategoryColumn, Encoding
 from dnnjob.data.order import StepPlan
 from dnnjob.data.windows import Window, make_windows
 from dnnjob.errors import NonFiniteError
@@ -73,18 +74,30 @@ def make_job(*, members: int, **sections: dict[str, Any]) -> JobConfig:
     return resolve_job({"name": "stacked", **given}, origin="test")
 
 
+def make_encoding(job: JobConfig) -> Encoding:
+    """Of four numbers, with bins where the job wants them, and a category."""
+    plain = plain_encoding(5)
+    if job.model.numeric_embedding == "none":
+        return plain
+    bins = tuple(np.linspace(-2.0, 2.0, 49).tolist())
+    numbers = [replace(column, quantiles=bins) for column in plain.columns[:4]]
+    category = CategoryColumn("c", "text", ("a", "b"), True, 3)
+    return replace(plain, columns=(*numbers, category))
+
+
 def make_members(job: JobConfig, *, folds: bool = False) -> tuple[Stack, list[Member]]:
     """Networks at the start of their training; with folds each leaves other rows out."""
     devices = make_devices(job.devices, Crew(StopFlag()))
     x, y = (part.astype(np.float32) for part in random_table(100))
+    if job.model.numeric_embedding != "none":
+        x[:, 4] = np.arange(100) % 3
     rows = [tf.constant(part) for part in (x[:SPLIT], y[:SPLIT], x[SPLIT:], y[SPLIT:])]
     # Of 80 rows 15 or 17 are left out: five steps an epoch, or four.
     left_out = [np.arange(number, number + 15 + 2 * (number % 2)) for number in range(99)]
     num_rows = SPLIT - 15 if folds else SPLIT
     plan = StepPlan(num_rows, job.train.global_batch_size, 1, job.train.epochs)
-    stack = make_stack(
-        job, plan, ResidentData(*rows, 20), encoding=plain_encoding(5), devices=devices
-    )
+    data = ResidentData(*rows, 20)
+    stack = make_stack(job, plan, data, encoding=make_encoding(job), devices=devices)
 
     def member(number: int, network: Any) -> Member:
         own, kept = plan, None
