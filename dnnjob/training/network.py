@@ -136,7 +136,7 @@ def make_stack(
         devices: What it computes on.
     """
     for _, kept in _calls:
-        kept.step.release()
+        kept.release()
     networks = tuple(_make_networks(job, encoding, devices))
     dnn = networks[0].seat.dnn
     if devices.num_replicas > 1:

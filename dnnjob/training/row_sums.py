@@ -23,7 +23,12 @@ from dnnjob.training.weight_update import WeightUpdate
 
 
 class RowSums:
-    """What rows give, summed over all replicas; traced inside the compiled call."""
+    """What rows give, summed over all replicas; traced inside the compiled call.
+
+    Attributes:
+        fixed: Values of the network's weights that never train, where its variables cannot stand
+            for them; else empty.
+    """
 
     def __init__(
         self,
@@ -43,6 +48,7 @@ class RowSums:
             update: Penalizes and clips the gradients.
             draw: Draws the uniform numbers of dropout masks.
         """
+        self.fixed: Sequence[tf.Tensor] = ()
         self._draw = draw
         self._dnn, self._job, self._update = dnn, job, update
         self._strategy, self._num_replicas = devices.strategy, devices.num_replicas
@@ -84,6 +90,11 @@ class RowSums:
 
         gradients, error, finite = self._strategy.run(on_replica, args=(x, y))
         return gradients, self._first(error), self._first(finite)
+
+    def read_fixed(self) -> None:
+        """Reads what never trains, once: XLA takes no variable into a loop that is mapped."""
+        fixed = self._dnn.non_trainable_variables
+        self.fixed = [tf.convert_to_tensor(variable.value) for variable in fixed]
 
     def replica_gradients(
         self,
@@ -222,9 +233,11 @@ class RowSums:
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         """What is predicted less what is observed, 0 for padding, and the roots of the weights."""
         rows = tf.maximum(indices, 0)
-        with keras.StatelessScope(
-            state_mapping=list(zip(self._dnn.trainable_variables, weights, strict=True))
-        ):
+        mapping = [
+            *zip(self._dnn.trainable_variables, weights, strict=True),
+            *zip(self._dnn.non_trainable_variables[: len(self.fixed)], self.fixed, strict=True),
+        ]
+        with keras.StatelessScope(state_mapping=mapping):
             predicted = forward(self._dnn, tf.gather(x, rows), masks=masks)
         observed = tf.gather(y, rows)
         observed, roots = (

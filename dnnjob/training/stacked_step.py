@@ -90,6 +90,11 @@ class StackedStep:
         calls = [self._nothing()] * len(states)
         self(states, calls, ended=[False] * len(states))
 
+    def release(self) -> None:
+        """Lets go of all rows and of their order, until the step's next restart."""
+        self._indices = None
+        self.step.release()
+
     def describe(self, states: Sequence[NetworkState]) -> str:
         """What XLA makes of the call for so many networks, as HLO."""
         self.compile(states)
@@ -150,6 +155,7 @@ class StackedStep:
         ended: tf.Tensor,
     ) -> tuple[Variables, Carry]:
         num_steps = int(steps.indices.shape[1])
+        self._sums.read_fixed()
 
         def still(carry: Carry) -> tf.Tensor:
             return (carry.step < steps.stop) & carry.finite & ~carry.patience_ended

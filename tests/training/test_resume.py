@@ -257,6 +257,18 @@ def test_an_attempt_is_known_by_the_machines_of_all_its_tasks(make_training: Any
     assert found.fingerprint["cpu"][1] == "another"
 
 
+def test_a_stack_of_another_width_is_another_machine(make_training: Any) -> None:
+    training = make_training()
+    table, crew = Fingerprint("sha256", "abc", ""), Crew(StopFlag())
+
+    alone, stack = (
+        identify(training.job, table, training.devices, crew=crew, threads=1, axis=axis)
+        for axis in (0, 8)
+    )
+
+    assert stack.fingerprint == {**alone.fingerprint, "stack": 8}
+
+
 @pytest.mark.parametrize("stamp", ["", "moved"])
 def test_only_tables_too_large_to_be_hashed_whole_are_known_by_place_and_time(
     make_training: Any, stamp: str
