@@ -21,7 +21,7 @@ from dnnjob.training.step import CompiledStep
 
 # A round this long costs nothing in speed and lets a bar, a checkpoint or a stop come in time.
 _SECONDS_A_ROUND = 0.5
-# Where members share lanes, calls are shorter, so that all lanes are busy until a round's end.
+# Where members take turns, calls are shorter, so that all lanes are busy until a round's end.
 _CALLS_A_ROUND = 5
 _MAX_GROWTH = 8
 
@@ -68,8 +68,9 @@ class TrainingLoop:
     def train(self, members: Sequence[Member]) -> Pace:
         """Trains the members to the job's end; they change in place.
 
-        In a round every member that trains on makes one call, or, with several lanes, as many as
-        the round has time for. Whatever a clock decides changes no number.
+        In a round lanes take members in turn, as many as the round has time for; every member
+        makes one call where tasks have to agree on it, or where there is one member, or one call
+        for all. Whatever a clock decides changes no number.
 
         Raises:
             NonFiniteError: If losses or gradients of more than half of the members are not finite.
@@ -83,7 +84,7 @@ class TrainingLoop:
             while active := self._next(members):
                 size = self.crew.agree(size)
                 began = time.perf_counter()
-                if self.width == 1 or self.stacked is not None:
+                if self._calls_each(active):
                     steps = self._round(active, size)
                     seconds = time.perf_counter() - began
                     size = _next_size(size, seconds, of=_SECONDS_A_ROUND)
@@ -102,6 +103,12 @@ class TrainingLoop:
         if self.stacked is not None:
             return next_group(members, width=self.width)
         return unfinished(members)[: None if self.takes_turns else 1]
+
+    def _calls_each(self, active: Sequence[Member]) -> bool:
+        if self.width > 1:
+            return self.stacked is not None
+        # A call of each of many members would be short, and most of it spent outside of steps.
+        return len(active) == 1 or self.crew.task.num_tasks > 1
 
     def _round(self, active: Sequence[Member], size: int) -> list[int]:
         """Steps of each member in one round of calls."""
