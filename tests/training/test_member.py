@@ -117,20 +117,25 @@ def test_a_run_ends_where_less_than_half_of_its_members_remain() -> None:
         train(step, members)
 
 
+@pytest.mark.parametrize("width", [1, 2])
 def test_members_get_on_alike_where_a_round_has_no_time_for_all(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
+    rounds: list[int] = []
     monkeypatch.setattr("dnnjob.training.train._SECONDS_A_ROUND", 0.0)
     step, members = make_members(1)
 
     def keep() -> None:
-        if sum(member.state.log.num_steps for member in members) >= 12:
+        rounds.append(sum(member.state.log.num_steps for member in members))
+        if rounds[-1] >= 12:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        train(step, members, keep=keep, width=2)
+        train(step, members, keep=keep, width=width)
     steps = [member.state.log.num_steps for member in members]
     assert max(steps) - min(steps) <= 1
+    # Of a call of each there would be three steps in the first.
+    assert rounds[0] <= width
 
 
 @pytest.mark.parametrize(
