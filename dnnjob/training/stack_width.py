@@ -19,7 +19,7 @@ _SHARE = 0.5
 
 
 def stack_width(job: JobConfig, encoding: Encoding, devices: Devices) -> int:
-    """Members on one leading axis, or 0 where each has calls of its own.
+    """Members on one leading axis, at least two, or 0 where each has calls of its own.
 
     One GPU that XLA compiles for has a leading axis: a step of it is bound by launches. CPUs have
     lanes of threads, and several devices take turns (docs/decisions/stack.md).
@@ -33,8 +33,10 @@ def stack_width(job: JobConfig, encoding: Encoding, devices: Devices) -> int:
     if job.model.members == 1 or not on_axis:
         return 0
     each = network_bytes(job, encoding, rows=chunk_rows(devices, threads=job.devices.threads))
-    fitting = max(1, int(_SHARE * devices.memory_bytes() / each))
-    return min(job.devices.stack or fitting, job.model.members)
+    fitting = int(_SHARE * devices.memory_bytes() / each)
+    width = min(job.devices.stack or fitting, job.model.members)
+    # One at a time gains nothing by an axis, and a checkpoint of its own calls keeps its bits.
+    return width if width > 1 else 0
 
 
 def network_bytes(job: JobConfig, encoding: Encoding, *, rows: int) -> int:

@@ -52,6 +52,13 @@ def test_all_members_go_side_by_side_unless_the_job_says_fewer(stack: int, expec
     assert width == expected
 
 
+@pytest.mark.parametrize(("stack", "memory"), [(1, 1e12), (0, 1e3)])
+def test_members_that_go_one_at_a_time_have_calls_of_their_own(stack: int, memory: float) -> None:
+    job = make_job(stack=stack)
+    width = stack_width(job, plain_encoding(5), Device(memory=memory))  # type: ignore[arg-type]
+    assert width == 0
+
+
 def test_memory_bounds_the_width() -> None:
     job, encoding = make_job(), plain_encoding(5)
     each = network_bytes(job, encoding, rows=64)
