@@ -202,7 +202,9 @@ class Keeper:
         self.inexact = facts["inexact"]
         before, now = facts["fingerprint"], self.identity.fingerprint
         changed = [
-            f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]
+            f"{key} {before.get(key)} -> {now.get(key)}"
+            for key in {**now, **before}
+            if before.get(key) != now.get(key)
         ]
         if changed:
             self.inexact = f"resumed with another {', '.join(changed)}"

@@ -230,6 +230,19 @@ def test_going_on_elsewhere_is_allowed_warned_about_and_remembered(
     assert later.inexact == keeper.inexact
 
 
+def test_members_of_a_stack_that_go_on_in_calls_of_their_own_are_said_to_differ(
+    make_training: Any, paths: RunPaths
+) -> None:
+    training = make_training(**SECTIONS)
+    stacked = Identity(IDENTITY.origin, {**IDENTITY.fingerprint, "stack": 8})
+    make_keeper(training, paths, stacked).write()
+    keeper = make_keeper(training, paths)
+
+    keeper.restore()
+
+    assert keeper.inexact == "resumed with another stack 8 -> None"
+
+
 def test_a_change_of_any_tasks_machine_changes_the_fingerprint() -> None:
     chief = {"device": "gpu", "threads": 8, "gpus": ["NVIDIA H100"]}
 
