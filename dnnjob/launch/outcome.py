@@ -42,6 +42,10 @@ WARNING_S = "DNNJOB_WARNING_S"
 
 # Slurm may be slow, and the time until it kills this process is short.
 _ANSWER_S = 8.0
+_TOO_LITTLE_MEMORY = (
+    "The run needs more memory than there is. Lower devices.stack, where members train side by "
+    "side, or train.global_batch_size."
+)
 
 
 @dataclass(frozen=True)
@@ -84,14 +88,14 @@ def explain_end(
         case DnnJobError():
             return Outcome("FAILED", "error", str(error), error.exit_code)
         case MemoryError():
-            message = "The run needs more memory than there is. Lower train.global_batch_size."
-            return _run_out_of_memory(message, paths)
+            return _run_out_of_memory(_TOO_LITTLE_MEMORY, paths)
         case OSError():
             message = explain_os_error(error, paths)
             return Outcome("FAILED", "error", message, ExitCode.ENVIRONMENT)
         # TensorFlow's, by name: this module must not import TensorFlow.
         case _ if type(error).__name__ == "ResourceExhaustedError":
-            return _run_out_of_memory(f"ResourceExhaustedError: {error}", paths)
+            message = f"{_TOO_LITTLE_MEMORY} ResourceExhaustedError: {error}"
+            return _run_out_of_memory(message, paths)
         case _:
             message = f"{type(error).__name__}: {error}"
             return Outcome("FAILED", "error", message, ExitCode.FAILED)

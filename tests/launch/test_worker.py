@@ -71,6 +71,15 @@ def test_every_error_has_a_state_a_reason_and_an_exit_code(
     assert (outcome.state, outcome.reason, outcome.exit_code) == (state, reason, code)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), ResourceExhaustedError("OOM of [4,2]")])
+def test_too_little_memory_names_what_to_lower(tmp_path: Path, error: Exception) -> None:
+    message = explain_end(error, RunPaths(tmp_path)).message
+
+    assert "train.global_batch_size" in message
+    assert "devices.stack" in message
+    assert str(error) in message
+
+
 def test_a_full_disk_names_the_way_out(tmp_path: Path) -> None:
     outcome = explain_end(OSError(errno.EDQUOT, "Disk quota exceeded"), RunPaths(tmp_path))
 
