@@ -25,7 +25,7 @@ from dnnjob.data.text_format import TextFormat
 from dnnjob.imports import importing_tensorflow
 from dnnjob.machine import memory_share_bytes
 from dnnjob.results.assemble import Facts
-from dnnjob.results.evaluation import evaluate
+from dnnjob.results.evaluation import Evaluated, evaluate
 from dnnjob.results.prediction_pass import PredictedParts
 from dnnjob.results.publish import publish
 from dnnjob.results.report import Report
@@ -43,7 +43,9 @@ from dnnjob.tasks import (
 )
 
 if TYPE_CHECKING:
+    from dnnjob.training.fit import Fitted
     from dnnjob.training.strategy import Devices
+    from dnnjob.training.windowed import WindowedRows
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,8 @@ def run_job(attempt: TaskAttempt) -> Report | None:
 
     devices = make_devices(job.devices, crew)
     axis = 0 if table.by_windows else stack_width(job, encoding, devices)
-    job = _complete(job, table, devices, crew, threads=threads, lanes=axis or lanes)
+    lanes = axis or lanes
+    job = _complete(job, table, devices, crew, threads=threads, lanes=lanes)
     _write_complete(job, encoding, attempt)
     budget_bytes = _memory_budget(job, crew)
     rows = WindowedRows.of(table, encoding, budget_bytes=budget_bytes, threads=cores, folds=folds)
@@ -93,24 +96,13 @@ def run_job(attempt: TaskAttempt) -> Report | None:
             devices,
             attempt=attempt,
             meanwhile=work_beside,
-            lanes=axis or lanes,
+            lanes=lanes,
             on_axis=axis > 0,
         )
         if not crew.is_chief:
             return None
         crew.release()
-        parts = PredictedParts(
-            attempt, fitted.trained, key=fitted.digest, every_s=job.train.checkpoint_every_s
-        )
-        evaluated = evaluate(
-            table,
-            encoding,
-            rows.encode,
-            fitted.predict,
-            job=job,
-            parts=parts,
-            folds=fitted.left_out_by(folds),
-        )
+        evaluated = _evaluate(job, table, rows, fitted, attempt=attempt, folds=folds)
         with watch.time("evaluate"):
             trees = yardstick.measure(check=attempt.check)
     facts = Facts(
@@ -206,6 +198,27 @@ def _work_beside(
     if job.output.plots:
         background.submit(import_module, "dnnjob.results.plots")
     yardstick.begin(background)
+
+
+def _evaluate(
+    job: JobConfig,
+    table: Table,
+    rows: "WindowedRows",
+    fitted: "Fitted",
+    *,
+    attempt: TaskAttempt,
+    folds: Folds | None,
+) -> Evaluated:
+    every_s = job.train.checkpoint_every_s
+    return evaluate(
+        table,
+        rows.encoding,
+        rows.encode,
+        fitted.predict,
+        job=job,
+        parts=PredictedParts(attempt, fitted.trained, key=fitted.digest, every_s=every_s),
+        folds=fitted.left_out_by(folds),
+    )
 
 
 def _memory_budget(job: JobConfig, crew: Crew) -> float:

@@ -175,14 +175,7 @@ def fit_dnn(
     """
     watch = attempt.watch
     with watch.time("compile"):
-        # The rows stay with the step alone: zeros that stand for a window are as large as one.
-        rank = attempt.crew.task.rank
-        prepared = rows.prepare(job, devices, first_replica=rank * len(devices.names))
-        stack = make_stack(
-            job, prepared.plan, prepared.data, encoding=rows.encoding, devices=devices
-        )
-        members, is_fed = _make_members(prepared, stack), prepared.make_feed is not None
-        del prepared
+        stack, members, is_fed = _prepare(job, rows, devices, rank=attempt.crew.task.rank)
     plan, summary = members[0].plan, summarize(stack.dnn)
     logger.info("%s", summary)
     with watch.time("compile"):
@@ -253,6 +246,18 @@ def _fitted(number: int, member: Member, train: TrainConfig) -> FittedMember:
         best_epoch=state.best_epoch,
         kept_epoch=state.kept_epoch(train),
     )
+
+
+def _prepare(
+    job: JobConfig, rows: WindowedRows, devices: Devices, *, rank: int
+) -> tuple[Stack, list[Member], bool]:
+    """The networks at their start, and whether windows feed them.
+
+    The rows stay with the step alone: zeros that stand for a window are as large as one.
+    """
+    prepared = rows.prepare(job, devices, first_replica=rank * len(devices.names))
+    stack = make_stack(job, prepared.plan, prepared.data, encoding=rows.encoding, devices=devices)
+    return stack, _make_members(prepared, stack), prepared.make_feed is not None
 
 
 def _make_members(prepared: Prepared, stack: Stack) -> list[Member]:
