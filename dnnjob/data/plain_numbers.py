@@ -18,8 +18,8 @@ from dnnjob.data.raw_columns import FloatArray
 from dnnjob.data.text_values import ArrowArray, cast_all_or_none, cast_untidied, tidy
 
 _VALUES_AT_ONCE = 2**15
-# What Arrow takes for a number, and more.
-_LIKELY = re.compile(r"\s*[+-]?(\d|\.\d|inf|nan)", re.ASCII | re.IGNORECASE)
+# What Arrow takes for a number, and more; blanks are those of Unicode, as `tidy` has them.
+_LIKELY = re.compile(r"\s*[+-]?([0-9]|\.[0-9]|inf|nan)", re.IGNORECASE)
 _ZEROS = r"^[+-]?0\d"
 
 

@@ -50,6 +50,17 @@ def test_columns_read_together_are_what_each_is_alone(num_chunks: int) -> None:
     assert {name: one.zeros for name, one in found.items() if one and one.zeros} == {"zeros": "007"}
 
 
+@pytest.mark.parametrize("blank", ["\u00a0", "\u2003", "\t"])
+def test_whole_numbers_keep_their_digits_behind_any_blank(blank: str) -> None:
+    texts = [f"{blank}1582218195625938901", f"{blank}1582218195625938902"]
+
+    (found,) = find_plain([pa.chunked_array([texts])], MISSING_MARKERS)
+
+    assert found is not None
+    assert found.wholes is not None
+    assert found.wholes.to_pylist() == [1582218195625938901, 1582218195625938902]
+
+
 def test_a_number_that_stands_for_a_gap_is_none() -> None:
     (found,) = find_plain([pa.chunked_array([["1", "-999"]])], ["-999"])
 
