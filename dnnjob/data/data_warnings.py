@@ -218,7 +218,7 @@ def find_weaknesses(
                 f"{feature.column.name} holds {sentinel.value:.15g} in {sentinel.num_rows:,} of "
                 f"{feature.num_rows:,} rows, far outside its other values ({sentinel.minimum:g} to "
                 f"{sentinel.maximum:g}). If that stands for a gap, name it in data.missing of a "
-                "table of text, or leave these cells empty in the file."
+                "table of text, as it is written there, or leave these cells empty in the file."
             )
     if leaks := [f.column.name for f in features if f.is_target]:
         yield (

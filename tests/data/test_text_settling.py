@@ -64,7 +64,8 @@ def test_a_number_that_may_stand_for_a_gap_is_told_with_its_count(
 ) -> None:
     assert told(tmp_path, ["-999", *"1234567"], reading) == [
         "x holds -999 in 10 of 80 rows, far outside its other values (1 to 7). If that stands for "
-        "a gap, name it in data.missing of a table of text, or leave these cells empty in the file."
+        "a gap, name it in data.missing of a table of text, as it is written there, or leave these "
+        "cells empty in the file."
     ]
 
 
