@@ -11,8 +11,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 # Bytecode is written at installation: without it every start of TensorFlow takes seconds longer.
 PIP := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
-# Two share the work of a machine of two cores; 0: the tests run in one process, where -s and --pdb work.
-WORKERS ?= 2
+# Three share a machine of two cores, since who waits for Slurm leaves its core to another; 0: the tests run
+# in one process, where -s and --pdb work.
+WORKERS ?= 3
 PYTEST = pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 # dnnjob's peers, which the benchmark compares it with, have an environment of their own.
 PEERS := .venv-peers
@@ -36,8 +37,6 @@ run: $(VENV)/.runtime-$(EXTRA)
 test: $(VENV)/.dev
 	$(BIN)/python -m $(PYTEST) $(PYTEST_ARGS)
 
-# Who waits for Slurm leaves its core to a third.
-test-all: WORKERS = 3
 test-all: $(VENV)/.dev
 	$(BIN)/python -m $(PYTEST) -m "not slow" $(PYTEST_ARGS)
 

@@ -188,7 +188,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("data__validation_fraction", -0.1, "greater than or equal to 0"),
     ("data__validation_fraction", 1.0, "less than 1"),
     ("data__split_seed", -1, "greater than or equal to 0"),
-    ("data__standardize", "all", "'train', 'table', 'robust' or 'none'"),
+    ("data__standardize", "all", "'train', 'table', 'robust', 'both' or 'none'"),
     ("data__window_rows", 0, "greater than or equal to 1"),
     ("data__folds", 1, "greater than or equal to 2"),
     ("data__fold", 1, "data.folds is not set"),

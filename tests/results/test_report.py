@@ -38,7 +38,7 @@ KEYS = {
     "model": "num_trainable_params summary inputs num_inputs file_mb load_s",
     "data": "source num_rows num_features columns trained fingerprint warnings",
     "data.fingerprint": "method value",
-    "strategy": "kind num_replicas num_tasks devices threads xla stack",
+    "strategy": "kind num_replicas num_tasks devices threads xla stack stacked",
     "timing_s": "import load compile train evaluate predict report total total_all_attempts",
     "throughput": "steps_per_s rows_per_s",
     "resources": "peak_rss_mb cpu_s gpu_peak_mb",

@@ -84,6 +84,7 @@ def test_runs_of_one_kind_compile_once() -> None:
     assert first.step._call.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.long
 def test_a_run_comes_back_to_the_call_of_its_kind_after_another_kind() -> None:
     first, *_ = train(make_job())
     _, expected, _ = train(make_job(units=9))

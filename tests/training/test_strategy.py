@@ -22,6 +22,7 @@ with ending_within(0.5):
 """
 
 
+@pytest.mark.long
 def test_a_process_that_waits_for_ever_with_python_at_a_standstill_is_ended() -> None:
     ended = subprocess.run([sys.executable, "-c", STANDSTILL], check=False)
     assert ended.returncode == -signal.SIGALRM
