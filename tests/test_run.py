@@ -559,7 +559,7 @@ def test_points_of_other_devices_run_in_processes_of_their_own(
 def test_a_point_gives_what_a_run_alone_gives(
     finished: FinishedRun, write_job: WriteJob, tmp_path: Path, dnnjob: Command
 ) -> None:
-    job_file = write_job(sweep={"seed": [1, 3]})
+    job_file = write_job(sweep={"seed": [1, 3]}, devices={"xla": "auto"})
     done = dnnjob("run", job_file, "--root", tmp_path / "runs")
     assert done.returncode == 0, done.stderr
     last = RunPaths(Path(done.stdout.splitlines()[-1]))
