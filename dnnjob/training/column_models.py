@@ -43,18 +43,32 @@ class _AnyOf:
         return id(other) in self._ids
 
 
-def _make_bare(cls: type, *_: Any, **__: Any) -> Any:
-    """An input as Keras makes it, without the arguments that it keeps of layers of no config."""
-    layer: Any = object.__new__(cls)
-    layer._auto_config = None
-    return layer
+def _make_bare(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes an input without the arguments that Keras keeps of layers of no config."""
+
+    def make_layer(cls: type, *args: Any, **arguments: Any) -> Any:
+        if cls is not InputLayer:
+            # What is derived from it may have a config of no kind, or variables.
+            return make(cls, *args, **arguments)
+        layer: Any = object.__new__(cls)
+        layer._auto_config = None
+        return layer
+
+    return make_layer
 
 
-def _set_untracked(layer: Any, name: str, value: Any) -> None:
+def _set_untracked(track: Callable[..., None]) -> Callable[..., None]:
     """Sets an attribute of an input, which has no variables or layers to keep account of."""
-    if name != "_tracker" and "_tracker" not in vars(layer):
-        layer._initialize_tracker()
-    object.__setattr__(layer, name, value)
+
+    def set_attribute(layer: Any, name: str, value: Any) -> None:
+        if type(layer) is not InputLayer:
+            track(layer, name, value)
+            return
+        if name != "_tracker" and "_tracker" not in vars(layer):
+            layer._initialize_tracker()
+        object.__setattr__(layer, name, value)
+
+    return set_attribute
 
 
 def _pass_over_inputs(walk: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,5 +90,5 @@ _replace(function, "_build_map", _flatten_inputs_once)
 if keras.__version__.startswith("3.15."):
     # What a layer keeps of itself may be more in another one.
     _replace(saving_lib, "_walk_saveable", _pass_over_inputs)
-    InputLayer.__new__ = staticmethod(_make_bare)
-    InputLayer.__setattr__ = _set_untracked
+    InputLayer.__new__ = staticmethod(_make_bare(InputLayer.__new__))
+    InputLayer.__setattr__ = _set_untracked(InputLayer.__setattr__)

@@ -72,6 +72,22 @@ def test_an_input_keeps_what_it_is_made_of() -> None:
     assert again.weights == []
 
 
+class Scaled(keras.layers.InputLayer):
+    """An input of someone else's, which has a weight."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__((1,))
+        self.scale = self.add_weight(shape=(), name="scale")
+        self.factor = factor
+
+
+def test_what_others_derive_from_an_input_stays_a_layer_as_keras_has_it() -> None:
+    layer = Scaled(2.0)
+
+    assert [one.name for one in layer.weights] == ["scale"]
+    assert layer._auto_config.config == {"factor": 2.0}
+
+
 def test_saving_makes_no_layer_for_each_column(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
