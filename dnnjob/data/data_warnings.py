@@ -69,7 +69,7 @@ class ColumnFacts:
     is_id: bool = False
     is_narrow: bool = False
     is_told: bool = False
-    sentinel: "Sentinel | None" = None
+    sentinel: Sentinel | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -197,6 +197,24 @@ def find_weaknesses(
             f"tells nothing. Leave {_each(rare, 'it', 'them')} out of data.features, or lower "
             "data.min_category_rows."
         )
+    yield from _odd_values(data, features, target)
+    if leaks := [f.column.name for f in features if f.is_target]:
+        yield (
+            f"{listed(leaks)} {_each(leaks, 'equals', 'equal')} the target {target.column.name} in "
+            f"every row: {_leak(leaks)}"
+        )
+    if near := [f.column.name for f in features if f.is_near_target]:
+        yield (
+            f"{listed(near)} {_each(near, 'is', 'are')} nearly the target {target.column.name}, up "
+            f"to scale and offset: {_leak(near)}"
+        )
+    yield from _weak_forms(features, target)
+
+
+def _odd_values(
+    data: DataConfig, features: Sequence[ColumnFacts], target: ColumnFacts
+) -> Iterator[str]:
+    """Texts that may be numbers, and numbers that may be gaps."""
     said = {name for name, column in data.columns.items() if column.kind is not None}
     for feature in (feature for feature in features if feature.column.name not in said):
         if feature.is_numeric_text:
@@ -220,17 +238,6 @@ def find_weaknesses(
                 f"{sentinel.maximum:g}). If that stands for a gap, name it in data.missing of a "
                 "table of text, as it is written there, or leave these cells empty in the file."
             )
-    if leaks := [f.column.name for f in features if f.is_target]:
-        yield (
-            f"{listed(leaks)} {_each(leaks, 'equals', 'equal')} the target {target.column.name} in "
-            f"every row: {_leak(leaks)}"
-        )
-    if near := [f.column.name for f in features if f.is_near_target]:
-        yield (
-            f"{listed(near)} {_each(near, 'is', 'are')} nearly the target {target.column.name}, up "
-            f"to scale and offset: {_leak(near)}"
-        )
-    yield from _weak_forms(features, target)
 
 
 def _each(names: Sequence[str], one: str, several: str) -> str:

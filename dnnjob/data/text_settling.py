@@ -112,8 +112,14 @@ def _doubts(
             f"{name} holds whole numbers such as {one.example}. If these are dates, name "
             f'"%Y%m%d" in data.date_format and set data.columns.{name}.kind = "datetime".'
         )
-    if kind or not pa.types.is_string(dtype):
-        return
+    if not kind and pa.types.is_string(dtype):
+        yield from _doubts_of_text(name, one, found, known, example=example)
+
+
+def _doubts_of_text(
+    name: str, one: Evidence, found: TextFormat, known: TextFormat, *, example: str
+) -> Iterator[str]:
+    """What else a column may be that is taken for text."""
     if one.unit and one.marks and name not in found.units:
         yield (
             f"{name} is taken for text, such as {(one.example or '')[:40]!r}. If these are "

@@ -360,7 +360,6 @@ def _is_alone(work: Work) -> bool:
 
 _TASKS = ("all", "chief", "follower", "launcher", "lane")
 _TABLE = r"(?i)table|rows|source|file|column|csv|parquet|changed"
-_ROOM = r"(?i)space|room|large|write|written|disk"
 _SIGNALS = {
     "kill": _send(signal.SIGKILL),
     "term": _send(signal.SIGTERM),
