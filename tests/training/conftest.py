@@ -1,6 +1,6 @@
 """A small training, without a run folder around it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import tensorflow as tf
 from dnnjob.config import JobConfig, resolve_job
 from dnnjob.data.encoding import Encoding, NumberColumn, TargetEncoding
 from dnnjob.data.order import StepPlan
+from dnnjob.runs import Journal, RunPaths
 
 # While tests are collected TensorFlow has not started yet: afterwards a CPU can no longer be
 # split. A job takes one of the devices unless DNNJOB_LOGICAL_CPUS asks for more.
@@ -155,3 +156,19 @@ def predict_rows(dnn: Any, x: np.ndarray) -> np.ndarray:
     network = Network(0, Seat(dnn, make_state(dnn, TrainConfig(), tf.distribute.get_strategy())))
     predicted: np.ndarray = make_predictor([network])(x)[0]
     return predicted
+
+
+def make_keeper(paths: RunPaths, members: Sequence[Any]) -> Any:
+    """What keeps members in the folder of a run, of a job and table always the same."""
+    from dnnjob.tasks import Crew, StopFlag
+    from dnnjob.training.checkpoint import CheckpointStore
+    from dnnjob.training.resume import Identity, Keeper
+
+    return Keeper(
+        store=CheckpointStore(paths.checkpoints),
+        journal=Journal(paths),
+        members=members,
+        identity=Identity({"job": {"seed": 0}, "table": "abc"}, {}),
+        every_s=30.0,
+        crew=Crew(StopFlag()),
+    )

@@ -12,17 +12,15 @@ from dnnjob.config import resolve_job
 from dnnjob.data.order import StepPlan
 from dnnjob.data.windows import make_windows
 from dnnjob.errors import NonFiniteError
-from dnnjob.runs import Journal, create_run
+from dnnjob.runs import create_run
 from dnnjob.tasks import LOGICAL_CPUS, Crew, StopFlag
 from dnnjob.training import network as networks
-from dnnjob.training.checkpoint import CheckpointStore
 from dnnjob.training.member import Member, TrainingState, remaining
 from dnnjob.training.network import make_stack
-from dnnjob.training.resume import Identity, Keeper
 from dnnjob.training.step import CompiledStep, ResidentData
 from dnnjob.training.strategy import make_devices
 from dnnjob.training.train import TrainingLoop
-from tests.training.conftest import plain_encoding, random_table
+from tests.training.conftest import make_keeper, plain_encoding, random_table
 
 JOB = {
     "name": "several",
@@ -148,18 +146,8 @@ def test_members_broken_off_end_in_the_bits_of_members_that_were_not(
     expected = train(*make_members(num_replicas))
     paths = create_run(tmp_path, resolve_job(JOB, origin="test"))
 
-    def make_keeper(members: Sequence[Member]) -> Keeper:
-        return Keeper(
-            store=CheckpointStore(paths.checkpoints),
-            journal=Journal(paths),
-            members=members,
-            identity=Identity({"job": {"seed": 0}, "table": "abc"}, {}),
-            every_s=30.0,
-            crew=Crew(StopFlag()),
-        )
-
     step, members = make_members(num_replicas)
-    keeper = make_keeper(members)
+    keeper = make_keeper(paths, members)
 
     def keep() -> None:
         if any(member.state.log.num_steps > 20 for member in members):
@@ -169,7 +157,7 @@ def test_members_broken_off_end_in_the_bits_of_members_that_were_not(
     with pytest.raises(Interrupted):
         train(step, members, keep=keep, width=width)
     step, members = make_members(num_replicas)
-    assert make_keeper(members).restore()
+    assert make_keeper(paths, members).restore()
     assert any(member.state.log.num_steps for member in members)
 
     assert_equal(train(step, members, width=width), expected)

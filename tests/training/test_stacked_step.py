@@ -16,17 +16,15 @@ from dnnjob.data.encoding import CategoryColumn, Encoding
 from dnnjob.data.order import StepPlan
 from dnnjob.data.windows import Window, make_windows
 from dnnjob.errors import NonFiniteError
-from dnnjob.runs import Journal, create_run
+from dnnjob.runs import create_run
 from dnnjob.tasks import Crew, StopFlag
-from dnnjob.training.checkpoint import CheckpointStore
 from dnnjob.training.member import Member, TrainingState
 from dnnjob.training.network import Stack, make_stack
-from dnnjob.training.resume import Identity, Keeper
 from dnnjob.training.stacked_members import next_group, present
 from dnnjob.training.step import ResidentData
 from dnnjob.training.strategy import make_devices
 from dnnjob.training.train import TrainingLoop
-from tests.training.conftest import plain_encoding, random_table
+from tests.training.conftest import make_keeper, plain_encoding, random_table
 
 EVERYTHING: dict[str, Any] = {
     "model": {"hidden_units": [8], "dropout_rate": 0.3, "l2": 0.001},
@@ -244,18 +242,8 @@ def test_a_stack_broken_off_ends_in_the_bits_of_one_that_was_not(
     expected = bits(train(job, make_members(job)))
     paths = create_run(tmp_path, job)
 
-    def make_keeper(members: Sequence[Member]) -> Keeper:
-        return Keeper(
-            store=CheckpointStore(paths.checkpoints),
-            journal=Journal(paths),
-            members=members,
-            identity=Identity({"job": {"seed": 0}, "table": "abc"}, {}),
-            every_s=30.0,
-            crew=Crew(StopFlag()),
-        )
-
     made = make_members(job)
-    keeper = make_keeper(made[1])
+    keeper = make_keeper(paths, made[1])
 
     def keep() -> None:
         if max(member.state.log.num_steps for member in made[1]) > after:
@@ -265,7 +253,7 @@ def test_a_stack_broken_off_ends_in_the_bits_of_one_that_was_not(
     with pytest.raises(Interrupted):
         train(job, made, keep=keep)
     again = make_members(job)
-    assert make_keeper(again[1]).restore()
+    assert make_keeper(paths, again[1]).restore()
 
     assert_equal(bits(train(job, again)), expected)
 
