@@ -17,8 +17,8 @@ from dnnjob.config import DataConfig, JobConfig, change_devices, load_job, resol
 from dnnjob.data.encoding import Encoding, FeatureKind
 from dnnjob.data.folds import Folds, deal_folds
 from dnnjob.data.schema import log_warnings
+from dnnjob.data.scratch import scratch_folder
 from dnnjob.data.split import choose_split
-from dnnjob.data.spool import scratch_folder
 from dnnjob.data.table import Table
 from dnnjob.data.table_loading import open_table
 from dnnjob.data.text_format import TextFormat

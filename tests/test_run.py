@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -501,6 +502,29 @@ def test_a_sweep_ends_with_a_table_of_its_results(
         "Run 1 of 2: train.learning_rate = 0.01, seed = 1: completed.",
         "Run 2 of 2: train.learning_rate = 1000000000.0, seed = 1: failed.",
     ]
+
+
+@pytest.mark.long
+def test_what_a_run_makes_among_temporary_files_bears_its_name(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So that the next attempt finds them where a run was killed meanwhile."""
+    made: list[Path] = []
+    make = tempfile.mkdtemp
+
+    def remember(*arguments: Any, **options: Any) -> str:
+        made.append(Path(make(*arguments, **options)))
+        return str(made[-1])
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.mkdtemp", remember)
+
+    code, paths = run(model={"members": 2}, output={"tensorboard": True})
+
+    assert code == ExitCode.DONE
+    places = {path.relative_to(tmp_path).parts[0] for path in made}
+    assert len(made) > len(places) >= 2
+    assert all(place.startswith(f"dnnjob-{paths.run_id}-1-") for place in places)
 
 
 def test_an_attempt_that_is_superseded_while_it_predicts_publishes_nothing(

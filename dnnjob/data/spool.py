@@ -1,4 +1,4 @@
-"""Scratch space of a run, and the copy of a table there whose files cannot be cut at will.
+"""The copy of a table in scratch whose files cannot be cut at will.
 
 with scratch_folder(data, run_id, attempt=1) as folder:
     scratch = Scratch.share(folder, crew)               # of several tasks, one makes the copy
@@ -13,13 +13,8 @@ found = rewrite(job.data, found, look, scratch=scratch)   # Parquet files of sma
 """
 
 import errno
-import hashlib
 import logging
-import os
-import re
 import shutil
-import socket
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +36,6 @@ from dnnjob.data.schema import Column, ColumnData
 from dnnjob.data.schema_merge import CommonColumns, common_kind, wanted_columns
 from dnnjob.data.sources import JobFiles
 from dnnjob.errors import JobError
-from dnnjob.machine import process_space
 from dnnjob.tasks import Crew
 
 logger = logging.getLogger(__name__)
@@ -55,79 +49,6 @@ _ROOM = 1.1
 # Of a text of unknown length.
 _TEXT_BYTES = 16
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-
-
-@contextmanager
-def scratch_folder(data: DataConfig, run_id: str, *, attempt: int) -> Iterator[Path]:
-    """A folder for a copy of the table, gone at the end; what killed attempts left goes now.
-
-    The folder may be on storage that tasks on other machines share: each leaves alone what may
-    belong to a living one.
-
-    Args:
-        data: What the job says.
-        run_id: Of the run.
-        attempt: Its attempt: none goes on beside a later one.
-
-    Raises:
-        JobError: If `data.scratch` cannot be written.
-    """
-    parent, prefix = _place(data, run_id)
-    try:
-        clear_scratch(data, run_id, attempt=attempt)
-        name = f"{prefix}{attempt}-{_space()}-{os.getpid()}-"
-        folder = Path(tempfile.mkdtemp(prefix=name, dir=parent))
-    except OSError as error:
-        raise JobError(
-            f"data.scratch must be a folder that can be written, but {parent} cannot "
-            f"({error.strerror}). Make it, or set data.scratch to another."
-        ) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def clear_scratch(data: DataConfig, run_id: str, *, attempt: int) -> None:
-    """Removes what attempts of a run have left that were killed, earlier or here.
-
-    Raises:
-        OSError: If the folder that it is in cannot be listed.
-    """
-    parent, prefix = _place(data, run_id)
-    space = _space()
-    for left in parent.glob(f"{prefix}*"):
-        if _is_over(left.name.removeprefix(prefix), attempt=attempt, space=space):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _place(data: DataConfig, run_id: str) -> tuple[Path, str]:
-    """Where a run's folders are, and how their names begin."""
-    return Path(data.scratch or tempfile.gettempdir()), f"dnnjob-{run_id}-"
-
-
-def _space() -> str:
-    """What tells the processes that can be seen from here from others of the same number."""
-    return hashlib.sha256(f"{socket.gethostname()}/{process_space()}".encode()).hexdigest()[:12]
-
-
-def _is_seen(folder: Path) -> bool:
-    try:
-        return folder.is_dir()
-    except OSError:
-        # One of another machine, whose like here is closed to this user or broken.
-        return False
-
-
-def _is_over(name: str, *, attempt: int, space: str) -> bool:
-    """Whether nobody uses a folder: it is of an earlier attempt, or its process here has ended."""
-    found = re.fullmatch(r"(\d+)-([0-9a-f]{12})-(\d+)-[^-]*", name)
-    if found is None:
-        return False
-    of_attempt, of_space, pid = found.groups()
-    if int(of_attempt) < attempt:
-        return True
-    return of_space == space and not Path(f"/proc/{pid}").exists()
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +84,14 @@ class Scratch:
             return cls(folder, copies=max(1, copies))
         logger.info("Reading the copy of the table that task %d makes.", seen)
         return cls(folders[seen], is_mine=False, copies=max(1, copies))
+
+
+def _is_seen(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError:
+        # One of another machine, whose like here is closed to this user or broken.
+        return False
 
 
 @dataclass(frozen=True, eq=False)

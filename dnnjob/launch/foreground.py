@@ -23,8 +23,8 @@ from dnnjob.config import (
     make_points,
     parse_devices,
 )
+from dnnjob.data.scratch import clear_scratch
 from dnnjob.data.sources import peek_columns
-from dnnjob.data.spool import clear_scratch
 from dnnjob.errors import ExitCode, JobError, PeerLostError
 from dnnjob.launch.halving import Order, is_complete, put_in_order, refuse_halving_of_tasks
 from dnnjob.launch.lane_plan import (

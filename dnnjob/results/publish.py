@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dnnjob.data.scratch import temporary_files
 from dnnjob.results.assemble import Facts, assemble_report, make_history
 from dnnjob.results.report import Report, write_history, write_report
 from dnnjob.runs import write_file, write_text
@@ -75,8 +76,10 @@ def _write_events(facts: Facts) -> None:
         "learning_rate": history.learning_rate,
         "rows_per_s": num_rows / np.maximum(history.seconds, 1e-9),
     }
-    content = encode_events(scalars, seconds=history.seconds, ended_at=time.time())
-    write_file(facts.attempt.journal.paths.tensorboard, lambda file: file.write(content))
+    paths, attempt = facts.attempt.journal.paths, facts.attempt.journal.number
+    with temporary_files(paths.run_id, attempt=attempt):
+        content = encode_events(scalars, seconds=history.seconds, ended_at=time.time())
+    write_file(paths.tensorboard, lambda file: file.write(content))
 
 
 def _draw_plots(facts: Facts) -> None:
@@ -112,5 +115,6 @@ def _save_model(facts: Facts) -> "SavedModel":
         weights=[member.weights for member in facts.fitted.members],
         precision=job.devices.precision,
     )
-    path = facts.attempt.journal.paths.model
-    return save_model(path, model, is_to_be_loaded=len(facts.fitted.members) > 1)
+    paths, attempt = facts.attempt.journal.paths, facts.attempt.journal.number
+    with temporary_files(paths.run_id, attempt=attempt):
+        return save_model(paths.model, model, is_to_be_loaded=len(facts.fitted.members) > 1)

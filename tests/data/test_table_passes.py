@@ -1,6 +1,5 @@
 """A table that is passed over once and then read in pieces, against the whole of it."""
 
-import os
 import signal
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from dnnjob.data.split import (
     choose_split,
 )
 from dnnjob.data.splitter import Labels, SplitFacts, make_splitter
-from dnnjob.data.spool import Scratch, scratch_folder
+from dnnjob.data.spool import Scratch
 from dnnjob.data.table import Table
 from dnnjob.data.table_loading import goes_by_windows, streams
 from dnnjob.errors import DataError, JobError, StoppedError
@@ -403,38 +402,6 @@ def test_a_copy_that_finds_no_room_is_refused(
 
     with pytest.raises(JobError, match=r"needs 0\.0 GiB.*Set data\.scratch"):
         open_frame(make_frame(), tmp_path)
-
-
-def test_the_scratch_folder_goes_and_takes_what_a_killed_attempt_left(tmp_path: Path) -> None:
-    data = make_data(tmp_path, scratch=str(tmp_path))
-    with scratch_folder(data, "run", attempt=2) as folder:
-        here = folder.name.split("-")[3]
-    names = {
-        f"dnnjob-run-2-{here}-999999999-a": False,
-        f"dnnjob-run-2-{here}-{os.getppid()}-b": True,
-        # Of a task on another machine, of an attempt before, of another run.
-        "dnnjob-run-2-0123456789ab-999999999-c": True,
-        "dnnjob-run-1-0123456789ab-999999999-d": False,
-        f"dnnjob-other-2-{here}-999999999-e": True,
-    }
-    for name in names:
-        (tmp_path / name).mkdir()
-
-    with scratch_folder(data, "run", attempt=2) as folder:
-        (folder / "part").write_text("x")
-        assert {name: (tmp_path / name).exists() for name in names} == names
-
-    assert not folder.exists()
-
-
-def test_a_scratch_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    data = make_data(tmp_path, scratch=str(tmp_path / "nowhere"))
-
-    with (
-        pytest.raises(JobError, match=r"data\.scratch must be a folder"),
-        scratch_folder(data, "r", attempt=1),
-    ):
-        pass
 
 
 def test_a_table_streams_when_its_training_rows_exceed_a_window(tmp_path: Path) -> None:

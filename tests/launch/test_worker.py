@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dnnjob.clock import Stopwatch
-from dnnjob.data.spool import scratch_folder
+from dnnjob.data.scratch import scratch_folder
 from dnnjob.errors import (
     DataError,
     ExitCode,
