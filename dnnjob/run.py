@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -64,30 +64,24 @@ def run_job(attempt: TaskAttempt) -> Report | None:
         StoppedError: If a signal asked for it; `dnnjob resume` goes on.
         PeerLostError: If another task is lost while it is needed.
     """
-    crew, watch = attempt.crew, attempt.watch
-    job = _load_fitting(attempt)
-    cores = configure_process(job.devices, crew)
-    with watch.time("load"):
-        table = _load_table(job, attempt, threads=cores)
-        folds = _deal_folds(job, table)
-    encoding = table.fit_encoding(job.data)
-    threads, lanes = _limit_threads(job, encoding, crew, cores=cores)
-    with watch.time("import"), importing_tensorflow():
+    crew = attempt.crew
+    loaded = _load(attempt)
+    table, encoding, folds = loaded.table, loaded.encoding, loaded.folds
+    with attempt.watch.time("import"), importing_tensorflow():
         from dnnjob.training.fit import fit_dnn
         from dnnjob.training.stack_width import stack_width
         from dnnjob.training.strategy import make_devices
         from dnnjob.training.windowed import WindowedRows
 
-    devices = make_devices(job.devices, crew)
-    axis = 0 if table.by_windows else stack_width(job, encoding, devices)
-    lanes = axis or lanes
-    job = _complete(job, table, devices, crew, threads=threads, lanes=lanes)
+    devices = make_devices(loaded.job.devices, crew)
+    axis = 0 if table.by_windows else stack_width(loaded.job, encoding, devices)
+    lanes = axis or loaded.lanes
+    job = _complete(loaded.job, table, devices, crew, threads=loaded.threads, lanes=lanes)
     _write_complete(job, encoding, attempt)
-    budget_bytes = _memory_budget(job, crew)
+    budget_bytes, cores = _memory_budget(job, crew), loaded.cores
     rows = WindowedRows.of(table, encoding, budget_bytes=budget_bytes, threads=cores, folds=folds)
-    yardstick = Yardstick(
-        job, table, has_idle_core=devices.kind == "gpu" or cores > threads * lanes
-    )
+    has_idle_core = devices.kind == "gpu" or cores > loaded.threads * lanes
+    yardstick = Yardstick(job, table, has_idle_core=has_idle_core)
     with ThreadPoolExecutor(max_workers=1) as background:
         work_beside = partial(_work_beside, job, attempt, yardstick, background)
         fitted = fit_dnn(
@@ -102,20 +96,51 @@ def run_job(attempt: TaskAttempt) -> Report | None:
         if not crew.is_chief:
             return None
         crew.release()
-        evaluated = _evaluate(job, table, rows, fitted, attempt=attempt, folds=folds)
-        with watch.time("evaluate"):
-            trees = yardstick.measure(check=attempt.check)
-    facts = Facts(
-        job=job,
-        attempt=attempt,
-        table=table,
-        encoding=encoding,
-        fitted=fitted,
-        devices=devices,
-        evaluated=evaluated,
-        trees=trees,
-    )
-    return publish(facts)
+        facts = Facts(
+            job=job,
+            attempt=attempt,
+            table=table,
+            encoding=encoding,
+            fitted=fitted,
+            devices=devices,
+            evaluated=_evaluate(job, table, rows, fitted, attempt=attempt, folds=folds),
+        )
+        return publish(facts, yardstick)
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """What a run knows before TensorFlow is imported.
+
+    Attributes:
+        job: As it was asked for.
+        table: Its rows.
+        encoding: How they become inputs.
+        folds: Of each training row, where each member leaves one out.
+        cores: Threads that this task may have.
+        threads: Of a step.
+        lanes: Members that train at the same moment on CPUs.
+    """
+
+    job: JobConfig
+    table: Table
+    encoding: Encoding
+    folds: Folds | None
+    cores: int
+    threads: int
+    lanes: int
+
+
+def _load(attempt: TaskAttempt) -> _Loaded:
+    """The job and its table, and what this task may use of the machine."""
+    job = _load_fitting(attempt)
+    cores = configure_process(job.devices, attempt.crew)
+    with attempt.watch.time("load"):
+        table = _load_table(job, attempt, threads=cores)
+        folds = _deal_folds(job, table)
+    encoding = table.fit_encoding(job.data)
+    threads, lanes = _limit_threads(job, encoding, attempt.crew, cores=cores)
+    return _Loaded(job, table, encoding, folds, cores, threads, lanes)
 
 
 def _load_fitting(attempt: TaskAttempt) -> JobConfig:

@@ -23,7 +23,9 @@ from dnnjob.data.split import split_rows
 from dnnjob.errors import ExitCode
 from dnnjob.launch.foreground import resume_foreground, run_foreground
 from dnnjob.results import evaluation
+from dnnjob.results.baselines import TreesBaseline
 from dnnjob.results.report import read_report
+from dnnjob.results.trees import Yardstick
 from dnnjob.runs import RunPaths, claim_attempt, read_status
 from tests.conftest import (
     FEATURES,
@@ -525,6 +527,27 @@ def test_what_a_run_makes_among_temporary_files_bears_its_name(
     places = {path.relative_to(tmp_path).parts[0] for path in made}
     assert len(made) > len(places) >= 2
     assert all(place.startswith(f"dnnjob-{paths.run_id}-1-") for place in places)
+
+
+@pytest.mark.long
+def test_the_report_alone_waits_for_the_trees(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files: list[str] = []
+
+    def measure(*_: object, **__: object) -> TreesBaseline:
+        files.extend(files_of(only_run(tmp_path / "runs")))
+        return TreesBaseline(mse=7.0, num_rows=5)
+
+    monkeypatch.setattr(Yardstick, "measure", measure)
+
+    _, paths = run(output={"model": True, "plots": True})
+
+    assert {"predictions.parquet", "model/model.keras", "plots/boxplot.png"} <= {*files}
+    assert "report.json" not in files
+    test = read_report(paths.report).baselines.test
+    assert test is not None
+    assert test.trees == TreesBaseline(mse=7.0, num_rows=5)
 
 
 def test_an_attempt_that_is_superseded_while_it_predicts_publishes_nothing(

@@ -43,7 +43,7 @@ class Facts:
     fitted: "Fitted"
     devices: "Devices"
     evaluated: Evaluated
-    trees: TreesBaseline | None
+    trees: TreesBaseline | None = None
     saved: "SavedModel | None" = None
 
 

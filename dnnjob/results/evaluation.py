@@ -110,8 +110,7 @@ def evaluate(
     sums, predictions = whole.run()
     parts.attempt.check()
     with parts.attempt.watch.time("evaluate"):
-        labels, target_std = sums.joined("labels"), encoding.target.raw_std
-        is_test = labels == TEST
+        is_test, target_std = sums.joined("labels") == TEST, encoding.target.raw_std
         named = zip(SPLITS, sums.errors, strict=False)
         intervals = _make_intervals(job, sums)
         return Evaluated(
@@ -119,16 +118,9 @@ def evaluate(
                 **{name: one.metrics(target_std=target_std) for name, one in named}
             ),
             baselines=SplitBaselines(test=sums.linear.solve() if is_test.any() else None),
-            importance=measure_importance(
-                lambda x: encoding.target.restore(predict(x)).mean(axis=0),
-                sums.joined("inputs"),
-                sums.joined("y")[is_test],
-                places=encoding.places,
-                num_params=num_params,
-                seed=job.seed,
-            )
-            if is_test.any()
-            else (),
+            importance=_measure_importance(
+                encoding, predict, sums, num_params=num_params, seed=job.seed
+            ),
             intervals=intervals,
             members=_member_errors(sums.members),
             drawn=Drawn(sums.joined("raw"), sums.joined("y"), sums.joined("y_pred"), is_test),
@@ -139,6 +131,25 @@ def evaluate(
                 tests_alone=job.output.predictions == "test",
             ),
         )
+
+
+def _measure_importance(
+    encoding: Encoding,
+    predict: Callable[[Floats], FloatArray],
+    sums: PredictionSums,
+    *,
+    num_params: int,
+    seed: int,
+) -> tuple[Importance, ...]:
+    """What each column is worth on the test rows that were drawn."""
+    return measure_importance(
+        lambda x: encoding.target.restore(predict(x)).mean(axis=0),
+        sums.joined("inputs"),
+        sums.joined("y")[sums.joined("labels") == TEST],
+        places=encoding.places,
+        num_params=num_params,
+        seed=seed,
+    )
 
 
 def _member_errors(totals: Sequence[Totals]) -> tuple[tuple[float | None, float | None], ...]:

@@ -1,6 +1,6 @@
 """Everything a reader of the run folder finds, in the order in which it must appear.
 
-report = publish(facts)
+report = publish(facts, yardstick)
 """
 
 import os
@@ -13,17 +13,19 @@ import numpy as np
 from dnnjob.data.scratch import temporary_files
 from dnnjob.results.assemble import Facts, assemble_report, make_history
 from dnnjob.results.report import Report, write_history, write_report
+from dnnjob.results.trees import Yardstick
 from dnnjob.runs import write_file, write_text
 
 if TYPE_CHECKING:
     from dnnjob.training.export import SavedModel
 
 
-def publish(facts: Facts) -> Report:
+def publish(facts: Facts, yardstick: Yardstick) -> Report:
     """Writes everything a reader of the run folder finds, the report last.
 
     Args:
         facts: What the phases of the run left.
+        yardstick: The trees of the run, which may still be at work.
 
     Raises:
         StoppedError: If a signal asked for it; the next attempt writes the rest.
@@ -48,6 +50,10 @@ def publish(facts: Facts) -> Report:
         if output.model:
             journal.recheck()
             facts = replace(facts, saved=_save_model(facts))
+    attempt.check()
+    # Last of what takes long: nothing else waits for the trees.
+    with attempt.watch.time("evaluate"):
+        facts = replace(facts, trees=yardstick.measure(check=attempt.check))
     attempt.check()
     report = assemble_report(facts, environ=os.environ)
     journal.recheck()

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 MAX_ROWS = 200_000
 # Values that the trees are fitted to: 160 MB, of wide tables fewer rows.
 MAX_VALUES = 20_000_000
-# Values that are worked through beside training: seconds, which its end need not wait for.
-MAX_VALUES_BESIDE = 1_000_000
+# Values that are worked through beside training: seconds, for which a run told to stop waits.
+MAX_VALUES_BESIDE = 2_000_000
 # Trees of more training rows depend on a seed.
 MAX_ROWS_WITHOUT_SEED = 10_000
 # scikit-learn's trees take 255 categories a column; the last stands for all rarer ones.
