@@ -62,14 +62,18 @@ def start_daemons(layout: Layout, options: Options) -> None:
     _wait(layout, "slurmctld", lambda: ready <= {*_ready_nodes(layout)})
 
 
-def restart_controller(layout: Layout) -> None:
-    """Ends slurmctld and starts it anew; jobs go on meanwhile."""
-    identity = _read_daemons(layout).get("slurmctld")
+def restart_daemon(layout: Layout, name: str) -> None:
+    """Ends slurmctld or slurmdbd and starts it anew; jobs go on meanwhile."""
+    identity = _read_daemons(layout).get(name)
     if identity is None:
-        raise ClusterError(f"No cluster runs in {layout.folder}, so nothing can start again.")
+        raise ClusterError(f"No {name} runs in {layout.folder}, so it cannot start again.")
     # It is asked to, not killed: what it has not saved yet would be lost.
     _end(identity)
-    _start_controller(layout)
+    match name:
+        case "slurmdbd":
+            _start_bookkeeper(layout)
+        case _:
+            _start_controller(layout)
 
 
 def _start_controller(layout: Layout) -> None:
@@ -184,6 +188,10 @@ def _start_accounting(layout: Layout) -> None:
     )
     ready = "ready for connections"
     _wait(layout, "mariadbd", lambda: ready in layout.log("mariadbd").read_text(errors="replace"))
+    _start_bookkeeper(layout)
+
+
+def _start_bookkeeper(layout: Layout) -> None:
     _start(layout, "slurmdbd", "-D")
     _wait(layout, "slurmdbd", lambda: bool(ask(layout, "sacctmgr", "-n", "show", "stats")))
 

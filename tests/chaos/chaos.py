@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -52,12 +53,12 @@ def draw(rng: random.Random, *, jobs: list[str], faults: list[str]) -> Scenario:
     fault = FAULTS[rng.choice(faults)]
     works = [WORKS[name] for name in jobs if fault.suits(WORKS[name])]
     (work,) = rng.choices(works, [1 / work.rarity for work in works])
-    strike = _draw_strike(rng, fault, work, list(fault.phases))
+    strike = _draw_strike(rng, fault, work, fault.phases)
     warm = work.can_be_warm and rng.random() > 1 / _COLD
     return Scenario(**asdict(strike), job=work.name, warm=warm)
 
 
-def _draw_strike(rng: random.Random, fault: Fault, work: Work, phases: list[str]) -> Strike:
+def _draw_strike(rng: random.Random, fault: Fault, work: Work, phases: Sequence[str]) -> Strike:
     return Strike(
         seed=rng.randrange(10**9),
         fault=fault.name,
@@ -93,16 +94,12 @@ class Drawn:
         if scene.is_final or len(scenario.before) + 1 == _STRIKES or not phases:
             return None
         first = (scenario.before or (scenario.strike,))[0]
-        has_small_disk = FAULTS[first.fault].small_disk
-        suited: dict[str, list[str]] = {}
-        for fault in (FAULTS[name] for name in self._faults):
-            # Such a file system knows no folders that cannot be changed.
-            if fault.suits(scene.work) and (
-                has_small_disk
-                if fault.small_disk
-                else fault.name != "read-only" or not has_small_disk
-            ):
-                suited[fault.name] = [phase for phase in fault.phases if phase in phases]
+        is_small = FAULTS[first.fault].small_disk
+        suited = {
+            fault.name: [phase for phase in fault.phases if phase in phases]
+            for fault in (FAULTS[name] for name in self._faults)
+            if fault.suits(scene.work) and _suits_disk(fault, is_small=is_small)
+        }
         names = [name for name, open_phases in suited.items() if open_phases]
         if not names:
             return None

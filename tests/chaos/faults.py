@@ -10,19 +10,17 @@ import resource
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from dnnjob.runs import RunPaths
-from tests.chaos import slurm_faults
+from tests.chaos import disk_faults, slurm_faults
 from tests.chaos.scene import Missed, Scene, limit_s
 from tests.chaos.works import Work
 from tests.launch.trace import PHASES, Phase
@@ -236,38 +234,6 @@ def _while_at_work(change: Callable[[Scene], None]) -> Callable[[Scene, str], No
     return lambda scene, target: change(scene)
 
 
-def _fill(scene: Scene, target: str) -> None:
-    """Takes all room of the file system that the root is on."""
-    with suppress(OSError), (scene.root / "filler").open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(65536))
-    with suppress(OSError), (scene.root / "filler").open("ab", buffering=0) as file:
-        while True:
-            file.write(b"x")
-    scene.wake()
-    time.sleep(2.0)
-    if scene.rng.random() < 0.5:
-        _empty(scene)
-
-
-def _empty(scene: Scene) -> None:
-    (scene.root / "filler").unlink(missing_ok=True)
-
-
-def _freeze_for_now(scene: Scene, target: str) -> None:
-    _freeze(scene, frozen=True)
-    scene.wake()
-    time.sleep(2.0)
-    if scene.rng.random() < 0.5:
-        _freeze(scene, frozen=False)
-
-
-def _freeze(scene: Scene, *, frozen: bool) -> None:
-    sign = "+i" if frozen else "-i"
-    folders = [path for path in scene.root.rglob("*") if path.is_dir()]
-    subprocess.run(["chattr", sign, *map(str, folders)], check=False, capture_output=True)
-
-
 def _cancel(scene: Scene, target: str) -> None:
     scene.start_beside("cancel", scene.place).wait(limit_s())
 
@@ -321,30 +287,8 @@ def _shift_clock_at_work(scene: Scene, target: str) -> None:
     scene.set_clock(scene.rng.choice([-_DAY_S, 0, _DAY_S]))
 
 
-def _needs_root() -> str | None:
-    return "only root may do this" if os.geteuid() else None
-
-
-def _needs_mounts() -> str | None:
-    if (missing := _needs_root()) is not None:
-        return missing
-    # Root of a container may have no right to it.
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "chaos", folder], check=False, capture_output=True
-        )
-        if done.returncode:
-            return "nothing may be mounted"
-        subprocess.run(["umount", folder], check=False, capture_output=True)
-    return None
-
-
-def _needs_immutable() -> str | None:
-    return _needs_root() or (None if shutil.which("chattr") else "there is no chattr")
-
-
 def _needs_groups() -> str | None:
-    if (missing := _needs_root()) is not None:
+    if (missing := disk_faults.needs_root()) is not None:
         return missing
     with suppress(OSError):
         probe = _own_group() / f"chaos-{os.getpid()}"
@@ -377,10 +321,10 @@ _ALL = [
     ),
     Fault(
         "no space",
-        _fill,
-        _empty,
+        disk_faults.fill,
+        disk_faults.empty,
         phases=(*_WORKING, "write"),
-        lacks=_needs_mounts,
+        lacks=disk_faults.needs_mounts,
         small_disk=True,
     ),
     Fault(
@@ -392,10 +336,17 @@ _ALL = [
     Fault("memory of a group", _limit_group, _free_group, lacks=_needs_groups),
     Fault(
         "read-only",
-        _freeze_for_now,
-        partial(_freeze, frozen=False),
+        disk_faults.freeze_for_now,
+        disk_faults.thaw,
         phases=(*_WORKING, "write"),
-        lacks=_needs_immutable,
+        lacks=disk_faults.needs_immutable,
+    ),
+    Fault(
+        "remounted read-only",
+        disk_faults.remount_for_now,
+        disk_faults.unmount,
+        phases=(*_WORKING, "write"),
+        lacks=disk_faults.needs_mounts,
     ),
     Fault("checkpoint truncated", _damage(_truncate, _CHECKPOINTS, newest=True), phases=_WORKING),
     Fault("checkpoint flipped", _damage(_flip, _CHECKPOINTS, newest=True), phases=_WORKING),
@@ -471,6 +422,14 @@ _ALL = [
             ("preempted", slurm_faults.preempt),
             ("node killed", slurm_faults.kill_node),
         )
+    ),
+    Fault(
+        "accounting gone",
+        slurm_faults.end_accounting,
+        suits=lambda work: work.executor == "slurm",
+        phases=PHASES,
+        lacks=slurm_faults.lacks_accounting,
+        ends=False,
     ),
     Fault("clock a day off", _shift_clock, phases=_WORKING),
     Fault("clock back and forth", _shift_clock_at_work, ends=False),

@@ -26,7 +26,7 @@ from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.judging import Expected, Reader, find_lie, find_wrongs, read_expected
 from tests.chaos.ledger import Entry, Scenario
 from tests.chaos.scene import Hang, Missed, Scene
-from tests.chaos.slurm_faults import CLUSTER
+from tests.chaos.slurm_faults import cluster_options
 from tests.chaos.starter import Starter
 from tests.chaos.works import WORKS, Work
 from tests.conftest import CHECKOUT
@@ -157,7 +157,7 @@ class Chaos:
 
     def _find_cluster(self) -> Cluster:
         if self._cluster is None:
-            self._cluster = self._clusters.enter_context(started_cluster(*CLUSTER))
+            self._cluster = self._clusters.enter_context(started_cluster(*cluster_options()))
             # Those who ask here, and the commands.
             os.environ |= self._cluster.environ
         return self._cluster

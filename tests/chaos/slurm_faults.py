@@ -3,13 +3,26 @@
 requeue(scene, "all")
 """
 
+import signal
 import time
 
 from dnnjob.runs import read_submission
 from tests.chaos.scene import Missed, Scene
+from tests.slurm.clusters import missing_programs
 
 _NODES = "n1,n2"
-CLUSTER = ("--nodes=2", "--cpus=2")
+
+
+def cluster_options() -> list[str]:
+    """What the cluster is started with: with accounting, where this machine can have it."""
+    accounting = [] if lacks_accounting() else ["--accounting"]
+    return ["--nodes=2", "--cpus=2", *accounting]
+
+
+def lacks_accounting() -> str | None:
+    """Why the cluster has no accounting; None if it has."""
+    missing = missing_programs(accounting=True)
+    return f"{', '.join(missing)} of Slurm's accounting is not installed" if missing else None
 
 
 def requeue(scene: Scene, target: str) -> None:
@@ -30,6 +43,19 @@ def requeue_and_hold(scene: Scene, target: str) -> None:
 def restart_controller(scene: Scene, target: str) -> None:
     """The daemon that knows all jobs ends and comes back."""
     scene.cluster.run("restart")
+
+
+def end_accounting(scene: Scene, target: str) -> None:
+    """The daemon that knows the jobs that are over hangs or dies for some seconds."""
+    pause_s = scene.rng.uniform(2.0, 15.0)
+    if scene.rng.random() < 0.5:
+        scene.cluster.end_daemon("slurmdbd")
+        time.sleep(pause_s)
+        scene.cluster.run("restart", "slurmdbd")
+        return
+    scene.cluster.signal_daemon("slurmdbd", signal.SIGSTOP)
+    time.sleep(pause_s)
+    scene.cluster.signal_daemon("slurmdbd", signal.SIGCONT)
 
 
 def drain(scene: Scene, target: str) -> None:

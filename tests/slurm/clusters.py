@@ -93,10 +93,15 @@ class Cluster:
 
     def end_daemon(self, name: str) -> None:
         """Ends one daemon, which nothing starts again."""
+        pid = self.signal_daemon(name, signal.SIGKILL)
+        wait_until(lambda: process_key(pid) is None, seconds=10)
+
+    def signal_daemon(self, name: str, number: signal.Signals) -> int:
+        """Sends one daemon a signal; its process id."""
         daemons = json.loads((self.folder / "daemons.json").read_text())
         pid = int(daemons[name].partition("/")[0])
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: process_key(pid) is None, seconds=10)
+        os.kill(pid, number)
+        return pid
 
     def clear(self) -> None:
         """Ends all jobs and returns once nothing of them is left."""
