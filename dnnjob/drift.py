@@ -14,6 +14,7 @@ import numpy as np
 from dnnjob.data.encoding import MISSING
 from dnnjob.data.raw_columns import Block, FloatArray, Texts
 from dnnjob.results.report import TrainedColumn
+from dnnjob.text import counted
 
 MAX_TOLD = 8
 
@@ -97,7 +98,7 @@ def describe_findings(findings: Sequence[Finding], *, dates: Collection[str]) ->
     """
     told = [_describe(finding, is_date=finding.column in dates) for finding in findings]
     more = len(told) - MAX_TOLD
-    rest = [f"and {more} more columns"] if more > 0 else []
+    rest = [f"and {counted(more, 'more column')}"] if more > 0 else []
     return (
         f"Training saw nothing like this: {'; '.join([*told[:MAX_TOLD], *rest])}. "
         "Predictions for such rows are guesses."
@@ -105,7 +106,7 @@ def describe_findings(findings: Sequence[Finding], *, dates: Collection[str]) ->
 
 
 def _describe(finding: Finding, *, is_date: bool) -> str:
-    rows = f"{finding.num_rows:,} row{'s' if finding.num_rows != 1 else ''}"
+    rows = counted(finding.num_rows, "row")
     match finding.kind:
         case "missing_throughout":
             return f"{finding.column!r} is missing in all {rows}, and in none of training"

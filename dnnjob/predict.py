@@ -29,7 +29,7 @@ from dnnjob.prediction_files import STDOUT, check_out, write_tables
 from dnnjob.results.report import BOUNDS, Report, add_bounds, read_report
 from dnnjob.runs import RunPaths, open_run
 from dnnjob.tasks import configure_process
-from dnnjob.text import quote_command
+from dnnjob.text import counted, quote_command
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -272,11 +272,11 @@ def _make_table(first: int, rows: IncomingRows, found: "Prediction") -> "pa.Tabl
 
 
 def _announce(predicted: Predicted, data: str, kinds: Mapping[str, FeatureKind]) -> None:
-    logger.info("Predicted %d rows of %s.", predicted.num_rows, data)
+    logger.info("Predicted %s of %s.", counted(predicted.num_rows, "row"), data)
     if predicted.num_not_finite:
         logger.warning(
-            "%d predictions are not finite: look for extreme values there.",
-            predicted.num_not_finite,
+            "%s not finite: look for extreme values there.",
+            counted(predicted.num_not_finite, "prediction"),
         )
     if predicted.drift:
         dates = [name for name, kind in kinds.items() if kind == "datetime"]
@@ -288,6 +288,7 @@ def _announce(predicted: Predicted, data: str, kinds: Mapping[str, FeatureKind])
             else "the run was trained on other files, which may hold rows of these"
         )
         logger.info(
-            "MSE %.4g on the %d rows whose target is known; %s.",
-            predicted.squared_error / predicted.num_known, predicted.num_known, whose,
+            "MSE %.4g on the %s whose target is known; %s.",
+            predicted.squared_error / predicted.num_known, counted(predicted.num_known, "row"),
+            whose,
         )  # fmt: skip

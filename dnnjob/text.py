@@ -32,6 +32,11 @@ def _printable(text: str) -> str:
     )
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of a thing, as "1 run", "2,000 runs"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def describe_time(span: timedelta) -> str:
     """A span of time in its largest unit that has at least two of it, as "90 s", "3 h", "5 d"."""
     seconds = max(0.0, span.total_seconds())

@@ -23,6 +23,7 @@ from dnnjob.collect.ranking import describe_unequal_rows
 from dnnjob.collect.record import Run
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.results.notation import format_number
+from dnnjob.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,8 @@ def _describe_want(complete: pa.Table, column: str, place: Path) -> str:
             f"The best of complete runs is asked for, but none under {printable_path(place)} is "
             "complete and meets every --where. See `dnnjob status`."
         )
-    found = f"none of the {complete.num_rows:,} complete runs under {printable_path(place)} has"
+    runs = counted(complete.num_rows, "complete run")
+    found = f"none of the {runs} under {printable_path(place)} has"
     if column != DEFAULT_METRIC:
         return f"The best run by {column} is asked for, but {found} one. Choose another --metric."
     return (
@@ -111,15 +113,16 @@ def _find_folder(runs: Sequence[Run], path: str) -> Path:
 def _talk(ranked: pa.Table, complete: pa.Table, column: str, *, most_wins: bool) -> None:
     word = "largest" if most_wins else "least"
     logger.info(
-        "%s %s is the %s of %d runs.",
+        "%s %s is the %s of %s.",
         column,
         format_number(ranked[column][0].as_py()),
         word,
-        ranked.num_rows,
+        counted(ranked.num_rows, "run"),
     )
     if left_out := complete.num_rows - ranked.num_rows:
-        logger.info("%d complete runs have no %s and were left out.", left_out, column)
-    if column.startswith("test_") or column.startswith("vs_"):
+        runs = counted(left_out, "complete run")
+        logger.info("Left out: %s without %s.", runs, column)
+    if ranked.num_rows > 1 and column.startswith(("test_", "vs_")):
         logger.warning(
             "The test rows have chosen among %d runs: they flatter the chosen one. Only rows that "
             "no choice has seen can say how good it is.",

@@ -47,6 +47,7 @@ from dnnjob.collect.write import (
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.outputs import refuse_overwriting
 from dnnjob.runs import RunPaths
+from dnnjob.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -150,8 +151,7 @@ def describe_count(runs: Sequence[Run], root: Path) -> str:
         parts.append(f"{states[None]:,} unreadable or no runs")
     if broken := sum(run.line.state is not None and run.fault is not None for run in runs):
         parts.append(f"{broken:,} of them with a broken or missing file")
-    folders = "folder" if len(runs) == 1 else "folders"
-    return f"{len(runs):,} {folders} under {printable_path(root)}: {', '.join(parts)}."
+    return f"{counted(len(runs), 'folder')} under {printable_path(root)}: {', '.join(parts)}."
 
 
 def _check_options(out: Path | None, columns: str | None) -> None:
@@ -223,8 +223,9 @@ def _publish_predictions(runs: Sequence[Run], lines: pa.Table, out: Path, *, as_
     print(json.dumps(facts, ensure_ascii=False) if as_json else str(out))
     mse = "unknown, without test rows" if joined.mse is None else f"{joined.mse:.6g}"
     logger.info(
-        "Mean prediction of %d runs: test MSE %s over %d rows; %d lines without predictions.",
-        len(folders), mse, joined.num_rows, lines.num_rows - len(folders),
+        "Mean prediction of %s: test MSE %s over %s; %s without predictions.",
+        counted(len(folders), "run"), mse, counted(joined.num_rows, "row"),
+        counted(lines.num_rows - len(folders), "line"),
     )  # fmt: skip
 
 
@@ -253,7 +254,7 @@ def _talk(runs: Sequence[Run], lines: pa.Table, root: Path, *, sort: str | None)
         if sentence is not None:
             logger.info("%s", sentence)
     if lines.num_rows < len(runs):
-        logger.info("%s of %s lines shown.", f"{lines.num_rows:,}", f"{len(runs):,}")
+        logger.info("%s of %s shown.", f"{lines.num_rows:,}", counted(len(runs), "line"))
     logger.info("%s", describe_count(runs, root))
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dnnjob.collect.collected_table import sort_lines
+from dnnjob.text import counted
 
 RANKINGS = ("validation_mse", "test_mse")
 # Two runs hold out the same rows of one table where these agree.
@@ -47,8 +48,8 @@ def describe_ranking(table: pa.Table) -> str | None:
     by_test = pc.sum(others).as_py() or 0
     if by_validation and by_test:
         return (
-            f"Ranked by validation_mse; {by_test:,} runs without validation rows follow, by "
-            "test_mse."
+            f"Ranked by validation_mse; after that, by test_mse, {counted(by_test, 'run')} without "
+            "validation rows."
         )
     if by_validation:
         return "Ranked by validation_mse."

@@ -17,6 +17,7 @@ from dnnjob.collect.compare import Comparison, MetricPair
 from dnnjob.collect.ranking import RANKINGS, choose_ranking
 from dnnjob.collect.terminal import DASH, Column, escape, render_table, to_cell
 from dnnjob.results.notation import format_change, format_number, format_seconds, say_against
+from dnnjob.text import counted
 
 Cell = Callable[[dict[str, Any]], str]
 VIEWED = (
@@ -114,7 +115,7 @@ def describe_next(line: dict[str, Any]) -> str:
         return DASH
     low, high = line["next_difference_low"], line["next_difference_high"]
     difference = format_number(abs(line["next_difference"]))
-    splits = "1 split" if num_pairs == 1 else f"{num_pairs:,} splits"
+    splits = counted(num_pairs, "split")
     if low is None or high is None:
         return f"{difference} less on {splits}"
     if low < 0 < high:
@@ -211,8 +212,9 @@ def _describe_paired(comparison: Comparison) -> str:
         verdict = "so A is better"
     elif paired.low > 0:
         verdict = "so B is better"
+    rows = counted(paired.num_pairs, "common test row")
     return (
-        f"Squared error of A minus B on {paired.num_pairs:,} common test rows: {paired.mean:.6g}, "
+        f"Squared error of A minus B on {rows}: {paired.mean:.6g}, "
         f"95 % interval {paired.low:.6g} to {paired.high:.6g}, {verdict}."
     )
 

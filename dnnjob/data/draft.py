@@ -44,6 +44,7 @@ from dnnjob.data.source_files import COMPRESSED_SUFFIXES, TABLE_SUFFIXES, peek_s
 from dnnjob.data.sources import read_all
 from dnnjob.data.text_format import TextFormat
 from dnnjob.errors import DataError, JobError
+from dnnjob.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -352,7 +353,7 @@ def _told(data: ColumnData) -> str:
     column = data.column
     told: list[str] = [column.kind]
     if column.num_values:
-        told.append(f"{column.num_values} values")
+        told.append(counted(column.num_values, "value"))
     elif column.kind == "datetime" and column.minimum is not None and column.maximum is not None:
         told.append(f"{show_date(column.minimum)} to {show_date(column.maximum)}")
     elif column.minimum is not None and column.maximum is not None:

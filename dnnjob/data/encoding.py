@@ -19,6 +19,7 @@ from dnnjob.config.data_section import Cycle
 from dnnjob.config.job import ModelConfig
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts
 from dnnjob.data.schema import listed
+from dnnjob.text import counted
 
 Mode = Literal["train", "table", "robust", "both", "none"]
 FeatureKind = Literal["numeric", "boolean", "codes", "text", "datetime"]
@@ -451,22 +452,18 @@ def _describe(column: ColumnEncoding) -> str:
                 return ""
             parts = ["its robust score", "its z-score"] if column.beside else ["its z-score"]
             parts += ["whether it is missing"] * column.indicator
-            return f"{_count(column.num_inputs, 'input')} ({', '.join(parts)})"
+            return f"{counted(column.num_inputs, 'input')} ({', '.join(parts)})"
         case DateColumn():
             parts = ["days"] + ["whether it is missing"] * column.indicator + list(column.cycles)
-            return f"{_count(column.num_inputs, 'input')} ({', '.join(parts)})"
+            return f"{counted(column.num_inputs, 'input')} ({', '.join(parts)})"
         case CategoryColumn():
             num_values = len(set(column.values) - {MISSING})
-            parts = [_count(num_values, "value")] * (num_values > 0)
+            parts = [counted(num_values, "value")] * (num_values > 0)
             parts += ["gaps"] * (MISSING in column.values)
             parts += ["all other values"] * (column.has_other_input or column.units is not None)
             if column.units:
-                return f"{_count(column.units, 'input')} (an embedding of {', '.join(parts)})"
-            return f"{_count(column.num_inputs, 'input')} ({', '.join(parts)})"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
+                return f"{counted(column.units, 'input')} (an embedding of {', '.join(parts)})"
+            return f"{counted(column.num_inputs, 'input')} ({', '.join(parts)})"
 
 
 def _each(column: ColumnEncoding) -> list[str]:

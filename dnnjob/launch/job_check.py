@@ -22,7 +22,7 @@ from dnnjob.launch.point_tables import AnyTable, PointTables, measure_rows
 from dnnjob.machine import memory_limit_bytes, memory_share_bytes
 from dnnjob.results.intervals import describe_too_few, least_rows
 from dnnjob.runs import Record
-from dnnjob.text import align
+from dnnjob.text import align, counted
 
 if TYPE_CHECKING:
     from dnnjob.data.table import Table
@@ -302,8 +302,8 @@ def render_check(check: JobCheck) -> str:
         "",
         *align([COLUMN_HEADING, *_column_rows(check.columns)]),
     ]
-    if hidden := len(check.columns) - MAX_COLUMNS_SHOWN:
-        lines += [f"and {hidden} more columns (--json has all)"] if hidden > 0 else []
+    if (hidden := len(check.columns) - MAX_COLUMNS_SHOWN) > 0:
+        lines.append(f"and {counted(hidden, 'more column')} (--json has all)")
     if more or first.values:
         rows = list(_point_rows(check.points))
         lines += ["", *align(rows, right=range(len(rows[0])))]
@@ -317,9 +317,9 @@ def _summary(check: JobCheck, point: PointCheck) -> Iterator[tuple[str, str]]:
     sampled = ""
     if point.num_sampled_rows is not None:
         sampled = f", of which {point.num_sampled_rows:,} were looked at"
-    columns = f"{len(check.columns)} columns"
+    columns = counted(len(check.columns), "column")
     about = "about " if point.num_rows_is_estimated else ""
-    yield "table", f"{point.source}: {about}{point.num_rows:,} rows{sampled}, {columns}"
+    yield "table", f"{point.source}: {about}{counted(point.num_rows, 'row')}{sampled}, {columns}"
     yield "target", check.target
     yield "features", f"{len(features)}: {listed(features)}"
     yield (
@@ -336,7 +336,8 @@ def _summary(check: JobCheck, point: PointCheck) -> Iterator[tuple[str, str]]:
     yield "network", f"{network}, {point.num_trainable_params:,} parameters{together}"
     yield (
         "training",
-        f"{point.epochs:,} epochs of {point.steps_per_epoch:,} steps, {point.steps:,} steps in all",
+        f"{counted(point.epochs, 'epoch')} of {counted(point.steps_per_epoch, 'step')}, "
+        f"{counted(point.steps, 'step')} in all",
     )
     yield "memory", f"about {_size(point.memory_mb)} of {_size(check.memory_limit_mb)}"
     if len(check.points) > 1:

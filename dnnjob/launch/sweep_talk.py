@@ -13,6 +13,7 @@ from typing import Any
 from dnnjob.errors import ExitCode
 from dnnjob.launch.errand import Errand, News
 from dnnjob.runs import Progress, RunPaths, read_settled
+from dnnjob.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,8 @@ class _LineTalk(SweepTalk):
         self._shown_at = now
         told = (self.counts, self.losses, f"{self.rows_per_s:,.0f} rows/s")
         done = 100 * self.share_done / self.num_points
-        logger.info("%.0f %% of %d runs: %s.", done, self.num_points, ", ".join(filter(None, told)))
+        runs = counted(self.num_points, "run")
+        logger.info("%.0f %% of %s: %s.", done, runs, ", ".join(filter(None, told)))
 
 
 class _BarTalk(SweepTalk):

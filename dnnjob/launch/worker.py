@@ -61,7 +61,7 @@ from dnnjob.tasks import (
     lead_crew,
     refuse_without_gpu,
 )
-from dnnjob.text import quote_command
+from dnnjob.text import counted, quote_command
 
 logger = logging.getLogger(__name__)
 
@@ -307,8 +307,8 @@ def _read_attempts(paths: RunPaths) -> tuple[Attempt, ...]:
 def _log_results(report: Report, paths: RunPaths) -> None:
     test, timing = report.metrics.test, report.timing_s
     logger.info(
-        "Trained %d epochs in %.2f s (after %.2f s of compilation), final loss %.4f.",
-        report.training.epochs,
+        "Trained %s in %.2f s (after %.2f s of compilation), final loss %.4f.",
+        counted(report.training.epochs, "epoch"),
         timing.train,
         timing.compile,
         report.training.final_loss,
@@ -321,12 +321,12 @@ def _log_results(report: Report, paths: RunPaths) -> None:
         )
         verdict = say_verdict(report)
         logger.info(
-            "Test MSE %.4g%s (RMSE %.4g, R2 %s) on %d rows%s.",
+            "Test MSE %.4g%s (RMSE %.4g, R2 %s) on %s%s.",
             test.mse,
             scaled,
             test.rmse,
             "-" if test.r2 is None else f"{test.r2:.3f}",
-            test.num_rows,
+            counted(test.num_rows, "row"),
             verdict and f": {verdict}",
         )
     logger.info("Report: %s (%.1f s in all)", paths.page, timing.total)

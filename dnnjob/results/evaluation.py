@@ -31,6 +31,7 @@ from dnnjob.results.prediction_pass import (
 )
 from dnnjob.results.report import SplitBaselines, SplitMetrics
 from dnnjob.runs import RunPaths
+from dnnjob.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -179,8 +180,8 @@ def _make_intervals(job: JobConfig, sums: PredictionSums) -> Intervals | None:
     found = found.judged(y[tests], y_pred[tests])
     if found.coverage_test is not None:
         logger.info(
-            "Intervals of level %g, from %d rows held out, hold the target of %.1f %% of the test "
+            "Intervals of level %g, from %s held out, hold the target of %.1f %% of the test "
             "rows; their mean width is %.4g.",
-            *(level, found.num_rows, 100 * found.coverage_test, found.mean_width),
+            *(level, counted(found.num_rows, "row"), 100 * found.coverage_test, found.mean_width),
         )
     return found

@@ -35,6 +35,7 @@ from dnnjob.results.intervals import Intervals
 from dnnjob.results.report import History, PlotName
 from dnnjob.results.tick_labels import label_ticks
 from dnnjob.runs import write_file
+from dnnjob.text import counted
 
 MAX_ROWS = 20_000
 MAX_COLUMNS = 120
@@ -362,7 +363,7 @@ def _sample(rows: Array, seed: int) -> Array:
 
 
 def _count(drawn: int, of: int, noun: str) -> str:
-    what = f"{of:,} {noun}" if of == 1 else f"{of:,} {noun}s"
+    what = counted(of, noun)
     return what if drawn == of else f"{drawn:,} of {what}, drawn at random"
 
 

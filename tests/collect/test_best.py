@@ -107,7 +107,7 @@ def test_errors_on_several_tables_choose_nothing(root: Path, other: Wish, what: 
     ("metric", "message"),
     [
         ("host", "takes a column of numbers, but host holds string"),
-        ("train.clip_norm", "none of the 1 complete runs .* Choose another --metric"),
+        ("train.clip_norm", "none of the 1 complete run .* Choose another --metric"),
         ("lossless", "no column .lossless."),
     ],
 )

@@ -54,7 +54,7 @@ def test_runs_are_ranked_by_validation_rows_where_they_have_them(
     found = json.loads(capsys.readouterr().out)
     assert [line["test_mse"] for line in found] == [20.0, 1.0, 9.0, 4.0, 5.0]
     assert talk.messages[0] == (
-        "Ranked by validation_mse; 2 runs without validation rows follow, by test_mse."
+        "Ranked by validation_mse; after that, by test_mse, 2 runs without validation rows."
     )
 
 

@@ -18,7 +18,7 @@ from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.watch.run_views import RunView, look
 from dnnjob.runs import RUN_ID, RunPaths, SweepPaths, read_sweep, statistics_folder, tables_folder
 from dnnjob.runs.run_discovery import find_runs
-from dnnjob.text import describe_time
+from dnnjob.text import counted, describe_time
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +62,9 @@ def clean_command(root: Path, *, older: str, dry_run: bool) -> ExitCode:
         forget_tables(root, before=before)
     freed = sum(old.num_bytes for old in removed)
     logger.info(
-        "%s %d folders, %.1f MB, of runs that ended more than %s ago.",
+        "%s %s, %.1f MB, of runs that ended more than %s ago.",
         "Would remove" if dry_run else "Removed",
-        len(removed),
+        counted(len(removed), "folder"),
         freed / 1e6,
         describe_time(age),
     )
@@ -128,7 +128,8 @@ def find_old(root: Path, *, before: datetime) -> list[Old]:
     inside = [folder for folder in found.runs if _is_inside(folder, root)]
     own = [folder for folder in inside if _is_own(folder)]
     if others := len(inside) - len(own):
-        logger.info("%d runs of other users stay, whatever their age.", others)
+        told = counted(others, "run")
+        logger.info("%s of other users left alone, whatever the age.", told)
     views = look([paths for paths in map(RunPaths, own) if _is_run(paths)])
     ended = [Path(view.path) for view in views if _is_over(view)]
     old = [folder for folder in ended if _last_change(folder) < before]

@@ -28,7 +28,7 @@ from dnnjob.runs import (
     write_text,
 )
 from dnnjob.tasks import find_task
-from dnnjob.text import describe_time, quote_command
+from dnnjob.text import counted, describe_time, quote_command
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def _resume_sweep(sweep: SweepPaths, words: Sequence[str], *, here: bool) -> Exi
         return ExitCode.DONE
     submission, runs = resubmit_sweep(sweep)
     print(sweep.root, flush=True)
-    what = f"{submission.job_id.partition('_')[0]}, {len(runs)} runs"
+    what = f"{submission.job_id.partition('_')[0]}, {counted(len(runs), 'run')}"
     say_where(sweep.root, what, executor=submission.executor)
     return ExitCode.DONE
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from dnnjob.errors import ExitCode
 from dnnjob.launch.watch.run_selection import select_runs
 from dnnjob.launch.watch.run_views import RunView, look
-from dnnjob.text import align, describe_time
+from dnnjob.text import align, counted, describe_time
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def describe_views(views: Sequence[RunView]) -> str:
         return "No runs."
     states = Counter(view.state or "unreadable" for view in views)
     counts = ", ".join(f"{count:,} {state}" for state, count in states.most_common())
-    return f"{len(views):,} {'run' if len(views) == 1 else 'runs'}: {counts}."
+    return f"{counted(len(views), 'run')}: {counts}."
 
 
 def describe_view(view: RunView) -> str:

@@ -120,7 +120,7 @@ def test_the_runs_of_other_users_stay(
 
     assert paths.status.exists()
     assert sweep.exists()
-    assert "1 runs of other users stay" in caplog.text
+    assert "1 run of other users left alone" in caplog.text
 
 
 def test_what_only_resembles_a_run_stays(root: Path, tmp_path: Path) -> None:
