@@ -5,6 +5,7 @@ data.columns["zip"].kind
 """
 
 import codecs
+from collections.abc import Collection
 from itertools import combinations
 from typing import Annotated, Literal, Self
 
@@ -19,6 +20,14 @@ SplitKind = Literal["auto", "shuffle", "hash", "group", "time", "column", "files
 RESULT_COLUMNS = ("row_id", "split", "y_true", "y_pred", "y_std", "y_lower", "y_upper")
 # What people and programs write: UCI's archive, R, spreadsheets, pandas, databases, SAS.
 MISSING_MARKERS = tuple("? NA N/A n/a #N/A NaN nan null NULL None - .".split())
+
+
+def name_missing(missing: Collection[str]) -> str:
+    """The key of what stands for gaps, and what a list of one's own replaces there."""
+    if not missing:
+        return "data.missing"
+    words = " ".join(missing)
+    return f"data.missing (a list replaces {words} there: name those in use as well)"
 
 
 class ColumnConfig(Section):
@@ -109,7 +118,7 @@ class DataConfig(Section):
     """What the network learns to predict: the target, or log(1 + target); predictions and errors
     are in target units all the same."""
     missing: tuple[str, ...] = MISSING_MARKERS
-    """What stands for a missing value in text, beside nothing."""
+    """What stands for a missing value in text, beside nothing; a list replaces this one."""
     decimal: Literal[".", ","] | None = None
     """What stands before the fraction of a number in text. Default: what the table shows."""
     thousands: Literal["", ",", ".", " ", "'"] | None = None

@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast
 from dnnjob.data.partitions import folder_values
 from dnnjob.data.reading import reading_file
 from dnnjob.errors import DataError
+from dnnjob.text import counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -213,15 +214,24 @@ class _OddRows:
         return "skip"
 
     def refuse(self, file: TableFile) -> None:
-        """Raises ValueError if there are any."""
+        """Raises DataError if there are any."""
         if self._first is None:
             return
         row, more = self._first, self._count - 1
-        line = _line_of(file, row.text)
-        raise ValueError(
-            f"a row must have as many fields as the header ({row.expected_columns}), but "
-            f"{line or 'one'} has {row.actual_columns}: {row.text.strip()[:80]!r}"
-            + (f"; so have {more:,} more rows" if more else "")
+        line = _line_of(file, row.text) or "a row"
+        others = f"; {counted(more, 'more row')} have too few or too many" if more else ""
+        blanks = file.delimiter == BLANKS
+        mark = "blanks" if blanks else repr(file.delimiter)
+        if row.actual_columns > row.expected_columns:
+            cure = f"Put texts that hold {mark} in quotes"
+        elif blanks:
+            cure = "Write a word for a gap, such as NA, where a value is missing"
+        else:
+            cure = f"Leave the place between two {mark} empty where a value is missing"
+        raise DataError(
+            f"A row must have as many fields as the header ({row.expected_columns}), but {line} of "
+            f"{file.path} has {row.actual_columns}: {row.text.strip()[:80]!r}{others}. {cure}, or "
+            "take such rows out of the file."
         )
 
 

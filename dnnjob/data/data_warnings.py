@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dnnjob.config.data_section import DataConfig
+from dnnjob.config.data_section import DataConfig, name_missing
 from dnnjob.data.resemblance import TwinCount
 from dnnjob.data.running_statistics import NumberTotals, Totals
 from dnnjob.data.schema import FLOAT32_TINY, Column, is_a_number, listed
@@ -25,6 +25,10 @@ NARROW_SPREAD = 1e-5
 LEAST_NUMBERED_ROWS = 20
 _NINES = re.compile(r"-9+|99+")
 _LEAST_SENTINELS = 3
+_FRACTION = re.compile(r"[+-]?(\d+[ -]?)?(\d+\s*[/\u2044]\s*\d+|[\u00bc-\u00be\u2150-\u215e])")
+# Where the middle half of the others takes less of their range, large values thin out, and the
+# largest may be far out: what seldom is beyond so many of those ranges.
+_LONG_TAIL, _TAIL_RANGES = 1 / 20, 20
 ID_NAME = re.compile(r"(^|[^a-z])(id|key|index|nr|no|row|number|uuid)s?($|[^a-z])", re.IGNORECASE)
 
 
@@ -138,7 +142,11 @@ def find_sentinel(found: NumberTotals) -> Sentinel | None:
             continue
         minimum, maximum = float(others.min()), float(others.max())
         # Farther from the others than these are from each other.
-        if min(abs(end - minimum), abs(end - maximum)) > maximum - minimum:
+        reach = maximum - minimum
+        if end > maximum:
+            low, high = np.quantile(others, [0.25, 0.75])
+            reach *= _TAIL_RANGES if high - low < _LONG_TAIL * reach else 1
+        if min(abs(end - minimum), abs(end - maximum)) > reach:
             return Sentinel(end, num_rows, minimum, maximum)
     return None
 
@@ -224,20 +232,29 @@ def _odd_values(
                 f'If it is one, set data.columns.{name}.kind = "numeric"; if not, "text".'
             )
         if feature.is_nearly_numeric:
-            column = feature.column
+            column, example = feature.column, str(feature.column.example)
             yield (
                 f"{column.name} is taken for text, since {column.num_text} of {feature.num_rows} "
-                f"rows hold no number, such as {str(column.example)[:40]!r}. If that stands for a "
-                "gap, name it in data.missing; if for a number, write it as one in the file."
+                f"rows hold no number, such as {example[:40]!r}. {_cure(example, data)}"
             )
     for feature in (*features, target):
         if (sentinel := feature.sentinel) is not None:
             yield (
                 f"{feature.column.name} holds {sentinel.value:.15g} in {sentinel.num_rows:,} of "
                 f"{feature.num_rows:,} rows, far outside its other values ({sentinel.minimum:g} to "
-                f"{sentinel.maximum:g}). If that stands for a gap, name it in data.missing of a "
-                "table of text, as it is written there, or leave these cells empty in the file."
+                f"{sentinel.maximum:g}). If that stands for a gap, leave these cells empty in "
+                f"the file, or name it, as the file writes it, in {name_missing(data.missing)}."
             )
+
+
+def _cure(example: str, data: DataConfig) -> str:
+    """What to do about a text among numbers."""
+    if _FRACTION.fullmatch(example):
+        return "If these are numbers, write them with a decimal mark in the file."
+    return (
+        f"If that stands for a gap, name it in {name_missing(data.missing)}; if for a number, "
+        "write it as one in the file."
+    )
 
 
 def _each(names: Sequence[str], one: str, several: str) -> str:

@@ -136,7 +136,7 @@ def _doubts_of_text(
             f"{name} is taken for text: {example} may be a date as {' or as '.join(formats)}. "
             f'Set data.date_format = "{formats[0]}" or another.'
         )
-    elif one.odd_sign and one.signed:
+    elif one.odd_sign and one.signed and not one.are_small:
         yield (
             f"{name} is taken for text, such as {one.odd_sign[:40]!r}. If these are negative "
             f"numbers, write them with '-' before them in the file; data.columns.{name}.kind = "

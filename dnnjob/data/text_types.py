@@ -63,6 +63,7 @@ _UNIT = re.compile(
 _DECIMALS = re.compile(r"[+-]?\d*\.(\d{0,2}|\d{4,})", re.ASCII)
 _ODD_SIGN = "^(?:\\(([\\d.,'\u2019 ]*\\d)\\)|[\u2212\u2013\ufe63\uff0d](\\d.*))$"
 _INT64_END = 2.0**63
+_SMALL = r"^\(?[+-]?\d{1,2}\)?$"
 # What Arrow holds beside the letters of a text.
 _OFFSET_BYTES = 4
 
@@ -91,6 +92,7 @@ class Evidence:
         signed: With which all values are numbers once `odd_sign` is a minus.
         odd_sign: The first number in brackets, as bookkeeping has negative ones, or with another
             letter for its minus.
+        are_small: Whether these and all others are whole numbers below 100, as footnotes are.
         zeros: The first number with zeros before it.
         width: Bytes of a value, at a guess.
     """
@@ -112,6 +114,7 @@ class Evidence:
     marked: str | None = None
     signed: tuple[Marks, ...] = (*GUESSED_MARKS, *ASKED_MARKS)
     odd_sign: str | None = None
+    are_small: bool = True
     zeros: str | None = None
     width: float = 0.0
 
@@ -140,6 +143,7 @@ class Evidence:
             self.marks = ()
         self.unit = self.unit or ""
         largest = float(np.fmax.reduce(np.abs(values)))
+        self.are_small = self.are_small and largest < 100 and plain.wholes is not None
         if not self.is_whole or plain.wholes is None:
             is_huge = largest >= _INT64_END and self.is_whole
             self.is_whole = is_huge and all_match(texts, r"^[+-]?\d+$")
@@ -164,6 +168,7 @@ class Evidence:
             self._narrow(self._without_unit(texts))
 
     def _look_for_odd_signs(self, texts: ArrowArray) -> None:
+        self.are_small = self.are_small and all_match(texts, _SMALL)
         odd = texts.filter(pc.match_substring_regex(texts, _ODD_SIGN))
         if not len(odd) and self.odd_sign is None:
             return
@@ -246,6 +251,7 @@ class Evidence:
             num_values=sum(part.num_values for part in parts),
             signed=_common([part.signed for part in parts]),
             odd_sign=next((part.odd_sign for part in parts if part.odd_sign), None),
+            are_small=all(part.are_small for part in parts),
             marked=next((part.marked for part in parts if part.marked), None),
             zeros=next((part.zeros for part in parts if part.zeros), None),
         )

@@ -326,9 +326,8 @@ def _summary(check: JobCheck, point: PointCheck) -> Iterator[tuple[str, str]]:
         "split",
         f"{point.num_train_rows:,} train, {point.num_validation_rows:,} validation, "
         f"{point.num_test_rows:,} test"
-        + (
-            f", {point.num_unlabelled_rows:,} without a target" if point.num_unlabelled_rows else ""
-        ),
+        + (f", {point.num_unlabelled_rows:,} without a target" if point.num_unlabelled_rows else "")
+        + ("" if point.num_test_rows else "; without test rows nothing will judge the run"),
     )
     several = point.num_members > 1
     network = f"{point.num_members} networks of {network}" if several else network

@@ -32,7 +32,10 @@ def test_negative_numbers_of_other_signs_are_told_once(
     assert told(tmp_path, values, reading) == expected
 
 
-@pytest.mark.parametrize("values", [["(see note)", "5"], ["(1)", "two"], ["\u2212five", "5", "6"]])
+@pytest.mark.parametrize(
+    "values",
+    [["(see note)", "5"], ["(1)", "two"], ["\u2212five", "5", "6"], ["(1)", "2", "(12)", "3"]],
+)
 def test_texts_in_brackets_are_no_negative_numbers(tmp_path: Path, values: list[str]) -> None:
     assert not [one for one in told(tmp_path, values) if "negative" in one]
 
@@ -64,9 +67,35 @@ def test_a_number_that_may_stand_for_a_gap_is_told_with_its_count(
 ) -> None:
     assert told(tmp_path, ["-999", *"1234567"], reading) == [
         "x holds -999 in 10 of 80 rows, far outside its other values (1 to 7). If that stands for "
-        "a gap, name it in data.missing of a table of text, as it is written there, or leave these "
-        "cells empty in the file."
+        "a gap, leave these cells empty in the file, or name it, as the file writes it, in "
+        "data.missing (a list replaces ? NA N/A n/a #N/A NaN nan null NULL None - . there: name "
+        "those in use as well)."
     ]
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("amounts", [["(5)", "1200", "3"], ["(5)", "3.5", "4"], ["(105)", "1"]])
+def test_small_numbers_in_brackets_beside_amounts_are_told(
+    tmp_path: Path, amounts: list[str], reading: str
+) -> None:
+    assert "If these are negative numbers" in told(tmp_path, amounts, reading)[0]
+
+
+@pytest.mark.parametrize("half", ["38 1/2", "38\u00bd", "-1/4"])
+def test_fractions_among_numbers_are_no_gaps(tmp_path: Path, half: str) -> None:
+    assert told(tmp_path, [half, "38", "39", "40"]) == [
+        f"x is taken for text, since 20 of 80 rows hold no number, such as {half!r}. If these are "
+        "numbers, write them with a decimal mark in the file."
+    ]
+
+
+def test_the_cap_of_a_column_with_a_long_tail_is_no_gap(tmp_path: Path) -> None:
+    """Most gain nothing, few much, and some more than is written down."""
+    zeros, caps = ["0"] * 69, ["99999"] * 4
+    gains = [*zeros, "114", "594", "2174", "3103", "5013", "7298", "14084", *caps]
+    rain = [*zeros, "1", "2", "3", "5", "8", "13", "40", *caps]
+    assert not told(tmp_path, gains)
+    assert "far outside its other values (0 to 40)" in told(tmp_path, rain)[0]
 
 
 @pytest.mark.parametrize(

@@ -314,6 +314,12 @@ def test_a_screen_shows_sizes_columns_and_points(write_job: WriteJob) -> None:
     assert "                0.2          67          97     40" in text
 
 
+@pytest.mark.parametrize("fraction", [0.0, 0.3])
+def test_a_screen_says_where_nothing_will_judge_a_run(write_job: WriteJob, fraction: float) -> None:
+    text = render_check(check_job(write_job(data={"test_fraction": fraction})))
+    assert ("0 test; without test rows nothing will judge the run" in text) == (fraction == 0)
+
+
 def test_a_wide_table_is_shown_in_part(write_job: WriteJob) -> None:
     frame = make_frame(20)
     for number in range(60):
