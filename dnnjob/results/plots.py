@@ -256,6 +256,8 @@ def draw_residuals(data: PlotData) -> Figure:
     label_ticks(axes.xaxis, axes.yaxis)
     margin.set_xlabel("Rows")
     margin.tick_params(left=False)
+    # A zero would run into the last number of the axis beside it.
+    margin.xaxis.set_major_locator(MaxNLocator(nbins=2, integer=True, prune="lower"))
     return figure
 
 

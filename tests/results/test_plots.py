@@ -242,6 +242,15 @@ def test_boxplot_uses_the_z_scores_of_the_run(tmp_path: Path, drawn: dict[str, F
     np.testing.assert_allclose(median, np.median(data.x[:, 0]) - 100)
 
 
+def test_the_counts_of_residuals_keep_off_the_axis_beside_them(
+    tmp_path: Path, drawn: dict[str, Figure]
+) -> None:
+    draw_plots(tmp_path, _make_data())
+    counts = drawn["residuals"].axes[1].xaxis.get_major_locator()()
+    assert len(counts) > 0
+    assert min(counts) > 0
+
+
 def test_a_huge_table_is_sampled_and_says_so(
     tmp_path: Path, drawn: dict[str, Figure], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,13 @@ def test_columns_are_listed_with_their_inputs_and_worth(report: Report) -> None:
     assert "ZN float32 14 +12.00" in said
 
 
+@pytest.mark.parametrize("described", ["CRIM: 1 input (an embedding of 9 values)", ""])
+def test_embeddings_are_explained_where_there_are_some(report: Report, described: str) -> None:
+    model = report.model.model_copy(update={"num_inputs": {"CRIM": 1}, "summary": described})
+    said = _say(render_page(report.model_copy(update={"model": model})))
+    assert ("A learned embedding takes one input" in said) == bool(described)
+
+
 def test_a_report_without_a_list_of_inputs_has_no_list_of_columns(report: Report) -> None:
     assert "columns became" not in _say(render_page(report))
 
