@@ -142,7 +142,8 @@ def _pair_errors(
 def _describe(report: Report) -> dict[tuple[Part, str], Any]:
     """Every fact in which runs may differ, by its part and key."""
     origin, strategy = report.provenance.model_dump(mode="json"), report.strategy
-    data = report.data.model_dump(mode="json")
+    # What the training rows hold follows from the table and the split: lines for every column.
+    data = report.data.model_dump(mode="json", exclude={"trained"})
     facts: dict[tuple[Part, str], Any] = {("job", key): v for key, v in _walk(report.job)}
     facts |= {("data", key): value for key, value in _walk(data)}
     facts |= {("versions", key): origin[key] for key in VERSIONS}

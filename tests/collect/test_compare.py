@@ -41,6 +41,14 @@ def test_a_key_that_one_version_lacks_is_a_difference(root: Path) -> None:
     assert (found.key, found.first, found.second) == ("train.swing", None, 3)
 
 
+def test_what_training_rows_hold_of_each_column_is_not_listed(root: Path) -> None:
+    first, second = write(root, 0), write(root, 4)
+    report = make_report(Wish(number=4, split_seed=0))
+    report["data"]["trained"] = {"RM": {"num_missing": 3, "minimum": 1.0, "maximum": 2.0}}
+    write_json(second / "report.json", report)
+    assert compare_runs(first, second).differences == ()
+
+
 def test_metrics_stand_side_by_side(root: Path) -> None:
     comparison = compare_runs(write(root, 0, test_mse=10.0), write(root, 1, test_mse=12.0))
     pairs = {pair.name: (pair.first, pair.second) for pair in comparison.metrics}
