@@ -110,7 +110,8 @@ def predict_table(run: Path, data: str, *, out: Path, keep: Sequence[str] = ()) 
     """
     check_out(out)
     paths = open_finished(run)
-    files = [] if is_builtin(data) else find_files(data)
+    with _without_keys("Give a CSV or Parquet file, a folder or a glob of them."):
+        files = [] if is_builtin(data) else find_files(data)
     if out != STDOUT:
         refuse_overwriting(out, option="--out", inputs=files, runs=[paths.root])
         _refuse_joining(out, data)
@@ -178,11 +179,11 @@ def _read(data: str, kinds: Mapping[str, FeatureKind], job: JobConfig) -> Iterat
 
 
 @contextmanager
-def _without_keys() -> Iterator[None]:
+def _without_keys(instead: str = _WAY_OUT) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        raise DataError(without_keys(str(error), instead=_WAY_OUT)) from error
+        raise DataError(without_keys(str(error), instead=instead)) from error
 
 
 def _trained_on(files: Sequence[Path], data: str, job: JobConfig, report: Report) -> bool:

@@ -209,6 +209,15 @@ def test_an_unfit_table_is_refused_and_nothing_written(
     assert not (tmp_path / "p.parquet").exists()
 
 
+def test_a_missing_table_is_refused_without_the_keys_of_a_job(
+    finished: FinishedRun, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"There is no file .*none\.csv") as caught:
+        predict_table(finished.paths.root, str(tmp_path / "none.csv"), out=tmp_path / "p.parquet")
+    assert "data.source" not in str(caught.value)
+    assert "Give a CSV or Parquet file" in str(caught.value)
+
+
 def test_a_missing_column_is_refused_as_bad_data(finished: FinishedRun, tmp_path: Path) -> None:
     make_frame().drop(columns="plain").to_csv(tmp_path / "new.csv", index=False)
     with pytest.raises(DataError, match="has no column 'plain'") as caught:

@@ -32,6 +32,7 @@ from dnnjob.runs import (
     write_submission,
     write_sweep,
 )
+from dnnjob.text import counted
 
 T = TypeVar("T")
 # A login node is shared.
@@ -143,7 +144,7 @@ def describe_plan(plan: SweepPlan) -> str:
     """A plan in a sentence or two."""
     each, cores = sorted(set(plan.points_per_task)), plan.cores
     tasks, runs = len(plan.points_per_task), sum(plan.points_per_task)
-    said = f"{runs} runs in {tasks} task(s) of {_span(each)}"
+    said = f"{counted(runs, 'run')} in {tasks} task(s) of {_span(each)}"
     said += f", {plan.width} at a time with {_span(cores)} core(s) each."
     if plan.halving is not None:
         rungs = " and ".join(map(str, plan.rungs))

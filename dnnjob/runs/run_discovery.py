@@ -87,7 +87,7 @@ def find_runs(root: Path, *, pool: Executor) -> Found:
     first = _list_folder(root)
     if first.fault is not None:
         raise JobError(
-            f"Runs are sought in a folder, but {root} cannot be listed: {first.fault}. "
+            f"Runs are sought in a folder, but {root} is {first.fault}. "
             "Give the root, a job's folder, a run or a sweep."
         )
     if first.is_sweep:

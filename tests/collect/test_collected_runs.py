@@ -402,7 +402,7 @@ def test_a_broken_sweep_is_a_line_and_its_runs_stay(root: Path, text: str) -> No
 
 
 def test_a_root_that_is_none_is_refused(root: Path) -> None:
-    with pytest.raises(JobError, match="cannot be listed"):
+    with pytest.raises(JobError, match="is unreadable"):
         read_runs(root / "nowhere")
 
 

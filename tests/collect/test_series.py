@@ -207,4 +207,4 @@ def test_the_same_user_without_the_group_reads_nothing_and_says_so(shared_root: 
         env={"PYTHONPATH": f"{CHECKOUT}:{packages}", "HOME": str(shared_root / "no-home")},
         capture_output=True, text=True,
     )  # fmt: skip
-    assert "cannot be listed: unreadable: Permission denied" in done.stderr
+    assert "is unreadable: Permission denied" in done.stderr

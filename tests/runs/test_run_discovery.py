@@ -105,5 +105,5 @@ def test_links_to_another_disk_are_followed_once(root: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["not there", "a file"])
 def test_a_root_that_is_no_folder_is_refused(root: Path, name: str) -> None:
     (root / "a file").write_text("")
-    with pytest.raises(JobError, match=r"cannot be listed.*Give the root"):
+    with pytest.raises(JobError, match=r"is unreadable.*Give the root"):
         find(root / name)
