@@ -32,6 +32,10 @@ def test_accounting_remembers_jobs_where_it_was_asked_for(cluster: Cluster) -> N
     job_id = cluster.submit("exit 3")
 
     wait_until(lambda: "FAILED|3:0" in _booked(cluster, job_id), seconds=30)
+    # Its daemon may die and come back.
+    cluster.end_daemon("slurmdbd")
+    cluster.run("restart", "slurmdbd")
+    assert "FAILED|3:0" in _booked(cluster, job_id)
 
 
 def test_a_cluster_that_stops_leaves_no_process_behind_and_spares_its_neighbours(
