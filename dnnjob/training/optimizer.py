@@ -1,7 +1,8 @@
 """Update rules as Keras's optimizers have them, as functions of values alone.
 
 slots = [tf.zeros_like(weight) for _ in range(count_slots(job.train))]
-weight, slots = updated(job.train, weight, slots, gradient, rate=rate, momentum=0.9, number=n)
+slots = new_slots(job.train, slots, gradient, rate=rate, momentum=0.9)
+weight = new_weight(job.train, weight, slots, gradient, rate=rate, momentum=0.9, number=n)
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,41 @@ def count_slots(train: TrainConfig) -> int:
             return 2 if train.momentum else 1
 
 
-def updated(
+def new_slots(
+    train: TrainConfig,
+    slots: Sequence[tf.Tensor],
+    gradient: tf.Tensor,
+    *,
+    rate: tf.Tensor,
+    momentum: tf.Tensor | float,
+) -> list[tf.Tensor]:
+    """What the optimizer remembers of a weight after one update.
+
+    Args:
+        train: Which rule, with its beta_2, and whether it has momentum.
+        slots: `count_slots` tensors of the weight's shape: momentum of sgd; mean gradient and mean
+            squared gradient of adam; mean squared gradient and momentum of rmsprop.
+        gradient: Of the weight's shape.
+        rate: Learning rate, a scalar.
+        momentum: Share of its last change that a weight keeps, a scalar.
+    """
+    match train.optimizer:
+        case "sgd":
+            return [velocity * momentum - gradient * rate for velocity in slots]
+        case "adam" | "adamw":
+            mean, square = slots
+            return [
+                mean + (gradient - mean) * (1 - _BETA_1),
+                square + (tf.square(gradient) - square) * (1 - train.beta_2),
+            ]
+        case "rmsprop":
+            square, *velocities = slots
+            square = _RHO * square + (1 - _RHO) * tf.square(gradient)
+            change = rate * gradient / tf.sqrt(square + _EPSILON)
+            return [square, *(momentum * velocity + change for velocity in velocities)]
+
+
+def new_weight(
     train: TrainConfig,
     weight: tf.Tensor,
     slots: Sequence[tf.Tensor],
@@ -34,77 +69,47 @@ def updated(
     rate: tf.Tensor,
     momentum: tf.Tensor | float,
     number: tf.Tensor,
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """A weight and its slots after one update; learning rate, decay and clipping are the caller's.
+) -> tf.Tensor:
+    """A weight after one update; learning rate, decay and clipping are the caller's.
 
     The order of operations is that of Keras 3 (`keras/src/optimizers`).
 
     Args:
-        train: Which rule, with its beta_2, and whether it has momentum.
+        train: As `new_slots` has it.
         weight: The weight, any shape.
-        slots: What the optimizer remembers of it, `count_slots` tensors of its shape: momentum of
-            sgd; mean gradient and mean squared gradient of adam; mean squared gradient and momentum
-            of rmsprop.
+        slots: Those of after the update.
         gradient: Of the weight's shape.
         rate: Learning rate, a scalar.
-        momentum: Share of its last change that a weight keeps, a scalar.
+        momentum: As `new_slots` has it.
         number: Number of the update, from 1, a float32 scalar.
     """
     match train.optimizer:
         case "sgd":
-            return _sgd(train, weight, slots, gradient, rate, momentum)
+            if not slots:
+                return weight - gradient * rate
+            (velocity,) = slots
+            if train.nesterov:
+                return weight + (velocity * momentum - gradient * rate)
+            return weight + velocity
         case "adam" | "adamw":
-            return _adam(train, weight, slots, gradient, rate, number)
+            return _by_adam(train, weight, slots, rate, number)
         case "rmsprop":
-            return _rmsprop(weight, slots, gradient, rate, momentum)
+            square, *velocities = slots
+            if velocities:
+                return weight - velocities[0]
+            return weight - rate * gradient / tf.sqrt(square + _EPSILON)
 
 
-def _sgd(
+def _by_adam(
     train: TrainConfig,
     weight: tf.Tensor,
     slots: Sequence[tf.Tensor],
-    gradient: tf.Tensor,
-    rate: tf.Tensor,
-    momentum: tf.Tensor | float,
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    change = gradient * rate
-    if not train.momentum:
-        return weight - change, []
-    velocity = slots[0] * momentum - change
-    if train.nesterov:
-        return weight + (velocity * momentum - change), [velocity]
-    return weight + velocity, [velocity]
-
-
-def _adam(
-    train: TrainConfig,
-    weight: tf.Tensor,
-    slots: Sequence[tf.Tensor],
-    gradient: tf.Tensor,
     rate: tf.Tensor,
     number: tf.Tensor,
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
+) -> tf.Tensor:
     """Kingma and Ba, arXiv:1412.6980, in the form before its section 2.1."""
     mean, square = slots
     beta_1_power = tf.pow(tf.constant(_BETA_1), number)
     beta_2_power = tf.pow(tf.constant(train.beta_2), number)
     alpha = rate * tf.sqrt(1 - beta_2_power) / (1 - beta_1_power)
-    mean += (gradient - mean) * (1 - _BETA_1)
-    square += (tf.square(gradient) - square) * (1 - train.beta_2)
-    return weight - mean * alpha / (tf.sqrt(square) + _EPSILON), [mean, square]
-
-
-def _rmsprop(
-    weight: tf.Tensor,
-    slots: Sequence[tf.Tensor],
-    gradient: tf.Tensor,
-    rate: tf.Tensor,
-    momentum: tf.Tensor | float,
-) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    square, *velocities = slots
-    square = _RHO * square + (1 - _RHO) * tf.square(gradient)
-    change = rate * gradient / tf.sqrt(square + _EPSILON)
-    if not velocities:
-        return weight - change, [square]
-    velocity = momentum * velocities[0] + change
-    return weight - velocity, [square, velocity]
+    return weight - mean * alpha / (tf.sqrt(square) + _EPSILON)

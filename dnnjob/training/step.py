@@ -22,7 +22,7 @@ from dnnjob.training.philox import philox_uniform
 from dnnjob.training.row_chunks import validation_indices
 from dnnjob.training.row_sums import RowSums
 from dnnjob.training.strategy import Devices, Placed
-from dnnjob.training.weight_update import WeightUpdate
+from dnnjob.training.weight_update import WeightUpdate, known_after
 
 
 class Stopping(NamedTuple):
@@ -208,7 +208,7 @@ class CompiledStep:
         self._has_patience = job.train.patience is not None
         self.validates = data.num_validation_rows > 0
         self._validation = self.validate_on(np.arange(data.num_validation_rows, dtype=np.int32))
-        is_fused = devices.xla and devices.num_replicas == 1
+        self._is_fused = is_fused = devices.xla and devices.num_replicas == 1
         self.update = WeightUpdate(dnn, job=job, strategy=devices.strategy, is_fused=is_fused)
         self._sums = RowSums(dnn, job=job, devices=devices, update=self.update)
         self._call = tf.function(self._train_range, jit_compile=is_fused, autograph=False)
@@ -374,14 +374,16 @@ class CompiledStep:
     def _validate_at_epoch_end(
         self, carry: Carry, state: NetworkState, rows: Rows, steps: Steps
     ) -> Carry:
-        ended = carry.finite & (carry.step % steps.per_epoch == 0)
+        ended = carry.finite & (tf.truncatemod(carry.step, steps.per_epoch) == 0)
         loss = tf.cond(
             ended,
             lambda: self._validation_loss(state.weights, rows),
             lambda: tf.constant(0.0, tf.float32),
         )
         carry, better = self.judge(carry, steps, loss, ended)
-        if state.best:
+        if state.best and self._is_fused:
+            self._choose_best(better, state)
+        elif state.best:
             tf.cond(better, lambda: self._keep_best(state), tf.no_op)
         return carry
 
@@ -408,10 +410,10 @@ class CompiledStep:
             loss: Mean squared error of the validation rows.
             ended: Whether an epoch has; if not, nothing changes.
         """
-        place = tf.maximum(carry.step // steps.per_epoch - 1, 0)
+        place = tf.maximum(tf.truncatediv(carry.step, steps.per_epoch) - 1, 0)
         kept = tf.where(ended, loss, tf.gather(carry.validation_losses, place))
         better = ended & (loss < carry.best_loss - steps.values.min_delta)
-        epoch = steps.first_step // steps.per_epoch + place
+        epoch = tf.truncatediv(steps.first_step, steps.per_epoch) + place
         best_epoch = tf.where(better, epoch, carry.best_epoch)
         waited_out = tf.constant(False)
         if self._has_patience:
@@ -428,6 +430,13 @@ class CompiledStep:
         places, num_rows = rows.validation
         total = self._sums.squared_errors(weights, rows.x_validation, rows.y_validation, places)
         return total / num_rows
+
+    def _choose_best(self, better: tf.Tensor, state: NetworkState) -> None:
+        """The same without a conditional, around which XLA copies what it may change."""
+        for best, variable in zip(state.best, state.weights, strict=True):
+            kept = tf.where(better, variable, best)
+            best.assign(kept)
+            better = known_after(kept, better)
 
     def _keep_best(self, state: NetworkState) -> tf.Operation:
         for best, variable in zip(state.best, state.weights, strict=True):

@@ -14,7 +14,7 @@ from dnnjob.config import JobConfig
 from dnnjob.training.hyperparameters import Hyperparameters
 from dnnjob.training.model import kernels
 from dnnjob.training.network_state import NetworkState
-from dnnjob.training.optimizer import updated
+from dnnjob.training.optimizer import new_slots, new_weight
 from dnnjob.training.strategy import Placed
 
 
@@ -93,6 +93,7 @@ class WeightUpdate:
     ) -> tf.Operation:
         """Changes every replica's copy of the weights; where not finite, back to what they were."""
         number = tf.cast(state.iterations + 1, tf.float32)
+        taken = finite
 
         def change(
             variable: tf.Variable,
@@ -103,10 +104,13 @@ class WeightUpdate:
             values: Hyperparameters,
             decays: bool,
         ) -> None:
+            nonlocal taken
             old = [each.read_value() for each in (variable, *slots)]
-            new = self._changed(old, gradient, rate, number, values, decays, finite)
+            new = self._changed(old, gradient, rate, number, values, decays, taken)
             for each, value in zip((variable, *slots), new, strict=True):
                 each.assign(value)
+            if taken is not None:
+                taken = known_after(new[-1], taken)
 
         for variable, slots, gradient, decays in zip(
             state.weights, state.slots, gradients, self._decays, strict=True
@@ -160,20 +164,32 @@ class WeightUpdate:
         taken: tf.Tensor | None,
     ) -> list[tf.Tensor]:
         """A weight and its slots after an update; where one is not taken, as they were."""
-        weight = old[0] - old[0] * (values.decay * rate) if decays else old[0]
-        changed, slots = updated(
-            self._job.train,
-            weight,
-            old[1:],
-            gradient,
-            rate=rate,
-            momentum=values.momentum,
-            number=number,
+        weight, *slots = old
+        train, momentum = self._job.train, values.momentum
+
+        def choose(after: tf.Tensor, before: tf.Tensor) -> tf.Tensor:
+            return after if taken is None else tf.where(taken, after, before)
+
+        new = new_slots(train, slots, gradient, rate=rate, momentum=momentum)
+        # The weight goes by the slots that were chosen: of the old ones, which it would otherwise
+        # read while they are written, XLA makes copies in every step.
+        slots = [choose(after, before) for after, before in zip(new, slots, strict=True)]
+        decayed = weight - weight * (values.decay * rate) if decays else weight
+        changed = new_weight(
+            train, decayed, slots, gradient, rate=rate, momentum=momentum, number=number
         )
-        new = [changed, *slots]
-        if taken is None:
-            return new
-        return [tf.where(taken, after, before) for after, before in zip(new, old, strict=True)]
+        return [choose(changed, weight), *slots]
+
+
+def known_after(value: tf.Tensor, flag: tf.Tensor) -> tf.Tensor:
+    """The flag, known once the value is.
+
+    XLA's executor on CPUs (TensorFlow 2.21, `ThunkExecutor`) hands half of what is ready to the
+    pool of the process where more than eight kernels are, as all updates at once would be, and the
+    loop goes on in a thread of that pool: networks in lanes of their own would meet there.
+    """
+    first = tf.reshape(value, [-1])[0]
+    return flag & ((first == first) | (first != first))
 
 
 def _global_norm(gradients: Sequence[tf.Tensor]) -> tf.Tensor:

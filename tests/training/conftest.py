@@ -98,39 +98,40 @@ class SmallTraining:
 MakeTraining = Callable[..., SmallTraining]
 
 
+def build_training(
+    *,
+    num_rows: int = 100,
+    num_validation_rows: int = 0,
+    table: tuple[np.ndarray, np.ndarray] | None = None,
+    embeddings: tuple[tuple[int, int], ...] = (),
+    seed: int = 0,
+    **sections: dict[str, Any],
+) -> SmallTraining:
+    """A training of 100 rows of 5 features; sections of the job as keywords."""
+    x, y = table or random_table(num_rows + num_validation_rows)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    num_rows = len(y) - num_validation_rows
+    sections = {"data": {"source": "x.csv", "target": "y"}, **sections}
+    if num_validation_rows:
+        sections["data"]["validation_fraction"] = 0.5
+    sections["devices"] = {"kind": "cpu", "threads": 1, **sections.get("devices", {})}
+    sections["model"] = {"hidden_units": (8, 4), **sections.get("model", {})}
+    sections["train"] = {"epochs": 3, "global_batch_size": 16, **sections.get("train", {})}
+    job = resolve_job({"name": "small", "seed": seed, **sections}, origin="test")
+    plan = StepPlan(
+        num_rows=num_rows,
+        global_batch_size=job.train.global_batch_size,
+        num_replicas=1,
+        epochs=job.train.epochs,
+    )
+    rows = x[:num_rows], y[:num_rows], x[num_rows:], y[num_rows:]
+    return SmallTraining(job, plan, *rows, embeddings)
+
+
 @pytest.fixture
 def make_training() -> MakeTraining:
-    """Builds a training of 100 rows of 5 features; sections of the job as keywords."""
-
-    def make(
-        *,
-        num_rows: int = 100,
-        num_validation_rows: int = 0,
-        table: tuple[np.ndarray, np.ndarray] | None = None,
-        embeddings: tuple[tuple[int, int], ...] = (),
-        seed: int = 0,
-        **sections: dict[str, Any],
-    ) -> SmallTraining:
-        x, y = table or random_table(num_rows + num_validation_rows)
-        x, y = x.astype(np.float32), y.astype(np.float32)
-        num_rows = len(y) - num_validation_rows
-        sections = {"data": {"source": "x.csv", "target": "y"}, **sections}
-        if num_validation_rows:
-            sections["data"]["validation_fraction"] = 0.5
-        sections["devices"] = {"kind": "cpu", "threads": 1, **sections.get("devices", {})}
-        sections["model"] = {"hidden_units": (8, 4), **sections.get("model", {})}
-        sections["train"] = {"epochs": 3, "global_batch_size": 16, **sections.get("train", {})}
-        job = resolve_job({"name": "small", "seed": seed, **sections}, origin="test")
-        plan = StepPlan(
-            num_rows=num_rows,
-            global_batch_size=job.train.global_batch_size,
-            num_replicas=1,
-            epochs=job.train.epochs,
-        )
-        rows = x[:num_rows], y[:num_rows], x[num_rows:], y[num_rows:]
-        return SmallTraining(job, plan, *rows, embeddings)
-
-    return make
+    """`build_training`."""
+    return build_training
 
 
 def random_table(num_rows: int) -> tuple[np.ndarray, np.ndarray]:

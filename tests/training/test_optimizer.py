@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from dnnjob.config import TrainConfig
-from dnnjob.training.optimizer import count_slots, updated
+from dnnjob.training.optimizer import count_slots, new_slots, new_weight
 
 RULES: list[tuple[dict[str, Any], keras.Optimizer]] = [
     ({}, keras.optimizers.SGD(0.01)),
@@ -35,13 +35,16 @@ def test_weights_after_several_updates_are_bit_for_bit_those_of_keras(
 
     for number, gradient in enumerate(gradients, start=1):
         optimizer.apply([tf.constant(gradient)], [theirs])
-        ours, slots = updated(
+        rate, momentum = tf.constant(0.01), tf.constant(train.momentum)
+        given = tf.constant(gradient)
+        slots = new_slots(train, slots, given, rate=rate, momentum=momentum)
+        ours = new_weight(
             train,
             ours,
             slots,
-            tf.constant(gradient),
-            rate=tf.constant(0.01),
-            momentum=tf.constant(train.momentum),
+            given,
+            rate=rate,
+            momentum=momentum,
             number=tf.constant(float(number)),
         )
 

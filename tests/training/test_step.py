@@ -1,8 +1,12 @@
 """The compiled call against Keras's own training, and against itself."""
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import keras
@@ -266,6 +270,49 @@ def test_a_batch_added_up_from_chunks_trains_as_one_product(
 
     for whole, chunked in zip(*weights, strict=True):
         np.testing.assert_allclose(whole, chunked, rtol=1e-4, atol=1e-6)
+
+
+SHARE_OF_THE_CALLER = """
+import time
+from tests.training.conftest import build_training
+
+training = build_training(
+    num_rows=2000,
+    num_validation_rows=100,
+    model={"hidden_units": (16,) * 5, "dropout_rate": 0.2, "l2": 1e-4},
+    train={
+        "epochs": 100,
+        "global_batch_size": 64,
+        "optimizer": "adamw",
+        "patience": 100,
+    },
+)
+member, train = training.make_member(), training.job.train
+member.train(training.step, train, size=1, advance=lambda: None)
+own, all_threads = time.thread_time(), time.process_time()
+member.train(training.step, train, size=3000, advance=lambda: None)
+print((time.thread_time() - own) / (time.process_time() - all_threads))
+"""
+
+
+@pytest.mark.long
+def test_with_one_thread_a_network_trains_in_the_thread_that_calls() -> None:
+    # Else networks side by side, each called from a thread of its own, meet in TensorFlow's pool.
+    environment = {
+        **os.environ,
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+
+    share = subprocess.run(
+        [sys.executable, "-c", SHARE_OF_THE_CALLER],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert float(share) > 0.9
 
 
 @pytest.mark.parametrize(
