@@ -6,7 +6,9 @@ sums.solve().linear.mse
 """
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,9 @@ from dnnjob.runs import Record
 
 # Inputs of all rows, up to which the rows are held.
 MAX_HELD_VALUES = 2**20
+# Values of training rows, up to which one thread solves for them in seconds. Several wait for each
+# other by spinning: beside the trees 40 times the time was seen, and their number moves last bits.
+_MAX_VALUES_OF_A_THREAD = 2**22
 # Categories of a column that a linear model is given.
 _MAX_LINEAR_CATEGORIES = 64
 Floats = npt.NDArray[np.float32]
@@ -124,8 +129,9 @@ class LinearSums:
         std = np.sqrt(np.square(train[:, :-1]).mean(axis=0))
         std[std == 0] = math.inf
         # Of centred columns, so that the intercept is the mean.
-        weights, *_ = np.linalg.lstsq(train[:, :-1] / std, train[:, -1])
-        errors = test[:, :-1] / std @ weights - test[:, -1]
+        with _limit_threads(train.size):
+            weights, *_ = np.linalg.lstsq(train[:, :-1] / std, train[:, -1])
+            errors = test[:, :-1] / std @ weights - test[:, -1]
         return float(np.square(test[:, -1]).sum()), float(np.square(errors).sum())
 
     def _solve_products(self) -> tuple[float, float]:
@@ -140,6 +146,17 @@ class LinearSums:
         weights, *_ = np.linalg.lstsq(gram / np.outer(scale, scale), products / scale, rcond=cutoff)
         error = np.append(-weights / scale, 1.0)
         return float(test[-1, -1]), float(error @ test @ error)
+
+
+def _limit_threads(num_values: int) -> AbstractContextManager[Any]:
+    """One thread inside for linear algebra of so few values."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    is_small = num_values <= _MAX_VALUES_OF_A_THREAD
+    limits: AbstractContextManager[Any] = threadpool_limits(
+        limits=1 if is_small else None, user_api="blas"
+    )
+    return limits
 
 
 def _centred(products: Doubles, means: Doubles) -> Doubles:

@@ -8,6 +8,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import mean_squared_error
 from sklearn.model_selection import train_test_split
+from threadpoolctl import threadpool_limits
 
 from dnnjob.errors import DataError
 from dnnjob.results import baselines
@@ -95,6 +96,17 @@ def test_a_feature_constant_in_training_alone_is_left_out() -> None:
 def test_a_table_wider_than_long_is_solved_by_its_rows() -> None:
     assert LinearSums.of(num_rows=300, num_inputs=10_000).holds_rows
     assert not LinearSums.of(num_rows=30_000, num_inputs=100).holds_rows
+
+
+def test_the_threads_of_this_machine_move_no_bit_of_a_wide_table() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(240, 700)), rng.normal(size=240)
+    sums = LinearSums.of(num_rows=240, num_inputs=700).added(x, y, is_test=np.arange(240) >= 200)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(limits=threads, user_api="blas"):
+            found.append(sums.solve().linear.mse)
+    assert found[0] == found[1]
 
 
 def test_more_features_than_rows_give_the_shortest_solution() -> None:
