@@ -51,7 +51,9 @@ def export_model(run: Path, *, to: Format, out: Path) -> None:
     match to:
         case "keras":
             if out.suffix != ".keras" or out.is_dir():
-                raise JobError(f"Keras reads files that end in .keras, but --out is {out}.")
+                raise JobError(
+                    f"Keras reads files that end in .keras, but --out is {out}. Add that ending."
+                )
             with _explaining(out):
                 content = paths.model.read_bytes()
                 write_file(out, lambda file: file.write(content))

@@ -29,6 +29,7 @@ def check_out(out: Path) -> None:
 
     Raises:
         JobError: If it could not.
+        MissingError: If its folder is full or cannot be written.
     """
     if out == STDOUT:
         return
@@ -50,9 +51,12 @@ def check_out(out: Path) -> None:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise _no_room(out, error) from error
-        raise JobError(
-            f"--out must be in a folder that can be written, but {out.absolute().parent} cannot "
-            f"({error.strerror}). Make the folder, or choose another.{mount_hint(out, to='write')}"
+        folder, hint = out.absolute().parent, mount_hint(out, to="write")
+        rule = f"--out must be in a folder that can be written, but {folder}"
+        if not folder.exists():
+            raise JobError(f"{rule} is not there. Make it, or choose another.{hint}") from error
+        raise MissingError(
+            f"{rule} cannot ({error.strerror}). Choose another, or have it opened to you.{hint}"
         ) from error
 
 

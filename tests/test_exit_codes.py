@@ -52,6 +52,10 @@ CALLS: dict[str, list[str]] = {
     ],
     "runs of which nothing can be read": ["collect broken"],
     "a folder for the runs that cannot be written": ["run job.toml --root /proc/none"],
+    "an output in a folder that cannot be written": [
+        "predict RUN table.csv --out /proc/p.csv", "collect RUN --out /proc/t.csv",
+        "export RUN --to keras --out /proc/x.keras",
+    ],
     "a GPU that is asked for and not there": [
         "run job.toml devices.require_gpu=true devices.kind=gpu",
     ],

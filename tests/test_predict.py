@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnnjob.data.split import split_rows
-from dnnjob.errors import DataError, ExitCode, JobError
+from dnnjob.errors import DataError, ExitCode, JobError, MissingError
 from dnnjob.predict import predict_table
 from dnnjob.runs import RunPaths
 from tests.conftest import FEATURES, Command, FinishedRun, make_frame
@@ -234,7 +234,7 @@ def test_an_output_that_cannot_be_is_refused_before_any_work(tmp_path: Path, nam
 
 
 def test_an_output_in_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="must be in a folder that can be written"):
+    with pytest.raises(MissingError, match="must be in a folder that can be written"):
         predict_table(tmp_path, "no-table.csv", out=Path("/proc/p.parquet"))
 
 
