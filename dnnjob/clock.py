@@ -37,5 +37,8 @@ class Stopwatch:
         try:
             yield
         finally:
-            spent = time.perf_counter() - began
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
+            self.add(phase, time.perf_counter() - began)
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Adds seconds to `phase`."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds

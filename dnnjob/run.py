@@ -18,7 +18,7 @@ from dnnjob.data.encoding import Encoding, FeatureKind
 from dnnjob.data.folds import Folds, deal_folds
 from dnnjob.data.schema import log_warnings
 from dnnjob.data.scratch import scratch_folder
-from dnnjob.data.split import choose_split
+from dnnjob.data.split import TRAIN, VALIDATION, choose_split
 from dnnjob.data.table import Table
 from dnnjob.data.table_loading import open_table
 from dnnjob.data.text_format import TextFormat
@@ -69,14 +69,15 @@ def run_job(attempt: TaskAttempt) -> Report | None:
     table, encoding, folds = loaded.table, loaded.encoding, loaded.folds
     with attempt.watch.time("import"), importing_tensorflow():
         from dnnjob.training.fit import fit_dnn
-        from dnnjob.training.stack_width import stack_width
         from dnnjob.training.strategy import make_devices
         from dnnjob.training.windowed import WindowedRows
 
     devices = make_devices(loaded.job.devices, crew)
-    axis = 0 if table.by_windows else stack_width(loaded.job, encoding, devices)
+    axis = _choose_axis(loaded.job, table, encoding, devices, attempt)
     lanes = axis or loaded.lanes
-    job = _complete(loaded.job, table, devices, crew, threads=loaded.threads, lanes=lanes)
+    job = _complete(
+        loaded.job, table, devices, crew, threads=loaded.threads, lanes=lanes, axis=axis
+    )
     _write_complete(job, encoding, attempt)
     budget_bytes, cores = _memory_budget(job, crew), loaded.cores
     rows = WindowedRows.of(table, encoding, budget_bytes=budget_bytes, threads=cores, folds=folds)
@@ -97,7 +98,8 @@ def run_job(attempt: TaskAttempt) -> Report | None:
             return None
         crew.release()
         facts = Facts(
-            job=job,
+            # Memory may have had room for fewer.
+            job=change_devices(job, {"stack": fitted.width}) if fitted.width < axis else job,
             attempt=attempt,
             table=table,
             encoding=encoding,
@@ -215,10 +217,28 @@ def _limit_threads(
     return threads, count_lanes(job.devices, members=members, threads=threads, cores=given)
 
 
+def _choose_axis(
+    job: JobConfig, table: Table, encoding: Encoding, devices: "Devices", attempt: TaskAttempt
+) -> int:
+    """Networks that one call trains side by side; 0 where each has calls of its own."""
+    from dnnjob.training.stack_width import point_room, stack_width
+
+    if table.by_windows:
+        return 0
+    if attempt.beside is None or job.model.members > 1:
+        return stack_width(job, encoding, devices)
+    num_rows = sum(map(table.num_split_rows, (TRAIN, VALIDATION)))
+    room = point_room(job, encoding, devices, num_rows=num_rows)
+    return attempt.beside.choose_width(room, asked=job.devices.stack)
+
+
 def _work_beside(
     job: JobConfig, attempt: TaskAttempt, yardstick: Yardstick, background: ThreadPoolExecutor
 ) -> None:
     if not attempt.crew.is_chief or (attempt.until and not attempt.until.ends):
+        return
+    if attempt.beside is not None:
+        # Others beside it take their turns, one at a time.
         return
     if job.output.plots:
         background.submit(import_module, "dnnjob.results.plots")
@@ -253,7 +273,14 @@ def _memory_budget(job: JobConfig, crew: Crew) -> float:
 
 
 def _complete(
-    job: JobConfig, table: Table, devices: "Devices", crew: Crew, *, threads: int, lanes: int
+    job: JobConfig,
+    table: Table,
+    devices: "Devices",
+    crew: Crew,
+    *,
+    threads: int,
+    lanes: int,
+    axis: int,
 ) -> JobConfig:
     """The job with every default filled in."""
     values, text_format = job.model_dump(), table.typed.text_format
@@ -273,7 +300,7 @@ def _complete(
         "threads": threads,
         "xla": "on" if devices.xla else "off",
     }
-    if job.model.members > 1:
+    if job.model.members > 1 or axis:
         values["devices"]["stack"] = job.devices.stack or lanes
     return resolve_job(values, origin="The resolved job")
 

@@ -144,6 +144,24 @@ def run_here(job_file: Path, *overrides: str, root: Path) -> RunPaths:
     return RunPaths(folder)
 
 
+def limit_stacks(monkeypatch: pytest.MonkeyPatch, *, most: int) -> list[int]:
+    """Has calls of more networks end as a device without memory ends them; those refused."""
+    import tensorflow as tf
+
+    from dnnjob.training.stacked_step import StackedStep
+
+    call, refused = StackedStep.__call__, list[int]()
+
+    def refuse(stacked: Any, states: Any, calls: Any, *, places: int = 0, **given: Any) -> Any:
+        if (width := max(len(states), places)) > most:
+            refused.append(width)
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        return call(stacked, states, calls, places=places, **given)
+
+    monkeypatch.setattr(StackedStep, "__call__", refuse)
+    return refused
+
+
 def said_by(paths: RunPaths, *, attempt: int = 1) -> str:
     """What the chief of an attempt has said."""
     return paths.log(attempt=attempt, rank=0).read_text()

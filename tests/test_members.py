@@ -1,5 +1,6 @@
 """Several networks in one run, whose mean is the model."""
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dnnjob.clock import Stopwatch
+from dnnjob.config import change_devices, load_job
 from dnnjob.data.order import StepPlan, member_seeds
 from dnnjob.data.windows import make_windows
+from dnnjob.launch.worker import run_attempt
 from dnnjob.predict import predict_table
 from dnnjob.results.report import Report, read_report
-from dnnjob.runs import RunPaths
-from tests.conftest import make_frame, run_here, write_tiny_job
+from dnnjob.runs import Progress, RunPaths, create_run, read_status
+from dnnjob.tasks import StopFlag
+from tests.conftest import limit_stacks, make_frame, run_here, said_by, write_tiny_job
 
 # Keras's, of a column with a slash in its name.
 pytestmark = pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
@@ -82,6 +87,40 @@ def test_members_in_one_call_are_those_that_have_calls_of_their_own(
     np.testing.assert_allclose(
         predictions(paths)["y_pred"], predictions(several.paths)["y_pred"], rtol=1e-2
     )
+
+
+@pytest.mark.long
+def test_too_little_memory_halves_the_members_of_a_call_and_a_later_attempt_begins_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnjob.training.stack_width.has_axis", lambda _: True)
+    sections = {**SECTIONS, "model": {**SECTIONS["model"], "members": 4}}
+    job = load_job(write_tiny_job(tmp_path, **sections), overrides=["devices.threads=1"])
+    narrow = change_devices(job, {"stack": 2})
+    paths, other = (create_run(tmp_path, one) for one in (job, narrow))
+    refused = limit_stacks(monkeypatch, most=2)
+
+    def attempt(paths: RunPaths, *, until_epoch: int) -> None:
+        stop = StopFlag()
+
+        def show(progress: Progress, *_: float) -> None:
+            if progress.epoch >= until_epoch:
+                stop.want(signal.SIGTERM)
+
+        run_attempt(paths, watch=Stopwatch(), stop=stop, show=show)
+
+    attempt(paths, until_epoch=1)
+    stopped = read_status(paths).state
+    attempt(paths, until_epoch=99)
+    attempt(other, until_epoch=99)
+
+    assert stopped == "CANCELLED"
+    assert refused == [4]
+    assert "Set devices.stack = 2 to begin with so many" in said_by(paths)
+    report = read_report(paths.report)
+    assert (report.strategy.stack, report.job["devices"]["stack"]) == (2, 2)
+    assert report.provenance.bit_exact, report.provenance.bit_exact_reason
+    assert paths.predictions.read_bytes() == other.predictions.read_bytes()
 
 
 def test_each_member_is_reported_as_it_would_be_alone(several: Several) -> None:

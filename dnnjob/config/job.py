@@ -195,9 +195,10 @@ class DevicesConfig(Section):
     use, and all of them beside a GPU. Of members side by side each takes so many."""
     stack: Annotated[int, Field(ge=0)] = 0
     """Networks side by side on this machine: members of a run, or points of a sweep; 0 takes as
-    many as its cores and memory allow; on a GPU as many members as its memory allows, and one
-    point. Members train one after another where devices.threads says how many threads one takes,
-    on several devices, and in several tasks."""
+    many as its cores and memory allow, and on a GPU, where one call trains them, as many as that
+    has memory for; an error for want of memory there halves them once. Members train one after
+    another where devices.threads says how many threads one takes, on several devices, and in
+    several tasks."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Arithmetic of the matrix products; weights and losses stay float32."""
     xla: Literal["auto", "on", "off"] = "auto"

@@ -24,6 +24,8 @@ class Errand(Record):
     """The attempt after which this one must come, where it matters."""
     until: Until | None = None
     """Where it stops short of its end."""
+    beside: int = 1
+    """Points that may train in one call, it and others of its sweep; 1 trains alone."""
     kind: str = ""
     """What a process takes once: points of another kind need another lane."""
 
@@ -31,6 +33,10 @@ class Errand(Record):
 class News(Record):
     """What a lane tells; what it leaves out is no news."""
 
+    number: int = 0
+    """Of the point that it is about, where a lane may be at several."""
+    seats: int = 0
+    """How many points the lane may be at from here on."""
     code: ExitCode | None = None
     """How its point has ended."""
     progress: Progress | None = None

@@ -35,7 +35,7 @@ from dnnjob.launch.lane_plan import (
     plan_here,
     with_stack,
 )
-from dnnjob.launch.lanes import Lanes, ListedTurns
+from dnnjob.launch.lanes import Lanes
 from dnnjob.launch.local_tasks import run_local_tasks
 from dnnjob.launch.sweep_folder import (
     describe_plan,
@@ -46,6 +46,7 @@ from dnnjob.launch.sweep_folder import (
     sign_runs,
 )
 from dnnjob.launch.sweep_talk import open_talk
+from dnnjob.launch.turns import ListedTurns
 from dnnjob.launch.worker import clear_complete, run_attempt
 from dnnjob.machine import process_age_s, process_key
 from dnnjob.results.report import read_report

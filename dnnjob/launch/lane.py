@@ -11,6 +11,8 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from queue import SimpleQueue
 from typing import NoReturn, TextIO
 
 from dnnjob.clock import Stopwatch
@@ -18,11 +20,12 @@ from dnnjob.errors import DnnJobError, ExitCode
 from dnnjob.launch.errand import Errand, News
 from dnnjob.launch.local_tasks import COMMAND, run_local_tasks, run_processes
 from dnnjob.launch.own_process import die_with, leave
+from dnnjob.launch.side_by_side import Happening, SideBySide
 from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_age_s
 from dnnjob.runs import Progress, RunPaths, load_run_job
 from dnnjob.streams import guarded_streams, talk_to
-from dnnjob.tasks import StopFlag, Task, Until, find_task
+from dnnjob.tasks import Beside, StopFlag, Task, Until, find_task
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ def run_point(
     after: int | None = None,
     show: Callable[..., object] = lambda *_: None,
     until: Until | None = None,
+    beside: Beside | None = None,
 ) -> ExitCode:
     """Runs a run of this process to its end, as this process's task of it.
 
@@ -49,6 +53,7 @@ def run_point(
         after: The attempt after which this one must come, where it matters.
         show: Told how far training has come.
         until: Where a run of one task stops short of its last epoch.
+        beside: The other runs of this process that it may train with.
     """
     try:
         num_tasks = load_run_job(paths).devices.tasks
@@ -59,7 +64,14 @@ def run_point(
         if task.num_tasks == 1 and num_tasks > 1:
             return run_local_tasks(paths, num_tasks=num_tasks, after=after, stop=stop)
         return run_attempt(
-            paths, task=task, watch=watch, after=after, stop=stop, show=show, until=until
+            paths,
+            task=task,
+            watch=watch,
+            after=after,
+            stop=stop,
+            show=show,
+            until=until,
+            beside=beside,
         )
     except DnnJobError as error:
         logger.error("%s", error)
@@ -83,9 +95,9 @@ class _Teller(logging.Handler):
             self._answers.write(news.model_dump_json(exclude_defaults=True) + "\n")
             self._answers.flush()
 
-    def show(self, progress: Progress, steps_per_s: float, _: float) -> None:
-        """Tells how far training has come."""
-        self.tell(News(progress=progress, steps_per_s=steps_per_s))
+    def show(self, number: int, progress: Progress, steps_per_s: float, _: float) -> None:
+        """Tells how far the training of a point has come."""
+        self.tell(News(number=number, progress=progress, steps_per_s=steps_per_s))
 
 
 def main() -> None:
@@ -106,23 +118,49 @@ def _work() -> NoReturn:
     logging.getLogger("dnnjob").setLevel(logging.INFO)
     stop = StopFlag()
     stop.listen()
-    task, age_s = replace(task, parent=0), process_age_s()
-    for line in sys.stdin:
-        errand = Errand.model_validate_json(line)
-        code = run_point(
-            RunPaths(errand.run),
-            task=task,
-            number=errand.number,
-            stop=stop,
-            watch=Stopwatch(age_s=age_s),
-            after=errand.after,
-            show=teller.show,
-            until=errand.until,
-        )
+    inbox = SimpleQueue[Happening]()
+    run = partial(_run, task=replace(task, parent=0), tell=teller)
+    side_by_side = SideBySide(inbox, run, tell=teller.tell, stop=stop)
+    threading.Thread(target=_read, args=(inbox,), daemon=True).start()
+    age_s = process_age_s()
+    while isinstance(errand := inbox.get(), Errand):
+        if errand.beside > 1 and task.num_tasks == 1:
+            side_by_side.work(errand, age_s=age_s)
+        else:
+            code = run(errand, stop=stop, watch=Stopwatch(age_s=age_s))
+            teller.tell(News(number=errand.number, code=code))
         # Whoever starts the points gives none after a stop of them all.
         stop.signal, age_s = None, 0.0
-        teller.tell(News(code=code))
     leave(ExitCode.DONE)
+
+
+def _read(inbox: "SimpleQueue[Happening]") -> None:
+    """Hands on what is to be done, at last that nothing is any more."""
+    for line in sys.stdin:
+        inbox.put(Errand.model_validate_json(line))
+    inbox.put(None)
+
+
+def _run(
+    errand: Errand,
+    *,
+    task: Task,
+    tell: _Teller,
+    stop: StopFlag,
+    watch: Stopwatch,
+    beside: Beside | None = None,
+) -> ExitCode:
+    return run_point(
+        RunPaths(errand.run),
+        task=task,
+        number=errand.number,
+        stop=stop,
+        watch=watch,
+        after=errand.after,
+        show=partial(tell.show, errand.number),
+        until=errand.until,
+        beside=beside,
+    )
 
 
 if __name__ == "__main__":

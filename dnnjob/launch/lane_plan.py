@@ -7,6 +7,7 @@ share_out(500, each)                                                       # [ra
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,10 +20,13 @@ from dnnjob.launch.errand import Errand
 from dnnjob.machine import count_cores, memory_limit_bytes, visible_gpus
 from dnnjob.runs import RunPaths
 from dnnjob.tasks import Task, count_step_flop, worthy_threads
+from dnnjob.training.hyperparameters import describe_kind
 
 # Measured with the reference job, plots, model and trees: a lane's resident memory at its peak,
 # of which others share the pages of libraries (docs/decisions/lanes.md).
 LANE_BYTES = 1000 * 2**20
+# What a large GPU computes while it launches the kernels of one step (docs/decisions/stack.md).
+_FLOP_OF_LAUNCHES = 5e9
 # Work enough for a task that its start, imports and compilation do not matter.
 _SECONDS_A_TASK = 600.0
 
@@ -32,12 +36,13 @@ class LanePlan:
     """How many points go at a time on this machine, and with what.
 
     Attributes:
-        width: Points at a time.
+        width: Processes at a time, each at a point, or at several that train in one call.
         cores: Cores that they share.
         gpus: The GPUs of each place, as `CUDA_VISIBLE_DEVICES` takes them; empty leaves them be.
         setup: Lines of a shell that come before each lane.
         limit_s: Seconds that a point may take; None for any time.
         warning_s: Seconds before that in which it is warned.
+        beside: The most points that may train in one call; 1 where each trains alone.
     """
 
     width: int
@@ -46,6 +51,7 @@ class LanePlan:
     setup: tuple[str, ...] = ()
     limit_s: float | None = None
     warning_s: float = 0.0
+    beside: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,14 @@ class PointNeeds:
     Attributes:
         cores: Cores that it keeps busy.
         kind: What a process takes once: points of another kind need another.
+        beside: Points that may train in one call, it and others like it; 1 trains alone.
+        filling: Points of a call whose arithmetic takes about as long as its launches.
     """
 
     cores: int
     kind: str
+    beside: int = 1
+    filling: int = 1
 
     @classmethod
     def of(
@@ -73,19 +83,19 @@ class PointNeeds:
             num_points: Points that share them.
             on_gpu: Whether it computes on GPUs, of which each takes all.
         """
-        devices = job.devices
+        devices, filling = job.devices, 1
+        units = 1 if job.model.numeric_embedding == "none" else job.model.embedding_units
+        num_params = job.model.count_dense_params(num_columns * units)
+        flop = count_step_flop(job, num_params, num_tasks=devices.tasks)
         if on_gpu:
-            busy = cores
+            busy, filling = cores, max(1, int(_FLOP_OF_LAUNCHES / flop))
         else:
-            units = 1 if job.model.numeric_embedding == "none" else job.model.embedding_units
-            num_params = job.model.count_dense_params(num_columns * units)
-            flop = count_step_flop(job, num_params, num_tasks=devices.tasks)
             threads = devices.threads or worthy_threads(cores, step_flop=flop)
             # Members train side by side where there are cores that no other point wants.
             beside = min(job.model.members, max(1, cores // (threads * num_points)))
             busy = min(cores, threads * devices.tasks * beside)
         kind = f"{devices.kind} {devices.precision} {devices.xla} {devices.threads or busy}"
-        return cls(busy, kind)
+        return cls(busy, kind, filling=filling)
 
 
 def plan_lanes(
@@ -103,15 +113,17 @@ def plan_lanes(
         cores: Cores that all share.
         memory_bytes: Memory that all share.
         stack: `devices.stack`: so many lanes, whatever cores and memory say; 0 leaves it to them.
+            Of points that train in one call it is the width of that.
         point_bytes: What a point takes at its peak.
     """
-    if stack:
+    beside = max(need.beside for need in needs)
+    if stack and beside == 1:
         busiest = max(need.cores for need in needs)
         width = min(stack, len(needs))
         return LanePlan(width, max(cores, width * busiest))
     most = cores // min(need.cores for need in needs)
     room = memory_bytes // point_bytes
-    return LanePlan(max(1, int(min(len(needs), most, room))), cores)
+    return LanePlan(max(1, int(min(len(needs), most, room))), cores, beside=beside)
 
 
 def find_needs(jobs: Sequence[JobConfig], *, cores: int, has_gpus: bool) -> list[PointNeeds]:
@@ -126,16 +138,37 @@ def find_needs(jobs: Sequence[JobConfig], *, cores: int, has_gpus: bool) -> list
     for data in (job.data for job in jobs):
         if (key := data.model_dump_json()) not in num_columns:
             num_columns[key] = _count_columns(data)
-    return [
+    on_gpu = [has_gpus and job.devices.kind != "cpu" for job in jobs]
+    needs = [
         PointNeeds.of(
             job,
             cores=cores,
             num_columns=num_columns[job.data.model_dump_json()],
             num_points=len(jobs),
-            on_gpu=has_gpus and job.devices.kind != "cpu",
+            on_gpu=has_gpu,
         )
-        for job in jobs
+        for job, has_gpu in zip(jobs, on_gpu, strict=True)
     ]
+    kinds = [
+        _stack_kind(job) if has_gpu else None for job, has_gpu in zip(jobs, on_gpu, strict=True)
+    ]
+    alike = Counter(kinds)
+    return [
+        replace(need, beside=1 if kind is None else alike[kind])
+        for need, kind in zip(needs, kinds, strict=True)
+    ]
+
+
+def _stack_kind(job: JobConfig) -> str | None:
+    """What points share that one call on a GPU may train; None of one that trains alone.
+
+    Whether they do is known once a table is read and its GPU is there.
+    """
+    devices = job.devices
+    if job.model.members > 1 or devices.tasks > 1 or devices.xla == "off":
+        return None
+    kind = describe_kind(job), devices.precision, devices.threads, job.data.target
+    return repr(kind)
 
 
 def _count_columns(data: DataConfig) -> int:
@@ -148,7 +181,13 @@ def _count_columns(data: DataConfig) -> int:
 
 def make_errand(paths: RunPaths, needs: PointNeeds, *, number: int) -> Errand:
     """What a lane is told of a point, the `number`th of its sweep from 1."""
-    return Errand(run=paths.root, number=number, cores=needs.cores, kind=needs.kind)
+    return Errand(
+        run=paths.root,
+        number=number,
+        cores=needs.cores,
+        kind=needs.kind,
+        beside=needs.beside,
+    )
 
 
 def needs_here(jobs: Sequence[JobConfig]) -> list[PointNeeds]:
@@ -188,11 +227,20 @@ def narrowed_to_memory(plan: LanePlan) -> LanePlan:
 
 
 def with_stack(job: JobConfig, plan: LanePlan) -> JobConfig:
-    """A point's job with how many go side by side; of one with members the number is theirs."""
+    """A point's job with how many go side by side; of one with members the number is theirs.
+
+    Where one call trains points, its device says how many it has memory for.
+    """
     if job.model.members > 1:
         return job
-    devices = job.devices.model_copy(update={"stack": plan.width})
+    width = plan.width if plan.beside == 1 else min(job.devices.stack, plan.beside)
+    devices = job.devices.model_copy(update={"stack": width})
     return job.model_copy(update={"devices": devices})
+
+
+def points_at_once(plan: LanePlan, needs: Sequence[PointNeeds]) -> int:
+    """Points that a task does about as fast as one."""
+    return max(plan.width, min(min(need.beside, need.filling) for need in needs))
 
 
 def find_stack(jobs: Sequence[JobConfig]) -> int:

@@ -7,6 +7,7 @@ Whatever befalls a lane, only the point that it was at fails: another lane goes 
 """
 
 import logging
+import math
 import os
 import selectors
 import shlex
@@ -22,20 +23,15 @@ from typing import BinaryIO, Protocol, cast
 
 from dnnjob.errors import ExitCode, StoppedError
 from dnnjob.launch.errand import Errand, News
-from dnnjob.launch.halving import Order
 from dnnjob.launch.lane_plan import LanePlan
 from dnnjob.launch.local_tasks import COMMAND, signals_held_back
 from dnnjob.launch.outcome import explain_end
-from dnnjob.machine import count_oom_kills, process_key
+from dnnjob.launch.turns import Turns, leave_word
+from dnnjob.machine import count_oom_kills
 from dnnjob.runs import (
-    Event,
     Reason,
     RunPaths,
     State,
-    count_restarts,
-    latest_attempt,
-    leave_event,
-    own_job_id,
     read_cancel,
     read_status,
     read_submission,
@@ -46,27 +42,9 @@ from dnnjob.text import quote_command
 logger = logging.getLogger(__name__)
 
 _NAP_S = 0.1
+# Of a time limit: by so much less has a point that joins others.
+_LATE = 0.1
 _LANE = (sys.executable, "-P", "-m", "dnnjob.launch.lane")
-
-
-class Turns(Protocol):
-    """The points that wait, in the order of their turns."""
-
-    def take(self) -> Errand | None:
-        """The next point to run; None where there is none, or none as long as others run."""
-
-    def put_back(self, errand: Errand) -> None:
-        """Takes a point back that does not begin after all."""
-
-    def again(self, errand: Errand) -> None:
-        """Hears that a point that was at work begins again."""
-
-    def end(self, errand: Errand, code: ExitCode) -> None:
-        """Hears how a point has ended."""
-
-    @property
-    def waiting(self) -> Sequence[object]:
-        """Those of which something is still to come, and that are not at work."""
 
 
 class Watcher(Protocol):
@@ -84,18 +62,37 @@ class Watcher(Protocol):
 
 @dataclass
 class _Lane:
-    """A process, and the point that it is at."""
+    """A process, and the points that it is at."""
 
     place: int
     kind: str
     process: "subprocess.Popen[bytes]"
-    errand: Errand | None = None
+    errands: dict[int, Errand] = field(default_factory=dict)
+    """What it is at, by their numbers: several where one call trains them."""
+    seats: int = 1
+    """How many that may be."""
     began_at: float = 0.0
     is_warned: bool = False
     oom_kills: int = 0
-    """Processes that the kernel had ended for want of memory when the point began."""
+    """Processes that the kernel had ended for want of memory when its first point began."""
     rest: bytes = b""
     """Of a line that has not come whole."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it can be at no further point."""
+        beside = [errand.beside for errand in self.errands.values()]
+        return bool(beside) and (len(beside) >= self.seats or min(beside) == 1)
+
+    def takes_in(self, errand: Errand, *, limit_s: float | None) -> bool:
+        """Whether a point may join those that it is at: a warning of their time reaches all."""
+        late_s = math.inf if limit_s is None else _LATE * limit_s
+        is_late = time.monotonic() - self.began_at > late_s
+        return self.kind == errand.kind and errand.beside > 1 and not (self.is_full or is_late)
+
+    def find(self, number: int) -> Errand | None:
+        """The point that news is about; any, where it is about the process."""
+        return self.errands.get(number) or next(iter(self.errands.values()), None)
 
     def send(self, number: int) -> None:
         """Sends it a signal."""
@@ -151,8 +148,7 @@ class Lanes:
                     self._give(turns)
                 if not self._at_work:
                     break
-                for lane, code in self._look():
-                    errand, lane.errand = cast(Errand, lane.errand), None
+                for errand, code in self._look():
                     if code is None:
                         self._again = errand.model_copy(update={"after": None})
                         turns.again(errand)
@@ -174,12 +170,17 @@ class Lanes:
 
     @property
     def _at_work(self) -> list[_Lane]:
-        return [lane for lane in self._lanes.values() if lane.errand is not None]
+        return [lane for lane in self._lanes.values() if lane.errands]
+
+    @property
+    def _has_room(self) -> bool:
+        at_work = self._at_work
+        return len(at_work) < self.plan.width or not all(lane.is_full for lane in at_work)
 
     def _give(self, turns: Turns) -> None:
         """Has points begin as long as there is room."""
         # Not before there is room: until then one may be cancelled, or taken up elsewhere.
-        while len(self._at_work) < self.plan.width:
+        while self._has_room:
             if self._again is None:
                 self._next = self._next or turns.take()
             errand = self._again or self._next
@@ -189,8 +190,10 @@ class Lanes:
                 self._again = None
             else:
                 self._next = None
-            lane.errand, lane.is_warned = errand, False
-            lane.began_at, lane.oom_kills = time.monotonic(), count_oom_kills()
+            if not lane.errands:
+                lane.is_warned = False
+                lane.began_at, lane.oom_kills = time.monotonic(), count_oom_kills()
+            lane.errands[errand.number] = errand
             self.watcher.begin(errand)
             # One that has died meanwhile is found out by the next look.
             with suppress(BrokenPipeError):
@@ -200,10 +203,15 @@ class Lanes:
 
     def _find_lane(self, errand: Errand) -> _Lane | None:
         """A lane for a point; None as long as others take the room."""
-        filled = sum(lane.errand.cores for lane in self._at_work if lane.errand)
+        for lane in self._at_work:
+            if lane.takes_in(errand, limit_s=self.plan.limit_s):
+                return lane
+        filled = sum(max(one.cores for one in lane.errands.values()) for lane in self._at_work)
         if filled and filled + errand.cores > self.plan.cores:
             return None
-        idle = [lane for lane in self._lanes.values() if lane.errand is None]
+        if len(self._at_work) >= self.plan.width:
+            return None
+        idle = [lane for lane in self._lanes.values() if not lane.errands]
         for lane in idle:
             if lane.kind == errand.kind:
                 return lane
@@ -233,8 +241,8 @@ class Lanes:
         self._lanes[place] = lane = _Lane(place, errand.kind, process)
         return lane
 
-    def _look(self) -> Iterator[tuple[_Lane, ExitCode | None]]:
-        """Waits a moment for news; the lanes whose points have ended, with their codes.
+    def _look(self) -> Iterator[tuple[Errand, ExitCode | None]]:
+        """Waits a moment for news; the points that have ended, with their codes.
 
         None is no code: the point begins again.
         """
@@ -245,14 +253,16 @@ class Lanes:
         for lane in ready:
             told, is_open = lane.read()
             for news in told:
+                lane.seats = news.seats or lane.seats
+                if (errand := lane.find(news.number)) is None or news.seats:
+                    continue
                 if news.code is not None:
-                    yield lane, news.code
-                elif lane.errand is not None:
-                    self.watcher.hear(lane.errand, news)
+                    del lane.errands[errand.number]
+                    yield errand, news.code
+                else:
+                    self.watcher.hear(errand, news)
             if not is_open:
-                code = self._lose(lane)
-                if lane.errand is not None:
-                    yield lane, code
+                yield from self._lose(lane)
         for lane in self._at_work:
             self._limit(lane)
 
@@ -286,24 +296,26 @@ class Lanes:
             return False
         self._is_narrowed = True
         self.plan = replace(self.plan, width=max(1, self.plan.width // 2))
-        for lane in [one for one in self._lanes.values() if one.errand is None]:
+        for lane in [one for one in self._lanes.values() if not one.errands]:
             self._dismiss(lane)
         return True
 
-    def _lose(self, lane: _Lane) -> ExitCode | None:
-        """Takes leave of a lane that has ended by itself, with or without its point.
+    def _lose(self, lane: _Lane) -> list[tuple[Errand, ExitCode | None]]:
+        """Takes leave of a lane that has ended by itself, with or without points.
 
         Returns:
-            The exit code of its point; None where that begins again.
+            The points that it was at, each with its exit code; None where one begins again.
         """
         self._lanes.pop(lane.place, None)
         code = lane.process.wait()
         for pipe in (lane.process.stdin, lane.process.stdout):
             with suppress(BrokenPipeError):
                 cast(BinaryIO, pipe).close()
-        if lane.errand is None:
-            return ExitCode.DONE
-        paths = RunPaths(lane.errand.run)
+        lost, lane.errands = list(lane.errands.values()), {}
+        return [(errand, self._explain_loss(lane, errand, code)) for errand in lost]
+
+    def _explain_loss(self, lane: _Lane, errand: Errand, code: int) -> ExitCode | None:
+        paths = RunPaths(errand.run)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         state: State = "FAILED"
         reason: Reason = "vanished" if code < 0 else "error"
@@ -321,7 +333,8 @@ class Lanes:
             state, reason, result = "CANCELLED", "cancelled", ExitCode.TERMINATED
         see = f" See {self.log}." if self.log else ""
         error = f"Its process {how}.{see} {quote_command('resume', paths.root)} goes on."
-        again = reason == "out_of_memory" and read_cancel(paths) is None and self._narrow()
+        begins_again = reason == "out_of_memory" and errand.beside == 1
+        again = begins_again and read_cancel(paths) is None and self._narrow()
         # Who waits for the points must not take this one's end for the last.
         leave_word(paths, "REQUEUED" if again else state, reason, error)
         logger.error("%s: %s", paths.root, error)
@@ -345,7 +358,7 @@ class Lanes:
         except BaseException:
             for lane in self._lanes.values():
                 lane.send(signal.SIGKILL)
-            stopped = [cast(Errand, lane.errand) for lane in self._at_work]
+            stopped = [errand for lane in self._at_work for errand in lane.errands.values()]
             for lane in self._at_work:
                 lane.process.wait()
             for errand in [*stopped, *([self._again] if self._again else [])]:
@@ -377,64 +390,6 @@ class LogWatcher:
         logger.info("Run %d ended with exit code %d.", errand.number, code)
 
 
-class ListedTurns:
-    """Points that are run unless somebody has cancelled them, or gone on with them elsewhere."""
-
-    def __init__(self, order: Order) -> None:
-        self._order = order
-        self._attempts = {one.run: latest_attempt(RunPaths(one.run)) for one in order.waiting}
-
-    def take(self) -> Errand | None:
-        """The next that nobody has cancelled."""
-        while (errand := self._order.pop()) is not None:
-            if self._is_taken(errand):
-                logger.info("%s was taken up elsewhere since, and is left alone.", errand.run)
-                self._order.note(errand)
-            elif read_cancel(RunPaths(errand.run)) is not None:
-                self._cancel(errand)
-            else:
-                # Another `resume` of the sweep may have passed the same look: one has the point.
-                return errand.model_copy(update={"after": self._attempts[errand.run]})
-        return None
-
-    def put_back(self, errand: Errand) -> None:
-        """Has one wait again."""
-        self._order.put_back(errand)
-
-    def again(self, errand: Errand) -> None:
-        """Takes note of the attempt that it has had."""
-        if self._is_taken(errand):
-            # A lane that is killed at its start has claimed none.
-            self._attempts[errand.run] += 1
-
-    def end(self, errand: Errand, code: ExitCode) -> None:
-        """Takes note of it."""
-        self.again(errand)
-        self._order.note(errand)
-
-    @property
-    def waiting(self) -> list[Errand]:
-        """Those of which something is still to come, and that are not at work."""
-        return self._order.waiting
-
-    def cancel_rest(self) -> None:
-        """Says of those that wait that they will not go on."""
-        for errand in self.waiting:
-            if not self._is_taken(errand):
-                self._cancel(errand)
-
-    def _is_taken(self, errand: Errand) -> bool:
-        """Whether attempts were begun that are not known here."""
-        return latest_attempt(RunPaths(errand.run)) > self._attempts[errand.run]
-
-    def _cancel(self, errand: Errand) -> None:
-        paths = RunPaths(errand.run)
-        begun = "went on" if latest_attempt(paths) else "began"
-        error = f"Cancelled before it {begun}. {quote_command('resume', paths.root)} goes on."
-        leave_word(paths, "CANCELLED", "cancelled", error)
-        self._order.note(errand)
-
-
 def _describe_memory(paths: RunPaths) -> str:
     """What a run was allowed and was seen with, and the way out."""
     submission = read_submission(paths)
@@ -445,27 +400,6 @@ def _describe_memory(paths: RunPaths) -> str:
             seen = f": it had asked for {asked_gb:g} GB and was seen with {used_mb:.0f} MB"
             return f"{seen}. Raise profile.memory_gb, or lower devices.stack"
     return ". Lower devices.stack, so that fewer go side by side, or train.global_batch_size"
-
-
-def leave_word(paths: RunPaths, state: State, reason: Reason, error: str) -> None:
-    """Says what became of a run that could not say it itself."""
-    attempt, submission = latest_attempt(paths), read_submission(paths)
-    # A local one is a process also inside a job of Slurm.
-    is_local = submission is not None and submission.executor == "local"
-    event = Event(
-        writer="launcher",
-        attempt=attempt,
-        job_id=(not is_local and own_job_id(os.environ)) or str(os.getpid()),
-        process=process_key(os.getpid()) if is_local else None,
-        restarts=count_restarts(os.environ) or 0,
-        state=state,
-        reason=reason,
-        error=error,
-    )
-    try:
-        leave_event(paths, f"launcher-attempt-{attempt}", event)
-    except OSError as late:
-        logger.error("No event could be left in %s: %s", paths.root, late)
 
 
 def _after(setup: Sequence[str], command: Sequence[str]) -> list[str]:

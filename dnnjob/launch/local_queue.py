@@ -28,7 +28,8 @@ from dnnjob.launch.lane_plan import (
     plan_lanes,
     with_stack,
 )
-from dnnjob.launch.lanes import Lanes, ListedTurns, LogWatcher
+from dnnjob.launch.lanes import Lanes, LogWatcher
+from dnnjob.launch.turns import ListedTurns
 from dnnjob.machine import count_cores, memory_limit_bytes, visible_gpus
 from dnnjob.runs import Record, RunPaths, load_run_job, write_text
 from dnnjob.streams import guarded_streams

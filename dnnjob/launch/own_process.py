@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
@@ -20,6 +21,9 @@ from typing import NoReturn, TextIO
 from dnnjob.alike import is_alike
 from dnnjob.errors import ExitCode
 from dnnjob.streams import open_talk, talk_to
+
+# The log of the run that says something, where several in one process have logs.
+_own_log: ContextVar[Path | None] = ContextVar("own_log", default=None)
 
 _PR_SET_PDEATHSIG = 1
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
@@ -88,6 +92,7 @@ def logging_to(path: Path, *, rank: int, keeps_stderr: bool) -> Iterator[None]:
     handler = logging.StreamHandler(file)
     handler.setLevel(logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(lambda _: _own_log.get() in (None, path))
     logger = logging.getLogger("dnnjob")
     handlers: list[logging.StreamHandler[TextIO]] = [handler]
     if rank:
@@ -96,9 +101,11 @@ def logging_to(path: Path, *, rank: int, keeps_stderr: bool) -> Iterator[None]:
         os.dup2(file.fileno(), 2)
     for one in handlers:
         logger.addHandler(one)
+    saying = _own_log.set(path)
     try:
         yield
     finally:
+        _own_log.reset(saying)
         for one in handlers:
             logger.removeHandler(one)
             one.stream.close()

@@ -29,7 +29,7 @@ from dnnjob.config import (
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.dispatch import Dispatch
 from dnnjob.launch.halving import is_complete, refuse_halving_of_tasks
-from dnnjob.launch.lane_plan import choose_points_per_task, share_out
+from dnnjob.launch.lane_plan import choose_points_per_task, points_at_once, share_out
 from dnnjob.launch.local_queue import QueuePlan, plan_queue
 from dnnjob.launch.own_process import raising_on_signals
 from dnnjob.launch.preflight import Preflight, check_before
@@ -212,7 +212,7 @@ class _Order:
             chosen=self.profile.points_per_task,
             seconds_a_point=self.preflight.seconds_a_point(self.plan.needs),
             most_tasks=self.preflight.most_tasks,
-            width=self.plan.lanes.width,
+            width=points_at_once(self.plan.lanes, self.plan.needs),
             # So many that one is left at the last rung.
             least=1 if self.halving is None else self.halving**2,
         )

@@ -134,6 +134,7 @@ def make_plan(
     return SweepPlan(
         points_per_task=tuple(map(len, elements)),
         width=width,
+        beside=max(need.beside for need in needs),
         cores=tuple(sorted({need.cores for need in needs})),
         halving=halving,
         rungs=rungs,
@@ -145,7 +146,11 @@ def describe_plan(plan: SweepPlan) -> str:
     each, cores = sorted(set(plan.points_per_task)), plan.cores
     tasks, runs = len(plan.points_per_task), sum(plan.points_per_task)
     said = f"{counted(runs, 'run')} in {tasks} task(s) of {_span(each)}"
-    said += f", {plan.width} at a time with {_span(cores)} core(s) each."
+    if plan.beside == 1:
+        said += f", {plan.width} at a time with {_span(cores)} core(s) each."
+    else:
+        said += f", {plan.width} process(es) at a time. Each trains up to {plan.beside} runs in one"
+        said += " call where it has one GPU, as many as its memory allows."
     if plan.halving is not None:
         rungs = " and ".join(map(str, plan.rungs))
         said += f" In each task one of {plan.halving} goes on after {rungs} epochs."

@@ -50,6 +50,7 @@ from dnnjob.runs import (
     read_status,
 )
 from dnnjob.tasks import (
+    Beside,
     ChiefEndedError,
     Crew,
     FollowerCrew,
@@ -77,6 +78,7 @@ def run_attempt(
     stop: StopFlag | None = None,
     show: Callable[..., object] = lambda *_: None,
     until: Until | None = None,
+    beside: Beside | None = None,
 ) -> ExitCode:
     """Runs the job of a run folder to its end and leaves the outcome in its status.
 
@@ -88,6 +90,7 @@ def run_attempt(
         stop: Where this process has listened to signals already.
         show: Told how far training has come, as `journal.show_progress` is.
         until: Where the only task of a run stops short of the job's last epoch.
+        beside: The other runs of this process that the only task of a run may train with.
 
     Returns:
         The exit code of the command; errors are logged, not raised.
@@ -101,7 +104,7 @@ def run_attempt(
             if (code := _refuse_hopeless(paths)) is not None:
                 return code
             begin = partial(Journal, paths, after=after, show=show)
-            return _lead(paths, task, begin, stop=stop, watch=watch, until=until)
+            return _lead(paths, task, begin, stop=stop, watch=watch, until=until, beside=beside)
         return _follow(paths, task, stop=stop, watch=watch)
 
 
@@ -113,6 +116,7 @@ def _lead(
     stop: StopFlag,
     watch: Stopwatch,
     until: Until | None,
+    beside: Beside | None,
 ) -> ExitCode:
     try:
         journal = begin(process=process_key(os.getpid()), lost=_judge_lost(paths))
@@ -128,7 +132,7 @@ def _lead(
         crew = Crew(stop, task)
         try:
             crew = _gather(task, journal, crew)
-            report = run_job(TaskAttempt(journal, crew, watch, stack, until))
+            report = run_job(TaskAttempt(journal, crew, watch, stack, until, beside))
             journal.finish("COMPLETED")
         except PausedError as error:
             journal.mark_rung(error.epoch, error.val_loss)

@@ -174,9 +174,9 @@ def _strategy(facts: Facts) -> parts.Strategy:
 
 
 def _way(facts: Facts) -> Literal["axis", "lanes"] | None:
-    if facts.job.model.members == 1:
-        return None
-    return "axis" if facts.fitted.on_axis else "lanes"
+    if facts.fitted.on_axis:
+        return "axis"
+    return None if facts.job.model.members == 1 else "lanes"
 
 
 def _timing(facts: Facts) -> parts.Timing:

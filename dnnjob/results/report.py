@@ -164,9 +164,9 @@ class Strategy(Record):
     """Of a task; of members side by side of each."""
     xla: Literal["on", "off"]
     stack: int = 1
-    """Members of the model that trained at the same moment."""
+    """Networks that trained at the same moment: members of the model, or it and other runs."""
     stacked: Literal["axis", "lanes"] | None = None
-    """How, of several members: one call over a leading axis, or lanes with calls of their own."""
+    """How: one call over a leading axis, or lanes with calls of their own; null of one alone."""
 
 
 class Timing(Record):

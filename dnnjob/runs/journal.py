@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Any
 
@@ -77,7 +78,8 @@ class Journal:
                     if not over.is_set():
                         self._write()
 
-        thread = threading.Thread(target=live, daemon=True)
+        # What it says is said by this run.
+        thread = threading.Thread(target=copy_context().run, args=(live,), daemon=True)
         thread.start()
         try:
             yield

@@ -138,7 +138,9 @@ class SweepPlan(Record):
     points_per_task: tuple[int, ...]
     """Points of each task: of the command, of the background process, or of an array's element."""
     width: int
-    """Points that a task runs side by side."""
+    """Processes of a task side by side, each at a point, or at several in one call."""
+    beside: int = 1
+    """The most points that may train in one call on a GPU; its memory may have room for fewer."""
     cores: tuple[int, ...]
     """Cores that points keep busy, from the fewest to the most."""
     halving: int | None = None

@@ -6,6 +6,7 @@ threads = configure_process(job.devices, crew)       # before TensorFlow is impo
 steps = crew.agree(steps)                            # the chief's word, at the start of each call
 """
 
+from dnnjob.tasks.company import Beside, Company, Guest
 from dnnjob.tasks.environment import (
     LOGICAL_CPUS,
     configure_process,
@@ -29,9 +30,12 @@ __all__ = [
     "LANE",
     "LOGICAL_CPUS",
     "WAIT_S",
+    "Beside",
     "ChiefEndedError",
+    "Company",
     "Crew",
     "FollowerCrew",
+    "Guest",
     "StopFlag",
     "Task",
     "TaskAttempt",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from dnnjob.clock import Stopwatch
 from dnnjob.runs import Journal
+from dnnjob.tasks.company import Beside
 from dnnjob.tasks.process_group import Crew
 
 
@@ -42,6 +43,7 @@ class TaskAttempt:
         watch: Started when the run was.
         stack: Clears away what others may read until they have heard of the end.
         until: Where it stops short of the job's last epoch; None is nowhere.
+        beside: The other runs of its process that it may train with in one call; None without.
     """
 
     journal: Journal
@@ -49,6 +51,7 @@ class TaskAttempt:
     watch: Stopwatch
     stack: ExitStack
     until: Until | None = None
+    beside: Beside | None = None
 
     def check(self) -> None:
         """Makes sure that the run shall go on, and in this attempt.

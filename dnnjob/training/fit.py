@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
+from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig, TrainConfig
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.folds import Folds, choose_folds
@@ -22,7 +25,7 @@ from dnnjob.data.raw_columns import FloatArray
 from dnnjob.data.windows import Window, make_windows
 from dnnjob.errors import NonFiniteError, PausedError, StoppedError
 from dnnjob.runs import Position
-from dnnjob.tasks import TaskAttempt
+from dnnjob.tasks import Beside, TaskAttempt
 from dnnjob.training.checkpoint import CheckpointStore
 from dnnjob.training.evaluate import RowPredictor, make_predictor
 from dnnjob.training.history import EpochLog, MeanHistory
@@ -38,10 +41,11 @@ from dnnjob.training.member import (
     unfinished,
 )
 from dnnjob.training.model import summarize
-from dnnjob.training.network import Network, Stack, make_stack
+from dnnjob.training.network import Network, Stack, guest_kind, make_stack
+from dnnjob.training.point_stack import PointTraining
 from dnnjob.training.progress import open_progress
 from dnnjob.training.resume import Keeper, identify
-from dnnjob.training.stacked_members import next_group, present
+from dnnjob.training.stacked_members import Axis, next_group, present
 from dnnjob.training.step import CompiledStep
 from dnnjob.training.strategy import Devices
 from dnnjob.training.train import Pace, TrainingLoop
@@ -165,7 +169,7 @@ def fit_dnn(
         meanwhile: Called once the interpreter is free, since the network compiles and trains.
         lanes: Members that train at the same moment, where the rows are resident.
         on_axis: Whether one call trains these, which XLA compiles for one device, rather than each
-            its own.
+            its own; a single one with those of the runs beside it.
 
     Raises:
         NonFiniteError: If more than half of the networks diverge; a checkpoint holds the last
@@ -174,8 +178,10 @@ def fit_dnn(
         PeerLostError: If another task is lost.
     """
     watch = attempt.watch
+    is_guest = on_axis and attempt.beside is not None
     with watch.time("compile"):
-        stack, members, is_fed = _prepare(job, rows, devices, rank=attempt.crew.task.rank)
+        stack, members, prepared = _prepare(job, rows, devices, attempt=attempt, is_guest=is_guest)
+    is_fed = prepared.make_feed is not None
     plan, summary = members[0].plan, summarize(stack.dnn)
     logger.info("%s", summary)
     with watch.time("compile"):
@@ -183,28 +189,44 @@ def fit_dnn(
             stack.trace()
         meanwhile()
     axis = lanes if on_axis else 0
-    keeper = _make_keeper(
-        job, rows.fingerprint, devices, members=members, attempt=attempt, axis=axis
-    )
-    keeper.restore()
-    for member in members:
-        member.stop_at(attempt.until)
-    with watch.time("compile"):
-        _compile(stack, members, keeper, is_fed=is_fed, axis=axis)
-    _announce(job, plan, devices, width=1 if is_fed else lanes, on_axis=on_axis)
-    loop = TrainingLoop(
+    keeper = _restore(job, rows.fingerprint, devices, members=members, attempt=attempt, axis=axis)
+    own_axis, lanes = 0 if is_guest else axis, 1 if is_guest else lanes
+    loop = _make_loop(job, stack, keeper, lanes=lanes, is_fed=is_fed, axis=own_axis)
+    if not is_guest:
+        with watch.time("compile"):
+            _compile(stack, members, loop, is_fed=is_fed)
+    _announce(job, plan, devices, width=axis or loop.width, on_axis=on_axis)
+    guest = None
+    if is_guest:
+        kind = guest_kind(job, plan, prepared.data, encoding=rows.encoding, devices=devices)
+        narrow = partial(_narrow, keeper, attempt)
+        guest = PointTraining(loop, members[0], stack.stacked, kind, axis, narrow)
+    pace = _train(loop, members, keeper, attempt, guest)
+    _pause(job.train, remaining(members), attempt)
+    _keep_best(job.train, remaining(members))
+    fitted = _summed_up(job, loop, members, keeper, summary=summary, pace=pace)
+    return replace(fitted, width=guest.width, on_axis=guest.width > 1) if guest else fitted
+
+
+def _make_loop(
+    job: JobConfig, stack: Stack, keeper: Keeper, *, lanes: int, is_fed: bool, axis: int
+) -> TrainingLoop:
+    """What trains members, `lanes` at a time, or `axis` of them in one call."""
+    return TrainingLoop(
         stack.step,
         job,
         keep=keeper.keep,
         crew=keeper.crew,
-        width=1 if is_fed else lanes,
-        stacked=stack.stacked if on_axis else None,
+        lanes=1 if is_fed or axis else lanes,
+        axis=Axis(stack.stacked, axis, keeper.narrow) if axis else None,
         takes_turns=not is_fed,
     )
-    pace = _train(loop, members, keeper, attempt)
-    _pause(job.train, remaining(members), attempt)
-    _keep_best(job.train, remaining(members))
-    return _summed_up(job, loop, members, keeper, summary=summary, pace=pace)
+
+
+def _narrow(keeper: Keeper, attempt: TaskAttempt, width: int) -> None:
+    keeper.narrow(width)
+    if attempt.beside is not None:
+        attempt.beside.company.narrow(width)
 
 
 def _summed_up(
@@ -249,15 +271,28 @@ def _fitted(number: int, member: Member, train: TrainConfig) -> FittedMember:
 
 
 def _prepare(
-    job: JobConfig, rows: WindowedRows, devices: Devices, *, rank: int
-) -> tuple[Stack, list[Member], bool]:
-    """The networks at their start, and whether windows feed them.
+    job: JobConfig,
+    rows: WindowedRows,
+    devices: Devices,
+    *,
+    attempt: TaskAttempt,
+    is_guest: bool,
+) -> tuple[Stack, list[Member], Prepared]:
+    """The networks at their start, and what they train on.
 
     The rows stay with the step alone: zeros that stand for a window are as large as one.
     """
+    rank = attempt.crew.task.rank
     prepared = rows.prepare(job, devices, first_replica=rank * len(devices.names))
-    stack = make_stack(job, prepared.plan, prepared.data, encoding=rows.encoding, devices=devices)
-    return stack, _make_members(prepared, stack), prepared.make_feed is not None
+    stack = make_stack(
+        job,
+        prepared.plan,
+        prepared.data,
+        encoding=rows.encoding,
+        devices=devices,
+        is_guest=is_guest,
+    )
+    return stack, _make_members(prepared, stack), prepared
 
 
 def _make_members(prepared: Prepared, stack: Stack) -> list[Member]:
@@ -298,7 +333,7 @@ def _resident_member(
     return Member(network, TrainingState.begin(plan), make, name=name, validation=validation)
 
 
-def _make_keeper(
+def _restore(
     job: JobConfig,
     table: Fingerprint,
     devices: Devices,
@@ -307,8 +342,9 @@ def _make_keeper(
     attempt: TaskAttempt,
     axis: int,
 ) -> Keeper:
+    """What keeps the members, which go on from the newest checkpoint."""
     journal, crew = attempt.journal, attempt.crew
-    return Keeper(
+    keeper = Keeper(
         store=CheckpointStore(journal.paths.checkpoints),
         journal=journal,
         members=members,
@@ -316,42 +352,73 @@ def _make_keeper(
         every_s=job.train.checkpoint_every_s,
         crew=crew,
     )
+    keeper.restore()
+    for member in members:
+        member.stop_at(attempt.until)
+    return keeper
 
 
-def _compile(
-    stack: Stack, members: Sequence[Member], keeper: Keeper, *, is_fed: bool, axis: int
-) -> None:
+def _compile(stack: Stack, members: Sequence[Member], loop: TrainingLoop, *, is_fed: bool) -> None:
     """Compiles the call; returns once all tasks are there."""
     if is_fed:
         # The first window is filled while the network compiles.
         for member in unfinished(members)[:1]:
             member.windows = with_first_ahead(member.make_windows(member.state.log.num_steps))
-    if axis:
-        if group := next_group(members, width=axis):
-            with ExitStack() as seats:
-                stack.stacked.compile(present(group, seats))
-    else:
+    if loop.axis is None:
         stack.compile()
+    else:
+        _compile_axis(loop.axis, members)
     if is_fed:
         stack.step.forget_rows()
     # From here on standing still counts: for all from the same moment.
-    keeper.crew.gather(None)
+    loop.crew.gather(None)
+
+
+def _compile_axis(axis: Axis, members: Sequence[Member]) -> None:
+    while axis.width > 1 and (group := next_group(members, width=axis.width)):
+        try:
+            with ExitStack() as seats:
+                axis.stacked.compile(present(group, seats))
+            return
+        except tf.errors.ResourceExhaustedError:
+            if not axis.halve():
+                raise
 
 
 def _train(
-    loop: TrainingLoop, members: Sequence[Member], keeper: Keeper, attempt: TaskAttempt
+    loop: TrainingLoop,
+    members: Sequence[Member],
+    keeper: Keeper,
+    attempt: TaskAttempt,
+    guest: PointTraining | None,
 ) -> Pace:
     """Trains to the job's end; what training ended with is in the newest checkpoint."""
     with open_progress(epochs=members[0].plan.epochs) as show:
         loop = replace(loop, shows=(attempt.journal.show_progress, show))
         try:
-            with attempt.watch.time("train"), attempt.crew.training():
-                pace = loop.train(members)
+            if guest is not None and attempt.beside is not None and unfinished(members):
+                guest.loop = loop
+                pace = _train_beside(guest, attempt.beside, attempt.watch)
+            else:
+                with attempt.watch.time("train"), attempt.crew.training():
+                    pace = loop.train(members)
         except (NonFiniteError, StoppedError):
             keeper.write()
             raise
         keeper.write()
     return pace
+
+
+def _train_beside(guest: PointTraining, beside: Beside, watch: Stopwatch) -> Pace:
+    """Trains with others, as long as there is memory for any."""
+    try:
+        if guest.width > 1 and (pace := beside.meet(guest)) is not None:
+            return cast(Pace, pace)
+    finally:
+        watch.add("compile", guest.compile_s)
+        watch.add("train", guest.pace.seconds)
+    with watch.time("train"):
+        return guest.loop.train([guest.member])
 
 
 def _pause(train: TrainConfig, members: Sequence[Member], attempt: TaskAttempt) -> None:
@@ -403,7 +470,9 @@ def _announce(job: JobConfig, plan: Plan, devices: Devices, *, width: int, on_ax
         plan.rows_per_replica,
         plan.steps_per_epoch,
     )
-    if num_members > 1:
+    if num_members == 1 and on_axis:
+        logger.info("Runs beside it: up to %d networks in one call.", width)
+    elif num_members > 1:
         logger.info(
             "%d members, %d at the same moment %s.",
             *(num_members, width),

@@ -12,7 +12,7 @@ from dnnjob.config import JobConfig
 
 # What reaches the compiled call as tensors, or does not reach it.
 _TRAIN_VALUES = {
-    *("learning_rate", "schedule", "warmup_steps", "checkpoint_every_s"),
+    *("epochs", "learning_rate", "schedule", "warmup_steps", "checkpoint_every_s"),
     *("weight_decay", "momentum", "clip_norm", "patience", "min_delta"),
 }
 _MODEL_VALUES = {"members", "dropout_rate", "l2"}

@@ -19,7 +19,7 @@ from dnnjob.data.order import Plan, member_seeds
 from dnnjob.training.hyperparameters import describe_kind
 from dnnjob.training.model import build_encoded_dnn
 from dnnjob.training.network_state import NetworkState, make_state
-from dnnjob.training.stacked_step import StackedStep
+from dnnjob.training.stacked_step import StackedStep, validation_kind
 from dnnjob.training.step import CompiledStep, ResidentData
 from dnnjob.training.strategy import Devices
 
@@ -123,6 +123,7 @@ def make_stack(
     *,
     encoding: Encoding,
     devices: Devices,
+    is_guest: bool = False,
 ) -> Stack:
     """The job's networks, with the call of an earlier run in this process if one was of the kind.
 
@@ -134,13 +135,16 @@ def make_stack(
         data: Its rows.
         encoding: What its inputs are.
         devices: What it computes on.
+        is_guest: Whether it trains in a call with other runs: what those have stays as it is.
     """
-    for _, kept in _calls:
-        kept.release()
+    if not is_guest:
+        for _, kept in _calls:
+            kept.release()
     networks = tuple(_make_networks(job, encoding, devices))
     dnn = networks[0].seat.dnn
-    if devices.num_replicas > 1:
-        _calls.clear()
+    if is_guest or devices.num_replicas > 1:
+        if not is_guest:
+            _calls.clear()
         step = CompiledStep(dnn, data, job=job, plan=plan, devices=devices)
         return Stack(networks, StackedStep(step))
     kind = _kind(job, plan, data, encoding=encoding, devices=devices)
@@ -185,15 +189,34 @@ def _kind(
     encoding: Encoding,
     devices: Devices,
 ) -> Any:
-    """What two runs must share to share a compiled call."""
-    numbers = encoding.numeric_embedding(job.model)
+    """What two runs must share to share a compiled call, one after the other."""
     tensors = data.x, data.y, data.x_validation, data.y_validation
     return (
-        describe_kind(job),
-        job.devices.model_dump(exclude={"stack"}),
+        _network_kind(job, encoding, devices),
         plan,
         [None if tensor is None else tuple(tensor.shape) for tensor in tensors],
         data.num_validation_rows,
+    )
+
+
+def guest_kind(
+    job: JobConfig, plan: Plan, data: ResidentData, *, encoding: Encoding, devices: Devices
+) -> str:
+    """What runs must share to train in one call at the same moment; each has its own rows."""
+    kind = (
+        _network_kind(job, encoding, devices),
+        plan.rows_per_replica,
+        data.y.shape[1:],
+        validation_kind(data.num_validation_rows),
+    )
+    return repr(kind)
+
+
+def _network_kind(job: JobConfig, encoding: Encoding, devices: Devices) -> Any:
+    numbers = encoding.numeric_embedding(job.model)
+    return (
+        describe_kind(job),
+        job.devices.model_dump(exclude={"stack"}),
         encoding.num_inputs,
         encoding.embedding_shapes,
         # The edges of bins are weights; how many a column has is not.

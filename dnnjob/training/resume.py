@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -18,11 +18,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from dnnjob.alike import ALIKE
-from dnnjob.config import JobConfig
+from dnnjob.config import JobConfig, change_devices, to_toml
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.errors import DataError, JobError
 from dnnjob.machine import cpu_flags, package_version, tensorflow_version
-from dnnjob.runs import Journal
+from dnnjob.runs import Journal, load_run_job, write_text
 from dnnjob.tasks import Crew
 from dnnjob.training.checkpoint import Checkpoint, CheckpointStore
 from dnnjob.training.history import EpochLog
@@ -157,6 +157,21 @@ class Keeper:
         if self.store.write(checkpoint, attempt=self.journal.number):
             self.journal.mark_reached(checkpoint.position)
         self._written_at = time.monotonic()
+
+    def narrow(self, width: int) -> None:
+        """Goes on with fewer networks side by side in one call, and has later attempts do so."""
+        facts = {**self.identity.fingerprint, "stack": width}
+        if width == 1:
+            del facts["stack"]
+        self.identity = replace(self.identity, fingerprint=facts)
+        if any(member.state.log.num_steps for member in self.members):
+            self.inexact = f"went on with {width} network(s) side by side for want of memory"
+        try:
+            self.journal.recheck()
+            job = change_devices(load_run_job(self.journal.paths), {"stack": width})
+            write_text(self.journal.paths.job, to_toml(job))
+        except OSError as error:
+            logger.warning("A later attempt will not know of the narrower stack: %s.", error)
 
     def restore(self) -> bool:
         """Lets the members go on from the newest checkpoint; False where there is none.

@@ -91,11 +91,6 @@ class RowSums:
         gradients, error, finite = self._strategy.run(on_replica, args=(x, y))
         return gradients, self._first(error), self._first(finite)
 
-    def read_fixed(self) -> None:
-        """Reads what never trains, once: XLA takes no variable into a loop that is mapped."""
-        fixed = self._dnn.non_trainable_variables
-        self.fixed = [tf.convert_to_tensor(variable.value) for variable in fixed]
-
     def replica_gradients(
         self,
         weights: Sequence[tf.Tensor],

@@ -1,10 +1,14 @@
-"""How many members one call trains side by side on a leading axis, and where.
+"""How many networks one call trains side by side on a leading axis, and where.
 
-width = stack_width(job, encoding, devices)    # 0: each member has calls of its own
+width = stack_width(job, encoding, devices)    # of members; 0: each has calls of its own
+room = point_room(job, encoding, devices, num_rows=506)      # of runs of a sweep
 """
+
+import math
 
 from dnnjob.config import JobConfig
 from dnnjob.data.encoding import Encoding
+from dnnjob.data.order import StepPlan
 from dnnjob.training.optimizer import count_slots
 from dnnjob.training.row_chunks import chunk_rows
 from dnnjob.training.strategy import Devices
@@ -29,14 +33,40 @@ def stack_width(job: JobConfig, encoding: Encoding, devices: Devices) -> int:
         encoding: What its inputs are.
         devices: What it computes on.
     """
-    on_axis = devices.kind == "gpu" and devices.xla and devices.num_replicas == 1
-    if job.model.members == 1 or not on_axis:
+    if job.model.members == 1 or not has_axis(devices):
         return 0
     each = network_bytes(job, encoding, rows=chunk_rows(devices, threads=job.devices.threads))
     fitting = int(_SHARE * devices.memory_bytes() / each)
     width = min(job.devices.stack or fitting, job.model.members)
     # One at a time gains nothing by an axis, and a checkpoint of its own calls keeps its bits.
     return width if width > 1 else 0
+
+
+def has_axis(devices: Devices) -> bool:
+    """Whether a call over a leading axis is worth it."""
+    return devices.kind == "gpu" and devices.xla and devices.num_replicas == 1
+
+
+def point_room(job: JobConfig, encoding: Encoding, devices: Devices, *, num_rows: int) -> int:
+    """Runs like this one that the device holds side by side, each with its own rows and order.
+
+    Args:
+        job: A job of one network.
+        encoding: What its inputs are.
+        devices: What it computes on.
+        num_rows: Rows that it trains on or is validated by.
+
+    Returns:
+        At least 1; 0 where each has calls of its own.
+    """
+    if job.model.members > 1 or not has_axis(devices):
+        return 0
+    each = network_bytes(job, encoding, rows=chunk_rows(devices, threads=job.devices.threads))
+    plan = StepPlan(num_rows, job.train.global_batch_size, 1, job.train.epochs)
+    # The target, and perhaps the root of its weight.
+    numbers = num_rows * (encoding.num_inputs + 2) + math.prod(plan.block_shape)
+    each += _COPIES * _FLOAT_BYTES * numbers
+    return max(1, int(_SHARE * devices.memory_bytes() / each))
 
 
 def network_bytes(job: JobConfig, encoding: Encoding, *, rows: int) -> int:

@@ -1,18 +1,69 @@
-"""Members that one compiled call trains side by side: which they are, and what comes of a call.
+"""Networks that one compiled call trains side by side: which they are, and what comes of a call.
 
-group = next_group(members, width=8)
-steps = train_together(stacked, group, job.train, size=100, width=8)
+axis = Axis(stacked, 8, narrowed=tell)
+group = next_group(members, width=axis.width)
+steps = train_together(stacked, [Seated(one, step, job.train) for one in group], size=100, width=8)
 """
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from dnnjob.config import TrainConfig
 from dnnjob.training.member import PATIENCE_ENDED, Member, unfinished
 from dnnjob.training.network_state import NetworkState
 from dnnjob.training.stacked_step import StackedStep
+from dnnjob.training.step import CompiledStep
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Axis:
+    """The leading axis of a compiled call.
+
+    Attributes:
+        stacked: The call.
+        width: Networks that it trains at most.
+        narrowed: Told of another width before anything is trained with it.
+    """
+
+    stacked: StackedStep
+    width: int
+    narrowed: Callable[[int], None]
+    _is_narrowed: bool = False
+
+    def halve(self) -> bool:
+        """Halves the width, once, where memory has run out; whether it has."""
+        if self._is_narrowed or self.width < 2:
+            return False
+        self._is_narrowed = True
+        before, self.width = self.width, self.width // 2
+        logger.warning(
+            "The device has too little memory for %d networks side by side: from here on %d go on. "
+            "Set devices.stack = %d to begin with so many.",
+            before,
+            *[self.width] * 2,
+        )
+        self.narrowed(self.width)
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class Seated:
+    """A network with a place on a leading axis.
+
+    Attributes:
+        member: The network on its way.
+        step: What computes it alone.
+        train: `[train]` of its job.
+    """
+
+    member: Member
+    step: CompiledStep
+    train: TrainConfig
 
 
 def next_group(members: Sequence[Member], *, width: int) -> list[Member]:
@@ -48,43 +99,47 @@ def _has_ended(member: Member) -> bool:
 
 
 def train_together(
-    stacked: StackedStep, group: Sequence[Member], train: TrainConfig, *, size: int, width: int
+    stacked: StackedStep, group: Sequence[Seated], *, size: int, width: int, places: int = 0
 ) -> list[int]:
-    """Takes equally many steps of each member that trains on, at most `size`.
+    """Takes equally many steps of each network that trains on, at most `size`.
 
     Args:
         stacked: Computes them.
-        group: Members, as `next_group` gives them.
-        train: `[train]` of the job.
+        group: Members of a run, as `next_group` gives them, or of runs of one member each.
         size: The most steps.
-        width: That of the whole stack.
+        width: Networks among which the seconds of a call count as shared.
+        places: As in `StackedStep`, of networks of several runs; 0 is one run's members.
 
     Returns:
         Steps of each of them.
     """
-    going, began = unfinished(group), time.perf_counter()
-    calls = [member.next_call(stacked.step, train, size=size) for member in going]
+    began = time.perf_counter()
+    calls = {
+        one: one.member.next_call(one.step, one.train, size=size)
+        for one in group
+        if unfinished([one.member])
+    }
     # None gets ahead of the others where their epochs differ, whatever a clock makes of `size`.
-    num_steps = min(call.stop - call.start for call in calls)
-    calls = [replace(call, stop=call.start + num_steps) for call in calls]
-    idle = replace(calls[0], stop=calls[0].start)
-    taken = dict(zip(going, calls, strict=True))
+    num_steps = min(call.stop - call.start for call in calls.values())
+    calls = {one: replace(call, stop=call.start + num_steps) for one, call in calls.items()}
+    first = next(iter(calls.values()))
+    idle = replace(first, stop=first.start)
     with ExitStack() as seats:
         outcomes = stacked(
-            present(group, seats),
-            [taken.get(member, idle) for member in group],
-            ended=[_has_ended(member) for member in group],
+            present([one.member for one in group], seats),
+            [calls.get(one, idle) for one in group],
+            ended=[_has_ended(one.member) for one in group],
+            steps=[one.step for one in group] if places else (),
+            places=places,
         )
     # The history of a run adds up all members' and divides by the width.
-    seconds = (time.perf_counter() - began) * width / len(going)
-    for member, outcome in zip(group, outcomes, strict=True):
-        if member in taken:
-            member.take(outcome, taken[member], stacked.step, train, seconds=seconds)
-    return [
-        outcome.stop - taken[member].start
-        for member, outcome in zip(group, outcomes, strict=True)
-        if member in taken
-    ]
+    seconds = (time.perf_counter() - began) * width / len(calls)
+    taken = []
+    for one, outcome in zip(group, outcomes, strict=True):
+        if one in calls:
+            one.member.take(outcome, calls[one], one.step, one.train, seconds=seconds)
+            taken.append(outcome.stop - calls[one].start)
+    return taken
 
 
 def present(group: Sequence[Member], seats: ExitStack) -> list[NetworkState]:

@@ -236,21 +236,30 @@ class CompiledStep:
 
     def steps_of(self, call: Call) -> Steps:
         """The steps of a call as tensors."""
+        steps: Steps = tf.nest.map_structure(tf.convert_to_tensor, self.values_of(call))
+        return steps
+
+    def values_of(self, call: Call) -> Steps:
+        """The steps of a call as NumPy has them, but for the index tensor: many become one."""
         return Steps(
-            indices=tf.convert_to_tensor(call.indices),
-            rates=tf.constant(call.rates),
-            per_epoch=tf.constant(call.per_epoch or self.plan.steps_per_epoch, tf.int32),
-            first_step=tf.constant(call.first_step, tf.int32),
-            start=tf.constant(call.start, tf.int32),
-            stop=tf.constant(call.stop, tf.int32),
-            seed=tf.constant(call.seed, tf.int64),
-            values=Hyperparameters(*map(tf.constant, self._values)),
+            indices=call.indices,
+            rates=call.rates,
+            per_epoch=np.int32(call.per_epoch or self.plan.steps_per_epoch),
+            first_step=np.int32(call.first_step),
+            start=np.int32(call.start),
+            stop=np.int32(call.stop),
+            seed=np.int64(call.seed),
+            values=self._values,
         )
 
     def rows_of(self, call: Call) -> Rows:
         """What a call computes on."""
         x, y = call.rows or (self._data.x, self._data.y)
         return self._with_validation(x, y, call.validation or self._validation)
+
+    def fixed(self) -> list[tf.Tensor]:
+        """Weights of the network that never train: XLA takes no variable into a mapped loop."""
+        return [tf.convert_to_tensor(one.value) for one in self._dnn.non_trainable_variables]
 
     def validate_on(self, rows: np.ndarray) -> Validation:
         """Some of the validation rows, by number, as a call takes them."""
@@ -367,7 +376,9 @@ class CompiledStep:
                 carry = self._validate_at_epoch_end(carry, state, rows, steps)
             return (carry,)
 
-        carry = self.begin(steps.start, stopping, num_steps=int(steps.indices.shape[0]))
+        num_steps = int(steps.indices.shape[0])
+        num_epochs = max(1, num_steps // self.plan.steps_per_epoch)
+        carry = self.begin(steps.start, stopping, num_steps=num_steps, num_epochs=num_epochs)
         ended: tuple[Carry] = tf.while_loop(goes_on, take_step, (carry,), parallel_iterations=1)
         return ended[0]
 
@@ -387,14 +398,16 @@ class CompiledStep:
             tf.cond(better, lambda: self._keep_best(state), tf.no_op)
         return carry
 
-    def begin(self, step: tf.Tensor, stopping: Stopping, *, num_steps: int) -> Carry:
-        """Loop variables of a call before its first step."""
+    def begin(
+        self, step: tf.Tensor, stopping: Stopping, *, num_steps: int, num_epochs: int
+    ) -> Carry:
+        """Loop variables of a call before its first step, of a window of so many at most."""
         return Carry(
             step=step,
             finite=tf.constant(True),
             patience_ended=tf.constant(False),
             squared_errors=tf.zeros((num_steps,)),
-            validation_losses=tf.zeros((max(1, num_steps // self.plan.steps_per_epoch),)),
+            validation_losses=tf.zeros((num_epochs,)),
             best_loss=stopping.best_loss,
             best_epoch=stopping.best_epoch,
         )

@@ -1,6 +1,6 @@
 """The training loop: decides how far each call goes and when to stop, and computes nothing.
 
-loop = TrainingLoop(step, job=job, keep=keep, crew=crew, shows=shows, width=2)
+loop = TrainingLoop(step, job=job, keep=keep, crew=crew, shows=shows, lanes=2)
 pace = loop.train(members)
 """
 
@@ -11,16 +11,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+import tensorflow as tf
+
 from dnnjob.config import JobConfig
 from dnnjob.tasks import Crew
 from dnnjob.training.member import Member, overall_progress, refuse_divergence, unfinished
 from dnnjob.training.progress import Show
-from dnnjob.training.stacked_members import next_group, train_together
+from dnnjob.training.stacked_members import Axis, Seated, next_group, train_together
 from dnnjob.training.stacked_step import StackedStep
 from dnnjob.training.step import CompiledStep
 
 # A round this long costs nothing in speed and lets a bar, a checkpoint or a stop come in time.
-_SECONDS_A_ROUND = 0.5
+SECONDS_A_ROUND = 0.5
 # Where members take turns, calls are shorter, so that all lanes are busy until a round's end.
 _CALLS_A_ROUND = 5
 _MAX_GROWTH = 8
@@ -49,9 +51,9 @@ class TrainingLoop:
         keep: Called after every round to write a checkpoint where one is due.
         crew: The tasks of the run: agrees on the length of each call, or to stop.
         shows: Told after every round.
-        width: Members that train at the same moment, each in a thread of its own. TensorFlow lets
+        lanes: Members that train at the same moment, each in a thread of its own. TensorFlow lets
             go of the interpreter while a call computes.
-        stacked: Trains so many members in one call instead; None where each has calls of its own.
+        axis: Trains members in one call instead; None where each has calls of its own.
         takes_turns: Whether the members of a round go on together; else one trains to its end
             before the next begins.
     """
@@ -61,9 +63,19 @@ class TrainingLoop:
     keep: Callable[[], None]
     crew: Crew
     shows: tuple[Show, ...] = ()
-    width: int = 1
-    stacked: StackedStep | None = None
+    lanes: int = 1
+    axis: Axis | None = None
     takes_turns: bool = True
+
+    @property
+    def width(self) -> int:
+        """Members that train at the same moment."""
+        return self.lanes if self.axis is None else self.axis.width
+
+    @property
+    def stacked(self) -> StackedStep | None:
+        """The call of several members; one that has the axis for itself has a call of its own."""
+        return None if self.axis is None or self.axis.width == 1 else self.axis.stacked
 
     def train(self, members: Sequence[Member]) -> Pace:
         """Trains the members to the job's end; they change in place.
@@ -80,24 +92,33 @@ class TrainingLoop:
         pace, size = Pace(), 1
         if not unfinished(members):
             self._show(members, pace)
-        with ThreadPoolExecutor(self.width) as lanes:
+        with ThreadPoolExecutor(self.lanes) as lanes:
             while active := self._next(members):
                 size = self.crew.agree(size)
                 began = time.perf_counter()
                 if self._calls_each(active):
-                    steps = self._round(active, size)
+                    if (steps := self._round(active, size)) is None:
+                        continue
                     seconds = time.perf_counter() - began
-                    size = _next_size(size, seconds, of=_SECONDS_A_ROUND)
+                    size = next_size(size, seconds, of=SECONDS_A_ROUND)
                 else:
                     steps, a_step = self._fill(lanes, active, size)
                     seconds = time.perf_counter() - began
-                    wanted = _SECONDS_A_ROUND / _CALLS_A_ROUND
-                    size = _next_size(size, size * a_step, of=wanted)
+                    wanted = SECONDS_A_ROUND / _CALLS_A_ROUND
+                    size = next_size(size, size * a_step, of=wanted)
                 pace = Pace(pace.steps + sum(steps), pace.seconds + seconds)
-                refuse_divergence(members, self.job.train)
-                self._show(members, pace)
-                self.keep()
+                self.end_round(members, pace)
         return pace
+
+    def end_round(self, members: Sequence[Member], pace: Pace) -> None:
+        """Shows what a round has come to, and keeps it where that is due.
+
+        Raises:
+            NonFiniteError: If losses or gradients of more than half of the members are not finite.
+        """
+        refuse_divergence(members, self.job.train)
+        self._show(members, pace)
+        self.keep()
 
     def _next(self, members: Sequence[Member]) -> list[Member]:
         if self.stacked is not None:
@@ -110,11 +131,17 @@ class TrainingLoop:
         # A call of each of many members would be short, and most of it spent outside of steps.
         return len(active) == 1 or self.crew.task.num_tasks > 1
 
-    def _round(self, active: Sequence[Member], size: int) -> list[int]:
-        """Steps of each member in one round of calls."""
-        if self.stacked is None:
+    def _round(self, active: Sequence[Member], size: int) -> list[int] | None:
+        """Steps of each member in one round of calls; None where memory has room for fewer."""
+        if self.stacked is None or self.axis is None:
             return [self._call(member, size) for member in active]
-        return train_together(self.stacked, active, self.job.train, size=size, width=self.width)
+        group = [Seated(member, self.step, self.job.train) for member in active]
+        try:
+            return train_together(self.stacked, group, size=size, width=self.width)
+        except tf.errors.ResourceExhaustedError:
+            if not self.axis.halve():
+                raise
+            return None
 
     def _call(self, member: Member, size: int) -> int:
         return member.train(self.step, self.job.train, size=size, advance=self.crew.advance)
@@ -131,7 +158,7 @@ class TrainingLoop:
         # Those behind first: where a round has no time for all, none waits for the others' end.
         waiting = deque(sorted(members, key=lambda member: member.state.log.num_steps))
         calls = list[tuple[int, float]]()
-        lock, ends = threading.Lock(), time.perf_counter() + _SECONDS_A_ROUND
+        lock, ends = threading.Lock(), time.perf_counter() + SECONDS_A_ROUND
 
         def work() -> None:
             member: Member | None = None
@@ -146,7 +173,7 @@ class TrainingLoop:
                 steps = self._call(member, size)
                 calls.append((steps, time.perf_counter() - began))
 
-        futures = [lanes.submit(work) for _ in range(min(self.width, len(members)))]
+        futures = [lanes.submit(work) for _ in range(min(self.lanes, len(members)))]
         wait(futures)
         for future in futures:
             future.result()
@@ -161,6 +188,7 @@ class TrainingLoop:
             show(progress, pace.steps_per_s, left / (pace.steps_per_s or 1.0))
 
 
-def _next_size(size: int, seconds: float, *, of: float) -> int:
+def next_size(size: int, seconds: float, *, of: float) -> int:
+    """Steps of the next call, after one of so many that took so long."""
     wanted = size * of / max(seconds, 1e-6)
     return max(1, round(min(wanted, size * _MAX_GROWTH)))

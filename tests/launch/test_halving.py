@@ -10,8 +10,8 @@ from dnnjob.errors import JobError
 from dnnjob.launch import foreground
 from dnnjob.launch.errand import Errand
 from dnnjob.launch.halving import HalvingOrder, Standing, next_steps, read_standing, rung_epochs
-from dnnjob.launch.lanes import ListedTurns
 from dnnjob.launch.submit import submit_job
+from dnnjob.launch.turns import ListedTurns
 from dnnjob.runs import Journal, Progress, RunPaths, create_run, read_settled
 from dnnjob.tasks import Task, Until
 from tests.conftest import WriteJob

@@ -11,14 +11,25 @@ from pathlib import Path
 
 import pytest
 
-from dnnjob.config import load_job
+from dnnjob.config import JobConfig, load_job, resolve_job
 from dnnjob.errors import ExitCode
 from dnnjob.launch import lane_plan, outcome
 from dnnjob.launch import lanes as lanes_module
 from dnnjob.launch.errand import Errand, News
 from dnnjob.launch.halving import ListedOrder
-from dnnjob.launch.lane_plan import LanePlan, PointNeeds, narrowed_to_memory, plan_here, plan_lanes
-from dnnjob.launch.lanes import Lanes, ListedTurns, _after
+from dnnjob.launch.lane_plan import (
+    LanePlan,
+    PointNeeds,
+    find_needs,
+    make_errand,
+    narrowed_to_memory,
+    plan_here,
+    plan_lanes,
+    points_at_once,
+    with_stack,
+)
+from dnnjob.launch.lanes import Lanes, _after
+from dnnjob.launch.turns import ListedTurns
 from dnnjob.runs import (
     Cancel,
     Journal,
@@ -412,3 +423,120 @@ def test_a_point_fills_the_cores_that_its_step_is_worth(
         )
     )
     assert PointNeeds.of(job, cores=16, num_columns=13, num_points=60, on_gpu=False).cores == cores
+
+
+ANY_DEVICE = {"kind": "auto", "xla": "auto"}
+# Is at up to three points at once, and ends each once all that it waits for are there.
+SIDE_BY_SIDE = """
+import json, os, pathlib, sys, threading
+print(json.dumps({"seats": 3}), flush=True)
+def work(told):
+    run = pathlib.Path(told["run"])
+    (run / "begun").write_text(str(os.getpid()))
+    deed, *names = (run / "deed").read_text().split()
+    while not all((run.parent / name).exists() for name in names):
+        threading.Event().wait(0.01)
+    if deed == "die":
+        os._exit(1)
+    print(json.dumps({"number": told["number"], "trouble": deed}), flush=True)
+    print(json.dumps({"number": told["number"], "code": 0}), flush=True)
+for line in sys.stdin:
+    threading.Thread(target=work, args=(json.loads(line),)).start()
+"""
+
+
+@pytest.fixture
+def work_beside(runs: list[RunPaths], heard: Heard, stop: StopFlag) -> Work:
+    def work_beside(*deeds: str, beside: tuple[int, ...] = (4, 4, 4, 4)) -> ExitCode:
+        for paths, deed in zip(runs, deeds, strict=False):
+            (paths.root / "deed").write_text(deed)
+        errands = [
+            Errand(run=paths.root, number=number, cores=2, beside=count)
+            for number, (paths, count, _) in enumerate(
+                zip(runs, beside, deeds, strict=False), start=1
+            )
+        ]
+        command = (sys.executable, "-S", "-E", "-c", SIDE_BY_SIDE)
+        lanes = Lanes(LanePlan(1, 2), task=Task(), stop=stop, watcher=heard, command=command)
+        return lanes.work(ListedTurns(ListedOrder(errands)))
+
+    return work_beside
+
+
+def test_points_that_share_a_call_are_at_work_in_one_process(
+    work_beside: Work, runs: list[RunPaths], heard: Heard
+) -> None:
+    # Each ends only once the others have begun; the fourth takes the place of one that has ended.
+    others = awaits(*runs[:3])
+    assert work_beside(others, others, others, awaits(*runs)) == ExitCode.DONE
+    assert len(set(pids(runs))) == 1
+    assert heard.began == [1, 2, 3, 4]
+    assert heard.ended == dict.fromkeys(range(1, 5), ExitCode.DONE)
+
+
+def test_a_point_that_trains_alone_waits_for_those_that_share_a_call(
+    work_beside: Work, runs: list[RunPaths], heard: Heard
+) -> None:
+    work_beside(awaits(runs[1]), awaits(runs[0]), "done", beside=(2, 2, 1))
+    assert heard.began == [1, 2, 3]
+    assert list(heard.ended)[2] == 3
+
+
+def test_a_process_that_dies_takes_its_points_along_and_no_others(
+    work_beside: Work, runs: list[RunPaths], heard: Heard
+) -> None:
+    never = awaits(runs[0]) + " never"
+    code = work_beside(f"die {runs[1].root.name}/begun", never, "done", beside=(2, 2, 1))
+    assert code == ExitCode.FAILED
+    assert heard.ended == {1: ExitCode.FAILED, 2: ExitCode.FAILED, 3: ExitCode.DONE}
+    assert [read_settled(paths).state for paths in runs[:2]] == ["FAILED", "FAILED"]
+
+
+def test_points_alike_share_a_call_on_a_gpu(write_job: WriteJob) -> None:
+    job = load_job(write_job(devices=ANY_DEVICE))
+
+    def changed(**sections: dict[str, object]) -> JobConfig:
+        values = job.model_dump(exclude_none=True)
+        for name, keys in sections.items():
+            values[name] |= keys
+        return resolve_job(values, origin="test")
+
+    jobs = [
+        job,
+        changed(train={"learning_rate": 0.5, "epochs": 7}, data={"test_fraction": 0.4}),
+        changed(model={"hidden_units": [3]}),
+        changed(model={"members": 3}),
+        changed(devices={"xla": "off"}),
+        changed(devices={"kind": "cpu"}),
+    ]
+
+    def beside(*, has_gpus: bool) -> list[int]:
+        return [need.beside for need in find_needs(jobs, cores=2, has_gpus=has_gpus)]
+
+    assert beside(has_gpus=True) == [2, 2, 1, 1, 1, 1]
+    assert beside(has_gpus=False) == [1] * 6
+
+
+@pytest.mark.parametrize(("stack", "kept"), [(0, 0), (2, 2), (100, 3)])
+def test_on_a_gpu_the_stack_is_the_width_of_a_call_and_no_number_of_processes(
+    write_job: WriteJob, stack: int, kept: int
+) -> None:
+    job = load_job(write_job(devices={**ANY_DEVICE, "stack": stack}))
+    needs = find_needs([job] * 3, cores=2, has_gpus=True)
+    plan = plan_lanes(needs, cores=2, memory_bytes=64 * GIB, stack=stack)
+    assert plan.width == 1
+    assert with_stack(job, plan).devices.stack == kept
+    assert make_errand(RunPaths(Path("x")), needs[0], number=1).beside == 3
+
+
+@pytest.mark.parametrize(
+    ("hidden", "points"), [([200, 1000], 60), ([1000, 1000], 12), ([9999] * 3, 1)]
+)
+def test_a_task_has_so_many_points_as_fill_its_gpu(
+    write_job: WriteJob, hidden: list[int], points: int
+) -> None:
+    sections = {"model": {"hidden_units": hidden}, "train": {"global_batch_size": 64}}
+    job = load_job(write_job(devices=ANY_DEVICE, **sections))
+    needs = find_needs([job] * 60, cores=2, has_gpus=True)
+    plan = plan_lanes(needs, cores=2, memory_bytes=64 * GIB)
+    assert points_at_once(plan, needs) == points

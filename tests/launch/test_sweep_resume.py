@@ -14,8 +14,8 @@ from dnnjob.launch import foreground, lanes, sweep_folder
 from dnnjob.launch.errand import Errand
 from dnnjob.launch.halving import HalvingOrder, Order
 from dnnjob.launch.lane_plan import needs_here
-from dnnjob.launch.lanes import leave_word
 from dnnjob.launch.sweep_folder import make_plan, make_sweep, sign_runs
+from dnnjob.launch.turns import leave_word
 from dnnjob.launch.watch.resume_verb import resume_command
 from dnnjob.launch.watch.run_views import look
 from dnnjob.launch.watch.wait import wait_command

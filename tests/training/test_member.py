@@ -62,7 +62,7 @@ def train(
 ) -> list[list[np.ndarray]]:
     """The weights that training leaves, and the losses of each member."""
     job = resolve_job(JOB, origin="test")
-    TrainingLoop(step, job, keep=keep, crew=Crew(StopFlag()), width=width).train(members)
+    TrainingLoop(step, job, keep=keep, crew=Crew(StopFlag()), lanes=width).train(members)
     return [
         [*one.network.get_weights(), np.array(one.state.log.validation_losses)] for one in members
     ]

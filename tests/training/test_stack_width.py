@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from dnnjob.config import JobConfig, resolve_job
-from dnnjob.training.stack_width import network_bytes, stack_width
+from dnnjob.training.stack_width import network_bytes, point_room, stack_width
 from tests.training.conftest import plain_encoding
 
 
@@ -68,3 +68,24 @@ def test_memory_bounds_the_width() -> None:
     width = stack_width(job, encoding, Device(memory=12 * each))  # type: ignore[arg-type]
 
     assert width == 6
+
+
+def test_a_device_has_room_for_so_many_points_as_its_memory_holds_with_their_rows() -> None:
+    job = make_job(members=1)
+
+    def room(rows: int, memory: float) -> int:
+        device = Device(memory=memory)
+        return point_room(job, plain_encoding(5), device, num_rows=rows)  # type: ignore[arg-type]
+
+    assert room(354, 1e10) > 100
+    assert room(100_000, 1e10) < room(354, 1e10)
+    assert room(354, 1e3) == 1
+
+
+@pytest.mark.parametrize(
+    ("members", "device"), [(1, Device(kind="cpu")), (1, Device(num_replicas=2)), (2, Device())]
+)
+def test_a_point_that_cannot_share_a_call_takes_no_room(members: int, device: Device) -> None:
+    job = make_job(members=members)
+    room = point_room(job, plain_encoding(5), device, num_rows=354)  # type: ignore[arg-type]
+    assert room == 0

@@ -20,7 +20,7 @@ from dnnjob.runs import create_run
 from dnnjob.tasks import Crew, StopFlag
 from dnnjob.training.member import Member, TrainingState
 from dnnjob.training.network import Stack, make_stack
-from dnnjob.training.stacked_members import next_group, present
+from dnnjob.training.stacked_members import Axis, next_group, present
 from dnnjob.training.step import ResidentData
 from dnnjob.training.strategy import make_devices
 from dnnjob.training.train import TrainingLoop
@@ -127,8 +127,9 @@ def train(
         job,
         keep=keep,
         crew=Crew(StopFlag()),
-        width=(width or len(members)) if side_by_side else 1,
-        stacked=stack.stacked if side_by_side else None,
+        axis=Axis(stack.stacked, width or len(members), narrowed=lambda _: None)
+        if side_by_side
+        else None,
     )
     loop.train(members)
     return members
