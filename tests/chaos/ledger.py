@@ -145,7 +145,8 @@ def render_summary(entries: Sequence[Entry], left_out: dict[str, str]) -> str:
         mine = [entry for entry in struck if entry.scenario.fault == fault]
         counts = Counter(entry.outcome for entry in mine)
         jobs = sorted({entry.scenario.job for entry in mine})
-        phases = sorted({entry.came_in.split()[0] for entry in mine})
+        came_in = {entry.came_in for entry in mine} - {"too late"}
+        phases = sorted({phase.split()[0] for phase in came_in})
         numbers = (str(counts[outcome]) for outcome in outcomes)
         rows.append((fault, str(len(mine)), *numbers, " ".join(jobs), " ".join(phases)))
     counts = Counter(entry.outcome for entry in struck)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def test_a_ledger_of_another_version_is_refused(line: str, tmp_path: Path) -> No
 
 
 def test_the_summary_counts_each_fault_and_says_what_was_left_out() -> None:
-    entries = [entry("same bits"), entry("wrong"), entry("same bits", fault="stop")]
+    late = replace(entry("wrong"), came_in="too late")
+    entries = [entry("same bits"), late, entry("same bits", fault="stop")]
 
     summary = render_summary([*entries, entry("too late")], {"no space": "only root may do this"})
 
