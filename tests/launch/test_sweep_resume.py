@@ -10,7 +10,7 @@ import pytest
 
 from dnnjob.config import load_job, make_points
 from dnnjob.errors import ExitCode, JobError
-from dnnjob.launch import foreground, lanes, sweep_folder
+from dnnjob.launch import foreground, sweep_folder, turns
 from dnnjob.launch.errand import Errand
 from dnnjob.launch.halving import HalvingOrder, Order
 from dnnjob.launch.lane_plan import needs_here
@@ -144,7 +144,7 @@ def test_what_was_said_of_points_by_a_process_of_the_same_number_is_of_before(
     leave_word(runs[0], "CANCELLED", "cancelled", "Cancelled before it began.")
     key = process_key(os.getpid())
     monkeypatch.setattr(sweep_folder, "process_key", lambda _: f"{key}0")
-    monkeypatch.setattr(lanes, "process_key", lambda _: f"{key}0")
+    monkeypatch.setattr(turns, "process_key", lambda _: f"{key}0")
 
     sign_runs(sweep, runs)
     assert read_settled(runs[0]).state == "CREATED"
