@@ -120,7 +120,7 @@ def test_members_get_on_alike_where_a_round_has_no_time_for_all(
     monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
     rounds: list[int] = []
-    monkeypatch.setattr("dnnjob.training.train._SECONDS_A_ROUND", 0.0)
+    monkeypatch.setattr("dnnjob.training.train.SECONDS_A_ROUND", 0.0)
     step, members = make_members(1)
 
     def keep() -> None:

@@ -165,7 +165,6 @@ def test_whether_there_is_a_value_is_a_kind_and_how_large_it_is_none(key: str) -
         make_job(units=9),
         make_job(optimizer="sgd"),
         make_job(clip_norm=1.0),
-        make_job(epochs=7),
         make_job(global_batch_size=20),
     ],
 )
