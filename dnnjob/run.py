@@ -65,6 +65,8 @@ def run_job(attempt: TaskAttempt) -> Report | None:
         PeerLostError: If another task is lost while it is needed.
     """
     crew = attempt.crew
+    # Of many points in one process most wait for their turn to begin: a stop may have come first.
+    crew.check()
     loaded = _load(attempt)
     table, encoding, folds = loaded.table, loaded.encoding, loaded.folds
     with attempt.watch.time("import"), importing_tensorflow():

@@ -219,7 +219,7 @@ class _OddRows:
             return
         row, more = self._first, self._count - 1
         line = _line_of(file, row.text) or "a row"
-        others = f"; {counted(more, 'more row')} have too few or too many" if more else ""
+        others = f"; so it is with {counted(more, 'more row')}" if more else ""
         blanks = file.delimiter == BLANKS
         mark = "blanks" if blanks else repr(file.delimiter)
         if row.actual_columns > row.expected_columns:

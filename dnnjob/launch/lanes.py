@@ -84,11 +84,12 @@ class _Lane:
         beside = [errand.beside for errand in self.errands.values()]
         return bool(beside) and (len(beside) >= self.seats or min(beside) == 1)
 
-    def takes_in(self, errand: Errand, *, limit_s: float | None) -> bool:
+    def takes_in(self, errand: Errand, *, most: int, limit_s: float | None) -> bool:
         """Whether a point may join those that it is at: a warning of their time reaches all."""
         late_s = math.inf if limit_s is None else _LATE * limit_s
         is_late = time.monotonic() - self.began_at > late_s
-        return self.kind == errand.kind and errand.beside > 1 and not (self.is_full or is_late)
+        has_room = len(self.errands) < most and not (self.is_full or is_late)
+        return has_room and self.kind == errand.kind and errand.beside > 1
 
     def find(self, number: int) -> Errand | None:
         """The point that news is about; any, where it is about the process."""
@@ -182,9 +183,11 @@ class Lanes:
         # Not before there is room: until then one may be cancelled, or taken up elsewhere.
         while self._has_room:
             if self._again is None:
-                self._next = self._next or turns.take()
+                self._next = self._next or self._take(turns)
             errand = self._again or self._next
-            if errand is None or (lane := self._find_lane(errand)) is None:
+            if errand is None:
+                return
+            if (lane := self._find_lane(errand, most=self._share(turns))) is None:
                 return
             if errand is self._again:
                 self._again = None
@@ -201,10 +204,26 @@ class Lanes:
                 gate.write(errand.model_dump_json().encode() + b"\n")
                 gate.flush()
 
-    def _find_lane(self, errand: Errand) -> _Lane | None:
-        """A lane for a point; None as long as others take the room."""
+    def _take(self, turns: Turns) -> Errand | None:
+        """The next point: those that may train with it are shared among the lanes."""
+        if (errand := turns.take()) is None:
+            return None
+        return errand.model_copy(update={"beside": math.ceil(errand.beside / self.plan.width)})
+
+    def _share(self, turns: Turns) -> int:
+        """Points that a lane may be at: who tells of seats first leaves some to the others."""
+        at_work = sum(len(lane.errands) for lane in self._at_work)
+        return math.ceil((at_work + 1 + len(turns.waiting)) / self.plan.width)
+
+    def _find_lane(self, errand: Errand, *, most: int) -> _Lane | None:
+        """A lane for a point; None as long as others take the room.
+
+        Args:
+            errand: The point.
+            most: Points that a lane may be at with it.
+        """
         for lane in self._at_work:
-            if lane.takes_in(errand, limit_s=self.plan.limit_s):
+            if lane.takes_in(errand, most=most, limit_s=self.plan.limit_s):
                 return lane
         filled = sum(max(one.cores for one in lane.errands.values()) for lane in self._at_work)
         if filled and filled + errand.cores > self.plan.cores:

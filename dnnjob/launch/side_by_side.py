@@ -63,6 +63,8 @@ class SideBySide:
     _at_work: int = 0
     _guests: list[Guest] = field(default_factory=list)
     _stack: "PointStack | None" = None
+    _is_last: bool = False
+    """Whether no point comes any more."""
 
     def __post_init__(self) -> None:
         self.company = Company(
@@ -90,6 +92,9 @@ class SideBySide:
                 self._train()
         if self._stack is not None:
             self._stack.release()
+        if self._is_last:
+            # For whoever waits for more.
+            self.inbox.put(None)
 
     def _begin(self, errand: Errand, *, age_s: float = 0.0) -> None:
         self._at_work += 1
@@ -119,6 +124,8 @@ class SideBySide:
                 self._on_way.discard(happening.number)
                 self._at_work -= 1
                 self.tell(News(number=happening.number, code=happening.code))
+            case None:
+                self._is_last = True
 
     def _train(self) -> None:
         # TensorFlow has been imported as the first of them has it.

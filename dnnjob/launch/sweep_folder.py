@@ -4,6 +4,7 @@ with leaving_nothing(root / name) as made:
     sweep, runs = make_sweep(points, root=root, made=made)
 """
 
+import math
 import os
 import shlex
 import shutil
@@ -134,7 +135,8 @@ def make_plan(
     return SweepPlan(
         points_per_task=tuple(map(len, elements)),
         width=width,
-        beside=max(need.beside for need in needs),
+        # Processes with a GPU each share them.
+        beside=math.ceil(max(need.beside for need in needs) / width),
         cores=tuple(sorted({need.cores for need in needs})),
         halving=halving,
         rungs=rungs,

@@ -73,13 +73,14 @@ class PointStack:
         Args:
             guests: Each brings a `PointTraining`; those that need no further round are gone after.
         """
+        # Those that wait for a place, or for the call of another kind, may be stopped as well.
+        guests = [one for one in guests if one.does(one.given.loop.crew.check)]
+        if not guests:
+            return
         key = guests[0].given.key
         alike = [guest for guest in guests if guest.given.key == key]
         axis = self._find_axis(alike)
         group = alike[: axis.width]
-        group = [one for one in group if one.does(one.given.loop.crew.check)]
-        if not group:
-            return
         try:
             self._train(axis, group)
         except tf.errors.ResourceExhaustedError as error:

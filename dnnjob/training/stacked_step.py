@@ -197,11 +197,13 @@ class StackedStep:
         )
         # No call trains more epochs than the network has in its index tensor that has most.
         epochs = max(step.plan.block_shape[0] // step.plan.steps_per_epoch for step in each)
+        # What is compiled is kept, and shall not keep the steps, whose rows are large.
+        shares = not steps
 
         def train(*given: Any) -> Any:
-            return self._train_ranges(*given, shares=not steps, num_epochs=max(1, epochs))
+            return self._train_ranges(*given, shares=shares, num_epochs=max(1, epochs))
 
-        key = bool(steps), epochs, *(tuple(one.shape) for one in tf.nest.flatten(given))
+        key = not shares, epochs, *(tuple(one.shape) for one in tf.nest.flatten(given))
         if key not in self._calls:
             self._calls[key] = _compiled(train, given)
         return self._calls[key], given
@@ -228,8 +230,9 @@ class StackedStep:
         self, name: str, keys: list[tf.Tensor], values: Any = None, *, padding: int = 0
     ) -> Any:
         """The values, or the keys themselves, stacked anew only where the keys are others."""
-        kept = self._kept.get(name)
-        if kept is None or not _are_same(kept[0], keys):
+        if not _are_same(self._kept.get(name, ([], None))[0], keys):
+            # Its memory is wanted for those that come.
+            self._kept.pop(name, None)
             self._kept[name] = keys, _stacked(values or keys, padding=padding)
         return self._kept[name][1]
 

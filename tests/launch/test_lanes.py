@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -447,7 +448,9 @@ for line in sys.stdin:
 
 @pytest.fixture
 def work_beside(runs: list[RunPaths], heard: Heard, stop: StopFlag) -> Work:
-    def work_beside(*deeds: str, beside: tuple[int, ...] = (4, 4, 4, 4)) -> ExitCode:
+    def work_beside(
+        *deeds: str, beside: tuple[int, ...] = (4, 4, 4, 4), width: int = 1
+    ) -> ExitCode:
         for paths, deed in zip(runs, deeds, strict=False):
             (paths.root / "deed").write_text(deed)
         errands = [
@@ -457,7 +460,8 @@ def work_beside(runs: list[RunPaths], heard: Heard, stop: StopFlag) -> Work:
             )
         ]
         command = (sys.executable, "-S", "-E", "-c", SIDE_BY_SIDE)
-        lanes = Lanes(LanePlan(1, 2), task=Task(), stop=stop, watcher=heard, command=command)
+        plan = LanePlan(width, 2 * width)
+        lanes = Lanes(plan, task=Task(), stop=stop, watcher=heard, command=command)
         return lanes.work(ListedTurns(ListedOrder(errands)))
 
     return work_beside
@@ -472,6 +476,15 @@ def test_points_that_share_a_call_are_at_work_in_one_process(
     assert len(set(pids(runs))) == 1
     assert heard.began == [1, 2, 3, 4]
     assert heard.ended == dict.fromkeys(range(1, 5), ExitCode.DONE)
+
+
+def test_processes_with_a_gpu_each_share_the_points_evenly(
+    work_beside: Work, runs: list[RunPaths]
+) -> None:
+    """Whichever has loaded TensorFlow first has seats for all."""
+    all_begun = awaits(*runs)
+    assert work_beside(*[all_begun] * 4, width=2) == ExitCode.DONE
+    assert sorted(Counter(pids(runs)).values()) == [2, 2]
 
 
 def test_a_point_that_trains_alone_waits_for_those_that_share_a_call(

@@ -131,6 +131,22 @@ def test_points_of_other_seeds_splits_and_rates_train_as_they_do_alone(
     assert all(said_by(paths).count("Devices: asked") == 1 for paths in together)
 
 
+def test_that_no_point_comes_any_more_is_remembered_while_some_are_at_work(
+    tmp_path: Path,
+) -> None:
+    """Else the process would wait for points for ever, whose launcher has hung up meanwhile."""
+    inbox, told = SimpleQueue[Any](), list[News]()
+    inbox.put(None)
+    side_by_side = SideBySide(
+        inbox, lambda *_, **__: ExitCode.DONE, tell=told.append, stop=StopFlag()
+    )
+
+    side_by_side.work(Errand(run=tmp_path, number=7, beside=2), age_s=0.0)
+
+    assert [(news.number, news.code) for news in told] == [(7, ExitCode.DONE)]
+    assert inbox.get(timeout=1) is None
+
+
 CLIPPED = {"optimizer": "adamw", "weight_decay": 0.1, "clip_norm": 1.0}
 
 

@@ -40,7 +40,7 @@ from dnnjob.runs import (
     read_status,
     write_status,
 )
-from dnnjob.tasks import WAIT_S, Task
+from dnnjob.tasks import WAIT_S, StopFlag, Task
 from tests.conftest import WriteJob
 
 
@@ -126,6 +126,16 @@ def test_resuming_a_complete_run_that_was_killed_while_it_cleared_up_does_the_re
     assert not half_written.exists()
     assert not left.exists()
     assert len(read_status(paths).attempts) == 1
+
+
+def test_a_run_that_was_stopped_before_its_turn_came_reads_no_table(paths: RunPaths) -> None:
+    """Of the points of a process most wait while one of them loads its table."""
+    stop = StopFlag()
+    stop.want(signal.SIGTERM)
+    Path(load_run_job(paths).data.source).unlink()
+
+    assert run_attempt(paths, watch=Stopwatch(), stop=stop) == ExitCode.TERMINATED
+    assert read_status(paths).state == "CANCELLED"
 
 
 def test_the_journal_gives_signs_of_life_by_itself(

@@ -20,6 +20,7 @@ from dnnjob.launch.watch.status import describe_view, shorten
 from dnnjob.machine import sees_process, user_name
 from dnnjob.runs import (
     OVER,
+    Attempt,
     Cancel,
     RunPaths,
     Submission,
@@ -131,8 +132,25 @@ def _chiefs(runs: Iterable[RunPaths]) -> Iterator[int]:
             last = status.attempts[-1] if status.state == "RUNNING" else None
             if last is None or last.slurm_job_id or _has_sender(paths):
                 continue
-            if sees_process(last.pid, last.process, host=last.host):
+            if sees_process(last.pid, last.process, host=last.host) and not _goes_on(paths, last):
                 yield last.pid
+
+
+def _goes_on(paths: RunPaths, last: Attempt) -> bool:
+    """Whether the process of a run is at work on another that shall go on.
+
+    Points of a sweep may train in one call: such a run sees the wish by itself.
+    """
+    for folder in paths.root.parent.iterdir():
+        other = RunPaths(folder)
+        with suppress(OSError, ValueError):
+            status = read_status(other)
+            if status.state != "RUNNING" or read_cancel(other) is not None:
+                continue
+            its = status.attempts[-1]
+            if (its.host, its.pid, its.process) == (last.host, last.pid, last.process):
+                return True
+    return False
 
 
 def _has_sender(paths: RunPaths) -> bool:
