@@ -230,7 +230,8 @@ def _choose_axis(
     if attempt.beside is None or job.model.members > 1:
         return stack_width(job, encoding, devices)
     num_rows = sum(map(table.num_split_rows, (TRAIN, VALIDATION)))
-    room = point_room(job, encoding, devices, num_rows=num_rows)
+    host_bytes = _memory_budget(job, attempt.crew)
+    room = point_room(job, encoding, devices, num_rows=num_rows, host_bytes=host_bytes)
     return attempt.beside.choose_width(room, asked=job.devices.stack)
 
 

@@ -1,7 +1,7 @@
 """How many networks one call trains side by side on a leading axis, and where.
 
 width = stack_width(job, encoding, devices)    # of members; 0: each has calls of its own
-room = point_room(job, encoding, devices, num_rows=506)      # of runs of a sweep
+room = point_room(job, encoding, devices, num_rows=506, host_bytes=4e9)      # of runs of a sweep
 """
 
 import math
@@ -20,6 +20,9 @@ _COPIES = 2
 _ACTIVATIONS = 4
 # Of the device's memory: rows, index tensors and what XLA needs besides have the rest.
 _SHARE = 0.5
+# What a run keeps in the machine's memory until it has its report: the values of its table, and, at
+# a guess, what libraries have of a network.
+_HOST_BYTES_A_VALUE, _HOST_BYTES_A_NETWORK = 8, 2**24
 
 
 def stack_width(job: JobConfig, encoding: Encoding, devices: Devices) -> int:
@@ -47,14 +50,17 @@ def has_axis(devices: Devices) -> bool:
     return devices.kind == "gpu" and devices.xla and devices.num_replicas == 1
 
 
-def point_room(job: JobConfig, encoding: Encoding, devices: Devices, *, num_rows: int) -> int:
-    """Runs like this one that the device holds side by side, each with its own rows and order.
+def point_room(
+    job: JobConfig, encoding: Encoding, devices: Devices, *, num_rows: int, host_bytes: float
+) -> int:
+    """Runs like this one that device and machine hold side by side, each with its own rows.
 
     Args:
         job: A job of one network.
         encoding: What its inputs are.
         devices: What it computes on.
         num_rows: Rows that it trains on or is validated by.
+        host_bytes: What all of them may take of the machine's memory.
 
     Returns:
         At least 1; 0 where each has calls of its own.
@@ -66,7 +72,8 @@ def point_room(job: JobConfig, encoding: Encoding, devices: Devices, *, num_rows
     # The target, and perhaps the root of its weight.
     numbers = num_rows * (encoding.num_inputs + 2) + math.prod(plan.block_shape)
     each += _COPIES * _FLOAT_BYTES * numbers
-    return max(1, int(_SHARE * devices.memory_bytes() / each))
+    on_host = _HOST_BYTES_A_NETWORK + _HOST_BYTES_A_VALUE * num_rows * encoding.num_inputs
+    return max(1, int(min(_SHARE * devices.memory_bytes() / each, host_bytes / on_host)))
 
 
 def network_bytes(job: JobConfig, encoding: Encoding, *, rows: int) -> int:

@@ -1,6 +1,7 @@
 """How many members go side by side in one call."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -73,13 +74,16 @@ def test_memory_bounds_the_width() -> None:
 def test_a_device_has_room_for_so_many_points_as_its_memory_holds_with_their_rows() -> None:
     job = make_job(members=1)
 
-    def room(rows: int, memory: float) -> int:
-        device = Device(memory=memory)
-        return point_room(job, plain_encoding(5), device, num_rows=rows)  # type: ignore[arg-type]
+    def room(rows: int, memory: float, host: float = 1e12) -> int:
+        device: Any = Device(memory=memory)
+        return point_room(job, plain_encoding(5), device, num_rows=rows, host_bytes=host)
 
     assert room(354, 1e10) > 100
     assert room(100_000, 1e10) < room(354, 1e10)
     assert room(354, 1e3) == 1
+    # All are in one process: the machine has to hold their tables, too.
+    assert 1 < room(354, 1e10, host=1e9) < 100
+    assert room(10**7, 1e12, host=1e9) == 2
 
 
 @pytest.mark.parametrize(
@@ -87,5 +91,5 @@ def test_a_device_has_room_for_so_many_points_as_its_memory_holds_with_their_row
 )
 def test_a_point_that_cannot_share_a_call_takes_no_room(members: int, device: Device) -> None:
     job = make_job(members=members)
-    room = point_room(job, plain_encoding(5), device, num_rows=354)  # type: ignore[arg-type]
-    assert room == 0
+    given: Any = device
+    assert point_room(job, plain_encoding(5), given, num_rows=354, host_bytes=1e12) == 0
