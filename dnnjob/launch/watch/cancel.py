@@ -125,15 +125,19 @@ def _senders(jobs: Iterable[_SubmittedJob]) -> Iterator[int]:
 
 
 def _chiefs(runs: Iterable[RunPaths]) -> Iterator[int]:
-    """Processes of this machine at work on runs in the foreground."""
+    """Processes of this machine at work on runs in the foreground, and on none that shall go on."""
+    found: dict[int, tuple[RunPaths, Attempt]] = {}
     for paths in runs:
         with suppress(OSError, ValueError):
             status = read_status(paths)
             last = status.attempts[-1] if status.state == "RUNNING" else None
             if last is None or last.slurm_job_id or _has_sender(paths):
                 continue
-            if sees_process(last.pid, last.process, host=last.host) and not _goes_on(paths, last):
-                yield last.pid
+            if sees_process(last.pid, last.process, host=last.host):
+                found[last.pid] = paths, last
+    for pid, (paths, last) in found.items():
+        if not _goes_on(paths, last):
+            yield pid
 
 
 def _goes_on(paths: RunPaths, last: Attempt) -> bool:
