@@ -53,8 +53,8 @@ def check_out(out: Path) -> None:
             raise _no_room(out, error) from error
         folder, hint = out.absolute().parent, mount_hint(out, to="write")
         rule = f"--out must be in a folder that can be written, but {folder}"
-        if not folder.exists():
-            raise JobError(f"{rule} is not there. Make it, or choose another.{hint}") from error
+        if not folder.is_dir():
+            raise JobError(f"{rule} is no folder. Make it one, or choose another.{hint}") from error
         raise MissingError(
             f"{rule} cannot ({error.strerror}). Choose another, or have it opened to you.{hint}"
         ) from error

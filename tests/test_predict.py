@@ -225,9 +225,12 @@ def test_a_missing_column_is_refused_as_bad_data(finished: FinishedRun, tmp_path
     assert caught.value.exit_code == ExitCode.DATA
 
 
-@pytest.mark.parametrize("name", ["p.json", "p", "folder.parquet", "none/p.parquet"])
+@pytest.mark.parametrize(
+    "name", ["p.json", "p", "folder.parquet", "none/p.parquet", "file/p.parquet"]
+)
 def test_an_output_that_cannot_be_is_refused_before_any_work(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.parquet").mkdir()
+    (tmp_path / "file").touch()
     with pytest.raises(JobError, match="--out") as caught:
         predict_table(tmp_path / "no-run", "no-table.csv", out=tmp_path / name)
     assert caught.value.exit_code == ExitCode.USAGE
