@@ -20,7 +20,6 @@ from dnnjob.launch.watch.status import describe_view, shorten
 from dnnjob.machine import sees_process, user_name
 from dnnjob.runs import (
     OVER,
-    Attempt,
     Cancel,
     RunPaths,
     Submission,
@@ -125,8 +124,7 @@ def _senders(jobs: Iterable[_SubmittedJob]) -> Iterator[int]:
 
 
 def _chiefs(runs: Iterable[RunPaths]) -> Iterator[int]:
-    """Processes of this machine at work on runs in the foreground, and on none that shall go on."""
-    found: dict[int, tuple[RunPaths, Attempt]] = {}
+    """Processes of this machine at work on runs in the foreground."""
     for paths in runs:
         with suppress(OSError, ValueError):
             status = read_status(paths)
@@ -134,27 +132,7 @@ def _chiefs(runs: Iterable[RunPaths]) -> Iterator[int]:
             if last is None or last.slurm_job_id or _has_sender(paths):
                 continue
             if sees_process(last.pid, last.process, host=last.host):
-                found[last.pid] = paths, last
-    for pid, (paths, last) in found.items():
-        if not _goes_on(paths, last):
-            yield pid
-
-
-def _goes_on(paths: RunPaths, last: Attempt) -> bool:
-    """Whether the process of a run is at work on another that shall go on.
-
-    Points of a sweep may train in one call: such a run sees the wish by itself.
-    """
-    for folder in paths.root.parent.iterdir():
-        other = RunPaths(folder)
-        with suppress(OSError, ValueError):
-            status = read_status(other)
-            if status.state != "RUNNING" or read_cancel(other) is not None:
-                continue
-            its = status.attempts[-1]
-            if (its.host, its.pid, its.process) == (last.host, last.pid, last.process):
-                return True
-    return False
+                yield last.pid
 
 
 def _has_sender(paths: RunPaths) -> bool:

@@ -46,21 +46,6 @@ def test_a_run_in_the_foreground_gets_the_wish_and_sigterm(
     assert (view.state, view.reason) == ("CANCELLED", "cancelled")
 
 
-def test_a_process_that_is_at_work_on_other_runs_is_spared_as_long_as_one_shall_go_on(
-    root: Path, process: "subprocess.Popen[bytes]"
-) -> None:
-    """On a GPU points of a sweep in the foreground share a process."""
-    begun = attempt_here(pid=process.pid, process=process_key(process.pid))
-    runs = [make_run(root, number, told=status("RUNNING", [begun])) for number in (1, 2)]
-
-    cancel_command(runs[0].root)
-
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(0.2)
-    cancel_command(runs[1].root)
-    assert process.wait(10) == -signal.SIGTERM
-
-
 def test_runs_in_the_background_end_with_the_process_that_carries_them(
     root: Path, process: "subprocess.Popen[bytes]"
 ) -> None:
