@@ -168,7 +168,9 @@ def test_the_collected_table_is_that_of_the_command(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(*gapless)
 
 
-def test_best_and_compare_take_runs(finished: FinishedRun) -> None:
+def test_best_and_compare_take_runs(finished: FinishedRun, tmp_path: Path) -> None:
+    from tests.collect.make_runs import make_root
+
     root = finished.paths.root.parents[1]
     best = dnnjob.best(root)
     assert best.path == finished.paths.root
@@ -176,8 +178,9 @@ def test_best_and_compare_take_runs(finished: FinishedRun) -> None:
     assert comparison.differences == ()
     assert "test" in str(comparison)
     assert comparison._repr_html_().startswith("<pre>")
+    make_root(tmp_path / "runs", num_runs=3)
     with pytest.warns(dnnjob.DnnJobWarning, match="flatter") as told:
-        dnnjob.best(root, metric="test_mse")
+        dnnjob.best(tmp_path / "runs", metric="test_mse")
     assert Path(told[0].filename) == Path(__file__)
 
 
