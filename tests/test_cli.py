@@ -181,7 +181,7 @@ def call(
         (["resume", "none"], "A run folder holds a job.toml"),
         (["predict", ".", "table.csv", "--out", "p.json"], "a .parquet or a .csv file"),
         (["predict", "none", "table.csv", "--out", "p.parquet"], "A run folder holds a job.toml"),
-        (["predict", "none", "table.csv", "--out", "none/p.parquet"], "Make the folder"),
+        (["predict", "none", "table.csv", "--out", "none/p.parquet"], "Make it one"),
         (["predict", ".", "table.csv"], "Missing option '--out'"),
     ],
     ids=" ".join,
