@@ -74,9 +74,11 @@ def measure_importance(
         x, y = x[rows], y[rows]
     predicted = predict(x)
     before = float(np.square(predicted - y).mean())
-    if affordable / len(y) < len(places):
+    # Predicting few rows takes as long as a hundred: it reads all parameters.
+    affordable /= max(MIN_ROWS, len(y))
+    if affordable < len(places):
         affordable *= CHOSEN_SHARE
-    num_columns = max(MIN_COLUMNS, int(affordable / len(y)))
+    num_columns = max(MIN_COLUMNS, int(affordable))
     if num_columns < len(places):
         places = _choose_columns(x, predicted, places, num_columns)
     copies = _Copies(predict, x, y, random)

@@ -76,7 +76,7 @@ def test_of_a_wide_table_the_columns_that_matter_are_shuffled_in_bounded_work(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="dnnjob")
-    x = np.random.default_rng(1).normal(size=(90, 2000)).astype(np.float32)
+    x = np.random.default_rng(1).normal(size=(100, 2000)).astype(np.float32)
     num_predicted = 0
 
     def predict_wide(rows: np.ndarray) -> np.ndarray:
@@ -84,14 +84,14 @@ def test_of_a_wide_table_the_columns_that_matter_are_shuffled_in_bounded_work(
         num_predicted += len(rows)
         return (3 * rows[:, 7] + 2 * np.square(rows[:, 1500])).astype(np.float64)
 
-    monkeypatch.setattr(importance, "MAX_PRODUCTS", 2000 * 90 * REPEATS * 200)
+    monkeypatch.setattr(importance, "MAX_PRODUCTS", 2000 * 100 * REPEATS * 200)
     places = {f"x{i}": (i,) for i in range(2000)}
     found = measure_importance(
         predict_wide, x, predict_wide(x), places=places, num_params=2000, seed=0
     )
     assert {one.column for one in found[:2]} == {"x7", "x1500"}
     assert len(found) == 50
-    assert num_predicted <= 2 * 90 + 50 * REPEATS * 90
+    assert num_predicted <= 2 * 100 + 50 * REPEATS * 100
     assert "Of 2000 columns the 50 that go most with the prediction are shuffled." in caplog.text
 
 
@@ -106,6 +106,19 @@ def test_the_number_of_columns_shuffled_does_not_grow_with_a_wide_table() -> Non
         )  # fmt: skip
         shuffled.append(len(found))
     assert shuffled[1] <= max(shuffled[0] / 2, importance.MIN_COLUMNS)
+
+
+def test_of_a_wide_table_few_rows_let_no_more_columns_be_shuffled_than_a_hundred() -> None:
+    shuffled = []
+    for num_rows in (6, 100):
+        x = np.random.default_rng(2).normal(size=(num_rows, 2000)).astype(np.float32)
+        places = {f"x{i}": (i,) for i in range(2000)}
+        found = measure_importance(
+            lambda rows: rows[:, 0].astype(np.float64), x, x[:, 0].astype(np.float64),
+            places=places, num_params=601_000, seed=0,
+        )  # fmt: skip
+        shuffled.append(len(found))
+    assert shuffled[0] == shuffled[1]
 
 
 def test_long_shuffling_tells_how_far_it_is(
