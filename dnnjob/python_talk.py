@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dnnjob.errors import DnnJobError, DnnJobWarning, MissingError, explain_os_error
-from dnnjob.runs import Progress
-from dnnjob.training.progress import Show, open_progress
+from dnnjob.runs import Progress, Show
+from dnnjob.training.progress import open_progress
 
 _PACKAGE = str(Path(__file__).parent)
 # Of options that a function takes under the same name.

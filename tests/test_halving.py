@@ -15,13 +15,13 @@ from dnnjob.errors import ExitCode
 from dnnjob.launch.watch.resume_verb import add_epochs
 from dnnjob.launch.worker import run_attempt
 from dnnjob.results.report import read_report
-from dnnjob.runs import RunPaths, create_run, read_status
+from dnnjob.runs import Progress, RunPaths, Show, create_run, read_status
 from dnnjob.tasks import StopFlag, Until
 from tests.conftest import Command, WriteJob, command_line, run_here
 
 
-def attempt(paths: RunPaths, until: Until | None = None) -> ExitCode:
-    return run_attempt(paths, watch=Stopwatch(), until=until, stop=StopFlag())
+def attempt(paths: RunPaths, until: Until | None = None, show: Show = lambda *_: None) -> ExitCode:
+    return run_attempt(paths, watch=Stopwatch(), until=until, stop=StopFlag(), show=show)
 
 
 @pytest.fixture
@@ -71,13 +71,22 @@ def test_a_run_that_comes_to_a_rung_behind_enough_others_completes_there_at_once
 ) -> None:
     assert attempt(paths, Until(1, ends_above=1e9)) == ExitCode.DONE
     assert read_status(paths).state == "REQUEUED"
-    assert attempt(paths, Until(3, ends_above=1e-9)) == ExitCode.DONE
+    shown = list[tuple[Progress, float, float]]()
+
+    def show(progress: Progress, steps_per_s: float, seconds_left: float) -> None:
+        shown.append((progress, steps_per_s, seconds_left))
+
+    assert attempt(paths, Until(3, ends_above=1e-9), show) == ExitCode.DONE
 
     status, report = read_status(paths), read_report(paths.report)
     assert status.state == "COMPLETED"
     assert (report.training.stop_reason, report.training.epochs) == ("halved", 3)
     assert [one.rung and one.rung.epoch for one in status.attempts] == [1, 3]
     assert "better points of its search went on" in (status.progress.end or "")
+    progress, steps_per_s, seconds_left = shown[-1]
+    assert progress == status.progress
+    assert steps_per_s > 0
+    assert seconds_left == 0
 
 
 @pytest.mark.long

@@ -9,7 +9,6 @@ import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
@@ -23,7 +22,7 @@ from dnnjob.launch.own_process import die_with, leave
 from dnnjob.launch.side_by_side import Happening, SideBySide
 from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_age_s
-from dnnjob.runs import Progress, RunPaths, load_run_job
+from dnnjob.runs import Progress, RunPaths, Show, load_run_job
 from dnnjob.streams import guarded_streams, talk_to
 from dnnjob.tasks import Beside, StopFlag, Task, Until, find_task
 
@@ -38,7 +37,7 @@ def run_point(
     stop: StopFlag,
     watch: Stopwatch,
     after: int | None = None,
-    show: Callable[..., object] = lambda *_: None,
+    show: Show = lambda *_: None,
     until: Until | None = None,
     beside: Beside | None = None,
 ) -> ExitCode:

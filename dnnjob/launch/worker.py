@@ -36,6 +36,7 @@ from dnnjob.runs import (
     Journal,
     Reason,
     RunPaths,
+    Show,
     attempt_number,
     clear_folder,
     clear_leftovers,
@@ -76,7 +77,7 @@ def run_attempt(
     task: Task = _ALONE,
     after: int | None = None,
     stop: StopFlag | None = None,
-    show: Callable[..., object] = lambda *_: None,
+    show: Show = lambda *_: None,
     until: Until | None = None,
     beside: Beside | None = None,
 ) -> ExitCode:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from dnnjob.errors import JobError, SupersededError
 from dnnjob.runs.records import Attempt, Position, Progress, Reason, Rung, State, Status
@@ -26,6 +26,13 @@ from dnnjob.runs.settle import attempt_number
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_SIGNS = 10.0
+
+
+class Show(Protocol):
+    """Shows how far training has come."""
+
+    def __call__(self, progress: Progress, steps_per_s: float, seconds_left: float, /) -> None:
+        """Shows it, or leaves it for later where that would be too often."""
 
 
 class Journal:
@@ -44,7 +51,7 @@ class Journal:
         after: int | None = None,
         process: str | None = None,
         lost: Reason = "vanished",
-        show: Callable[..., object] = lambda *_: None,
+        show: Show = lambda *_: None,
     ) -> None:
         """Claims the next attempt of the run and marks it RUNNING.
 
@@ -100,9 +107,9 @@ class Journal:
                 f"{self.paths.root}, and attempt {latest} has begun. This one ends here."
             )
 
-    def show_progress(self, progress: Progress, *pace: float) -> None:
+    def show_progress(self, progress: Progress, steps_per_s: float, seconds_left: float) -> None:
         """Notes how far training has come; on disk at most every ten seconds."""
-        self._show(progress, *pace)
+        self._show(progress, steps_per_s, seconds_left)
         with self._lock:
             self.status = self.status.model_copy(update={"progress": progress})
             if time.monotonic() - self._written_at >= SECONDS_BETWEEN_SIGNS:

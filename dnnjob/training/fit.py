@@ -202,7 +202,7 @@ def fit_dnn(
         narrow = partial(_narrow, keeper, attempt)
         guest = PointTraining(loop, members[0], stack.stacked, kind, axis, narrow)
     pace = _train(loop, members, keeper, attempt, guest)
-    _pause(job.train, remaining(members), attempt)
+    _pause(job.train, remaining(members), attempt, pace)
     _keep_best(job.train, remaining(members))
     fitted = _summed_up(job, loop, members, keeper, summary=summary, pace=pace)
     return replace(fitted, width=guest.width, on_axis=guest.width > 1) if guest else fitted
@@ -421,7 +421,7 @@ def _train_beside(guest: PointTraining, beside: Beside, watch: Stopwatch) -> Pac
         return guest.loop.train([guest.member])
 
 
-def _pause(train: TrainConfig, members: Sequence[Member], attempt: TaskAttempt) -> None:
+def _pause(train: TrainConfig, members: Sequence[Member], attempt: TaskAttempt, pace: Pace) -> None:
     """Leaves the rest for later where a run waits for other points of its search.
 
     Raises:
@@ -439,7 +439,7 @@ def _pause(train: TrainConfig, members: Sequence[Member], attempt: TaskAttempt) 
     attempt.journal.mark_rung(until.epoch, loss)
     for member in members:
         member.until = replace(until, ends=is_halved)
-    attempt.journal.show_progress(overall_progress(members, train))
+    attempt.journal.show_progress(overall_progress(members, train), pace.steps_per_s, 0.0)
 
 
 def _keep_best(train: TrainConfig, members: Sequence[Member]) -> None:

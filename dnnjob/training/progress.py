@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
-from dnnjob.runs import Progress
+from dnnjob.runs import Progress, Show
 from dnnjob.tasks import LANE
 
 logger = logging.getLogger(__name__)
@@ -21,13 +21,6 @@ PROGRESS = 15
 """Level of the log records that carry each call's progress, for whoever shows it elsewhere."""
 
 _SECONDS_BETWEEN_LINES = 5.0
-
-
-class Show(Protocol):
-    """Shows how far training has come."""
-
-    def __call__(self, progress: Progress, steps_per_s: float, seconds_left: float, /) -> None:
-        """Shows it, or leaves it for later where that would be too often."""
 
 
 @contextmanager

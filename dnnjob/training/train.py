@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from dnnjob.config import JobConfig
+from dnnjob.runs import Show
 from dnnjob.tasks import Crew
 from dnnjob.training.member import Member, overall_progress, refuse_divergence, unfinished
-from dnnjob.training.progress import Show
 from dnnjob.training.stacked_members import Axis, Seated, next_group, train_together
 from dnnjob.training.stacked_step import StackedStep
 from dnnjob.training.step import CompiledStep

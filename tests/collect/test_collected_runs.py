@@ -80,7 +80,7 @@ def test_a_run_of_this_version_reads_as_what_it_wrote(root: Path) -> None:
     paths = create_run(root, job)
     assert read_one(root).line.state == "CREATED"
     journal = Journal(paths)
-    journal.show_progress(Progress(epoch=3, epochs=9, loss=0.5))
+    journal.show_progress(Progress(epoch=3, epochs=9, loss=0.5), 100.0, 1.0)
     journal.finish("FAILED", reason="nan", error="The loss became NaN.")
     run = read_one(root)
     assert (run.line.state, run.line.reason, run.error) == ("FAILED", "nan", "The loss became NaN.")

@@ -134,7 +134,8 @@ def runs(write_job: WriteJob, tmp_path: Path) -> list[RunPaths]:
 
 def pause(paths: RunPaths, *, epoch: int, val_loss: float) -> None:
     journal = Journal(paths)
-    journal.show_progress(Progress(epoch=epoch, epochs=90, loss=0.5, val_loss=val_loss))
+    progress = Progress(epoch=epoch, epochs=90, loss=0.5, val_loss=val_loss)
+    journal.show_progress(progress, 100.0, 1.0)
     journal.mark_rung(epoch, val_loss)
     journal.finish("REQUEUED", error="waits")
 

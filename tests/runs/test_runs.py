@@ -280,9 +280,9 @@ def test_storage_that_refuses_a_sign_of_life_ends_no_run(
 
     with monkeypatch.context() as storage:
         storage.setattr("dnnjob.runs.atomic_files.write_file", refuse)
-        journal.show_progress(Progress(epoch=1, epochs=9, loss=0.5))
+        journal.show_progress(Progress(epoch=1, epochs=9, loss=0.5), 100.0, 1.0)
         journal.mark_resumed(Position(epoch=1))
-    journal.show_progress(Progress(epoch=2, epochs=9, loss=0.25))
+    journal.show_progress(Progress(epoch=2, epochs=9, loss=0.25), 100.0, 1.0)
 
     assert os.strerror(fault) in caplog.text
     assert read_status(paths).progress.epoch == 2
