@@ -27,7 +27,8 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[2]
 sys.path.insert(0, str(CHECKOUT))
 
-from tests.chaos.faults import FAULTS, Fault  # noqa: E402
+from tests.chaos.disk_faults import SmallDisk  # noqa: E402
+from tests.chaos.faults import FAULTS, Fault, When  # noqa: E402
 from tests.chaos.ledger import (  # noqa: E402
     Entry,
     Ledger,
@@ -53,7 +54,7 @@ def draw(rng: random.Random, *, jobs: list[str], faults: list[str]) -> Scenario:
     fault = FAULTS[rng.choice(faults)]
     works = [WORKS[name] for name in jobs if fault.suits(WORKS[name])]
     (work,) = rng.choices(works, [1 / work.rarity for work in works])
-    strike = _draw_strike(rng, fault, work, fault.phases)
+    strike = _draw_strike(rng, fault, work, list_phases(fault, work))
     warm = work.can_be_warm and rng.random() > 1 / _COLD
     return Scenario(**asdict(strike), job=work.name, warm=warm)
 
@@ -94,11 +95,11 @@ class Drawn:
         if scene.is_final or len(scenario.before) + 1 == _STRIKES or not phases:
             return None
         first = (scenario.before or (scenario.strike,))[0]
-        is_small = FAULTS[first.fault].small_disk
+        disk = FAULTS[first.fault].disk
         suited = {
-            fault.name: [phase for phase in fault.phases if phase in phases]
+            fault.name: [phase for phase in list_phases(fault, scene.work) if phase in phases]
             for fault in (FAULTS[name] for name in self._faults)
-            if fault.suits(scene.work) and _suits_disk(fault, is_small=is_small)
+            if fault.suits(scene.work) and _suits_disk(fault, disk)
         }
         names = [name for name, open_phases in suited.items() if open_phases]
         if not names:
@@ -117,11 +118,16 @@ class Drawn:
         return [name for name in names if came[name] == least]
 
 
-def _suits_disk(fault: Fault, *, is_small: bool) -> bool:
+def list_phases(fault: Fault, work: Work) -> list[When]:
+    """When a fault may come to a job."""
+    return [phase for phase in fault.phases if phase != "write" or work.can_halt]
+
+
+def _suits_disk(fault: Fault, disk: type[SmallDisk] | None) -> bool:
     if fault.name == "read-only":
-        # Such a file system knows no folders that cannot be changed.
-        return not is_small
-    return is_small or not fault.small_disk
+        # A small file system knows no folders that cannot be changed.
+        return disk is not SmallDisk
+    return fault.disk in (None, disk)
 
 
 def list_open_phases(scene: Scene) -> list[str]:

@@ -14,6 +14,71 @@ from pathlib import Path
 
 from tests.chaos.scene import Scene
 
+_SMALL = "size=24m"
+# A file system that can limit its users is none below a hundred megabytes.
+_IMAGE_BYTES = 160 * 2**20
+# The first of its kind; limits are changed from outside, since a change is a write, too.
+_SUBVOLUME, _QGROUP, _QUOTA = "runs", "0/256", "16K"
+
+
+class SmallDisk:
+    """A file system of little room, mounted where the root is to be."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir()
+        _do("mount", "-t", "tmpfs", "-o", _SMALL, "chaos", root)
+
+    def close(self) -> None:
+        """Unmounts it."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        _unmount(self._root)
+        shutil.rmtree(self._root.parent, ignore_errors=True)
+
+
+class LimitedDisk(SmallDisk):
+    """A file system that can limit what its users take, mounted where the root is to be."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        image, outside = _outside(root).with_suffix(".image"), _outside(root)
+        for folder in (root, outside):
+            folder.mkdir(parents=True)
+        with image.open("wb") as file:
+            file.truncate(_IMAGE_BYTES)
+        _do("mkfs.btrfs", "--quiet", image)
+        _do("mount", "-o", "loop", image, outside)
+        _do("btrfs", "subvolume", "create", outside / _SUBVOLUME)
+        _do("btrfs", "quota", "enable", outside)
+        _do("mount", "--bind", outside / _SUBVOLUME, root)
+
+    def close(self) -> None:
+        """Unmounts it."""
+        super().close()
+        _unmount(_outside(self._root))
+        shutil.rmtree(_outside(self._root), ignore_errors=True)
+        _outside(self._root).with_suffix(".image").unlink(missing_ok=True)
+
+
+def _outside(root: Path) -> Path:
+    """Where the whole file system is mounted, out of sight of the run."""
+    return root.parent.with_name(f"{root.parent.name}-disk")
+
+
+def limit(scene: Scene, target: str) -> None:
+    """Takes its owner's room away: what is written is refused, as is what is made or renamed."""
+    _do("btrfs", "qgroup", "limit", _QUOTA, _QGROUP, _outside(scene.root))
+    scene.wake()
+    time.sleep(2.0)
+    if scene.rng.random() < 0.5:
+        lift(scene)
+
+
+def lift(scene: Scene) -> None:
+    """Gives the room back."""
+    if _outside(scene.root).exists():
+        _do("btrfs", "qgroup", "limit", "none", _QGROUP, _outside(scene.root))
+
 
 def fill(scene: Scene, target: str) -> None:
     """Takes all room of the file system that the root is on."""
@@ -92,6 +157,28 @@ def needs_mounts() -> str | None:
     return None
 
 
+def needs_limits() -> str | None:
+    """Why nobody's room can be limited; None if it can."""
+    if (missing := needs_mounts()) is not None:
+        return missing
+    if not shutil.which("mkfs.btrfs"):
+        return "there is no mkfs.btrfs"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            LimitedDisk(Path(folder) / "probe" / "root").close()
+        except subprocess.CalledProcessError as error:
+            return f"`{error.cmd[0]}` says: {error.stderr.decode().strip()}"
+    return None
+
+
 def needs_immutable() -> str | None:
     """Why no folder can be frozen; None if it can."""
     return needs_root() or (None if shutil.which("chattr") else "there is no chattr")
+
+
+def _do(*words: object) -> None:
+    subprocess.run([str(word) for word in words], check=True, capture_output=True)
+
+
+def _unmount(folder: Path) -> None:
+    subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)

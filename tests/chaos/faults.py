@@ -50,7 +50,7 @@ class Fault:
         refusal: What the words of a refusal must match; without it nothing may be refused.
         lacks: Why this machine cannot have it; None if it can.
         ends: Whether the attempt ends of it, sooner or later, or must before the next fault.
-        small_disk: Whether the root lies on a file system of its own, of little room.
+        disk: What file system of its own the root must lie on; None for any.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Fault:
     refusal: str | None = None
     lacks: Callable[[], str | None] = lambda: None
     ends: bool = True
-    small_disk: bool = False
+    disk: type[disk_faults.SmallDisk] | None = None
 
 
 def _send(*numbers: signal.Signals, pause_s: float = 0.2) -> Callable[[Scene, str], None]:
@@ -325,7 +325,15 @@ _ALL = [
         disk_faults.empty,
         phases=(*_WORKING, "write"),
         lacks=disk_faults.needs_mounts,
-        small_disk=True,
+        disk=disk_faults.SmallDisk,
+    ),
+    Fault(
+        "quota",
+        disk_faults.limit,
+        disk_faults.lift,
+        phases=(*_WORKING, "write"),
+        lacks=disk_faults.needs_limits,
+        disk=disk_faults.LimitedDisk,
     ),
     Fault(
         "file size limit",
@@ -347,6 +355,8 @@ _ALL = [
         disk_faults.unmount,
         phases=(*_WORKING, "write"),
         lacks=disk_faults.needs_mounts,
+        # Mounts of the host that come later are none of a container's.
+        suits=lambda work: not work.is_contained,
     ),
     Fault("checkpoint truncated", _damage(_truncate, _CHECKPOINTS, newest=True), phases=_WORKING),
     Fault("checkpoint flipped", _damage(_flip, _CHECKPOINTS, newest=True), phases=_WORKING),
@@ -410,7 +420,13 @@ _ALL = [
     Fault("cancel", _cancel),
     Fault("cancel beside the end", _cancel, phases=("results", "ending")),
     Fault("two resumes", _resume_twice, phases=_WORKING, suits=_is_alone),
-    Fault("resume of one alive", _resume_one_alive, phases=_WORKING, suits=_is_alone, ends=False),
+    Fault(
+        "resume of one alive",
+        _resume_one_alive,
+        phases=_WORKING,
+        suits=lambda work: work.is_in_foreground,
+        ends=False,
+    ),
     Fault("copied while written", _copy, phases=_WORKING),
     *(
         Fault(name, strike, suits=lambda work: work.executor == "slurm", phases=PHASES)

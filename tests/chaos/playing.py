@@ -9,7 +9,6 @@ import pickle
 import random
 import re
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,7 +32,6 @@ from tests.conftest import CHECKOUT
 from tests.slurm.clusters import Cluster, started_cluster
 
 _FOLDER = Path(__file__).parent
-_SMALL_DISK = "size=24m"
 # What goes wrong while a fault is played, beside what is judged.
 _FAILURES = (Hang, OSError, AssertionError, ValueError)
 
@@ -104,7 +102,8 @@ class Chaos:
         """
         expected = self._find_expected(WORKS[first.job])
         scene = self._open(WORKS[first.job], first)
-        disk = _SmallDisk(scene.root) if FAULTS[first.fault].small_disk else None
+        make_disk = FAULTS[first.fault].disk
+        disk = make_disk and make_disk(scene.root)
         struck = [_Struck(first, time.monotonic())]
         try:
             self._play(scene, expected, struck, follow)
@@ -249,24 +248,8 @@ def _play_undisturbed(scene: Scene) -> Expected:
 def _hash_all(scene: Scene) -> str:
     """Of all that the bits of a run follow from."""
     known = sha256(scene.job.read_bytes() + scene.table.read_bytes())
-    known.update(f"{tensorflow_version()} {cpu_name()}".encode())
+    known.update(f"{tensorflow_version()} {cpu_name()} {scene.work.image()}".encode())
     ours = [*_FOLDER.glob("judging.py"), *(_FOLDER.parent / "launch" / "recorder").glob("*.py")]
     for path in sorted([*CHECKOUT.glob("dnnjob/**/*.py"), *ours]):
         known.update(path.read_bytes())
     return known.hexdigest()[:16]
-
-
-class _SmallDisk:
-    """A file system of little room, mounted where the root is to be."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        root.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", _SMALL_DISK, "chaos", str(root)]
-        subprocess.run(command, check=True)
-
-    def close(self) -> None:
-        """Unmounts it."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["umount", "--lazy", str(self._root)], check=False, capture_output=True)
-        shutil.rmtree(self._root.parent, ignore_errors=True)

@@ -13,6 +13,7 @@ import random
 import shutil
 import signal
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -23,8 +24,8 @@ import tomli_w
 
 from dnnjob.launch.watch.run_selection import open_runs
 from dnnjob.launch.watch.run_views import RunView, look
-from dnnjob.runs import RunPaths, State
-from tests.chaos.starter import Command, Starter
+from dnnjob.runs import FRESH, RunPaths, State
+from tests.chaos.starter import RECORDER, Command, Starter
 from tests.chaos.works import Work
 from tests.launch.trace import Phase, Trace
 from tests.slurm.clusters import Cluster
@@ -34,6 +35,8 @@ _LIMIT_S = 400.0
 _LOOK_S, _LONG_LOOK_S = 0.01, 0.1
 _SLURM = {"cpus_per_task": 1, "memory_gb": 1.5, "time_limit_min": 10, "warning_lead_s": 30}
 _ATTEMPTS = 4
+# A process that was killed is none of a run any more, and may be seen until its parent has noticed.
+_DYING_S = 3.0
 
 
 def limit_s(seconds: float = _LIMIT_S) -> float:
@@ -95,6 +98,12 @@ class Scene:
         self._starter = starter
 
     @property
+    def dying_s(self) -> float:
+        """How long one that was killed may be seen as one that lives."""
+        # Whether a process of a container lives is seen by its signs of life alone.
+        return FRESH.total_seconds() if self.work.is_contained else _DYING_S
+
+    @property
     def command(self) -> Command:
         """The one that was started last."""
         return self.commands[-1]
@@ -104,7 +113,7 @@ class Scene:
         """That of the present attempt, up to now."""
         trace = self.traces[-1]
         trace.read()
-        if self.work.executor == "here":
+        if self.work.is_in_foreground:
             return trace
         # What is queued anew tells into the same file.
         pids = [pid for pid in trace.pids if Path(f"/proc/{pid}").exists()] or trace.pids[-1:]
@@ -113,7 +122,7 @@ class Scene:
     def begin(self) -> None:
         """Starts the job, and returns when its run folders are there."""
         match self.work.executor:
-            case "here":
+            case "here" | "container":
                 words = ["run", self.job, "--root", self.root]
             case "pool":
                 words = self._submit(executor="local")
@@ -121,7 +130,7 @@ class Scene:
                 words = self._submit(executor="slurm", partition="graceful", **_SLURM)
         self.start(*words)
         until = time.monotonic() + limit_s()
-        lines = self.work.points if self.work.executor == "here" else 1
+        lines = self.work.points if self.work.is_in_foreground else 1
         while (printed := _read(self.command.printed)).count("\n") < lines:
             if self.command.code or time.monotonic() > until:
                 raise Hang(f"no run folder: {self.command.talk()[-500:]}")
@@ -144,12 +153,18 @@ class Scene:
             "DNNJOB_CLOCK": str(self._clock),
             "DNNJOB_HALT": str(self._wish),
         }
+        if self.work.is_contained:
+            names = (*environ, "DNNJOB_TRACE", "PYTHONPATH")
+            options = [f"--label={self._label}", f"--volume={RECORDER}:{RECORDER}:ro"]
+            options += [f"--env={name}" for name in names]
+            environ |= {"DNNJOB_ENGINE": "podman", "DNNJOB_ENGINE_ARGS": " ".join(options)}
         self.commands.append(
             self._starter.start(
                 words,
                 trace=self.traces[-1].path,
                 cwd=self.folder,
                 environ=environ,
+                program=self.work.program,
                 warm=self.warm,
             )
         )
@@ -174,7 +189,7 @@ class Scene:
             phases_s: How long phases take undisturbed.
         """
         epochs = phases_s.get("epochs", 0)
-        pause_s = _LOOK_S if self.work.executor == "here" else _LONG_LOOK_S
+        pause_s = _LOOK_S if self.work.is_in_foreground else _LONG_LOOK_S
         reached: dict[str, Callable[[Trace], bool]] = {
             "write": lambda trace: trace.halted is not None,
             "start-up": lambda trace: True,
@@ -216,6 +231,9 @@ class Scene:
     @property
     def is_over(self) -> bool:
         """Whether nothing works on the run any more."""
+        if self.work.is_contained:
+            # Who is killed leaves the container behind.
+            return self.command.code is not None and not any(self._own())
         if self.work.executor == "here" or (self.work.executor == "pool" and self._is_resumed):
             return self.command.code is not None
         if self.command.code not in (None, 0):
@@ -237,8 +255,8 @@ class Scene:
     def processes(self, target: str) -> list[int]:
         """Processes of the run that live: all, those of one task, or of what started it."""
         everyone = list(self._own())
-        told = self.traces and self.trace.pids and self.work.points == 1
-        chief = self.trace.pids[-1] if told else None
+        told = self.trace.pids[-1:] if self.traces and self.work.points == 1 else []
+        chief = next((pid for pid in everyone if _own_pid(pid) in told), None)
         tasks = [pid for pid in everyone if pid == chief or b"dnnjob.launch" in _command_line(pid)]
         match target:
             case "chief":
@@ -324,12 +342,27 @@ class Scene:
         """Ends what is left of it, and removes its folder."""
         self.strike("all", signal.SIGCONT)
         self.strike("all", signal.SIGKILL)
+        if self.work.is_contained:
+            self._remove_containers()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def here(self) -> list[str]:
         """What has a `resume` go on in the foreground."""
         return ["--here"] if self.work.executor == "pool" else []
+
+    @property
+    def _label(self) -> str:
+        """What its containers bear."""
+        return f"chaos={self.folder.name}"
+
+    def _remove_containers(self) -> None:
+        """Removes those whose keeper was killed, too."""
+        listing = ["podman", "ps", "--all", "--quiet", "--filter", f"label={self._label}"]
+        listed = subprocess.run(listing, capture_output=True, text=True, check=True)
+        for name in listed.stdout.split():
+            removal = ["podman", "rm", "--force", name]
+            subprocess.run(removal, capture_output=True, check=False)
 
     def _own(self) -> Iterator[int]:
         """Living processes whose temporary folder is this scene's."""
@@ -359,6 +392,14 @@ def _read(path: Path) -> str:
     with suppress(FileNotFoundError):
         return path.read_text(errors="replace")
     return ""
+
+
+def _own_pid(pid: int) -> int | None:
+    """The id of a process as it knows it itself: another in a container."""
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("NSpid:")).split()[-1])
+    return None
 
 
 def _command_line(pid: int) -> bytes:

@@ -1,7 +1,9 @@
 """Starts dnnjob's commands and tells their exit codes; cold as a user does, or warm.
 
 starter = Starter(scratch)
-command = starter.start(["run", "job.toml"], trace=trace, cwd=folder, warm=True)
+command = starter.start(
+    ["run", "job.toml"], trace=trace, cwd=folder, environ={}, program=work.program, warm=True
+)
 code = command.wait(300)
 
 A warm command is forked from a process that has imported TensorFlow and the rest already: the same
@@ -77,9 +79,10 @@ class Starter:
         trace: Path,
         cwd: Path,
         environ: Mapping[str, str],
+        program: Sequence[str],
         warm: bool,
     ) -> Command:
-        """Starts a command; its chief is traced."""
+        """Starts a command; its chief is traced. A warm one is dnnjob itself."""
         self._count += 1
         printed, said = (self._scratch / f"{self._count}.{kind}" for kind in ("out", "err"))
         own = {"DNNJOB_TRACE": str(trace), "PYTHONPATH": str(RECORDER), **environ}
@@ -90,7 +93,7 @@ class Starter:
             "out": str(printed),
             "err": str(said),
         }
-        return self._fork(order) if warm else self._spawn(order)
+        return self._fork(order) if warm else self._spawn(order, program)
 
     def close(self) -> None:
         """Ends the process that warm commands come from."""
@@ -98,11 +101,11 @@ class Starter:
             self._warm.stdin.close()
             self._warm.wait(60)
 
-    def _spawn(self, order: dict[str, Any]) -> Command:
+    def _spawn(self, order: dict[str, Any], program: Sequence[str]) -> Command:
         out, err = Path(order["out"]), Path(order["err"])
         with out.open("wb") as printed, err.open("wb") as said:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dnnjob", *order["words"]],
+                [*program, *order["words"]],
                 stdin=subprocess.DEVNULL,
                 stdout=printed,
                 stderr=said,

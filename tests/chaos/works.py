@@ -4,8 +4,13 @@ work = WORKS["streamed"]
 job = work.write(folder)         # table and job file
 """
 
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,10 @@ import numpy as np
 import pandas as pd
 import tomli_w
 
+from tests.conftest import CHECKOUT
 from tests.slurm.clusters import missing_programs
+
+_WRAPPER = CHECKOUT / "docker" / "dnnjob"
 
 _ROWS, _UNLABELLED = 400, 3000
 
@@ -26,7 +34,7 @@ class Work:
         name: Of both.
         write_table: Fills a folder with the table; its path.
         changes: Of the job that all have in common, by section.
-        executor: What starts it: "here", "pool" for the queue of this machine, or "slurm".
+        executor: What starts it: "here", "container", "pool" for this machine's queue, or "slurm".
         rarity: It is drawn the less often the higher: its runs take so many times as long.
     """
 
@@ -44,6 +52,26 @@ class Work:
         return int(self.changes.get("devices", {}).get("tasks", 1))
 
     @property
+    def is_in_foreground(self) -> bool:
+        """Whether the command that starts it stays until its end."""
+        return self.executor in ("here", "container")
+
+    @property
+    def is_contained(self) -> bool:
+        """Whether it has process ids and mounts of its own."""
+        return self.executor == "container"
+
+    @property
+    def can_halt(self) -> bool:
+        """Whether its processes can stop themselves: the first of a container cannot."""
+        return not self.is_contained
+
+    @property
+    def program(self) -> tuple[str, ...]:
+        """What its commands begin with."""
+        return (str(_WRAPPER),) if self.is_contained else (sys.executable, "-m", "dnnjob")
+
+    @property
     def can_be_warm(self) -> bool:
         """Whether what starts it does the work; tasks, lanes and the queue begin cold."""
         return self.tasks == 1 and self.points == 1 and self.executor == "here"
@@ -57,6 +85,14 @@ class Work:
             return ("all", "lane", "launcher")
         return ("all", "chief", "follower", "launcher") if self.tasks > 1 else ("all", "chief")
 
+    def image(self) -> str:
+        """What its container is made of; nothing without."""
+        if not self.is_contained:
+            return ""
+        name = os.environ.get("DNNJOB_IMAGE", "dnnjob:cpu")
+        words = ["podman", "image", "inspect", "--format", "{{.Id}}", name]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
     @property
     def is_streamed(self) -> bool:
         """Whether its table does not fit the memory it is given."""
@@ -66,7 +102,7 @@ class Work:
         """Why this machine cannot have it; None if it can."""
         if self.executor == "slurm" and (missing := missing_programs(accounting=False)):
             return f"{', '.join(missing)} of Slurm is not installed"
-        return None
+        return _lacks_image() if self.is_contained else None
 
     @property
     def has_parts(self) -> bool:
@@ -105,6 +141,23 @@ class Work:
         path = folder / "job.toml"
         path.write_text(tomli_w.dumps(job))
         return path
+
+
+@cache
+def _lacks_image() -> str | None:
+    """Why no container of dnnjob can be started as whoever calls does it; None if one can."""
+    if os.geteuid():
+        return "only root sees and strikes what is in a container"
+    if shutil.which("podman") is None:
+        return "there is no podman"
+    done = subprocess.run(
+        [_WRAPPER, "--version"],
+        env={**os.environ, "DNNJOB_ENGINE": "podman"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stderr.strip() or "the image does not start" if done.returncode else None
 
 
 def _make_frame(rows: int, unlabelled: int) -> pd.DataFrame:
@@ -160,6 +213,12 @@ _SWEEP = {
     "train": {"optimizer": "sgd", "schedule": "constant", "epochs": 80, "patience": 70},
     "devices": {"stack": 2},
 }
+_SEARCH = {
+    "sweep": {"train.learning_rate": [0.001, 1e-6, 0.003]},
+    "search": {"halving": 3},
+    "train": {"epochs": 90, "patience": 80},
+    "devices": {"stack": 2},
+}
 _MEMBERS = {
     "model": {"members": 3, "bagging": "folds"},
     "data": {"validation_fraction": 0.0},
@@ -181,6 +240,8 @@ WORKS = {
         Work("members", _write_numbers, _MEMBERS),
         Work("pool", _write_numbers, executor="pool", rarity=4),
         Work("sweep", _write_numbers, _SWEEP, points=3, rarity=4),
+        Work("search", _write_numbers, _SEARCH, points=3, rarity=4),
+        Work("container", _write_numbers, executor="container", rarity=6),
         Work("slurm", _write_numbers, executor="slurm", rarity=4),
         Work("slurm-array", _write_numbers, _ARRAY, executor="slurm", points=2, rarity=6),
     )
