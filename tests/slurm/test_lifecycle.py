@@ -25,8 +25,7 @@ pytestmark = pytest.mark.slurm
 def test_a_run_is_followed_cancelled_and_resumed_to_its_end(
     unbooked: Cluster, write_job: WriteJob, tmp_path: Path
 ) -> None:
-    train = {"epochs": 20_000, "checkpoint_every_s": 1}
-    job = write_job(train=train, devices={"xla": "on"})
+    job = write_job(train={"epochs": 4000, "checkpoint_every_s": 0.1})
     paths = submit(unbooked, job, tmp_path)
     follower = subprocess.Popen(
         command_line("logs", paths.root, "--follow"), stdout=subprocess.PIPE, text=True
