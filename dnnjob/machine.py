@@ -31,6 +31,7 @@ DEVICES = Path("/dev")
 _GPU_LINE = re.compile(
     r"\s*(?:GPU \d+: )?(?P<name>.+?)\s*(?:Device\s+\d+: )?\(UUID: (?P<uuid>\S+)\)"
 )
+_PROCESSES = Path("/proc")
 # The kernel's own number of the namespace that a machine starts with.
 _FIRST_PROCESS_SPACE = "pid:[4026531836]"
 
@@ -168,10 +169,8 @@ def network_key() -> str:
 
 def process_key(pid: int) -> str | None:
     """What tells a process from a later one with its number; None if it has ended."""
-    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
-    if len(fields) < 20 or fields[0] in "ZX":
-        return None
-    return f"{process_space()}/{fields[19]}"
+    started = _start_of(pid)
+    return None if started is None else f"{process_space()}/{started}"
 
 
 def process_space() -> str:
@@ -184,11 +183,6 @@ def is_containers(process: str) -> bool:
     return process.split("/")[1:2] not in ([_FIRST_PROCESS_SPACE], [""])
 
 
-def _counts_here(process: str | None) -> bool:
-    """Whether the number of a process means the same in this one."""
-    return process is not None and process.startswith(f"{process_space()}/")
-
-
 def sees_process(pid: int, process: str | None, *, host: str) -> bool | None:
     """Whether a process is at work; None if that cannot be seen from here.
 
@@ -199,13 +193,56 @@ def sees_process(pid: int, process: str | None, *, host: str) -> bool | None:
     """
     if host != socket.gethostname() or process is None:
         return None
-    if _counts_here(process):
-        return process_key(pid) == process
+    if _is_in_sight(process):
+        return find_process(pid, process, host=host) is not None
     if process.startswith(process_space().partition("/")[0]) or is_containers(process):
         # In another container, some of which have a boot of their own on the same host.
         return None
     # Another boot: the machine has been started anew since.
     return False
+
+
+def find_process(pid: int, process: str | None, *, host: str) -> int | None:
+    """The number here of a process at work, where one in a container has another number.
+
+    None if it has ended or cannot be seen from here. The arguments are those of `sees_process`.
+    """
+    if host != socket.gethostname() or process is None or not _is_in_sight(process):
+        return None
+    if _counts_here(process):
+        return pid if process_key(pid) == process else None
+    started = process.rpartition("/")[2]
+    numbers = (int(path.name) for path in _PROCESSES.iterdir() if path.name.isdecimal())
+    inside = (number for number in numbers if number_inside(number) == pid)
+    return next((number for number in inside if _start_of(number) == started), None)
+
+
+def number_inside(pid: int) -> int | None:
+    """The number by which a process knows itself: another in a container; None if it has ended."""
+    for line in _read(_PROCESSES / f"{pid}/status").splitlines():
+        if line.startswith("NSpid:"):
+            return int(line.split()[-1])
+    return None
+
+
+def _counts_here(process: str) -> bool:
+    """Whether the number of a process means the same in this one."""
+    return process.startswith(f"{process_space()}/")
+
+
+def _is_in_sight(process: str) -> bool:
+    """Whether a process is seen here as long as it lives: of this boot, all from outside of all."""
+    if _counts_here(process):
+        return True
+    is_outside = _namespace("pid") == _FIRST_PROCESS_SPACE
+    # A user may be shown nobody else's processes.
+    return is_outside and process.startswith(f"{_boot_id()}/") and number_inside(1) == 1
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process began, in the kernel's count; None if it has ended."""
+    fields = _read(_PROCESSES / f"{pid}/stat").rpartition(")")[2].split()
+    return None if len(fields) < 20 or fields[0] in "ZX" else fields[19]
 
 
 def user_cache() -> Path | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dnnjob import machine
-from dnnjob.machine import process_key, sees_process, user_cache
+from dnnjob.machine import find_process, process_key, sees_process, user_cache
 
 
 def write(path: Path, text: str) -> None:
@@ -342,8 +342,37 @@ def test_a_process_of_another_host_cannot_be_seen() -> None:
     assert sees_process(os.getpid(), KEY, host="elsewhere") is None
 
 
-def test_a_process_in_another_container_of_this_host_cannot_be_seen() -> None:
+def test_from_a_container_a_process_in_another_one_cannot_be_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "_FIRST_PROCESS_SPACE", "pid:[2]")
     assert sees_process(1, f"{BOOT}/pid:[1]/12", host=HERE) is None
+    assert find_process(1, f"{BOOT}/pid:[1]/12", host=HERE) is None
+
+
+def test_from_the_host_a_process_in_a_container_is_seen_by_its_number_here() -> None:
+    """The first process of a container, as a container runtime makes one."""
+    tell = (
+        "import os; from dnnjob.machine import process_key;"
+        "print(os.getpid(), process_key(os.getpid()), flush=True); input()"
+    )
+    inside = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    command = [*inside, sys.executable, "-c", tell]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        pid, _, key = process.stdout.readline().strip().partition(" ")
+        seen = sees_process(int(pid), key, host=HERE)
+        number = find_process(int(pid), key, host=HERE)
+        process.communicate("\n")
+
+    assert pid == "1"
+    # Where these tests are in a container themselves, others are out of sight.
+    is_outside = Path("/proc/self/ns/pid").readlink() == Path("pid:[4026531836]")
+    assert seen is (True if is_outside else None)
+    assert (number not in (None, 1)) is is_outside
+    assert sees_process(int(pid), key, host=HERE) is (False if is_outside else None)
 
 
 def test_before_this_boot_nothing_is_at_work() -> None:

@@ -278,7 +278,7 @@ class StackedStep:
                 (own, variables._replace(best=[]), carry, steps, going),
             )
             if self.step.validates:
-                over = taken & (carry.step % steps.per_epoch == 0)
+                over = taken & (tf.truncatemod(carry.step, steps.per_epoch) == 0)
                 losses = self._validation_losses(
                     lambda given: given or table, own, changed.weights, validation, over
                 )

@@ -30,6 +30,8 @@ from dnnjob.runs import OVER, RunPaths, State, read_status
 from tests.chaos.scene import Scene, limit_s
 
 _POLL_S = 0.1
+# A process that was killed is none of a run any more, and may be seen until its parent has noticed.
+_DYING_S = 3.0
 # Of a run that is over, `wait` needs a look at its files.
 _WAIT_S = 30.0
 _CODES: dict[State | None, int] = {"COMPLETED": 0, "FAILED": 1, "CANCELLED": 143}
@@ -149,7 +151,7 @@ def find_wrongs(scene: Scene, expected: Expected) -> Iterator[str]:
 
 def find_lie(scene: Scene) -> Iterator[str]:
     """Yields what `status` and `wait` say wrongly of runs of which nothing is at work."""
-    views, until = scene.views, time.monotonic() + limit_s(scene.dying_s)
+    views, until = scene.views, time.monotonic() + limit_s(_DYING_S)
     while any(view.state not in OVER for view in views) and time.monotonic() < until:
         time.sleep(_POLL_S)
         views = scene.views

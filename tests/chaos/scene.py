@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,8 @@ import tomli_w
 
 from dnnjob.launch.watch.run_selection import open_runs
 from dnnjob.launch.watch.run_views import RunView, look
-from dnnjob.runs import FRESH, RunPaths, State
+from dnnjob.machine import number_inside
+from dnnjob.runs import FRESH, RunPaths, State, read_status
 from tests.chaos.starter import RECORDER, Command, Starter
 from tests.chaos.works import Work
 from tests.launch.trace import Phase, Trace
@@ -35,8 +37,6 @@ _LIMIT_S = 400.0
 _LOOK_S, _LONG_LOOK_S = 0.01, 0.1
 _SLURM = {"cpus_per_task": 1, "memory_gb": 1.5, "time_limit_min": 10, "warning_lead_s": 30}
 _ATTEMPTS = 4
-# A process that was killed is none of a run any more, and may be seen until its parent has noticed.
-_DYING_S = 3.0
 
 
 def limit_s(seconds: float = _LIMIT_S) -> float:
@@ -96,12 +96,6 @@ class Scene:
         self.lies: list[str] = []
         """What a fault itself saw that is wrong."""
         self._starter = starter
-
-    @property
-    def dying_s(self) -> float:
-        """How long one that was killed may be seen as one that lives."""
-        # Whether a process of a container lives is seen by its signs of life alone.
-        return FRESH.total_seconds() if self.work.is_contained else _DYING_S
 
     @property
     def command(self) -> Command:
@@ -256,7 +250,7 @@ class Scene:
         """Processes of the run that live: all, those of one task, or of what started it."""
         everyone = list(self._own())
         told = self.trace.pids[-1:] if self.traces and self.work.points == 1 else []
-        chief = next((pid for pid in everyone if _own_pid(pid) in told), None)
+        chief = next((pid for pid in everyone if number_inside(pid) in told), None)
         tasks = [pid for pid in everyone if pid == chief or b"dnnjob.launch" in _command_line(pid)]
         match target:
             case "chief":
@@ -316,8 +310,15 @@ class Scene:
     def resume(self) -> None:
         """Starts what is over again, as a user does."""
         self.was_killed = False
+        if self.work.is_contained:
+            self._await(self._is_silent)
         self.start("resume", self.place, *self.here)
         self._is_resumed = True
+
+    def _is_silent(self) -> bool:
+        """Whether a container, which sees no other's processes, may take up what was killed."""
+        (status,) = (read_status(paths) for paths in self.runs)
+        return status.state != "RUNNING" or datetime.now(UTC) - status.updated_at > FRESH
 
     def go_on(self) -> None:
         """Resumes until the runs stand as they are to; refusals are kept."""
@@ -392,14 +393,6 @@ def _read(path: Path) -> str:
     with suppress(FileNotFoundError):
         return path.read_text(errors="replace")
     return ""
-
-
-def _own_pid(pid: int) -> int | None:
-    """The id of a process as it knows it itself: another in a container."""
-    with suppress(OSError):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("NSpid:")).split()[-1])
-    return None
 
 
 def _command_line(pid: int) -> bytes:

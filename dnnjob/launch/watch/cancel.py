@@ -17,7 +17,7 @@ from dnnjob.errors import ExitCode, JobError, MissingError
 from dnnjob.launch.watch.run_selection import open_runs
 from dnnjob.launch.watch.run_views import RunView, look
 from dnnjob.launch.watch.status import describe_view, shorten
-from dnnjob.machine import sees_process, user_name
+from dnnjob.machine import find_process, user_name
 from dnnjob.runs import (
     OVER,
     Cancel,
@@ -118,8 +118,8 @@ def _senders(jobs: Iterable[_SubmittedJob]) -> Iterator[int]:
     for job in jobs:
         sent = job.submission
         if sent.executor == "local":
-            pid = int(sent.job_id)
-            if sees_process(pid, sent.process, host=sent.host):
+            pid = find_process(int(sent.job_id), sent.process, host=sent.host)
+            if pid is not None:
                 yield pid
 
 
@@ -131,8 +131,9 @@ def _chiefs(runs: Iterable[RunPaths]) -> Iterator[int]:
             last = status.attempts[-1] if status.state == "RUNNING" else None
             if last is None or last.slurm_job_id or _has_sender(paths):
                 continue
-            if sees_process(last.pid, last.process, host=last.host):
-                yield last.pid
+            pid = find_process(last.pid, last.process, host=last.host)
+            if pid is not None:
+                yield pid
 
 
 def _has_sender(paths: RunPaths) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from dnnjob.launch.watch.slurm_answer import Answer, ask_slurm
-from dnnjob.machine import sees_process, user_name
+from dnnjob.machine import find_process, sees_process, user_name
 from dnnjob.runs import (
     OVER,
     Attempt,
@@ -256,7 +256,7 @@ def _find_process(files: _Files, last: Attempt | None) -> int | None:
     if files.job_id is not None:
         return None
     if last is not None:
-        return last.pid
+        return find_process(last.pid, last.process, host=last.host) or last.pid
     return int(files.submission.job_id) if files.submission else None
 
 
