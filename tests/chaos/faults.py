@@ -325,6 +325,8 @@ _ALL = [
         disk_faults.empty,
         phases=(*_WORKING, "write"),
         lacks=disk_faults.needs_mounts,
+        # A tmpfs that nobody has mounted by name is taken for one of the container's own.
+        suits=lambda work: not work.is_contained,
         disk=disk_faults.SmallDisk,
     ),
     Fault(
