@@ -87,11 +87,7 @@ class Work:
 
     def image(self) -> str:
         """What its container is made of; nothing without."""
-        if not self.is_contained:
-            return ""
-        name = os.environ.get("DNNJOB_IMAGE", "dnnjob:cpu")
-        words = ["podman", "image", "inspect", "--format", "{{.Id}}", name]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+        return _inspect("{{.Id}}") if self.is_contained else ""
 
     @property
     def is_streamed(self) -> bool:
@@ -150,14 +146,28 @@ def _lacks_image() -> str | None:
         return "only root sees and strikes what is in a container"
     if shutil.which("podman") is None:
         return "there is no podman"
-    done = subprocess.run(
-        [_WRAPPER, "--version"],
-        env={**os.environ, "DNNJOB_ENGINE": "podman"},
+    done = _ask(_WRAPPER, "--version", DNNJOB_ENGINE="podman")
+    if done.returncode:
+        return done.stderr.strip() or "the image does not start"
+    built = _inspect('{{index .Labels "org.opencontainers.image.revision"}}').partition("-")[0]
+    same = _ask("git", "-C", CHECKOUT, "diff", "--quiet", built, "--", "dnnjob", "requirements")
+    # What that version did wrong would be told of this one.
+    return "the image is of another version: make image" if same.returncode else None
+
+
+def _inspect(what: str) -> str:
+    name = os.environ.get("DNNJOB_IMAGE", "dnnjob:cpu")
+    return _ask("podman", "image", "inspect", "--format", what, name).stdout.strip()
+
+
+def _ask(*words: object, **environ: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(word) for word in words],
+        env={**os.environ, **environ},
         capture_output=True,
         text=True,
         check=False,
     )
-    return done.stderr.strip() or "the image does not start" if done.returncode else None
 
 
 def _make_frame(rows: int, unlabelled: int) -> pd.DataFrame:
