@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dnnjob.launch.watch.run_views import look
+from dnnjob.machine import find_process
 from dnnjob.results.report import read_predictions, read_report
 from dnnjob.runs import RunPaths, read_status
 from tests.conftest import CHECKOUT, run_command, write_tiny_job
@@ -349,6 +351,25 @@ def test_a_run_at_work_is_not_to_be_killed_by_a_number_of_its_container(
     process.communicate(timeout=120)
     assert process.returncode == 143
     assert read_status(paths).state == "CANCELLED"
+
+
+def test_the_host_sees_at_once_that_a_run_in_a_container_was_killed(
+    podman: Podman, tmp_path: Path
+) -> None:
+    write_tiny_job(tmp_path, train={"epochs": 1_000_000, "checkpoint_every_s": 1})
+    process = podman.start("run", "job.toml", cwd=tmp_path)
+    paths = _await_checkpoint(tmp_path / "runs" / "tiny")
+    (before,) = look([paths])
+    attempt = read_status(paths).attempts[-1]
+    pid = find_process(attempt.pid, attempt.process, host=attempt.host)
+    assert pid is not None
+
+    os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+
+    (after,) = look([paths])
+    assert (before.state, before.asked, before.process) == ("RUNNING", "process", pid)
+    assert (after.state, after.reason) == ("FAILED", "vanished")
 
 
 def test_sigterm_ends_a_verb_that_does_not_listen(podman: Podman, tmp_path: Path) -> None:
