@@ -155,7 +155,7 @@ def find_lie(scene: Scene) -> Iterator[str]:
     while any(view.state not in OVER for view in views) and time.monotonic() < until:
         time.sleep(_POLL_S)
         views = scene.views
-    if views[0].is_copy and views[0].asked == "unknown":
+    if any(view.is_copy and view.asked == "unknown" for view in views):
         # Its files tell how the original stood, and nobody can be asked (docs/watching.md).
         return
     for paths, view in zip(scene.runs, views, strict=True):
