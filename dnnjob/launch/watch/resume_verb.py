@@ -158,7 +158,8 @@ def is_live(view: RunView, *, now: datetime, is_cancelled: bool) -> bool:
     if view.is_copy:
         return False
     if view.state == "RUNNING":
-        return view.updated_at is not None and now - view.updated_at < FRESH
+        # A clock that has been set back since, or another host's, may be behind the sign.
+        return view.updated_at is not None and abs(now - view.updated_at) < FRESH
     waits = view.job_id is not None or (view.state == "CREATED" and view.process is not None)
     return waits and not is_cancelled
 

@@ -46,6 +46,8 @@ def view(state: str, **changes: object) -> RunView:
         # Nobody here can ask about these.
         (view("RUNNING"), 5, False, True),
         (view("RUNNING"), 900, False, False),
+        # The clock has been set back since.
+        (view("RUNNING"), -86_400, False, False),
         (view("REQUEUED", job_id="7"), 900, False, True),
         (view("REQUEUED", job_id="7"), 900, True, False),
         (view("CREATED"), 5, False, False),
