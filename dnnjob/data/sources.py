@@ -87,6 +87,7 @@ def hold_table(data: DataConfig) -> TypedTable:
     keep = {*found.features, data.target, *wanted.also}
     parts, text_format = _read_parts(found.files, keep=keep, wanted=wanted)
     columns = _join_whole(found.files, parts, source=data.source)
+    _release_texts()
     return hold_columns(
         data,
         found.features,
@@ -95,6 +96,13 @@ def hold_table(data: DataConfig) -> TypedTable:
         part_rows=found.part_rows([_num_rows(part) for part in parts]),
         text_format=text_format,
     )
+
+
+def _release_texts() -> None:
+    """Gives back what texts took: three times the table, which Arrow would keep."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
 
 
 def find_pieces(data: DataConfig) -> JobFiles | None:
