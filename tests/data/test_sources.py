@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 from dnnjob.config.data_section import ColumnConfig, DataConfig
 from dnnjob.data.encoding import FeatureKind
@@ -697,3 +698,33 @@ def test_an_unreadable_row_group_is_named_in_memory_too(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=rf"{path} row group 3 at byte {broken.offset} is not"):
         open_table(DataConfig(source=str(path), target="y"))
+
+
+HOLD = """
+import re, sys
+from pathlib import Path
+import pyarrow.compute, pyarrow.csv, pandas
+from dnnjob.config.data_section import DataConfig
+from dnnjob.data.sources import hold_table
+
+def resident_bytes():
+    return 1024 * int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+before = resident_bytes()
+table = hold_table(DataConfig(source=sys.argv[1], target="c0"))
+print(resident_bytes() - before)
+"""
+
+
+@pytest.mark.long
+def test_what_a_tables_text_took_is_given_back(tmp_path: Path) -> None:
+    """Without that Arrow keeps nearly three times the size of the file."""
+    path = tmp_path / "table.csv"
+    values = np.random.default_rng(0).normal(size=(21, 200_000))
+    csv.write_csv(pa.table({f"c{n}": column for n, column in enumerate(values)}), path)
+
+    done = subprocess.run(
+        [sys.executable, "-c", HOLD, path], capture_output=True, text=True, check=True
+    )
+
+    assert values.nbytes < int(done.stdout) < 2 * path.stat().st_size
