@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +17,7 @@ from dnnjob.results.report import read_report
 from dnnjob.runs import Progress, RunPaths, Show, create_run, read_status
 from dnnjob.tasks import StopFlag, Until
 from tests.conftest import Command, WriteJob, command_line, run_here
+from tests.waiting import wait_until
 
 
 def attempt(paths: RunPaths, until: Until | None = None, show: Show = lambda *_: None) -> ExitCode:
@@ -159,10 +159,11 @@ def test_a_search_that_was_disturbed_goes_on_to_the_bits_of_one_that_was_not(
 
 
 def _wait_for_epoch(paths: RunPaths) -> None:
-    until = time.monotonic() + 120
-    while read_status(paths).state != "RUNNING" or not read_status(paths).progress.epoch:
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    def has_come() -> bool:
+        status = read_status(paths)
+        return status.state == "RUNNING" and status.progress.epoch > 0
+
+    wait_until(has_come, seconds=120, every=0.05)
 
 
 @pytest.mark.long

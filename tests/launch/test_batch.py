@@ -32,7 +32,7 @@ from dnnjob.runs import (
     write_status,
     write_submission,
 )
-from tests.slurm.clusters import wait_until
+from tests.waiting import wait_until
 
 RUNNING = "JobState=RUNNING Reason=None Restarts=0 PreemptTime=None"
 ENDING = "JobState=COMPLETING Reason=None Restarts=0"

@@ -24,6 +24,7 @@ from dnnjob.runs import (
     write_cancel,
 )
 from tests.conftest import Command, WriteJob, command_line
+from tests.waiting import wait_until
 
 GIB = 2**30
 
@@ -161,21 +162,15 @@ def submit(dnnjob: Command, job: Path, folder: Path, *words: str) -> Path:
     return Path(done.stdout.strip())
 
 
-def wait_for(paths: RunPaths, *states: str, seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while read_settled(paths).state not in states:
-        assert time.monotonic() < until, read_settled(paths)
-        time.sleep(0.1)
+def wait_for(paths: RunPaths, *states: str) -> None:
+    wait_until(lambda: read_settled(paths).state in states, seconds=120)
 
 
-def wait_for_pool(paths: RunPaths, *, seconds: float = 60) -> None:
+def wait_for_pool(paths: RunPaths) -> None:
     """Returns once the background process has ended."""
     submission = read_submission(paths)
     assert submission is not None
-    until = time.monotonic() + seconds
-    while process_key(int(submission.job_id)) == submission.process:
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    wait_until(lambda: process_key(int(submission.job_id)) != submission.process, seconds=60)
 
 
 def test_a_run_goes_on_behind_the_commands_end(

@@ -11,8 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 
 from dnnjob.machine import process_key
 from tests.conftest import CHECKOUT, run_command
+from tests.waiting import wait_until
 
 SCRIPT = CHECKOUT / "slurm" / "testcluster" / "cluster"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch")
@@ -136,13 +136,3 @@ def lend(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]
         monkeypatch.setenv(key, value)
     yield cluster
     cluster.clear()
-
-
-def wait_until(is_so: Callable[[], object], *, seconds: float, every: float = 0.2) -> None:
-    """Returns once `is_so()`; fails after `seconds` of a quiet machine."""
-    # A limit ends what hangs; it is no verdict on a slow machine, or on one with other work.
-    limit_s = 4 * seconds
-    until = time.monotonic() + limit_s
-    while not is_so():
-        assert time.monotonic() < until, f"not so within {limit_s} s"
-        time.sleep(every)

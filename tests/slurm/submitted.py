@@ -22,7 +22,8 @@ import tomli_w
 from dnnjob.runs import Attempt, RunPaths, SweepPaths, read_settled, read_sweep
 from tests.conftest import run_command
 from tests.launch.killing import write_job
-from tests.slurm.clusters import Cluster, wait_until
+from tests.slurm.clusters import Cluster
+from tests.waiting import wait_until
 
 PROFILE: dict[str, Any] = {
     "executor": "slurm",

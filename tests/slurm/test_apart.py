@@ -13,7 +13,8 @@ import tomli_w
 
 from dnnjob.runs import RunPaths, read_status
 from tests.conftest import CHECKOUT, run_here
-from tests.slurm.clusters import Cluster, missing_programs, started_cluster, wait_until
+from tests.slurm.clusters import Cluster, missing_programs, started_cluster
+from tests.waiting import wait_until
 
 sys.path.insert(0, str(CHECKOUT / "slurm" / "testcluster"))
 from network import why_no_network

@@ -13,7 +13,7 @@ import pytest
 from dnnjob.runs import RunPaths, Status, read_settled
 from tests.conftest import WriteJob, make_frame
 from tests.launch import killing
-from tests.slurm.clusters import Cluster, wait_until
+from tests.slurm.clusters import Cluster
 from tests.slurm.submitted import (
     Reference,
     chief,
@@ -23,6 +23,7 @@ from tests.slurm.submitted import (
     submit,
     wait_for_end,
 )
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 

@@ -15,8 +15,9 @@ from dnnjob.launch.watch.run_views import look
 from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths
 from tests.conftest import WriteJob, command_line
-from tests.slurm.clusters import Cluster, wait_until
+from tests.slurm.clusters import Cluster
 from tests.slurm.submitted import hold, read_attempts, submit, write_profile
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slurm
 

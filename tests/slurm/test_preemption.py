@@ -14,7 +14,7 @@ from dnnjob.machine import process_key
 from dnnjob.runs import Position, RunPaths, read_settled
 from tests.conftest import WriteJob, make_frame
 from tests.launch.test_local_tasks import is_pending
-from tests.slurm.clusters import Cluster, wait_until
+from tests.slurm.clusters import Cluster
 from tests.slurm.submitted import (
     Reference,
     chief,
@@ -28,6 +28,7 @@ from tests.slurm.submitted import (
     submit_sweep,
     wait_for_end,
 )
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 

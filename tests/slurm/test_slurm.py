@@ -10,7 +10,8 @@ import pytest
 from dnnjob import slurm
 from dnnjob.errors import ExitCode, JobError, SlurmError
 from dnnjob.slurm import submission
-from tests.slurm.clusters import Cluster, started_cluster, wait_until
+from tests.slurm.clusters import Cluster, started_cluster
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize(

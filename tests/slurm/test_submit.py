@@ -33,8 +33,9 @@ from dnnjob.runs import (
     read_sweep,
 )
 from tests.conftest import WriteJob, command_line
-from tests.slurm.clusters import Cluster, wait_until
+from tests.slurm.clusters import Cluster
 from tests.slurm.submitted import write_profile
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 

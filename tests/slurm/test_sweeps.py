@@ -8,8 +8,9 @@ import pytest
 from dnnjob.errors import ExitCode
 from dnnjob.runs import RunPaths, SweepPaths, read_settled, read_submission, read_sweep
 from tests.conftest import WriteJob
-from tests.slurm.clusters import Cluster, wait_until
+from tests.slurm.clusters import Cluster
 from tests.slurm.submitted import write_profile
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.clusters import SCRIPT, Cluster, started_cluster, wait_until
+from tests.slurm.clusters import SCRIPT, Cluster, started_cluster
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 

@@ -19,7 +19,8 @@ from dnnjob.launch.watch.run_views import RunView, look
 from dnnjob.runs import RunPaths, read_cancel
 from tests.conftest import command_line
 from tests.launch.watch.made import attempt, make_run, make_sweep, send, status
-from tests.slurm.clusters import Cluster, wait_until
+from tests.slurm.clusters import Cluster
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
