@@ -148,7 +148,7 @@ def _lacks_image() -> str | None:
         return "there is no podman"
     done = _ask(_WRAPPER, "--version", DNNJOB_ENGINE="podman")
     if done.returncode:
-        return done.stderr.strip() or "the image does not start"
+        return done.stderr.strip().rstrip(".") or "the image does not start"
     built = _inspect('{{index .Labels "org.opencontainers.image.revision"}}').partition("-")[0]
     same = _ask("git", "-C", CHECKOUT, "diff", "--quiet", built, "--", "dnnjob", "requirements")
     # What that version did wrong would be told of this one.
