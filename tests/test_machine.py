@@ -356,7 +356,8 @@ def test_from_the_host_a_process_in_a_container_is_seen_by_its_number_here() -> 
         "import os; from dnnjob.machine import process_key;"
         "print(os.getpid(), process_key(os.getpid()), flush=True); input()"
     )
-    inside = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    as_root = ["--user", "--map-root-user"] if os.geteuid() else []
+    inside = ["unshare", *as_root, "--pid", "--fork", "--mount-proc"]
     command = [*inside, sys.executable, "-c", tell]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -46,11 +46,15 @@ class LimitedDisk(SmallDisk):
             folder.mkdir(parents=True)
         with image.open("wb") as file:
             file.truncate(_IMAGE_BYTES)
-        _do("mkfs.btrfs", "--quiet", image)
-        _do("mount", "-o", "loop", image, outside)
-        _do("btrfs", "subvolume", "create", outside / _SUBVOLUME)
-        _do("btrfs", "quota", "enable", outside)
-        _do("mount", "--bind", outside / _SUBVOLUME, root)
+        try:
+            _do("mkfs.btrfs", "--quiet", image)
+            _do("mount", "-o", "loop", image, outside)
+            _do("btrfs", "subvolume", "create", outside / _SUBVOLUME)
+            _do("btrfs", "quota", "enable", outside)
+            _do("mount", "--bind", outside / _SUBVOLUME, root)
+        except subprocess.CalledProcessError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Unmounts it."""
