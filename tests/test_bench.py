@@ -38,10 +38,18 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     "name", ["sweep", "search", "tasks", "replicas", "tasks-start", "checkpoints", "stream"]
 )
 def test_the_runs_of_a_work_are_valid(
-    bench: Any, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bench: Any,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(cli, "_exit", sys.exit)
-    monkeypatch.setattr("sys.argv", ["bench.py", "--rows", "30000", "--only", name])
+    concrete = tmp_path / "concrete.csv"
+    rows = [f"{n % 7},{n % 11},{n % 7 + n % 11 / 3}" for n in range(200)]
+    concrete.write_text("\n".join(["cement,water,strength", *rows, ""]))
+    words = ["--rows", "30000", "--concrete", str(concrete), "--only", name]
+    monkeypatch.setattr("sys.argv", ["bench.py", *words])
     arguments = bench.parse_arguments()
 
     work = bench.make_works(arguments)[name]()
