@@ -194,7 +194,7 @@ def sees_process(pid: int, process: str | None, *, host: str) -> bool | None:
     if host != socket.gethostname() or process is None:
         return None
     if _is_in_sight(process):
-        return find_process(pid, process, host=host) is not None
+        return _number_here(pid, process) is not None
     if process.startswith(process_space().partition("/")[0]) or is_containers(process):
         # In another container, some of which have a boot of their own on the same host.
         return None
@@ -209,12 +209,7 @@ def find_process(pid: int, process: str | None, *, host: str) -> int | None:
     """
     if host != socket.gethostname() or process is None or not _is_in_sight(process):
         return None
-    if _counts_here(process):
-        return pid if process_key(pid) == process else None
-    started = process.rpartition("/")[2]
-    numbers = (int(path.name) for path in _PROCESSES.iterdir() if path.name.isdecimal())
-    inside = (number for number in numbers if number_inside(number) == pid)
-    return next((number for number in inside if _start_of(number) == started), None)
+    return _number_here(pid, process)
 
 
 def number_inside(pid: int) -> int | None:
@@ -223,6 +218,16 @@ def number_inside(pid: int) -> int | None:
         if line.startswith("NSpid:"):
             return int(line.split()[-1])
     return None
+
+
+def _number_here(pid: int, process: str) -> int | None:
+    """The number here of a process in sight; None if it has ended."""
+    if _counts_here(process):
+        return pid if process_key(pid) == process else None
+    started = process.rpartition("/")[2]
+    numbers = (int(path.name) for path in _PROCESSES.iterdir() if path.name.isdecimal())
+    inside = (number for number in numbers if number_inside(number) == pid)
+    return next((number for number in inside if _start_of(number) == started), None)
 
 
 def _counts_here(process: str) -> bool:

@@ -127,7 +127,7 @@ def remount_for_now(scene: Scene, target: str) -> None:
     """Has all who look from now on find a file system that nobody may write, not even root."""
     root = str(scene.root)
     for words in (["--bind", root, root], ["-o", "remount,bind,ro", root]):
-        subprocess.run(["mount", *words], check=True, capture_output=True)
+        _do("mount", *words)
     scene.wake()
     time.sleep(2.0)
     if scene.rng.random() < 0.5:
@@ -138,7 +138,7 @@ def unmount(scene: Scene) -> None:
     """Takes away what was mounted over the root, and nothing that is below."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     if any(one[1] == str(scene.root) and "ro" in one[3].split(",") for one in mounts):
-        subprocess.run(["umount", "--lazy", scene.root], check=False, capture_output=True)
+        _unmount(scene.root)
 
 
 def needs_root() -> str | None:

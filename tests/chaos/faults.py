@@ -27,6 +27,7 @@ from tests.launch.trace import PHASES, Phase
 
 When = Phase | Literal["write"]
 _WORKING: tuple[When, ...] = ("training", "checkpoint", "evaluation", "results")
+_WRITING: tuple[When, ...] = (*_WORKING, "write")
 # Of "write" a process has stopped itself before or after it writes a file: any of those it writes.
 _ANY: tuple[When, ...] = (*PHASES, "write")
 _MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
@@ -323,7 +324,7 @@ _ALL = [
         "no space",
         disk_faults.fill,
         disk_faults.empty,
-        phases=(*_WORKING, "write"),
+        phases=_WRITING,
         lacks=disk_faults.needs_mounts,
         # A tmpfs that nobody has mounted by name is taken for one of the container's own.
         suits=lambda work: not work.is_contained,
@@ -333,14 +334,14 @@ _ALL = [
         "quota",
         disk_faults.limit,
         disk_faults.lift,
-        phases=(*_WORKING, "write"),
+        phases=_WRITING,
         lacks=disk_faults.needs_limits,
         disk=disk_faults.LimitedDisk,
     ),
     Fault(
         "file size limit",
         _limit(resource.RLIMIT_FSIZE, lambda pid: 4096),
-        phases=(*_WORKING, "write"),
+        phases=_WRITING,
     ),
     Fault("memory limit", _limit(resource.RLIMIT_AS, _memory_of)),
     Fault("memory of a group", _limit_group, _free_group, lacks=_needs_groups),
@@ -348,14 +349,14 @@ _ALL = [
         "read-only",
         disk_faults.freeze_for_now,
         disk_faults.thaw,
-        phases=(*_WORKING, "write"),
+        phases=_WRITING,
         lacks=disk_faults.needs_immutable,
     ),
     Fault(
         "remounted read-only",
         disk_faults.remount_for_now,
         disk_faults.unmount,
-        phases=(*_WORKING, "write"),
+        phases=_WRITING,
         lacks=disk_faults.needs_mounts,
         # Mounts of the host that come later are none of a container's.
         suits=lambda work: not work.is_contained,

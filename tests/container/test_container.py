@@ -9,6 +9,7 @@ import pty
 import re
 import shutil
 import signal
+import subprocess
 import tempfile
 import threading
 import time
@@ -336,9 +337,7 @@ def test_ctrl_c_in_a_terminal_stops_the_run(podman: Podman, tmp_path: Path, pres
 def test_a_run_at_work_is_not_to_be_killed_by_a_number_of_its_container(
     podman: Podman, tmp_path: Path
 ) -> None:
-    write_tiny_job(tmp_path, train={"epochs": 1_000_000, "checkpoint_every_s": 1})
-    process = podman.start("run", "job.toml", cwd=tmp_path)
-    paths = _await_checkpoint(tmp_path / "runs" / "tiny")
+    process, paths = _start_long_run(podman, tmp_path)
     for resumed in (
         podman.dnnjob("resume", paths.root, cwd=tmp_path),
         run_command("resume", paths.root, cwd=tmp_path),
@@ -356,9 +355,7 @@ def test_a_run_at_work_is_not_to_be_killed_by_a_number_of_its_container(
 def test_the_host_sees_at_once_that_a_run_in_a_container_was_killed(
     podman: Podman, tmp_path: Path
 ) -> None:
-    write_tiny_job(tmp_path, train={"epochs": 1_000_000, "checkpoint_every_s": 1})
-    process = podman.start("run", "job.toml", cwd=tmp_path)
-    paths = _await_checkpoint(tmp_path / "runs" / "tiny")
+    process, paths = _start_long_run(podman, tmp_path)
     (before,) = look([paths])
     attempt = read_status(paths).attempts[-1]
     pid = find_process(attempt.pid, attempt.process, host=attempt.host)
@@ -413,6 +410,13 @@ class Screen(threading.Thread):
         with suppress(OSError):
             while part := os.read(self.terminal, 4096):
                 self.text += part.decode(errors="replace")
+
+
+def _start_long_run(podman: Podman, folder: Path) -> "tuple[subprocess.Popen[str], RunPaths]":
+    """A run that does not end by itself, and has a checkpoint."""
+    write_tiny_job(folder, train={"epochs": 1_000_000, "checkpoint_every_s": 1})
+    process = podman.start("run", "job.toml", cwd=folder)
+    return process, _await_checkpoint(folder / "runs" / "tiny")
 
 
 def _await_checkpoint(folder: Path) -> RunPaths:

@@ -256,7 +256,9 @@ def _find_process(files: _Files, last: Attempt | None) -> int | None:
     if files.job_id is not None:
         return None
     if last is not None:
-        return find_process(last.pid, last.process, host=last.host) or last.pid
+        # Looking for a container's among all processes is for runs at work alone.
+        here = find_process(last.pid, last.process, host=last.host) if files.is_begun else None
+        return here or last.pid
     return int(files.submission.job_id) if files.submission else None
 
 
