@@ -53,6 +53,27 @@ def test_a_run_waits_at_a_rung_and_goes_on_to_the_bits_of_one_that_did_not(
     assert read_report(paths.report).provenance.bit_exact
 
 
+def test_members_wait_at_a_rung_by_the_loss_on_the_rows_they_left_out(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    job = write_job(
+        train={"epochs": 9, "patience": 9},
+        data={"validation_fraction": 0.0},
+        model={"members": 2, "bagging": "folds"},
+    )
+    paths = create_run(tmp_path / "runs", load_job(job))
+    assert attempt(paths, Until(3)) == ExitCode.DONE
+    waiting = read_status(paths)
+    assert attempt(paths) == ExitCode.DONE
+    straight = run_here(job, root=tmp_path / "others")
+
+    losses = pd.read_parquet(straight.history)["val_loss"]
+    assert (waiting.state, waiting.progress.epoch) == ("REQUEUED", 3)
+    assert waiting.progress.val_loss == pytest.approx(losses[2])
+    assert waiting.attempts[0].rung is not None
+    assert paths.predictions.read_bytes() == straight.predictions.read_bytes()
+
+
 def test_a_run_that_is_left_behind_completes_with_what_it_has(paths: RunPaths) -> None:
     attempt(paths, Until(3))
     assert attempt(paths, Until(3, ends=True)) == ExitCode.DONE

@@ -66,7 +66,7 @@ def _refuse_halving(point: Point, halving: int, *, of_many: bool) -> None:
     job, rule = point.job, f"search.halving = {halving}"
     if not of_many:
         raise JobError(f"{rule} compares points, but there is one. Sweep a key, or leave it out.")
-    if not job.data.may_validate:
+    if not job.may_validate:
         raise JobError(
             f"{rule} goes by the validation loss, but data.validation_fraction is 0. Set "
             "data.validation_fraction = 0.2, or leave halving out."

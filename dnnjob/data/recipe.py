@@ -23,7 +23,7 @@ _MOST_STOPPED_ROWS = 20_000
 _LEAST_CALIBRATED_ROWS = 2_000
 # Training rows up to which a model has so many members: fewer where each of them costs more.
 _MEMBERS = {24: 4, 200: 8, 1_500: 12, 10_000: 8, 30_000: 4}
-_SEARCH_POINTS = 20
+_SEARCH = {"points": 20, "halving": 3}
 
 
 @dataclass(frozen=True)
@@ -103,4 +103,4 @@ def choose_search(shape: TableShape) -> dict[str, Any]:
     }
     if 0 < shape.num_numbers <= _MOST_EMBEDDED:
         sweep["model.numeric_embedding"] = ["none", "piecewise", "periodic"]
-    return {"sweep": sweep, "search": {"points": _SEARCH_POINTS}}
+    return {"sweep": sweep, "search": _SEARCH}

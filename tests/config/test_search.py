@@ -138,6 +138,12 @@ def test_halving_is_refused_where_points_cannot_be_told_apart_early(
         make_points(job)
 
 
+def test_folds_tell_points_apart_as_validation_rows_do(tmp_path: Path) -> None:
+    folds = ("model.members=4", "model.bagging=folds", "data.validation_fraction=0.0")
+    job = load(tmp_path, RATES, *folds, search="points = 16\nhalving = 3")
+    assert len(make_points(job)) == 16
+
+
 def test_halving_changes_no_point(tmp_path: Path) -> None:
     job = load(tmp_path, RATES, "data.validation_fraction=0.2")
     halved = load(tmp_path, RATES, "data.validation_fraction=0.2", "search.halving=3")
