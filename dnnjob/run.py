@@ -20,9 +20,10 @@ from dnnjob.data.schema import log_warnings
 from dnnjob.data.scratch import scratch_folder
 from dnnjob.data.split import TRAIN, VALIDATION, choose_split
 from dnnjob.data.table import Table
-from dnnjob.data.table_loading import open_table
+from dnnjob.data.table_loading import fingerprint_table, open_table
 from dnnjob.data.text_format import TextFormat
 from dnnjob.imports import importing_tensorflow
+from dnnjob.latest import Latest
 from dnnjob.machine import memory_share_bytes
 from dnnjob.results.assemble import Facts
 from dnnjob.results.evaluation import Evaluated, evaluate
@@ -142,7 +143,7 @@ def _load(attempt: TaskAttempt) -> _Loaded:
     with attempt.watch.time("load"):
         table = _load_table(job, attempt, threads=cores)
         folds = _deal_folds(job, table)
-    encoding = table.fit_encoding(job.data)
+        encoding = table.fit_encoding(job.data)
     threads, lanes = _limit_threads(job, encoding, attempt.crew, cores=cores)
     return _Loaded(job, table, encoding, folds, cores, threads, lanes)
 
@@ -168,6 +169,19 @@ def _load_fitting(attempt: TaskAttempt) -> JobConfig:
     return job.model_copy(update={"devices": devices})
 
 
+@dataclass(frozen=True, eq=False)
+class _OpenedTable:
+    """A table in memory, and what the job said of it."""
+
+    data: DataConfig
+    split_seed: int
+    table: Table
+
+
+# That of the latest run of this process: the next one of a sweep has the same.
+_opened = Latest[_OpenedTable](most=1)
+
+
 def _load_table(job: JobConfig, attempt: TaskAttempt, *, threads: int) -> Table:
     """The job's table; the attempt's end clears away the copy that some need."""
     journal, crew = attempt.journal, attempt.crew
@@ -176,14 +190,31 @@ def _load_table(job: JobConfig, attempt: TaskAttempt, *, threads: int) -> Table:
         folder = scratch_folder(job.data, journal.paths.run_id, attempt=journal.number)
         return attempt.stack.enter_context(folder)
 
-    table = open_table(
-        job, make_scratch=make_scratch, threads=threads, crew=crew, kept=journal.paths.statistics
-    )
+    table = _find_opened(job) if attempt.is_alone else None
+    if table is None:
+        _opened.clear()
+        table = open_table(
+            job,
+            make_scratch=make_scratch,
+            threads=threads,
+            crew=crew,
+            kept=journal.paths.statistics,
+        )
+        if attempt.is_alone and table.is_in_memory:
+            _opened.keep(_OpenedTable(job.data, job.split_seed, table))
     if crew.is_chief:
         table = keep_doubts(table, journal.paths.reading_doubts)
     log_warnings(job.data.source, table.warnings)
     crew.check()
     return table
+
+
+def _find_opened(job: JobConfig) -> Table | None:
+    """The table of the run before, where a job says the same of it and the files are the same."""
+    found = _opened.find(lambda one: (one.data, one.split_seed) == (job.data, job.split_seed))
+    if found is None or fingerprint_table(job.data) != found.table.fingerprint:
+        return None
+    return found.table
 
 
 def keep_doubts(table: Table, path: Path) -> Table:
@@ -196,7 +227,8 @@ def keep_doubts(table: Table, path: Path) -> Table:
     if further := [told for told in doubts if told not in kept]:
         path.parent.mkdir(exist_ok=True)
         write_text(path, json.dumps([*kept, *further]))
-    settled = [told for told in kept if told not in doubts]
+    if not (settled := [told for told in kept if told not in doubts]):
+        return table
     return replace(table, warnings=(*settled, *table.warnings))
 
 

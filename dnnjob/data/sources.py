@@ -259,12 +259,17 @@ def read_all(
 
 def _hold_builtin(data: DataConfig) -> TypedTable:
     features = check_names(data, builtin_names(data.source))
-    content = load_builtin(data.source).content
+    columns = read_all(data.source, wanted=ReadAs.of(data))
+    fingerprint = fingerprint_builtin(data.source)
+    return hold_columns(data, features, columns, fingerprint, part_rows=(_num_rows(columns), 0, 0))
+
+
+def fingerprint_builtin(source: str) -> Fingerprint:
+    """What tells a built-in table from others."""
+    content = load_builtin(source).content
     method: Literal["sha256-bytes", "sha256-values"]
     method = "sha256-bytes" if content.startswith(b"PK") else "sha256-values"
-    fingerprint = Fingerprint(method, hashlib.sha256(content).hexdigest())
-    columns = read_all(data.source, wanted=ReadAs.of(data))
-    return hold_columns(data, features, columns, fingerprint, part_rows=(_num_rows(columns), 0, 0))
+    return Fingerprint(method, hashlib.sha256(content).hexdigest())
 
 
 def _read_parts(

@@ -19,7 +19,7 @@ from dnnjob.data.encoding_fit import fit_columns, fit_target
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.order import window_rows
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, take_rows
-from dnnjob.data.rows import Rows, TypedTable, carried_columns
+from dnnjob.data.rows import ArrowRows, Rows, TypedTable, carried_columns
 from dnnjob.data.running_statistics import NumberTotals, Totals, join_totals
 from dnnjob.data.schema_merge import raw_kinds
 from dnnjob.data.split import SPLITS, TRAIN, UNLABELLED, Labels
@@ -92,6 +92,11 @@ class Table:
     def fingerprint(self) -> Fingerprint:
         """What tells it from another table."""
         return self.typed.fingerprint
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether no file is read any more."""
+        return isinstance(self.rows, ArrowRows)
 
     @property
     def num_rows(self) -> int:

@@ -10,17 +10,24 @@ from pathlib import Path
 
 from dnnjob.config.data_section import DataConfig
 from dnnjob.config.job import JobConfig
+from dnnjob.data.builtin import is_builtin
 from dnnjob.data.csv_files import most_rows
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.encoding_fit import most_inputs
-from dnnjob.data.fingerprint import fingerprint_files
+from dnnjob.data.fingerprint import Fingerprint, fingerprint_files
 from dnnjob.data.kinds import ReadAs, arrow_kind
 from dnnjob.data.measurement import measure_table
 from dnnjob.data.order import WindowPlan, default_window_rows, refuse_short_window, window_rows
 from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.rows import TypedTable
 from dnnjob.data.schema_merge import CommonColumns, agree_on_kinds, raw_kinds, wanted_columns
-from dnnjob.data.sources import JobFiles, find_pieces, hold_table
+from dnnjob.data.sources import (
+    JobFiles,
+    find_pieces,
+    fingerprint_builtin,
+    hold_table,
+    peek_job,
+)
 from dnnjob.data.split import TRAIN
 from dnnjob.data.splitter import PartRows, expected_train_rows
 from dnnjob.data.spool import Scratch, key_kind, look_over_job, rewrite, text_kinds
@@ -112,6 +119,17 @@ def open_table(
     if found is None:
         refuse_short_window(job.data, table.num_split_rows(TRAIN))
     return table
+
+
+def fingerprint_table(data: DataConfig) -> Fingerprint:
+    """What tells a job's table from another, without opening it.
+
+    Raises:
+        DataError: If a file cannot be read, files differ, or target or features are not there.
+    """
+    if is_builtin(data.source):
+        return fingerprint_builtin(data.source)
+    return fingerprint_files(peek_job(data).paths)
 
 
 @dataclass(frozen=True, eq=False)

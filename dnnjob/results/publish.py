@@ -112,10 +112,10 @@ def _draw_plots(facts: Facts) -> None:
 
 
 def _save_model(facts: Facts) -> "SavedModel":
-    from dnnjob.training.export import build_export, save_model
+    from dnnjob.training.export import build_next_export, save_model
 
     job = facts.job
-    model = build_export(
+    model = build_next_export(
         job.model,
         encoding=facts.encoding,
         weights=[member.weights for member in facts.fitted.members],

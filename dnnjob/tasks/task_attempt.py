@@ -53,6 +53,11 @@ class TaskAttempt:
     until: Until | None = None
     beside: Beside | None = None
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other task or run is at work at the same moment."""
+        return self.crew.task.num_tasks == 1 and self.beside is None
+
     def check(self) -> None:
         """Makes sure that the run shall go on, and in this attempt.
 

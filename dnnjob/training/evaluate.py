@@ -7,12 +7,10 @@ y_pred = predict(x)                # standardized, float64, (num_networks, num_r
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from dnnjob.training.model import forward
 from dnnjob.training.network import Network
 
 RowPredictor = Callable[[Any], npt.NDArray[np.float64]]
@@ -28,8 +26,7 @@ def make_predictor(networks: Sequence[Network]) -> RowPredictor:
     Args:
         networks: Of one shape.
     """
-    with networks[0].present() as state:
-        predict_block = _trace(networks[0].seat.dnn, state.weights)
+    predict_block = networks[0].seat.predict
 
     def predict(x: Any) -> npt.NDArray[np.float64]:
         starts = range(0, len(x), _BLOCK_ROWS)
@@ -44,16 +41,3 @@ def make_predictor(networks: Sequence[Network]) -> RowPredictor:
         return predicted
 
     return predict
-
-
-def _trace(dnn: keras.Sequential, weights: Sequence[tf.Variable]) -> Callable[..., tf.Tensor]:
-    def predict(weights: Sequence[tf.Variable], rows: tf.Tensor) -> tf.Tensor:
-        with keras.StatelessScope(
-            state_mapping=list(zip(dnn.trainable_variables, weights, strict=True))
-        ):
-            return forward(dnn, rows)
-
-    traced: Callable[..., tf.Tensor] = tf.function(predict, autograph=False).get_concrete_function(
-        weights, tf.TensorSpec((None, dnn.input_shape[-1]), tf.float32)
-    )
-    return traced

@@ -24,6 +24,7 @@ from dnnjob.data.encoding import MISSING, Encoding, FeatureKind
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts, take_rows
 from dnnjob.data.schema import listed
 from dnnjob.errors import JobError
+from dnnjob.latest import Latest
 from dnnjob.runs import write_file
 from dnnjob.training.column_models import columns_as_inputs
 from dnnjob.training.encoder import (
@@ -107,6 +108,63 @@ def _build_restore(encoding: Encoding, predicted: Any, *, name: str) -> keras.la
     if target.bounds is not None:
         y = keras.ops.clip(y, *target.bounds)
     return keras.Model(output, y, name=name)
+
+
+@dataclass(frozen=True, eq=False)
+class _Exported:
+    """A model that an earlier run of this process has saved.
+
+    Attributes:
+        layers: The network but for the rates of its dropout.
+        encoding: How the columns became its inputs.
+        precision: `devices.precision` of the job.
+        model: From raw columns.
+    """
+
+    layers: ModelConfig
+    encoding: Encoding
+    precision: str
+    model: keras.Model
+
+    def fits(self, layers: ModelConfig, encoding: Encoding, precision: str) -> bool:
+        """Whether it is that of such a network but for its weights."""
+        mine = self.layers, self.encoding, self.precision
+        return mine == (layers, encoding, precision)
+
+    def take(self, model: ModelConfig, weights: Sequence[np.ndarray]) -> keras.Model:
+        """The model with other weights, and other rates of dropout."""
+        (dnn,) = (one for one in self.model.layers if isinstance(one, keras.Sequential))
+        dnn.set_weights(list(weights))
+        for layer in dnn.layers:
+            if isinstance(layer, keras.layers.Dropout):
+                layer.rate = model.dropout_rate
+        return self.model
+
+
+# Points of a search come by turns to models of few shapes.
+_exported = Latest[_Exported](most=8)
+_MOST_KEPT_PARAMS = 2**20
+
+
+def build_next_export(
+    model: ModelConfig,
+    *,
+    encoding: Encoding,
+    weights: Sequence[Sequence[np.ndarray]],
+    precision: str,
+) -> keras.Model:
+    """As `build_export`, in little of its time where a run before had such a network.
+
+    It is good until the next call, which may give it other weights.
+    """
+    layers = model.model_copy(update={"dropout_rate": float(model.dropout_rate > 0)})
+    found = _exported.find(lambda one: one.fits(layers, encoding, precision))
+    if found is not None and len(weights) == 1:
+        return found.take(model, weights[0])
+    made = build_export(model, encoding=encoding, weights=weights, precision=precision)
+    if len(weights) == 1 and made.count_params() <= _MOST_KEPT_PARAMS:
+        _exported.keep(_Exported(layers, encoding, precision, made))
+    return made
 
 
 @dataclass(frozen=True)

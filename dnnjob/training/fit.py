@@ -40,7 +40,6 @@ from dnnjob.training.member import (
     remaining,
     unfinished,
 )
-from dnnjob.training.model import summarize
 from dnnjob.training.network import Network, Stack, guest_kind, make_stack
 from dnnjob.training.point_stack import PointTraining
 from dnnjob.training.progress import open_progress
@@ -182,7 +181,7 @@ def fit_dnn(
     with watch.time("compile"):
         stack, members, prepared = _prepare(job, rows, devices, attempt=attempt, is_guest=is_guest)
     is_fed = prepared.make_feed is not None
-    plan, summary = members[0].plan, summarize(stack.dnn)
+    plan, summary = members[0].plan, stack.summary
     logger.info("%s", summary)
     with watch.time("compile"):
         if not on_axis:

@@ -5,19 +5,22 @@ stack.is_compiled            # True where an earlier run in this process had a c
 with stack.networks[0].present() as state: stack.step(state, ...)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from dnnjob.config import JobConfig
 from dnnjob.data.encoding import Encoding
 from dnnjob.data.order import Plan, member_seeds
+from dnnjob.latest import Latest
 from dnnjob.training.hyperparameters import describe_kind
-from dnnjob.training.model import build_encoded_dnn
+from dnnjob.training.model import build_encoded_dnn, forward, summarize
 from dnnjob.training.network_state import NetworkState, make_state
 from dnnjob.training.stacked_step import StackedStep, validation_kind
 from dnnjob.training.step import CompiledStep, ResidentData
@@ -31,6 +34,28 @@ class Seat:
     dnn: keras.Sequential
     state: NetworkState
     occupant: "Network | None" = None
+
+    @cached_property
+    def summary(self) -> str:
+        """Keras's summary of the network."""
+        return summarize(self.dnn)
+
+    @cached_property
+    def predict(self) -> Callable[[Sequence[tf.Variable], tf.Tensor], tf.Tensor]:
+        """Standardized predictions, from weights and rows of inputs; traced once."""
+        dnn = self.dnn
+
+        def predict(weights: Sequence[tf.Variable], rows: tf.Tensor) -> tf.Tensor:
+            with keras.StatelessScope(
+                state_mapping=list(zip(dnn.trainable_variables, weights, strict=True))
+            ):
+                return forward(dnn, rows)
+
+        traced: Callable[[Sequence[tf.Variable], tf.Tensor], tf.Tensor]
+        traced = tf.function(predict, autograph=False).get_concrete_function(
+            self.state.weights, tf.TensorSpec((None, dnn.input_shape[-1]), tf.float32)
+        )
+        return traced
 
 
 @dataclass(eq=False)
@@ -97,6 +122,11 @@ class Stack:
         """The first network as a Keras model."""
         return self.networks[0].seat.dnn
 
+    @property
+    def summary(self) -> str:
+        """Keras's summary of one network."""
+        return self.networks[0].seat.summary
+
     def trace(self) -> None:
         """Traces the call, where no earlier run has."""
         if not self.is_compiled:
@@ -110,10 +140,47 @@ class Stack:
                 self.step.compile(state)
 
 
+@dataclass(eq=False)
+class _Kept:
+    """What a run leaves for the next of its kind.
+
+    Attributes:
+        kind: What they share.
+        stacked: The compiled call.
+        encoding: What the inputs of the networks are.
+        networks: Those of the latest run; none, where they are large.
+        first_weights: Of each of them.
+    """
+
+    kind: Any
+    stacked: StackedStep
+    encoding: Encoding | None = None
+    networks: tuple[Network, ...] = ()
+    first_weights: tuple[list[np.ndarray], ...] = ()
+
+    def keep(self, networks: tuple[Network, ...], encoding: Encoding) -> None:
+        """Keeps networks that nothing has trained."""
+        states = [network.seat.state for network in networks]
+        self.encoding, self.networks, self.first_weights = encoding, (), ()
+        if sum(state.num_bytes for state in states) <= _MOST_KEPT_BYTES:
+            self.networks = networks
+            self.first_weights = tuple([w.numpy() for w in state.weights] for state in states)
+
+    def find_networks(self, job: JobConfig, encoding: Encoding) -> tuple[Network, ...]:
+        """The networks, at their start again, if those of a job have the same; else none."""
+        seeds = tuple(member_seeds(job.seed, count=job.model.members))
+        if tuple(one.seed for one in self.networks) != seeds or self.encoding != encoding:
+            return ()
+        for network, weights in zip(self.networks, self.first_weights, strict=True):
+            with network.present() as state:
+                state.assign(state.at_start(weights))
+        return self.networks
+
+
 # A search over layers comes back to each of its shapes at every rung.
-_MOST_CALLS = 8
-# Those of earlier runs in this process by their kinds, the latest first.
-_calls: list[tuple[Any, StackedStep]] = []
+_calls = Latest[_Kept](most=8)
+# Larger networks are built anew: that takes little of their training, and they much memory.
+_MOST_KEPT_BYTES = 2**23
 
 
 def make_stack(
@@ -137,26 +204,27 @@ def make_stack(
         devices: What it computes on.
         is_guest: Whether it trains in a call with other runs: what those have stays as it is.
     """
-    if not is_guest:
-        for _, kept in _calls:
-            kept.release()
-    networks = tuple(_make_networks(job, encoding, devices))
-    dnn = networks[0].seat.dnn
     if is_guest or devices.num_replicas > 1:
         if not is_guest:
             _calls.clear()
-        step = CompiledStep(dnn, data, job=job, plan=plan, devices=devices)
+        networks = tuple(_make_networks(job, encoding, devices))
+        step = CompiledStep(networks[0].seat.dnn, data, job=job, plan=plan, devices=devices)
         return Stack(networks, StackedStep(step))
+    for one in _calls:
+        one.stacked.release()
     kind = _kind(job, plan, data, encoding=encoding, devices=devices)
-    found = next((kept for other, kept in _calls if other == kind), None)
-    if found is None:
-        stacked = StackedStep(CompiledStep(dnn, data, job=job, plan=plan, devices=devices))
+    kept = _calls.find(lambda one: one.kind == kind)
+    again = () if kept is None else kept.find_networks(job, encoding)
+    networks = again or tuple(_make_networks(job, encoding, devices))
+    dnn, is_compiled = networks[0].seat.dnn, kept is not None
+    if kept is None:
+        step = CompiledStep(dnn, data, job=job, plan=plan, devices=devices)
+        kept = _calls.keep(_Kept(kind, StackedStep(step)))
     else:
-        stacked = found
-        stacked.step.restart(job, data, dnn)
-    rest = [(other, kept) for other, kept in _calls if other != kind]
-    _calls[:] = [(kind, stacked), *rest][:_MOST_CALLS]
-    return Stack(networks, stacked, is_compiled=found is not None)
+        kept.stacked.step.restart(job, data, dnn)
+    if not again:
+        kept.keep(networks, encoding)
+    return Stack(networks, kept.stacked, is_compiled=is_compiled)
 
 
 def _make_networks(job: JobConfig, encoding: Encoding, devices: Devices) -> Iterator[Network]:
@@ -164,8 +232,7 @@ def _make_networks(job: JobConfig, encoding: Encoding, devices: Devices) -> Iter
     for seed in member_seeds(job.seed, count=job.model.members):
         if shared is not None:
             weights = [value.numpy() for value in _build(job, encoding, seed).trainable_variables]
-            rest = shared.state.values()[len(weights) :]
-            yield Network(seed, shared, [*weights, *map(np.zeros_like, rest)])
+            yield Network(seed, shared, shared.state.at_start(weights))
             continue
         with devices.strategy.scope():
             dnn = _build(job, encoding, seed)

@@ -36,6 +36,11 @@ class NetworkState(NamedTuple):
         """What the optimizer remembers, as a checkpoint has it."""
         return [self.iterations, *chain.from_iterable(self.slots)]
 
+    @property
+    def num_bytes(self) -> int:
+        """What all variables take."""
+        return sum(int(one.shape.num_elements()) * one.dtype.size for one in self._all)
+
     def keep_best(self) -> None:
         """Keeps the present weights as the best, where patience goes back to them."""
         for best, weight in zip(self.best, self.weights, strict=False):
@@ -50,6 +55,11 @@ class NetworkState(NamedTuple):
         """Values of all variables, for `assign`."""
         return [variable.numpy() for variable in self._all]
 
+    def at_start(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Values of all variables before the first update of these weights."""
+        rest = [np.zeros(variable.shape, variable.dtype.as_numpy_dtype) for variable in self._rest]
+        return [*weights, *rest]
+
     def assign(self, values: Sequence[np.ndarray]) -> None:
         """Takes the values of a network of equal shapes."""
         for variable, value in zip(self._all, values, strict=True):
@@ -57,7 +67,11 @@ class NetworkState(NamedTuple):
 
     @property
     def _all(self) -> list[tf.Variable]:
-        return [*self.weights, *self.optimizer, *self.best]
+        return [*self.weights, *self._rest]
+
+    @property
+    def _rest(self) -> list[tf.Variable]:
+        return [*self.optimizer, *self.best]
 
 
 def make_state(

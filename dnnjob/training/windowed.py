@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import keras
@@ -30,6 +30,7 @@ from dnnjob.data.windows import (
     count_resident_blocks,
     stream_windows,
 )
+from dnnjob.latest import Latest
 from dnnjob.training.encoder import build_encoder
 from dnnjob.training.network import Network
 from dnnjob.training.step import CompiledStep, ResidentData
@@ -90,6 +91,7 @@ class WindowedRows:
         budget_bytes: What training rows may take of this task's memory.
         threads: Threads to read with.
         folds: Fold of each training row, where members leave one out each.
+        resident: By the device's name, what one holds of all rows already.
     """
 
     table: Table
@@ -98,6 +100,7 @@ class WindowedRows:
     budget_bytes: float
     threads: int
     folds: Folds | None = None
+    resident: dict[str, ResidentData] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -109,9 +112,13 @@ class WindowedRows:
         threads: int,
         folds: Folds | None = None,
     ) -> "WindowedRows":
-        """A table's rows; its encoder is built here."""
+        """A table's rows; its encoder is built here, unless the run before had the same table."""
+        kept = _latest.find(lambda one: one.table is table and one.encoding == encoding)
+        if kept is not None:
+            return replace(kept, budget_bytes=budget_bytes, threads=threads, folds=folds)
+        _latest.clear()
         encode = trace_encoder(build_encoder(encoding))
-        return cls(table, encoding, encode, budget_bytes, threads, folds)
+        return _latest.keep(cls(table, encoding, encode, budget_bytes, threads, folds))
 
     @property
     def num_inputs(self) -> int:
@@ -155,23 +162,16 @@ class WindowedRows:
 
     def _prepare_resident(self, job: JobConfig, devices: Devices) -> Prepared:
         """Every device holds all rows."""
-        (x, y), (x_validation, y_validation) = self._read_splits((TRAIN, VALIDATION))
+        data = self._place_rows(devices)
         left_out = np.zeros(1, int) if self.folds is None else np.bincount(self.folds)
         plan = StepPlan(
-            num_rows=len(y) - int(left_out.min()),
+            num_rows=self.table.num_split_rows(TRAIN) - int(left_out.min()),
             global_batch_size=job.train.global_batch_size,
             num_replicas=devices.num_replicas,
             epochs=job.train.epochs,
         )
-        data = ResidentData(
-            x=devices.place(lambda: tf.constant(x)),
-            y=devices.place(lambda: tf.constant(y)),
-            x_validation=devices.place(lambda: tf.constant(x_validation)),
-            y_validation=devices.place(lambda: tf.constant(y_validation)),
-            num_validation_rows=len(y_validation),
-        )
         # With patience a member stops on its fold even then, which leaves validation rows unused.
-        is_free = not len(y_validation) or job.train.patience is not None
+        is_free = not data.num_validation_rows or job.train.patience is not None
         stops_on_folds = self.folds is not None and is_free
         if stops_on_folds:
             data = replace(
@@ -181,6 +181,23 @@ class WindowedRows:
                 num_validation_rows=int(left_out.max()),
             )
         return Prepared(plan, data, folds=self.folds, stops_on_folds=stops_on_folds)
+
+    def _place_rows(self, devices: Devices) -> ResidentData:
+        """All rows on every device; a single one may hold them since an earlier run."""
+        name = devices.names[0] if devices.num_replicas == 1 else None
+        if name in self.resident:
+            return self.resident[name]
+        (x, y), (x_validation, y_validation) = self._read_splits((TRAIN, VALIDATION))
+        data = ResidentData(
+            x=devices.place(lambda: tf.constant(x)),
+            y=devices.place(lambda: tf.constant(y)),
+            x_validation=devices.place(lambda: tf.constant(x_validation)),
+            y_validation=devices.place(lambda: tf.constant(y_validation)),
+            num_validation_rows=len(y_validation),
+        )
+        if name is not None:
+            self.resident[name] = data
+        return data
 
     def _read_splits(self, splits: Sequence[int]) -> list[tuple[Floats, Floats]]:
         """Inputs and targets of all rows of some splits, in the order of the table."""
@@ -300,6 +317,10 @@ class WindowedRows:
         if count := max(0, min(size, num_rows - first)):
             x[:count], y[:count] = self.read(VALIDATION, first, first + count)
         return x, y
+
+
+# The rows of the latest run of this process: the next one of a sweep has the same.
+_latest = Latest[WindowedRows](most=1)
 
 
 def with_first_ahead(windows: Iterator[Window]) -> Iterator[Window]:

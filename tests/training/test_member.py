@@ -75,8 +75,8 @@ def assert_equal(found: Any, expected: Any) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_run_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "_calls", [])
+def no_run_before() -> None:
+    networks._calls.clear()
 
 
 def test_members_side_by_side_end_in_the_bits_of_members_one_after_the_other() -> None:

@@ -21,9 +21,9 @@ from tests.training.conftest import plain_encoding, random_table
 
 
 @pytest.fixture(autouse=True)
-def no_run_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_run_before() -> None:
     """Each test begins as a process does."""
-    monkeypatch.setattr(networks, "_calls", [])
+    networks._calls.clear()
 
 
 def make_job(
@@ -59,12 +59,10 @@ def train(job: JobConfig) -> tuple[Stack, list[np.ndarray], list[float]]:
     return stack, stack.dnn.get_weights(), member.state.log.losses
 
 
-def test_a_run_after_another_of_its_kind_ends_in_the_bits_of_one_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_run_after_another_of_its_kind_ends_in_the_bits_of_one_alone() -> None:
     other = make_job(seed=7, learning_rate=0.02, schedule="cosine")
     alone, expected, losses = train(other)
-    monkeypatch.setattr(networks, "_calls", [])
+    networks._calls.clear()
     train(make_job())
 
     after, weights, losses_after = train(other)
@@ -118,14 +116,12 @@ POINTS: list[dict[str, Any]] = [
 ]
 
 
-def test_a_sweep_over_values_is_traced_once_and_each_point_ends_as_it_does_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_sweep_over_values_is_traced_once_and_each_point_ends_as_it_does_alone() -> None:
     alone = []
     for point in POINTS:
-        monkeypatch.setattr(networks, "_calls", [])
+        networks._calls.clear()
         alone.append(train(make_job(**point))[1:])
-    monkeypatch.setattr(networks, "_calls", [])
+    networks._calls.clear()
 
     swept = [train(make_job(**point)) for point in POINTS]
 
