@@ -183,15 +183,15 @@ class StepPlan(Plan):
         Returns:
             Shape `(num_epochs * steps_per_epoch, num_replicas, rows_per_replica)`; -1 is padding.
         """
-        return np.concatenate([self._epoch_indices(epoch, seed=seed) for epoch in epochs])
-
-    def _epoch_indices(self, epoch: int, *, seed: int) -> Indices:
-        order = philox(seed, epoch=epoch).permutation(self.num_rows)
+        numbers = list(epochs)
         batch = min(self.global_batch_size, self.num_rows)
-        places = np.full((self.steps_per_epoch, batch), -1, dtype=np.int32)
-        places.reshape(-1)[: self.num_rows] = order
         padding = self.num_replicas * self.rows_per_replica - batch
-        places = np.pad(places, ((0, 0), (0, padding)), constant_values=-1)
+        places = np.full((len(numbers), self.steps_per_epoch * batch), -1, dtype=np.int32)
+        for order, epoch in zip(places, numbers, strict=True):
+            order[: self.num_rows] = philox(seed, epoch=epoch).permutation(self.num_rows)
+        places = places.reshape(-1, batch)
+        if padding:
+            places = np.pad(places, ((0, 0), (0, padding)), constant_values=-1)
         return places.reshape(-1, self.num_replicas, self.rows_per_replica)
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from dnnjob.data.order import StepPlan, WindowPlan
+from dnnjob.latest import Latest
 
 Floats = npt.NDArray[np.float32]
 ReadRows = Callable[[int, int], tuple[Floats, Floats]]
@@ -89,10 +90,29 @@ def _as_is(function: Callable[..., Any], types: Any) -> Callable[[tf.Tensor], An
     return call
 
 
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """Row numbers of the steps of a block."""
+
+    key: tuple[StepPlan, int, int]
+    indices: np.ndarray
+
+
+# Points of a search have one seed, and so the same order.
+_made = Latest[_Made](most=4)
+_MOST_KEPT_BYTES = 2**22
+
+
 def _padded_indices(plan: StepPlan, block: int, *, seed: int) -> np.ndarray:
+    key = plan, block, seed
+    if (found := _made.find(lambda one: one.key == key)) is not None:
+        return found.indices
     indices = plan.indices(plan.block_epochs(block), seed=seed)
     missing = plan.block_shape[0] - len(indices)
-    return np.pad(indices, ((0, missing), (0, 0), (0, 0)), constant_values=-1)
+    indices = np.pad(indices, ((0, missing), (0, 0), (0, 0)), constant_values=-1)
+    if indices.nbytes <= _MOST_KEPT_BYTES:
+        _made.keep(_Made(key, indices))
+    return indices
 
 
 @dataclass(frozen=True, eq=False)

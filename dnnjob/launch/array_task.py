@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from dnnjob.clock import Stopwatch
 from dnnjob.config import JobConfig, parse_devices
 from dnnjob.errors import DnnJobError, ExitCode, StoppedError
-from dnnjob.launch.errand import Errand
+from dnnjob.launch.errand import Choose, Errand, choose_first
 from dnnjob.launch.halving import put_in_order
 from dnnjob.launch.lane_plan import make_errand, narrowed_to_memory, needs_here, plan_here
 from dnnjob.launch.lanes import Lanes, LogWatcher
@@ -147,9 +147,9 @@ class ElementTurns:
         """Those of which something is still to come, and that are not at work."""
         return [RunPaths(errand.run) for errand in self._order.waiting]
 
-    def take(self) -> Errand | None:
+    def take(self, choose: Choose = choose_first) -> Errand | None:
         """The next run with work to do."""
-        while (errand := self._order.pop()) is not None:
+        while (errand := self._order.pop(choose)) is not None:
             paths = RunPaths(errand.run)
             try:
                 if _is_taken(paths):

@@ -4,6 +4,7 @@ line = Errand(run=paths.root, number=3).model_dump_json()
 """
 
 import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dnnjob.errors import ExitCode
@@ -28,6 +29,17 @@ class Errand(Record):
     """Points that may train in one call, it and others of its sweep; 1 trains alone."""
     kind: str = ""
     """What a process takes once: points of another kind need another lane."""
+    call: str = ""
+    """What points share that a lane compiles one call for."""
+
+
+Choose = Callable[[Sequence[Errand]], Errand | None]
+"""Which of the points that may begin does, of these in their order; None leaves all for later."""
+
+
+def choose_first(ready: Sequence[Errand]) -> Errand | None:
+    """The first, if there is one."""
+    return ready[0] if ready else None
 
 
 class News(Record):

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from dnnjob.config import JobConfig
 from dnnjob.errors import JobError
-from dnnjob.launch.errand import Errand
+from dnnjob.launch.errand import Choose, Errand, choose_first
 from dnnjob.runs import OVER, RunPaths, Status, read_settled, read_submission, state_before
 from dnnjob.tasks import Until
 
@@ -131,8 +131,8 @@ def _losses(status: Status) -> dict[int, float]:
 class Order(Protocol):
     """Which point is the next."""
 
-    def pop(self) -> Errand | None:
-        """The next; None where there is none, or none until others have come as far."""
+    def pop(self, choose: Choose = choose_first) -> Errand | None:
+        """The next, as it is chosen; None where there is none, or until others have come as far."""
 
     def put_back(self, errand: Errand) -> None:
         """Has one wait again."""
@@ -151,9 +151,11 @@ class ListedOrder:
     def __init__(self, errands: Sequence[Errand]) -> None:
         self.waiting = list(errands)
 
-    def pop(self) -> Errand | None:
-        """The next; None where there is none."""
-        return self.waiting.pop(0) if self.waiting else None
+    def pop(self, choose: Choose = choose_first) -> Errand | None:
+        """The next, as it is chosen."""
+        if (errand := choose(self.waiting)) is not None:
+            self.waiting.remove(errand)
+        return errand
 
     def put_back(self, errand: Errand) -> None:
         """Has one be the next again."""
@@ -198,13 +200,14 @@ class HalvingOrder:
         self._standings = [_reopen(read_standing(RunPaths(errand.run))) for errand in errands]
         self._at_work: set[int] = set()
 
-    def pop(self) -> Errand | None:
-        """The next; None where there is none, or none until others have come as far."""
+    def pop(self, choose: Choose = choose_first) -> Errand | None:
+        """The next, as it is chosen; None where there is none, or until others have come as far."""
         steps = self._steps
         ready = [n for n, step in enumerate(steps) if step and n not in self._at_work]
-        if not ready:
+        ready.sort(key=lambda n: (_ends(steps[n]), n))
+        if (errand := choose([self._errands[n] for n in ready])) is None:
             return None
-        place = min(ready, key=lambda n: (_ends(steps[n]), n))
+        place = self._place(errand)
         self._at_work.add(place)
         step = steps[place]
         until = step if isinstance(step, Until) else None

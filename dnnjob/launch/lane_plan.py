@@ -61,12 +61,14 @@ class PointNeeds:
     Attributes:
         cores: Cores that it keeps busy.
         kind: What a process takes once: points of another kind need another.
+        call: What points share that a process compiles one call for.
         beside: Points that may train in one call, it and others like it; 1 trains alone.
         filling: Points of a call whose arithmetic takes about as long as its launches.
     """
 
     cores: int
     kind: str
+    call: str = ""
     beside: int = 1
     filling: int = 1
 
@@ -95,7 +97,7 @@ class PointNeeds:
             beside = min(job.model.members, max(1, cores // (threads * num_points)))
             busy = min(cores, threads * devices.tasks * beside)
         kind = f"{devices.kind} {devices.precision} {devices.xla} {devices.threads or busy}"
-        return cls(busy, kind, filling=filling)
+        return cls(busy, kind, _describe_call(job), filling=filling)
 
 
 def plan_lanes(
@@ -149,26 +151,28 @@ def find_needs(jobs: Sequence[JobConfig], *, cores: int, has_gpus: bool) -> list
         )
         for job, has_gpu in zip(jobs, on_gpu, strict=True)
     ]
-    kinds = [
-        _stack_kind(job) if has_gpu else None for job, has_gpu in zip(jobs, on_gpu, strict=True)
+    may_share = [
+        has_gpu and _may_share_call(job) for job, has_gpu in zip(jobs, on_gpu, strict=True)
     ]
-    alike = Counter(kinds)
+    alike = Counter(need.call for need, may in zip(needs, may_share, strict=True) if may)
     return [
-        replace(need, beside=1 if kind is None else alike[kind])
-        for need, kind in zip(needs, kinds, strict=True)
+        replace(need, beside=alike[need.call] if may else 1)
+        for need, may in zip(needs, may_share, strict=True)
     ]
 
 
-def _stack_kind(job: JobConfig) -> str | None:
-    """What points share that one call on a GPU may train; None of one that trains alone.
+def _may_share_call(job: JobConfig) -> bool:
+    """Whether one call on a GPU may train a point with others.
 
-    Whether they do is known once a table is read and its GPU is there.
+    Whether it does is known once its table is read and its GPU is there.
     """
+    return job.model.members == 1 and job.devices.tasks == 1 and job.devices.xla != "off"
+
+
+def _describe_call(job: JobConfig) -> str:
+    """What points share that a process compiles one call for, as far as the jobs tell."""
     devices = job.devices
-    if job.model.members > 1 or devices.tasks > 1 or devices.xla == "off":
-        return None
-    kind = describe_kind(job), devices.precision, devices.threads, job.data.target
-    return repr(kind)
+    return repr((describe_kind(job), devices.precision, devices.threads, job.data.target))
 
 
 def _count_columns(data: DataConfig) -> int:
@@ -186,6 +190,7 @@ def make_errand(paths: RunPaths, needs: PointNeeds, *, number: int) -> Errand:
         number=number,
         cores=needs.cores,
         kind=needs.kind,
+        call=needs.call,
         beside=needs.beside,
     )
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from dnnjob.errors import ExitCode, StoppedError
-from dnnjob.launch.errand import Errand, News
+from dnnjob.launch.compile_times import CompileTimes
+from dnnjob.launch.errand import Errand, News, choose_first
 from dnnjob.launch.lane_plan import LanePlan
 from dnnjob.launch.local_tasks import COMMAND, signals_held_back
 from dnnjob.launch.outcome import explain_end
@@ -71,6 +72,12 @@ class _Lane:
     """What it is at, by their numbers: several where one call trains them."""
     seats: int = 1
     """How many that may be."""
+    calls: set[str] = field(default_factory=set)
+    """What it has compiled."""
+    is_compiling: bool = False
+    """Whether its first point has a call of which it had none."""
+    waits_since: float = field(default_factory=time.monotonic)
+    """When it was last at a point."""
     began_at: float = 0.0
     is_warned: bool = False
     oom_kills: int = 0
@@ -132,6 +139,7 @@ class Lanes:
     _again: Errand | None = None
     """A point that was ended for its memory, and begins again with fewer beside it."""
     _is_narrowed: bool = False
+    _times: CompileTimes = field(default_factory=CompileTimes)
 
     def work(self, turns: Turns) -> ExitCode:
         """Runs every point; the worst exit code of all.
@@ -194,8 +202,9 @@ class Lanes:
             else:
                 self._next = None
             if not lane.errands:
-                lane.is_warned = False
+                lane.is_warned, lane.is_compiling = False, errand.call not in lane.calls
                 lane.began_at, lane.oom_kills = time.monotonic(), count_oom_kills()
+            lane.calls.add(errand.call)
             lane.errands[errand.number] = errand
             self.watcher.begin(errand)
             # One that has died meanwhile is found out by the next look.
@@ -206,9 +215,27 @@ class Lanes:
 
     def _take(self, turns: Turns) -> Errand | None:
         """The next point: those that may train with it are shared among the lanes."""
-        if (errand := turns.take()) is None:
+        choose = self._choose if self.plan.beside == 1 else choose_first
+        if (errand := turns.take(choose)) is None:
             return None
         return errand.model_copy(update={"beside": math.ceil(errand.beside / self.plan.width)})
+
+    def _choose(self, ready: Sequence[Errand]) -> Errand | None:
+        """The first whose call an idle lane has compiled; else one of a call that no lane has."""
+        idle = [lane for lane in self._lanes.values() if not lane.errands]
+        here = {call for lane in idle for call in lane.calls}
+        there = {call for lane in self._at_work for call in lane.calls}
+        for one in ready:
+            if one.call in here:
+                return one
+        for one in ready:
+            if one.call not in there:
+                return one
+        if not ready:
+            return None
+        alike = sum(one.call == ready[0].call for one in ready)
+        waited_s = time.monotonic() - max([lane.waits_since for lane in idle], default=-math.inf)
+        return None if self._times.outlast(alike, waited_s=waited_s) else ready[0]
 
     def _share(self, turns: Turns) -> int:
         """Points that a lane may be at: who tells of seats first leaves some to the others."""
@@ -231,7 +258,7 @@ class Lanes:
         if len(self._at_work) >= self.plan.width:
             return None
         idle = [lane for lane in self._lanes.values() if not lane.errands]
-        for lane in idle:
+        for lane in sorted(idle, key=lambda lane: errand.call not in lane.calls):
             if lane.kind == errand.kind:
                 return lane
         while len(self._lanes) >= self.plan.width:
@@ -277,6 +304,10 @@ class Lanes:
                     continue
                 if news.code is not None:
                     del lane.errands[errand.number]
+                    lane.waits_since = time.monotonic()
+                    self._times.note(
+                        lane.waits_since - lane.began_at, is_compiling=lane.is_compiling
+                    )
                     yield errand, news.code
                 else:
                     self.watcher.hear(errand, news)

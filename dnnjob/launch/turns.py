@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dnnjob.errors import ExitCode
-from dnnjob.launch.errand import Errand
+from dnnjob.launch.errand import Choose, Errand, choose_first
 from dnnjob.launch.halving import Order
 from dnnjob.machine import process_key
 from dnnjob.runs import (
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 class Turns(Protocol):
     """The points that wait, in the order of their turns."""
 
-    def take(self) -> Errand | None:
+    def take(self, choose: Choose = choose_first) -> Errand | None:
         """The next point to run; None where there is none, or none as long as others run."""
 
     def put_back(self, errand: Errand) -> None:
@@ -58,9 +58,9 @@ class ListedTurns:
         self._order = order
         self._attempts = {one.run: latest_attempt(RunPaths(one.run)) for one in order.waiting}
 
-    def take(self) -> Errand | None:
+    def take(self, choose: Choose = choose_first) -> Errand | None:
         """The next that nobody has cancelled."""
-        while (errand := self._order.pop()) is not None:
+        while (errand := self._order.pop(choose)) is not None:
             if self._is_taken(errand):
                 logger.info("%s was taken up elsewhere since, and is left alone.", errand.run)
                 self._order.note(errand)
