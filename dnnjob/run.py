@@ -73,7 +73,6 @@ def run_job(attempt: TaskAttempt) -> Report | None:
     with attempt.watch.time("import"), importing_tensorflow():
         from dnnjob.training.fit import fit_dnn
         from dnnjob.training.strategy import make_devices
-        from dnnjob.training.windowed import WindowedRows
 
     devices = make_devices(loaded.job.devices, crew)
     axis = _choose_axis(loaded.job, table, encoding, devices, attempt)
@@ -82,8 +81,7 @@ def run_job(attempt: TaskAttempt) -> Report | None:
         loaded.job, table, devices, crew, threads=loaded.threads, lanes=lanes, axis=axis
     )
     _write_complete(job, encoding, attempt)
-    budget_bytes, cores = _memory_budget(job, crew), loaded.cores
-    rows = WindowedRows.of(table, encoding, budget_bytes=budget_bytes, threads=cores, folds=folds)
+    rows, cores = _window_rows(loaded, budget_bytes=_memory_budget(job, crew)), loaded.cores
     has_idle_core = devices.kind == "gpu" or cores > loaded.threads * lanes
     yardstick = Yardstick(job, table, has_idle_core=has_idle_core)
     with ThreadPoolExecutor(max_workers=1) as background:
@@ -169,13 +167,14 @@ def _load_fitting(attempt: TaskAttempt) -> JobConfig:
     return job.model_copy(update={"devices": devices})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _OpenedTable:
-    """A table in memory, and what the job said of it."""
+    """A table in memory, what the job said of it, and the network's rows of it."""
 
     data: DataConfig
     split_seed: int
     table: Table
+    rows: "WindowedRows | None" = None
 
 
 # That of the latest run of this process: the next one of a sweep has the same.
@@ -215,6 +214,21 @@ def _find_opened(job: JobConfig) -> Table | None:
     if found is None or fingerprint_table(job.data) != found.table.fingerprint:
         return None
     return found.table
+
+
+def _window_rows(loaded: _Loaded, *, budget_bytes: float) -> "WindowedRows":
+    """The rows as the network takes them, encoded before where the run before had the same."""
+    from dnnjob.training.windowed import WindowedRows
+
+    table, encoding, threads, folds = loaded.table, loaded.encoding, loaded.cores, loaded.folds
+    opened = _opened.find(lambda one: one.table is table)
+    if opened is not None and opened.rows is not None and opened.rows.encoding == encoding:
+        rows = opened.rows
+        return replace(rows, budget_bytes=budget_bytes, threads=threads, folds=folds)
+    rows = WindowedRows.of(table, encoding, budget_bytes=budget_bytes, threads=threads, folds=folds)
+    if opened is not None:
+        opened.rows = rows
+    return rows
 
 
 def keep_doubts(table: Table, path: Path) -> Table:

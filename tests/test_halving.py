@@ -3,13 +3,15 @@
 import os
 import signal
 import subprocess
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from dnnjob.clock import Stopwatch
-from dnnjob.config import load_job
+from dnnjob.config import JobConfig, load_job
 from dnnjob.errors import ExitCode
 from dnnjob.launch.watch.resume_verb import add_epochs
 from dnnjob.launch.worker import run_attempt
@@ -72,6 +74,38 @@ def test_members_wait_at_a_rung_by_the_loss_on_the_rows_they_left_out(
     assert waiting.progress.val_loss == pytest.approx(losses[2])
     assert waiting.attempts[0].rung is not None
     assert paths.predictions.read_bytes() == straight.predictions.read_bytes()
+
+
+def test_a_process_reads_a_table_once_for_its_runs_and_again_once_it_holds_something_else(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_file = write_job(train={"epochs": 2})
+    source = Path(load_job(job_file).data.source)
+    opened = list[str]()
+    # The package has a function of this name.
+    run = import_module("dnnjob.run")
+    open_table = run.open_table
+
+    def count(job: JobConfig, **given: Any) -> Any:
+        opened.append(job.data.source)
+        return open_table(job, **given)
+
+    monkeypatch.setattr(run, "open_table", count)
+    first, second = (create_run(tmp_path / "runs", load_job(job_file)) for _ in range(2))
+    assert (attempt(first), attempt(second)) == (ExitCode.DONE, ExitCode.DONE)
+    assert len(opened) == 1
+    assert first.predictions.read_bytes() == second.predictions.read_bytes()
+
+    # As long, and as old.
+    written_at, text = source.stat().st_mtime_ns, source.read_text()
+    lines = text.splitlines()
+    source.write_text("\n".join([lines[0], *reversed(lines[1:]), ""]))
+    os.utime(source, ns=(written_at, written_at))
+    third = create_run(tmp_path / "runs", load_job(job_file))
+    assert attempt(third) == ExitCode.DONE
+    assert len(opened) == 2
+    of_second, of_third = (pd.read_parquet(one.predictions) for one in (second, third))
+    assert list(of_third["y_true"]) == list(of_second["y_true"])[::-1]
 
 
 def test_a_run_that_is_left_behind_completes_with_what_it_has(paths: RunPaths) -> None:

@@ -94,7 +94,7 @@ def _as_is(function: Callable[..., Any], types: Any) -> Callable[[tf.Tensor], An
 class _Made:
     """Row numbers of the steps of a block."""
 
-    key: tuple[StepPlan, int, int]
+    key: tuple[StepPlan, tuple[int, int, int], int, int]
     indices: np.ndarray
 
 
@@ -104,7 +104,7 @@ _MOST_KEPT_BYTES = 2**22
 
 
 def _padded_indices(plan: StepPlan, block: int, *, seed: int) -> np.ndarray:
-    key = plan, block, seed
+    key = plan, plan.block_shape, block, seed
     if (found := _made.find(lambda one: one.key == key)) is not None:
         return found.indices
     indices = plan.indices(plan.block_epochs(block), seed=seed)

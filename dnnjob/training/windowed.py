@@ -30,7 +30,6 @@ from dnnjob.data.windows import (
     count_resident_blocks,
     stream_windows,
 )
-from dnnjob.latest import Latest
 from dnnjob.training.encoder import build_encoder
 from dnnjob.training.network import Network
 from dnnjob.training.step import CompiledStep, ResidentData
@@ -112,13 +111,9 @@ class WindowedRows:
         threads: int,
         folds: Folds | None = None,
     ) -> "WindowedRows":
-        """A table's rows; its encoder is built here, unless the run before had the same table."""
-        kept = _latest.find(lambda one: one.table is table and one.encoding == encoding)
-        if kept is not None:
-            return replace(kept, budget_bytes=budget_bytes, threads=threads, folds=folds)
-        _latest.clear()
+        """A table's rows; its encoder is built here."""
         encode = trace_encoder(build_encoder(encoding))
-        return _latest.keep(cls(table, encoding, encode, budget_bytes, threads, folds))
+        return cls(table, encoding, encode, budget_bytes, threads, folds)
 
     @property
     def num_inputs(self) -> int:
@@ -317,10 +312,6 @@ class WindowedRows:
         if count := max(0, min(size, num_rows - first)):
             x[:count], y[:count] = self.read(VALIDATION, first, first + count)
         return x, y
-
-
-# The rows of the latest run of this process: the next one of a sweep has the same.
-_latest = Latest[WindowedRows](most=1)
 
 
 def with_first_ahead(windows: Iterator[Window]) -> Iterator[Window]:

@@ -16,6 +16,7 @@ from dnnjob.config import JobConfig, load_job, resolve_job
 from dnnjob.errors import ExitCode
 from dnnjob.launch import lane_plan, outcome
 from dnnjob.launch import lanes as lanes_module
+from dnnjob.launch.compile_times import CompileTimes
 from dnnjob.launch.errand import Errand, News
 from dnnjob.launch.halving import ListedOrder
 from dnnjob.launch.lane_plan import (
@@ -109,13 +110,17 @@ def runs(write_job: WriteJob, tmp_path: Path) -> list[RunPaths]:
 
 @pytest.fixture
 def work(runs: list[RunPaths], heard: Heard, stop: StopFlag) -> Work:
-    def work(*deeds: str, width: int = 2, kinds: str = "aaaa", cores: int = 1) -> ExitCode:
+    def work(
+        *deeds: str, width: int = 2, kinds: str = "aaaa", calls: str = "aaaa", cores: int = 1
+    ) -> ExitCode:
         used = runs[: len(deeds)]
         for paths, deed in zip(used, deeds, strict=True):
             (paths.root / "deed").write_text(deed)
         errands = [
-            Errand(run=paths.root, number=number, kind=kind, cores=cores)
-            for number, (paths, kind) in enumerate(zip(used, kinds, strict=False), start=1)
+            Errand(run=paths.root, number=number, kind=kind, call=call, cores=cores)
+            for number, (paths, kind, call) in enumerate(
+                zip(used, kinds, calls, strict=False), start=1
+            )
         ]
         lanes = Lanes(
             LanePlan(width, cores=2),
@@ -160,6 +165,33 @@ def test_points_of_another_kind_have_a_process_of_their_own(
     work("done", "done", "done", width=1, kinds="aab")
     first, second, third = pids(runs[:3])
     assert first == second != third
+
+
+def test_a_point_goes_to_the_lane_that_has_compiled_its_call(
+    work: Work, runs: list[RunPaths]
+) -> None:
+    work(awaits(runs[2]), "done", awaits(runs[0]), "done", calls="aabb")
+    first, second, third, fourth = pids(runs[:4])
+    assert first == second != third == fourth
+
+
+def test_a_lane_compiles_what_another_has_where_that_is_worth_it(
+    work: Work, runs: list[RunPaths], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnjob.launch.compile_times._COMPILE_S", 0.0)
+    work(awaits(runs[2]), "done", awaits(runs[3]), "done", calls="aabb")
+    first, second, third, fourth = pids(runs[:4])
+    assert first == second == fourth != third
+
+
+def test_a_call_that_would_be_compiled_for_longer_than_its_points_take_is_left_to_others() -> None:
+    times = CompileTimes()
+    assert not times.outlast(1, waited_s=0.0)
+    times.note(60.0, is_compiling=True)
+    times.note(0.5, is_compiling=False)
+    assert times.outlast(3, waited_s=0.0)
+    assert not times.outlast(9, waited_s=0.0)
+    assert not times.outlast(3, waited_s=5.0)
 
 
 def test_points_that_fill_the_cores_go_one_at_a_time(

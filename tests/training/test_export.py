@@ -10,7 +10,7 @@ import pytest
 from dnnjob.config import ModelConfig
 from dnnjob.data.encoding import Encoding, FeatureKind, NumberColumn, TargetEncoding
 from dnnjob.training.encoder import build_encoder
-from dnnjob.training.export import build_export, save_model
+from dnnjob.training.export import build_export, build_next_export, save_model
 from dnnjob.training.model import build_dnn, summarize
 from tests.training.conftest import plain_encoding, predict_rows
 
@@ -54,6 +54,32 @@ def test_the_saved_model_takes_raw_columns_and_gives_target_units(
 
     loaded = keras.models.load_model(tmp_path / "model" / "model.keras", safe_mode=True)
     np.testing.assert_allclose(loaded.predict(columns, verbose=0)[:, 0], expected, rtol=1e-5)
+
+
+def test_the_next_model_of_a_shape_is_that_of_its_own_weights_and_dropout(tmp_path: Path) -> None:
+    encoding, x = make_encoding("train"), dict(zip(FEATURES, raw_rows(20).T, strict=True))
+    built: list[keras.Model] = []
+    for seed, rate in ((0, 0.1), (1, 0.4), (2, 0.0)):
+        model = ModelConfig(hidden_units=(7, 3), dropout_rate=rate)
+        weights = build_dnn(model, num_inputs=5, seed=seed, precision="float32").get_weights()
+        given: dict[str, Any] = {
+            "encoding": encoding,
+            "weights": [weights],
+            "precision": "float32",
+        }
+        built.append(build_next_export(model, **given))
+        save_model(tmp_path / "next.keras", built[-1])
+        fresh = build_export(model, **given)
+        loaded = keras.models.load_model(tmp_path / "next.keras")
+        np.testing.assert_array_equal(loaded.predict(x), fresh.predict(x))
+        rates = [
+            layer.rate
+            for layer in loaded.get_layer("dnn").layers
+            if isinstance(layer, keras.layers.Dropout)
+        ]
+        assert rates == [rate] * (2 if rate else 0)
+    assert built[1] is built[0]
+    assert built[2] is not built[0]
 
 
 def test_preprocessing_equals_z_scores_in_float64_to_rounding() -> None:

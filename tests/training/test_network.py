@@ -82,6 +82,32 @@ def test_runs_of_one_kind_compile_once() -> None:
     assert first.step._call.experimental_get_tracing_count() == 1
 
 
+def test_a_run_takes_the_networks_of_one_before_it_that_began_alike() -> None:
+    other = make_job(dropout_rate=0.6, learning_rate=0.02, patience=2)
+    _, expected, losses = train(other)
+    networks._calls.clear()
+    first, *_ = train(make_job())
+
+    second, weights, losses_after = train(other)
+
+    assert second.networks[0] is first.networks[0]
+    assert losses_after == losses
+    for then, now in zip(expected, weights, strict=True):
+        np.testing.assert_array_equal(then, now)
+    assert train(make_job(seed=2))[0].networks[0] is not first.networks[0]
+
+
+def test_large_networks_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "_MOST_KEPT_BYTES", 100)
+    first, expected, _ = train(make_job())
+    second, weights, _ = train(make_job())
+
+    assert second.networks[0] is not first.networks[0]
+    assert second.is_compiled
+    for then, now in zip(expected, weights, strict=True):
+        np.testing.assert_array_equal(then, now)
+
+
 @pytest.mark.long
 def test_a_run_comes_back_to_the_call_of_its_kind_after_another_kind() -> None:
     first, *_ = train(make_job())

@@ -1,5 +1,6 @@
 """Rows of a table as training takes them, against pandas and scikit-learn."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,23 @@ def test_a_table_without_windows_trains_on_standardized_rows_and_roots_of_weight
         weights = frame["w"].iloc[part]
         roots = np.sqrt(weights / weights.mean())
         np.testing.assert_allclose(np.asarray(y)[:, 1], roots, rtol=1e-5)
+
+
+def test_rows_that_a_device_holds_are_not_read_again(
+    job: JobConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = split_table(job).table
+    rows = WindowedRows.of(table, table.fit_encoding(job.data), budget_bytes=0, threads=1)
+    devices = make_devices(DevicesConfig(kind="cpu"), Crew(StopFlag()))
+    first = rows.prepare(job, devices, first_replica=0)
+    monkeypatch.setattr(WindowedRows, "_read_splits", lambda *_: 1 / 0)
+
+    train = job.train.model_copy(update={"epochs": 3, "global_batch_size": 9})
+    following = replace(rows, threads=2)
+    again = following.prepare(job.model_copy(update={"train": train}), devices, first_replica=0)
+
+    assert again.data.x is first.data.x
+    assert (again.plan.epochs, again.plan.global_batch_size) == (3, 9)
 
 
 @pytest.mark.parametrize("patience", [None, 3])
