@@ -19,6 +19,7 @@ from dnnjob.data.folds import Folds, deal_folds
 from dnnjob.data.schema import log_warnings
 from dnnjob.data.scratch import scratch_folder
 from dnnjob.data.split import TRAIN, VALIDATION, choose_split
+from dnnjob.data.splitter import refuse_empty_splits
 from dnnjob.data.table import Table
 from dnnjob.data.table_loading import fingerprint_table, open_table
 from dnnjob.data.text_format import TextFormat
@@ -169,11 +170,10 @@ def _load_fitting(attempt: TaskAttempt) -> JobConfig:
 
 @dataclass(eq=False)
 class _OpenedTable:
-    """A table in memory, what the job said of it, and the network's rows of it."""
+    """A table in memory as a run split it, and the network's rows of it."""
 
-    data: DataConfig
-    split_seed: int
     table: Table
+    split_seed: int
     rows: "WindowedRows | None" = None
 
 
@@ -200,7 +200,7 @@ def _load_table(job: JobConfig, attempt: TaskAttempt, *, threads: int) -> Table:
             kept=journal.paths.statistics,
         )
         if attempt.is_alone and table.is_in_memory:
-            _opened.keep(_OpenedTable(job.data, job.split_seed, table))
+            _opened.keep(_OpenedTable(table, job.split_seed))
     if crew.is_chief:
         table = keep_doubts(table, journal.paths.reading_doubts)
     log_warnings(job.data.source, table.warnings)
@@ -209,11 +209,20 @@ def _load_table(job: JobConfig, attempt: TaskAttempt, *, threads: int) -> Table:
 
 
 def _find_opened(job: JobConfig) -> Table | None:
-    """The table of the run before, where a job says the same of it and the files are the same."""
-    found = _opened.find(lambda one: (one.data, one.split_seed) == (job.data, job.split_seed))
-    if found is None or fingerprint_table(job.data) != found.table.fingerprint:
+    """The table of the run before, where a job says the same of it and the files are the same.
+
+    Raises:
+        DataError: If it cannot be read any more, or has not the rows that this job needs.
+    """
+    wanted = job.data, job.split_seed
+    before = _opened.find(lambda one: (one.table.data, one.split_seed) == wanted)
+    # Files that hold the same may have changed sides.
+    if before is None or job.data.split == "files":
         return None
-    return found.table
+    if fingerprint_table(job.data) != before.table.fingerprint:
+        return None
+    refuse_empty_splits(job, before.table.group_counts.sum(axis=0))
+    return before.table
 
 
 def _window_rows(loaded: _Loaded, *, budget_bytes: float) -> "WindowedRows":
@@ -227,7 +236,7 @@ def _window_rows(loaded: _Loaded, *, budget_bytes: float) -> "WindowedRows":
         return replace(rows, budget_bytes=budget_bytes, threads=threads, folds=folds)
     rows = WindowedRows.of(table, encoding, budget_bytes=budget_bytes, threads=threads, folds=folds)
     if opened is not None:
-        opened.rows = rows
+        opened.rows = rows = replace(rows, resident={})
     return rows
 
 

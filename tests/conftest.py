@@ -73,9 +73,27 @@ def pytest_runtest_makereport(
     return report
 
 
+# What runs of a process leave for those after them, by module.
+LEFT_BEHIND = {
+    "dnnjob.run": "_opened",
+    "dnnjob.training.network": "_calls",
+    "dnnjob.training.export": "_exported",
+    "dnnjob.data.windows": "_index_blocks",
+    "dnnjob.results.trees": "_fitted",
+}
+
+
+def begin_anew() -> None:
+    """Has the next run of this process find nothing, as in a process of its own."""
+    for module, name in LEFT_BEHIND.items():
+        if module in sys.modules:
+            getattr(sys.modules[module], name).clear()
+
+
 @pytest.fixture(autouse=True)
 def _same_environment(request: pytest.FixtureRequest) -> Iterator[None]:
     """Runs inside this process set variables for TensorFlow; the next test starts without them."""
+    begin_anew()
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -129,7 +147,8 @@ def command_line(*arguments: object) -> list[str]:
 
 
 def run_here(job_file: Path, *overrides: str, root: Path) -> RunPaths:
-    """Runs a job to its end inside this process; what it said is in its log."""
+    """Runs a job to its end inside this process, as in one of its own; its log has what it said."""
+    begin_anew()
     # Imported late: tests that run nothing do without.
     from dnnjob.launch.foreground import run_foreground
 

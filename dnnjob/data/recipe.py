@@ -12,7 +12,8 @@ from typing import Any
 _TRAIN_SHARE = 0.7
 # A network takes about this many steps, where the bounds of the epochs allow it.
 _STEPS = 8_000
-_LEAST_EPOCHS, _MOST_EPOCHS = 8, 150
+# At least as many as halving by 3 compares at.
+_LEAST_EPOCHS, _MOST_EPOCHS = 9, 150
 # Beyond, vectors of all numbers would cost more than the rest of the network.
 _MOST_EMBEDDED = 128
 # Rows times columns that surely are one window, whatever the columns become.
@@ -23,7 +24,7 @@ _MOST_STOPPED_ROWS = 20_000
 _LEAST_CALIBRATED_ROWS = 2_000
 # Training rows up to which a model has so many members: fewer where each of them costs more.
 _MEMBERS = {24: 4, 200: 8, 1_500: 12, 10_000: 8, 30_000: 4}
-_SEARCH = {"points": 20, "halving": 3}
+_SEARCH_POINTS, _HALVING = 20, 3
 
 
 @dataclass(frozen=True)
@@ -103,4 +104,8 @@ def choose_search(shape: TableShape) -> dict[str, Any]:
     }
     if 0 < shape.num_numbers <= _MOST_EMBEDDED:
         sweep["model.numeric_embedding"] = ["none", "piecewise", "periodic"]
-    return {"sweep": sweep, "search": _SEARCH}
+    start = choose_start(shape)
+    search = {"points": _SEARCH_POINTS}
+    if "validation_fraction" in start["data"] or "bagging" in start["model"]:
+        search["halving"] = _HALVING
+    return {"sweep": sweep, "search": search}

@@ -91,27 +91,27 @@ def _as_is(function: Callable[..., Any], types: Any) -> Callable[[tf.Tensor], An
 
 
 @dataclass(frozen=True, eq=False)
-class _Made:
+class _IndexBlock:
     """Row numbers of the steps of a block."""
 
     key: tuple[StepPlan, tuple[int, int, int], int, int]
     indices: np.ndarray
 
 
-# Points of a search have one seed, and so the same order.
-_made = Latest[_Made](most=4)
-_MOST_KEPT_BYTES = 2**22
+# Points of a search have one seed, and so the same order, each member its own.
+_index_blocks = Latest[_IndexBlock](most=16)
+_MOST_BYTES_A_BLOCK = 2**21
 
 
 def _padded_indices(plan: StepPlan, block: int, *, seed: int) -> np.ndarray:
     key = plan, plan.block_shape, block, seed
-    if (found := _made.find(lambda one: one.key == key)) is not None:
-        return found.indices
+    if (before := _index_blocks.find(lambda one: one.key == key)) is not None:
+        return before.indices
     indices = plan.indices(plan.block_epochs(block), seed=seed)
     missing = plan.block_shape[0] - len(indices)
     indices = np.pad(indices, ((0, missing), (0, 0), (0, 0)), constant_values=-1)
-    if indices.nbytes <= _MOST_KEPT_BYTES:
-        _made.keep(_Made(key, indices))
+    if indices.nbytes <= _MOST_BYTES_A_BLOCK:
+        _index_blocks.keep(_IndexBlock(key, indices))
     return indices
 
 

@@ -1,7 +1,7 @@
 """Whether a lane should compile a call that another has: that may take longer than to wait.
 
 times = CompileTimes()
-times.note(0.6, is_compiling=False)
+times.note(0.6)
 times.outlast(3, waited_s=0.0)        # three such points are done before it has compiled
 """
 
@@ -19,10 +19,9 @@ class CompileTimes:
         """Nothing known."""
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
 
-    def note(self, seconds: float, *, is_compiling: bool) -> None:
-        """Takes note of how long a point took, whether its call was compiled for it or not."""
-        if not is_compiling:
-            self._seconds.append(seconds)
+    def note(self, seconds: float) -> None:
+        """Takes note of how long a point took."""
+        self._seconds.append(seconds)
 
     def outlast(self, num_points: int, *, waited_s: float) -> bool:
         """Whether compiling takes longer than the lanes that have the call need for some points.

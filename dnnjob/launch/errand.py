@@ -30,7 +30,7 @@ class Errand(Record):
     kind: str = ""
     """What a process takes once: points of another kind need another lane."""
     call: str = ""
-    """What points share that a lane compiles one call for."""
+    """Names what points share that a lane compiles one call for."""
 
 
 Choose = Callable[[Sequence[Errand]], Errand | None]

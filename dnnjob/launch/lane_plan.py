@@ -6,6 +6,7 @@ each = choose_points_per_task(500, seconds_a_point=20.0, most_tasks=50)     # 30
 share_out(500, each)                                                       # [range(0, 30), ...]
 """
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -97,7 +98,7 @@ class PointNeeds:
             beside = min(job.model.members, max(1, cores // (threads * num_points)))
             busy = min(cores, threads * devices.tasks * beside)
         kind = f"{devices.kind} {devices.precision} {devices.xla} {devices.threads or busy}"
-        return cls(busy, kind, _describe_call(job), filling=filling)
+        return cls(busy, kind, _name_call(job), filling=filling)
 
 
 def plan_lanes(
@@ -151,28 +152,33 @@ def find_needs(jobs: Sequence[JobConfig], *, cores: int, has_gpus: bool) -> list
         )
         for job, has_gpu in zip(jobs, on_gpu, strict=True)
     ]
-    may_share = [
-        has_gpu and _may_share_call(job) for job, has_gpu in zip(jobs, on_gpu, strict=True)
+    kinds = [
+        _stack_kind(job) if has_gpu else None for job, has_gpu in zip(jobs, on_gpu, strict=True)
     ]
-    alike = Counter(need.call for need, may in zip(needs, may_share, strict=True) if may)
+    alike = Counter(kinds)
     return [
-        replace(need, beside=alike[need.call] if may else 1)
-        for need, may in zip(needs, may_share, strict=True)
+        replace(need, beside=1 if kind is None else alike[kind])
+        for need, kind in zip(needs, kinds, strict=True)
     ]
 
 
-def _may_share_call(job: JobConfig) -> bool:
-    """Whether one call on a GPU may train a point with others.
+def _stack_kind(job: JobConfig) -> str | None:
+    """What points share that one call on a GPU may train; None of one that trains alone.
 
-    Whether it does is known once its table is read and its GPU is there.
+    Whether they do is known once a table is read and its GPU is there.
     """
-    return job.model.members == 1 and job.devices.tasks == 1 and job.devices.xla != "off"
-
-
-def _describe_call(job: JobConfig) -> str:
-    """What points share that a process compiles one call for, as far as the jobs tell."""
     devices = job.devices
-    return repr((describe_kind(job), devices.precision, devices.threads, job.data.target))
+    if job.model.members > 1 or devices.tasks > 1 or devices.xla == "off":
+        return None
+    kind = describe_kind(job), devices.precision, devices.threads, job.data.target
+    return repr(kind)
+
+
+def _name_call(job: JobConfig) -> str:
+    """A name of what a process compiles for a job, as far as it tells: others may have the same."""
+    rows = job.data.model_dump_json(), job.train.epochs, job.model.members
+    kind = describe_kind(job), job.devices.model_dump_json(exclude={"stack"}), rows
+    return hashlib.sha256(repr(kind).encode()).hexdigest()[:12]
 
 
 def _count_columns(data: DataConfig) -> int:

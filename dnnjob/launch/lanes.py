@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from dnnjob.errors import ExitCode, StoppedError
+from dnnjob.latest import Latest
 from dnnjob.launch.compile_times import CompileTimes
 from dnnjob.launch.errand import Errand, News, choose_first
 from dnnjob.launch.lane_plan import LanePlan
@@ -39,6 +41,7 @@ from dnnjob.runs import (
 )
 from dnnjob.tasks import LANE, StopFlag, Task
 from dnnjob.text import quote_command
+from dnnjob.training.hyperparameters import MOST_CALLS
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +75,12 @@ class _Lane:
     """What it is at, by their numbers: several where one call trains them."""
     seats: int = 1
     """How many that may be."""
-    calls: set[str] = field(default_factory=set)
-    """What it has compiled."""
+    calls: Latest[str] = field(default_factory=lambda: Latest(most=MOST_CALLS))
+    """What it has compiled and not forgotten."""
     is_compiling: bool = False
-    """Whether its first point has a call of which it had none."""
+    """Whether its point has a call that it did not have."""
     waits_since: float = field(default_factory=time.monotonic)
-    """When it was last at a point."""
+    """From when on there are points that it leaves to others."""
     began_at: float = 0.0
     is_warned: bool = False
     oom_kills: int = 0
@@ -97,6 +100,10 @@ class _Lane:
         is_late = time.monotonic() - self.began_at > late_s
         has_room = len(self.errands) < most and not (self.is_full or is_late)
         return has_room and self.kind == errand.kind and errand.beside > 1
+
+    def has_call_of(self, errand: Errand) -> bool:
+        """Whether it need not compile for a point."""
+        return self.kind == errand.kind and errand.call in self.calls
 
     def find(self, number: int) -> Errand | None:
         """The point that news is about; any, where it is about the process."""
@@ -202,9 +209,9 @@ class Lanes:
             else:
                 self._next = None
             if not lane.errands:
-                lane.is_warned, lane.is_compiling = False, errand.call not in lane.calls
+                lane.is_warned, lane.is_compiling = False, not lane.has_call_of(errand)
                 lane.began_at, lane.oom_kills = time.monotonic(), count_oom_kills()
-            lane.calls.add(errand.call)
+            lane.calls.keep(errand.call)
             lane.errands[errand.number] = errand
             self.watcher.begin(errand)
             # One that has died meanwhile is found out by the next look.
@@ -215,27 +222,31 @@ class Lanes:
 
     def _take(self, turns: Turns) -> Errand | None:
         """The next point: those that may train with it are shared among the lanes."""
-        choose = self._choose if self.plan.beside == 1 else choose_first
+        # Tasks of a run, which know nothing of each other's lanes, come to the points alike.
+        is_free = self.plan.beside == 1 and self.task.num_tasks == 1
+        choose = self._choose if is_free else choose_first
         if (errand := turns.take(choose)) is None:
             return None
         return errand.model_copy(update={"beside": math.ceil(errand.beside / self.plan.width)})
 
     def _choose(self, ready: Sequence[Errand]) -> Errand | None:
-        """The first whose call an idle lane has compiled; else one of a call that no lane has."""
+        """The first whose call an idle lane has compiled; else one of a call that no lane has.
+
+        At last one of a call that a lane at work has, if it is worth compiling once more.
+        """
         idle = [lane for lane in self._lanes.values() if not lane.errands]
-        here = {call for lane in idle for call in lane.calls}
-        there = {call for lane in self._at_work for call in lane.calls}
+        for lanes, has in ((idle, True), (self._at_work, False)):
+            for one in ready:
+                if has == any(lane.has_call_of(one) for lane in lanes):
+                    return one
+        now, counts = time.monotonic(), Counter(one.call for one in ready)
+        for lane in idle if not ready else ():
+            lane.waits_since = now
+        waited_s = now - max([lane.waits_since for lane in idle], default=-math.inf)
         for one in ready:
-            if one.call in here:
+            if not self._times.outlast(counts[one.call], waited_s=waited_s):
                 return one
-        for one in ready:
-            if one.call not in there:
-                return one
-        if not ready:
-            return None
-        alike = sum(one.call == ready[0].call for one in ready)
-        waited_s = time.monotonic() - max([lane.waits_since for lane in idle], default=-math.inf)
-        return None if self._times.outlast(alike, waited_s=waited_s) else ready[0]
+        return None
 
     def _share(self, turns: Turns) -> int:
         """Points that a lane may be at: who tells of seats first leaves some to the others."""
@@ -258,7 +269,7 @@ class Lanes:
         if len(self._at_work) >= self.plan.width:
             return None
         idle = [lane for lane in self._lanes.values() if not lane.errands]
-        for lane in sorted(idle, key=lambda lane: errand.call not in lane.calls):
+        for lane in sorted(idle, key=lambda lane: not lane.has_call_of(errand)):
             if lane.kind == errand.kind:
                 return lane
         while len(self._lanes) >= self.plan.width:
@@ -305,9 +316,8 @@ class Lanes:
                 if news.code is not None:
                     del lane.errands[errand.number]
                     lane.waits_since = time.monotonic()
-                    self._times.note(
-                        lane.waits_since - lane.began_at, is_compiling=lane.is_compiling
-                    )
+                    if not lane.is_compiling:
+                        self._times.note(lane.waits_since - lane.began_at)
                     yield errand, news.code
                 else:
                     self.watcher.hear(errand, news)

@@ -20,6 +20,7 @@ from dnnjob.config import JobConfig
 from dnnjob.data.raw_columns import Block, RawColumn, Texts, join_texts, take_rows
 from dnnjob.data.split import TEST, TRAIN
 from dnnjob.data.table import Piece, Table, piece_rows
+from dnnjob.latest import Latest
 from dnnjob.results.baselines import TreesBaseline
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ Doubles = npt.NDArray[np.float64]
 
 
 # What tells the trees fitted last from others, and their figure.
-_latest: "tuple[tuple[object, ...], TreesBaseline | None] | None" = None
+_fitted = Latest[tuple[tuple[object, ...], TreesBaseline | None]](most=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +106,9 @@ class Yardstick:
         return self._measure(threads=self.job.devices.threads, check=check)
 
     def _measure(self, *, threads: int, check: Callable[[], None]) -> TreesBaseline | None:
-        global _latest
-        kind, latest = self._kind, _latest
-        if latest is not None and latest[0] == kind:
-            return latest[1]
+        kind = self._kind
+        if (before := _fitted.find(lambda one: one[0] == kind)) is not None:
+            return before[1]
         trees = measure_trees(
             partial(self._read_pieces, check),
             num_train=self.table.num_split_rows(TRAIN),
@@ -116,7 +116,7 @@ class Yardstick:
             seed=self.job.seed,
             threads=threads,
         )
-        _latest = kind, trees
+        _fitted.keep((kind, trees))
         return trees
 
     @property

@@ -10,6 +10,8 @@ import numpy as np
 
 from dnnjob.config import JobConfig
 
+# Compiled calls that a process keeps: a search over layers comes back to each of its shapes.
+MOST_CALLS = 8
 # What reaches the compiled call as tensors, or does not reach it.
 _TRAIN_VALUES = {
     *("epochs", "learning_rate", "schedule", "warmup_steps", "checkpoint_every_s"),

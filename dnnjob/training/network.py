@@ -19,7 +19,7 @@ from dnnjob.config import JobConfig
 from dnnjob.data.encoding import Encoding
 from dnnjob.data.order import Plan, member_seeds
 from dnnjob.latest import Latest
-from dnnjob.training.hyperparameters import describe_kind
+from dnnjob.training.hyperparameters import MOST_CALLS, describe_kind
 from dnnjob.training.model import build_encoded_dnn, forward, summarize
 from dnnjob.training.network_state import NetworkState, make_state
 from dnnjob.training.stacked_step import StackedStep, validation_kind
@@ -141,7 +141,7 @@ class Stack:
 
 
 @dataclass(eq=False)
-class _Kept:
+class _CompiledKind:
     """What a run leaves for the next of its kind.
 
     Attributes:
@@ -177,8 +177,7 @@ class _Kept:
         return self.networks
 
 
-# A search over layers comes back to each of its shapes at every rung.
-_calls = Latest[_Kept](most=8)
+_calls = Latest[_CompiledKind](most=MOST_CALLS)
 # Larger networks are built anew: that takes little of their training, and they much memory.
 _MOST_KEPT_BYTES = 2**23
 
@@ -213,18 +212,19 @@ def make_stack(
     for one in _calls:
         one.stacked.release()
     kind = _kind(job, plan, data, encoding=encoding, devices=devices)
-    kept = _calls.find(lambda one: one.kind == kind)
-    again = () if kept is None else kept.find_networks(job, encoding)
-    networks = again or tuple(_make_networks(job, encoding, devices))
-    dnn, is_compiled = networks[0].seat.dnn, kept is not None
-    if kept is None:
-        step = CompiledStep(dnn, data, job=job, plan=plan, devices=devices)
-        kept = _calls.keep(_Kept(kind, StackedStep(step)))
-    else:
-        kept.stacked.step.restart(job, data, dnn)
-    if not again:
-        kept.keep(networks, encoding)
-    return Stack(networks, kept.stacked, is_compiled=is_compiled)
+    compiled = _calls.find(lambda one: one.kind == kind)
+    if compiled is None:
+        networks = tuple(_make_networks(job, encoding, devices))
+        step = CompiledStep(networks[0].seat.dnn, data, job=job, plan=plan, devices=devices)
+        compiled = _calls.keep(_CompiledKind(kind, StackedStep(step)))
+        compiled.keep(networks, encoding)
+        return Stack(networks, compiled.stacked)
+    networks = compiled.find_networks(job, encoding)
+    if not networks:
+        networks = tuple(_make_networks(job, encoding, devices))
+        compiled.keep(networks, encoding)
+    compiled.stacked.step.restart(job, data, networks[0].seat.dnn)
+    return Stack(networks, compiled.stacked, is_compiled=True)
 
 
 def _make_networks(job: JobConfig, encoding: Encoding, devices: Devices) -> Iterator[Network]:

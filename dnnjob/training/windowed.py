@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import keras
@@ -90,7 +90,8 @@ class WindowedRows:
         budget_bytes: What training rows may take of this task's memory.
         threads: Threads to read with.
         folds: Fold of each training row, where members leave one out each.
-        resident: By the device's name, what one holds of all rows already.
+        resident: By a device's name, what one holds of all rows already, for runs that follow each
+            other; None keeps nothing there.
     """
 
     table: Table
@@ -99,7 +100,7 @@ class WindowedRows:
     budget_bytes: float
     threads: int
     folds: Folds | None = None
-    resident: dict[str, ResidentData] = field(default_factory=dict)
+    resident: dict[str, ResidentData] | None = None
 
     @classmethod
     def of(
@@ -179,9 +180,10 @@ class WindowedRows:
 
     def _place_rows(self, devices: Devices) -> ResidentData:
         """All rows on every device; a single one may hold them since an earlier run."""
-        name = devices.names[0] if devices.num_replicas == 1 else None
-        if name in self.resident:
-            return self.resident[name]
+        name = devices.names[0]
+        resident = self.resident if devices.num_replicas == 1 else None
+        if resident is not None and name in resident:
+            return resident[name]
         (x, y), (x_validation, y_validation) = self._read_splits((TRAIN, VALIDATION))
         data = ResidentData(
             x=devices.place(lambda: tf.constant(x)),
@@ -190,8 +192,8 @@ class WindowedRows:
             y_validation=devices.place(lambda: tf.constant(y_validation)),
             num_validation_rows=len(y_validation),
         )
-        if name is not None:
-            self.resident[name] = data
+        if resident is not None:
+            resident[name] = data
         return data
 
     def _read_splits(self, splits: Sequence[int]) -> list[tuple[Floats, Floats]]:

@@ -73,6 +73,15 @@ def test_the_work_is_bounded_however_many_rows() -> None:
     assert steps[1] >= 100
 
 
+@pytest.mark.parametrize("num_rows", [*ROWS, 5_000_000])
+def test_a_search_compares_points_early_where_rows_tell(num_rows: int) -> None:
+    shape = TableShape(num_rows, num_columns=9, num_numbers=8)
+    job = make_job(choose_start(shape) | choose_search(shape))
+
+    assert len(make_points(job)) == 20
+    assert (job.search.halving == 3) == (num_rows > 2)
+
+
 def test_a_search_is_drawn_around_the_start() -> None:
     shape = TableShape(1000, num_columns=9, num_numbers=8)
     start = make_job(choose_start(shape))

@@ -1,7 +1,8 @@
 """Points that a warm lane trains one after another, against single runs that begin anew."""
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
+import json
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,10 @@ from dnnjob.launch.lane import run_point
 from dnnjob.results.report import read_report
 from dnnjob.runs import RunPaths, claim_attempt, create_run, read_status
 from dnnjob.tasks import StopFlag, Task
-from tests.conftest import WriteJob, make_frame
+from dnnjob.training.export import load_keras
+from tests.conftest import WriteJob, begin_anew, make_frame
 
 Begin = Callable[[], None]
-
-
-@pytest.fixture
-def begin_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
-    """Has the next run trace and compile for itself, as in a process of its own."""
-    from dnnjob.training import network
-
-    logging.getLogger("dnnjob").setLevel(logging.INFO)
-    yield lambda: monkeypatch.setattr(network, "_calls", [])
-    monkeypatch.setattr(network, "_calls", [])
 
 
 def _run_all(job: Path, root: Path, begin: Begin = lambda: None) -> list[RunPaths]:
@@ -39,7 +31,9 @@ def _run_all(job: Path, root: Path, begin: Begin = lambda: None) -> list[RunPath
     return runs
 
 
-def _write(write_job: WriteJob, train: Mapping[str, Any], **sweep: Any) -> Path:
+def _write(
+    write_job: WriteJob, train: Mapping[str, Any], *, saves_model: bool = False, **sweep: Any
+) -> Path:
     """A sweep on a table as long as the housing one."""
     return write_job(
         make_frame(506),
@@ -47,7 +41,7 @@ def _write(write_job: WriteJob, train: Mapping[str, Any], **sweep: Any) -> Path:
         model={"hidden_units": [40, 60]},
         train={"epochs": 20, "global_batch_size": 64, "learning_rate": 0.01, **train},
         devices={"threads": 1, "xla": "on"},
-        output={"plots": False, "trees": False, "model": False},
+        output={"plots": False, "trees": False, "model": saves_model},
         sweep=sweep,
     )
 
@@ -67,7 +61,7 @@ def test_a_point_that_another_has_gone_on_with_is_left_to_it(
 
 @pytest.mark.long
 def test_points_of_a_lane_end_as_their_single_runs_whatever_befalls_one(
-    write_job: WriteJob, tmp_path: Path, begin_anew: Begin
+    write_job: WriteJob, tmp_path: Path
 ) -> None:
     """Other seeds, and with them other splits, at other rates; one of them diverges."""
     job = _write(write_job, {}, seed=[0, 1], **{"train.learning_rate": [0.01, 1e6]})
@@ -85,9 +79,48 @@ def test_points_of_a_lane_end_as_their_single_runs_whatever_befalls_one(
     assert len({together[one].predictions.read_bytes() for one in completed}) == len(completed)
 
 
+def test_a_point_without_rows_that_it_needs_is_refused_after_one_that_needs_none(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    frame = make_frame().assign(part=["train", "train", "test"] * 40)
+    job = write_job(
+        frame,
+        data={"split": "column", "split_column": "part", "validation_fraction": 0.0},
+        model={"members": 2},
+        train={"patience": 4},
+        sweep={"model.bagging": ["folds", "none"]},
+    )
+    states = [read_status(one).state for one in _run_all(job, tmp_path / "runs")]
+    assert states == ["COMPLETED", "FAILED"]
+
+
+@pytest.mark.long
+def test_points_of_one_seed_that_differ_in_what_a_lane_keeps_end_in_the_bits_of_their_single_runs(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    sweep = {
+        "model.dropout_rate": [0.2, 0.5],
+        "data.standardize": ["train", "robust"],
+        "model.numeric_embedding": ["none", "piecewise"],
+    }
+    train = {"epochs": 3, "optimizer": "adam", "patience": 2}
+    job = _write(write_job, train, saves_model=True, **sweep)
+    together = _run_all(job, tmp_path / "together")
+    alone = _run_all(job, tmp_path / "alone", begin_anew)
+
+    for one, other in zip(together, alone, strict=True):
+        assert one.predictions.read_bytes() == other.predictions.read_bytes()
+        models = [load_keras(paths.model) for paths in (one, other)]
+        for mine, weight in zip(*(model.get_weights() for model in models), strict=True):
+            np.testing.assert_array_equal(mine, weight)
+        rates = [re.findall('"rate": ([0-9.]+)', json.dumps(one.get_config())) for one in models]
+        assert rates[0] == rates[1] != []
+    assert len({one.predictions.read_bytes() for one in together}) == len(together)
+
+
 @pytest.mark.slow
 def test_each_of_16_points_with_patience_stops_and_keeps_what_its_single_run_does(
-    write_job: WriteJob, tmp_path: Path, begin_anew: Begin
+    write_job: WriteJob, tmp_path: Path
 ) -> None:
     rates = {"train.learning_rate": [0.02, 0.05]}
     train = {"epochs": 300, "patience": 5}

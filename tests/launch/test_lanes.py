@@ -187,8 +187,8 @@ def test_a_lane_compiles_what_another_has_where_that_is_worth_it(
 def test_a_call_that_would_be_compiled_for_longer_than_its_points_take_is_left_to_others() -> None:
     times = CompileTimes()
     assert not times.outlast(1, waited_s=0.0)
-    times.note(60.0, is_compiling=True)
-    times.note(0.5, is_compiling=False)
+    times.note(0.4)
+    times.note(0.6)
     assert times.outlast(3, waited_s=0.0)
     assert not times.outlast(9, waited_s=0.0)
     assert not times.outlast(3, waited_s=5.0)

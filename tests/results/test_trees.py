@@ -143,7 +143,7 @@ def test_runs_of_one_process_on_the_same_rows_share_their_trees(
         return TreesBaseline(mse=float(len(seeds)), num_rows=700)
 
     monkeypatch.setattr(trees, "measure_trees", count)
-    monkeypatch.setattr(trees, "_latest", None)
+    trees._fitted.clear()
     data = DataConfig(source="t.csv", target="y", split_seed=0)
     jobs = [JobConfig(name="job", seed=seed, data=data) for seed in (1, 2)]
 

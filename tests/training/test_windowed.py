@@ -78,7 +78,8 @@ def test_rows_that_a_device_holds_are_not_read_again(
     job: JobConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = split_table(job).table
-    rows = WindowedRows.of(table, table.fit_encoding(job.data), budget_bytes=0, threads=1)
+    made = WindowedRows.of(table, table.fit_encoding(job.data), budget_bytes=0, threads=1)
+    rows = replace(made, resident={})
     devices = make_devices(DevicesConfig(kind="cpu"), Crew(StopFlag()))
     first = rows.prepare(job, devices, first_replica=0)
     monkeypatch.setattr(WindowedRows, "_read_splits", lambda *_: 1 / 0)
