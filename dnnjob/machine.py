@@ -5,6 +5,7 @@ limit = memory_limit_bytes()
 sees_process(attempt.pid, attempt.process, host=attempt.host)    # is that one at work?
 """
 
+import ctypes
 import getpass
 import itertools
 import math
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -328,6 +330,12 @@ def git_state(
     if commit is None:
         return None, None
     return commit, bool(_ask("git", "-C", str(folder), "status", "--porcelain", "-uno").strip())
+
+
+def trim_heap() -> None:
+    """Gives back what is free of the heap, where the C library can: glibc keeps pieces of it."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_rss_mb() -> float:

@@ -25,7 +25,7 @@ from dnnjob.data.table_loading import fingerprint_table, open_table
 from dnnjob.data.text_format import TextFormat
 from dnnjob.imports import importing_tensorflow
 from dnnjob.latest import Latest
-from dnnjob.machine import memory_share_bytes
+from dnnjob.machine import memory_share_bytes, trim_heap
 from dnnjob.results.assemble import Facts
 from dnnjob.results.evaluation import Evaluated, evaluate
 from dnnjob.results.prediction_pass import PredictedParts
@@ -143,6 +143,7 @@ def _load(attempt: TaskAttempt) -> _Loaded:
         table = _load_table(job, attempt, threads=cores)
         folds = _deal_folds(job, table)
         encoding = table.fit_encoding(job.data)
+        trim_heap()
     threads, lanes = _limit_threads(job, encoding, attempt.crew, cores=cores)
     return _Loaded(job, table, encoding, folds, cores, threads, lanes)
 

@@ -382,3 +382,24 @@ def test_before_this_boot_nothing_is_at_work() -> None:
 
 def test_a_container_with_a_boot_of_its_own_cannot_be_seen() -> None:
     assert sees_process(1, "another-boot/pid:[4026532999]/12", host=HERE) is None
+
+
+def test_memory_that_is_free_in_pieces_goes_back() -> None:
+    script = """
+import resource
+from pathlib import Path
+from dnnjob.machine import trim_heap
+
+def resident_mb():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+pieces = [bytes(2000) for _ in range(50_000)]
+last = bytes(2000)
+del pieces
+before = resident_mb()
+trim_heap()
+print(before - resident_mb())
+"""
+    freed_mb = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert float(freed_mb) > 50

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dnnjob.data.scratch import temporary_files
+from dnnjob.machine import trim_heap
 from dnnjob.results.assemble import Facts, assemble_report, make_history
 from dnnjob.results.report import Report, write_history, write_report
 from dnnjob.results.trees import Yardstick
@@ -36,6 +37,7 @@ def publish(facts: Facts, yardstick: Yardstick) -> Report:
 
     attempt, output = facts.attempt, facts.job.output
     journal, paths = attempt.journal, attempt.journal.paths
+    trim_heap()
     journal.recheck()
     with attempt.watch.time("report"):
         _write_tables(facts)

@@ -24,6 +24,7 @@ from dnnjob.data.order import Plan, StepPlan
 from dnnjob.data.raw_columns import FloatArray
 from dnnjob.data.windows import Window, make_windows
 from dnnjob.errors import NonFiniteError, PausedError, StoppedError
+from dnnjob.machine import trim_heap
 from dnnjob.runs import Position
 from dnnjob.tasks import Beside, TaskAttempt
 from dnnjob.training.checkpoint import CheckpointStore
@@ -367,6 +368,8 @@ def _compile(stack: Stack, members: Sequence[Member], loop: TrainingLoop, *, is_
         stack.compile()
     else:
         _compile_axis(loop.axis, members)
+    if not stack.is_compiled:
+        trim_heap()
     if is_fed:
         stack.step.forget_rows()
     # From here on standing still counts: for all from the same moment.
