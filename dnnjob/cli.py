@@ -405,7 +405,7 @@ def init(
         typer.Option(metavar="NAME", help="Of text, such as latin-1; default: UTF-8."),
     ] = None,
     search: Annotated[
-        bool, typer.Option("--search", help="A search of 20 points around the start.")
+        bool, typer.Option("--search", help="A search of 20 points around the start, with halving.")
     ] = False,
 ) -> None:
     """Write a commented job file for a table to stdout.

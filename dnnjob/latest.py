@@ -29,7 +29,7 @@ class Latest(Generic[T]):
 
     def keep(self, one: T) -> T:
         """Keeps one as the latest."""
-        self._kept = [one, *(other for other in self._kept if other is not one)][: self._most]
+        self._kept = [one, *(other for other in self._kept if other != one)][: self._most]
         return one
 
     def clear(self) -> None:

@@ -143,7 +143,6 @@ def _load(attempt: TaskAttempt) -> _Loaded:
         table = _load_table(job, attempt, threads=cores)
         folds = _deal_folds(job, table)
         encoding = table.fit_encoding(job.data)
-        trim_heap()
     threads, lanes = _limit_threads(job, encoding, attempt.crew, cores=cores)
     return _Loaded(job, table, encoding, folds, cores, threads, lanes)
 
@@ -200,6 +199,7 @@ def _load_table(job: JobConfig, attempt: TaskAttempt, *, threads: int) -> Table:
             crew=crew,
             kept=journal.paths.statistics,
         )
+        trim_heap()
         if attempt.is_alone and table.is_in_memory:
             _opened.keep(_OpenedTable(table, job.split_seed))
     if crew.is_chief:
@@ -215,15 +215,15 @@ def _find_opened(job: JobConfig) -> Table | None:
     Raises:
         DataError: If it cannot be read any more, or has not the rows that this job needs.
     """
-    wanted = job.data, job.split_seed
-    before = _opened.find(lambda one: (one.table.data, one.split_seed) == wanted)
+    said = job.data, job.split_seed
+    opened = _opened.find(lambda one: (one.table.data, one.split_seed) == said)
     # Files that hold the same may have changed sides.
-    if before is None or job.data.split == "files":
+    if opened is None or job.data.split == "files":
         return None
-    if fingerprint_table(job.data) != before.table.fingerprint:
+    if fingerprint_table(job.data) != opened.table.fingerprint:
         return None
-    refuse_empty_splits(job, before.table.group_counts.sum(axis=0))
-    return before.table
+    refuse_empty_splits(job, opened.table.group_counts.sum(axis=0))
+    return opened.table
 
 
 def _window_rows(loaded: _Loaded, *, budget_bytes: float) -> "WindowedRows":

@@ -16,7 +16,8 @@ def test_the_one_that_was_of_no_use_for_longest_goes_first() -> None:
 
 def test_one_that_is_kept_again_stands_there_once() -> None:
     kept = Latest[str](most=2)
-    kept.keep(kept.keep("a"))
-    assert list(kept) == ["a"]
+    kept.keep("ab")
+    kept.keep("".join(["a", "b"]))
+    assert list(kept) == ["ab"]
     kept.clear()
     assert list(kept) == []

@@ -33,7 +33,8 @@ class SearchConfig(Section):
     halving: Annotated[int, Field(ge=2, le=10)] | None = None
     """Successive halving, with 3: the third of the points whose validation loss is least goes on
     after a ninth of the epochs, and a third of these after a third; the others end there. Points of
-    a task are compared with each other. Default: all points train to their end."""
+    a task are compared with each other. It needs validation rows or folds, and nine epochs.
+    Default: all points train to their end."""
 
 
 class Range(Section):

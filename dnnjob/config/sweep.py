@@ -69,7 +69,8 @@ def _refuse_halving(point: Point, halving: int, *, of_many: bool) -> None:
     if not job.may_validate:
         raise JobError(
             f"{rule} goes by the validation loss, but data.validation_fraction is 0. Set "
-            "data.validation_fraction = 0.2, or leave halving out."
+            'data.validation_fraction = 0.2, or model.members with model.bagging = "folds", or '
+            "leave halving out."
         )
     if job.train.epochs < halving**2:
         raise JobError(

@@ -12,7 +12,7 @@ from typing import Any
 _TRAIN_SHARE = 0.7
 # A network takes about this many steps, where the bounds of the epochs allow it.
 _STEPS = 8_000
-# At least as many as halving by 3 compares at.
+# Halving by 3 needs nine.
 _LEAST_EPOCHS, _MOST_EPOCHS = 9, 150
 # Beyond, vectors of all numbers would cost more than the rest of the network.
 _MOST_EMBEDDED = 128

@@ -175,7 +175,7 @@ def _stack_kind(job: JobConfig) -> str | None:
 
 
 def _name_call(job: JobConfig) -> str:
-    """A name of what a process compiles for a job, as far as it tells: others may have the same."""
+    """Names what a process compiles for a job; jobs of other names may still share a call."""
     rows = job.data.model_dump_json(), job.train.epochs, job.model.members
     kind = describe_kind(job), job.devices.model_dump_json(exclude={"stack"}), rows
     return hashlib.sha256(repr(kind).encode()).hexdigest()[:12]

@@ -80,7 +80,7 @@ class _Lane:
     is_compiling: bool = False
     """Whether its point has a call that it did not have."""
     waits_since: float = field(default_factory=time.monotonic)
-    """From when on there are points that it leaves to others."""
+    """When it was last at a point, or nothing was ready for it."""
     began_at: float = 0.0
     is_warned: bool = False
     oom_kills: int = 0
@@ -223,8 +223,8 @@ class Lanes:
     def _take(self, turns: Turns) -> Errand | None:
         """The next point: those that may train with it are shared among the lanes."""
         # Tasks of a run, which know nothing of each other's lanes, come to the points alike.
-        is_free = self.plan.beside == 1 and self.task.num_tasks == 1
-        choose = self._choose if is_free else choose_first
+        chooses = self.plan.beside == 1 and self.task.num_tasks == 1
+        choose = self._choose if chooses else choose_first
         if (errand := turns.take(choose)) is None:
             return None
         return errand.model_copy(update={"beside": math.ceil(errand.beside / self.plan.width)})

@@ -37,7 +37,8 @@ def publish(facts: Facts, yardstick: Yardstick) -> Report:
 
     attempt, output = facts.attempt, facts.job.output
     journal, paths = attempt.journal, attempt.journal.paths
-    trim_heap()
+    if attempt.beside is None:
+        trim_heap()
     journal.recheck()
     with attempt.watch.time("report"):
         _write_tables(facts)

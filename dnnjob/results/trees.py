@@ -169,8 +169,6 @@ def measure_trees(
         is_taken[np.random.default_rng(seed).choice(num_train, most, replace=False)] = True
     block, y = _take_training_rows(read_pieces(), is_taken)
     codes, names = _Codes.of(block), tuple(block)
-    x = codes.encode(block)
-    del block
     # A second of imports, which only a run that fits trees has to bear.
     from sklearn.ensemble import HistGradientBoostingRegressor
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -181,6 +179,8 @@ def measure_trees(
     # More threads than cores wait for each other: 30 times the time was seen.
     with threadpool_limits(limits=threads, user_api="openmp"):
         try:
+            x = codes.encode(block)
+            del block
             trees.fit(x, y)
         except (ValueError, MemoryError) as error:
             logger.warning("The baseline of gradient-boosted trees is left out: %s", error)

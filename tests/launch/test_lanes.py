@@ -111,7 +111,12 @@ def runs(write_job: WriteJob, tmp_path: Path) -> list[RunPaths]:
 @pytest.fixture
 def work(runs: list[RunPaths], heard: Heard, stop: StopFlag) -> Work:
     def work(
-        *deeds: str, width: int = 2, kinds: str = "aaaa", calls: str = "aaaa", cores: int = 1
+        *deeds: str,
+        width: int = 2,
+        kinds: str = "aaaa",
+        calls: str = "aaaa",
+        cores: int = 1,
+        task: Task = Task(),  # noqa: B008
     ) -> ExitCode:
         used = runs[: len(deeds)]
         for paths, deed in zip(used, deeds, strict=True):
@@ -124,7 +129,7 @@ def work(runs: list[RunPaths], heard: Heard, stop: StopFlag) -> Work:
         ]
         lanes = Lanes(
             LanePlan(width, cores=2),
-            task=Task(),
+            task=task,
             stop=stop,
             watcher=heard,
             command=(sys.executable, "-S", "-E", "-c", SCRIPT),
@@ -168,8 +173,9 @@ def test_points_of_another_kind_have_a_process_of_their_own(
 
 
 def test_a_point_goes_to_the_lane_that_has_compiled_its_call(
-    work: Work, runs: list[RunPaths]
+    work: Work, runs: list[RunPaths], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("dnnjob.launch.compile_times._COMPILE_S", 60.0)
     work(awaits(runs[2]), "done", awaits(runs[0]), "done", calls="aabb")
     first, second, third, fourth = pids(runs[:4])
     assert first == second != third == fourth
@@ -182,6 +188,16 @@ def test_a_lane_compiles_what_another_has_where_that_is_worth_it(
     work(awaits(runs[2]), "done", awaits(runs[3]), "done", calls="aabb")
     first, second, third, fourth = pids(runs[:4])
     assert first == second == fourth != third
+
+
+def test_tasks_of_a_run_come_to_its_points_in_their_order(
+    work: Work, runs: list[RunPaths], heard: Heard
+) -> None:
+    work("done", "done", "done", width=1, calls="aba", task=Task(0, 2, "x", launcher="slurm"))
+    assert heard.began == [1, 2, 3]
+    heard.began.clear()
+    work("done", "done", "done", width=1, calls="aba")
+    assert heard.began == [1, 3, 2]
 
 
 def test_a_call_that_would_be_compiled_for_longer_than_its_points_take_is_left_to_others() -> None:
