@@ -83,17 +83,21 @@ LEFT_BEHIND = {
 }
 
 
-def begin_anew() -> None:
-    """Has the next run of this process find nothing, as in a process of its own."""
+def begin_anew(*, keeps_calls: bool = False) -> None:
+    """Has the next run of this process find nothing, as in a process of its own.
+
+    Args:
+        keeps_calls: Whether it finds compiled calls, which take seconds each to make again.
+    """
     for module, name in LEFT_BEHIND.items():
-        if module in sys.modules:
+        if module in sys.modules and not (keeps_calls and name == "_calls"):
             getattr(sys.modules[module], name).clear()
 
 
 @pytest.fixture(autouse=True)
 def _same_environment(request: pytest.FixtureRequest) -> Iterator[None]:
     """Runs inside this process set variables for TensorFlow; the next test starts without them."""
-    begin_anew()
+    begin_anew(keeps_calls=True)
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -148,7 +152,7 @@ def command_line(*arguments: object) -> list[str]:
 
 def run_here(job_file: Path, *overrides: str, root: Path) -> RunPaths:
     """Runs a job to its end inside this process, as in one of its own; its log has what it said."""
-    begin_anew()
+    begin_anew(keeps_calls=True)
     # Imported late: tests that run nothing do without.
     from dnnjob.launch.foreground import run_foreground
 
