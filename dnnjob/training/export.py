@@ -157,13 +157,15 @@ def build_next_export(
 
     It is good until the next call, which may give it other weights.
     """
+    if len(weights) > 1:
+        return build_export(model, encoding=encoding, weights=weights, precision=precision)
     shape = model.model_dump(exclude={"l2", "members", "bagging"})
     layers = ModelConfig(**shape | {"dropout_rate": 0.5 if model.dropout_rate else 0.0})
     before = _exported.find(lambda one: one.fits(layers, encoding, precision))
-    if before is not None and len(weights) == 1:
+    if before is not None:
         return before.take(model, weights[0])
     made = build_export(model, encoding=encoding, weights=weights, precision=precision)
-    if len(weights) == 1 and made.count_params() <= _MOST_KEPT_PARAMS:
+    if made.count_params() <= _MOST_KEPT_PARAMS:
         _exported.keep(_Exported(layers, encoding, precision, made))
     return made
 

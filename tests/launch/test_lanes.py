@@ -172,22 +172,22 @@ def test_points_of_another_kind_have_a_process_of_their_own(
     assert first == second != third
 
 
-def test_a_point_goes_to_the_lane_that_has_compiled_its_call(
-    work: Work, runs: list[RunPaths], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("compile_s", "awaited", "lane_of_last"), [(60.0, 0, 2), (0.0, 3, 0)], ids=["long", "short"]
+)
+def test_a_point_goes_to_the_lane_that_has_its_call_unless_another_compiles_it_soon(
+    work: Work,
+    runs: list[RunPaths],
+    monkeypatch: pytest.MonkeyPatch,
+    compile_s: float,
+    awaited: int,
+    lane_of_last: int,
 ) -> None:
-    monkeypatch.setattr("dnnjob.launch.compile_times._COMPILE_S", 60.0)
-    work(awaits(runs[2]), "done", awaits(runs[0]), "done", calls="aabb")
-    first, second, third, fourth = pids(runs[:4])
-    assert first == second != third == fourth
-
-
-def test_a_lane_compiles_what_another_has_where_that_is_worth_it(
-    work: Work, runs: list[RunPaths], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dnnjob.launch.compile_times._COMPILE_S", 0.0)
-    work(awaits(runs[2]), "done", awaits(runs[3]), "done", calls="aabb")
-    first, second, third, fourth = pids(runs[:4])
-    assert first == second == fourth != third
+    monkeypatch.setattr("dnnjob.launch.compile_times._COMPILE_S", compile_s)
+    work(awaits(runs[2]), "done", awaits(runs[awaited]), "done", calls="aabb")
+    lanes = pids(runs[:4])
+    assert lanes[0] == lanes[1] != lanes[2]
+    assert lanes[3] == lanes[lane_of_last]
 
 
 def test_tasks_of_a_run_come_to_its_points_in_their_order(
