@@ -30,6 +30,9 @@ class SearchConfig(Section):
     points: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Points drawn, by a scrambled Sobol sequence that the job's seed keys: a larger search begins
     with the points of a smaller one. Default: no search, but the product of the lists."""
+    start: bool = False
+    """Whether the first point is the job as it stands, so that no search ends with a point that is
+    worse by its own measure; the others are drawn."""
     halving: Annotated[int, Field(ge=2, le=10)] | None = None
     """Successive halving, with 3: the third of the points whose validation loss is least goes on
     after a ninth of the epochs, and a third of these after a third; the others end there. Points of

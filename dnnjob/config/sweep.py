@@ -4,19 +4,19 @@ for point in make_points(job): print(point.values, point.job.train.learning_rate
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from dnnjob.config.job import JobConfig
-from dnnjob.config.overrides import resolve_job, set_key
+from dnnjob.config.overrides import get_key, resolve_job, set_key
 from dnnjob.config.search import Range, draw_settings
 from dnnjob.errors import JobError
 
 
 @dataclass(frozen=True)
 class Point:
-    """One job of a sweep and the values that set it apart."""
+    """One job of a sweep and the values that set it apart, None where it leaves a key out."""
 
     values: dict[str, Any]
     job: JobConfig
@@ -25,7 +25,8 @@ class Point:
 def make_points(job: JobConfig) -> tuple[Point, ...]:
     """One point for each combination of the swept values, the last key fastest; else one.
 
-    A job with `search.points` has those of the search instead.
+    A job with `search.points` has those of the search instead; with `search.start` it is itself the
+    first of them.
 
     Raises:
         JobError: If a swept key or value is invalid, or a list is empty or repeats a value.
@@ -43,11 +44,24 @@ def make_points(job: JobConfig) -> tuple[Point, ...]:
                 f"A sweep gives the keys of one job other values, but sweep.{key} is none of "
                 "those. Leave it out."
             )
-    points = tuple(_make_point(job, setting) for setting in _settings(job))
+    points = tuple(_points(job))
     if job.search.halving is not None:
         for point in points:
             _refuse_halving(point, job.search.halving, of_many=len(points) > 1)
     return points
+
+
+def _points(job: JobConfig) -> Iterator[Point]:
+    settings = _settings(job)
+    if not job.search.start:
+        yield from (_make_point(job, setting) for setting in settings)
+        return
+    held = job.model_dump(mode="json")
+    start = {key: get_key(held, key) for key in job.sweep}
+    yield Point(start, _make_point(job, {}).job)
+    drawn = (setting for setting in settings if setting != start)
+    others = None if job.search.points is None else job.search.points - 1
+    yield from (_make_point(job, setting) for setting in itertools.islice(drawn, others))
 
 
 def _settings(job: JobConfig) -> Iterable[dict[str, Any]]:

@@ -105,7 +105,7 @@ def choose_search(shape: TableShape) -> dict[str, Any]:
     if 0 < shape.num_numbers <= _MOST_EMBEDDED:
         sweep["model.numeric_embedding"] = ["none", "piecewise", "periodic"]
     start = choose_start(shape)
-    search = {"points": _SEARCH_POINTS}
+    search: dict[str, Any] = {"points": _SEARCH_POINTS, "start": True}
     if "validation_fraction" in start["data"] or "bagging" in start["model"]:
         search["halving"] = _HALVING
     return {"sweep": sweep, "search": search}

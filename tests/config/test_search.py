@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dnnjob.config import JobConfig, load_job, make_points
+from dnnjob.config.search import SearchConfig
 from dnnjob.errors import JobError
 
 LEAST = 'name = "least"\nseed = 3\n[data]\nsource = "t.csv"\ntarget = "y"\n'
@@ -44,6 +45,26 @@ def test_a_larger_search_begins_with_the_points_of_a_smaller_one(tmp_path: Path)
     small = values_of(load(tmp_path, sweep, "search.points=7"))
     large = values_of(load(tmp_path, sweep, "search.points=50"))
     assert large[:7] == small
+
+
+def test_a_search_from_the_start_has_the_job_itself_first(tmp_path: Path) -> None:
+    sweep = f"{RATES}\nmodel.hidden_units = [[8], [200, 1000]]\ntrain.clip_norm = [0.5, 1.0]"
+    job = load(tmp_path, sweep)
+    drawn = values_of(job)
+
+    points = make_points(load(tmp_path, sweep, "search.start=true"))
+
+    start = {"train.learning_rate": 0.01, "model.hidden_units": [200, 1000]}
+    assert points[0].values == start | {"train.clip_norm": None}
+    assert points[0].job == job.model_copy(update={"sweep": {}, "search": SearchConfig()})
+    assert [point.values for point in points[1:]] == drawn[:15]
+
+
+@pytest.mark.parametrize("search", ["points = 16", ""])
+def test_a_start_that_is_drawn_too_stands_once(tmp_path: Path, search: str) -> None:
+    sweep = "model.hidden_units = [[8], [200, 1000], [9]]"
+    points = values_of(load(tmp_path, sweep, search=f"{search}\nstart = true"))
+    assert [point["model.hidden_units"] for point in points] == [[200, 1000], [8], [9]]
 
 
 def test_the_seed_draws_other_points_and_the_same_seed_the_same(tmp_path: Path) -> None:
