@@ -30,7 +30,7 @@ class SearchConfig(Section):
     points: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Points drawn, by a scrambled Sobol sequence that the job's seed keys: a larger search begins
     with the points of a smaller one. Default: no search, but the product of the lists."""
-    start: bool = False
+    start: bool = Field(default=False, exclude_if=lambda is_asked: not is_asked)
     """Whether the first point is the job as it stands, so that no search ends with a point that is
     worse by its own measure; the others are drawn."""
     halving: Annotated[int, Field(ge=2, le=10)] | None = None

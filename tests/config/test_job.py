@@ -96,7 +96,7 @@ DEFAULTS = {
         "interval_level": None,
     },
     "sweep": {},
-    "search": {"points": None, "start": False, "halving": None},
+    "search": {"points": None, "halving": None},
 }
 
 
