@@ -31,8 +31,7 @@ class SearchConfig(Section):
     """Points drawn, by a scrambled Sobol sequence that the job's seed keys: a larger search begins
     with the points of a smaller one. Default: no search, but the product of the lists."""
     start: bool = Field(default=False, exclude_if=lambda is_asked: not is_asked)
-    """Whether the first point is the job as it stands, so that no search ends with a point that is
-    worse by its own measure; the others are drawn."""
+    """Whether the first point is the job as it stands, for comparison; the others are drawn."""
     halving: Annotated[int, Field(ge=2, le=10)] | None = None
     """Successive halving, with 3: the third of the points whose validation loss is least goes on
     after a ninth of the epochs, and a third of these after a third; the others end there. Points of
