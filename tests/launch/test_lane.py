@@ -95,6 +95,28 @@ def test_a_point_without_rows_that_it_needs_is_refused_after_one_that_needs_none
     assert "needs validation rows" in (second.error or "")
 
 
+def test_files_that_changed_sides_between_two_points_are_dealt_anew(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    train, test = tmp_path / "train", tmp_path / "test"
+    frame = make_frame(120)
+    for number, side in enumerate((train, train, train, test)):
+        side.mkdir(exist_ok=True)
+        frame[number * 30 :][:30].to_csv(side / f"{number}.csv", index=False)
+    job = write_job(
+        data={"source": "train/*.csv", "split": "files", "test_source": "test/*.csv"},
+        train={"epochs": 2},
+        output={"plots": False, "trees": False, "model": False},
+        sweep={"train.learning_rate": [0.01, 0.02]},
+    )
+    moves = iter([lambda: None, lambda: (train / "2.csv").rename(test / "2.csv")])
+
+    runs = _run_all(job, tmp_path / "runs", begin=lambda: next(moves)())
+
+    tested = [pd.read_parquet(one.predictions)["split"].eq("test").sum() for one in runs]
+    assert tested == [30, 60]
+
+
 @pytest.mark.long
 def test_points_of_one_seed_that_differ_in_what_a_lane_keeps_end_in_the_bits_of_their_single_runs(
     write_job: WriteJob, tmp_path: Path
