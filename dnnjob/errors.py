@@ -9,8 +9,8 @@ import errno
 from enum import IntEnum
 from signal import Signals
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the operating system says where nothing more fits on a disk, or into a quota."""
+NO_ROOM = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
+"""What the operating system says where nothing more fits on a disk or into a quota, in words."""
 
 
 class ExitCode(IntEnum):
@@ -95,6 +95,6 @@ class SupersededError(DnnJobError):
 def explain_os_error(error: OSError) -> str:
     """An error of the operating system in the user's words; its exit code is `ENVIRONMENT`."""
     where = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
-    if error.errno in DISK_FULL:
-        return f"Files need room, but the disk is full ({where}). Make room, and try again."
+    if error.errno in NO_ROOM:
+        return f"Files need room, but {NO_ROOM[error.errno]} ({where}). Make room, and try again."
     return f"A file could not be read or written ({where}). Make it accessible, and try again."

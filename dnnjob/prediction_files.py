@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from dnnjob.errors import DISK_FULL, DataError, JobError, MissingError
+from dnnjob.errors import NO_ROOM, DataError, JobError, MissingError
 from dnnjob.image import is_lost, lost_reason, mount_hint
 from dnnjob.runs import write_file
 from dnnjob.streams import is_unread
@@ -49,7 +49,7 @@ def check_out(out: Path) -> None:
         with tempfile.TemporaryFile(dir=out.absolute().parent):
             pass
     except OSError as error:
-        if error.errno in DISK_FULL:
+        if error.errno in NO_ROOM:
             raise _no_room(out, error) from error
         folder, hint = out.absolute().parent, mount_hint(out, to="write")
         rule = f"--out must be in a folder that can be written, but {folder}"

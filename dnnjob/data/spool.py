@@ -12,7 +12,6 @@ look = look_over_job(job.data, found, crew=crew)          # long text: rows and 
 found = rewrite(job.data, found, look, scratch=scratch)   # Parquet files of small row groups
 """
 
-import errno
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.schema import Column, ColumnData
 from dnnjob.data.schema_merge import CommonColumns, common_kind, wanted_columns
 from dnnjob.data.sources import JobFiles
-from dnnjob.errors import JobError
+from dnnjob.errors import NO_ROOM, JobError
 from dnnjob.tasks import Crew
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,6 @@ LEAST_GROUP_ROWS, _MOST_GROUP_ROWS = 64, 2**14
 _ROOM = 1.1
 # Of a text of unknown length.
 _TEXT_BYTES = 16
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,13 +246,14 @@ class Copy:
         except OSError as error:
             # A writer that could not write cannot be closed either.
             self._writer = None
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 raise JobError(
                     f"data.scratch must be a folder that can be written, but {self._folder} "
                     f"cannot ({error}). Set data.scratch to another."
                 ) from error
             raise JobError(
-                f"The copy of the table found no room: {self._folder} is full. {_WAY_OUT}"
+                f"The copy of the table found no room in {self._folder}: "
+                f"{NO_ROOM[error.errno]}. {_WAY_OUT}"
             ) from error
 
 

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from signal import Signals
 
 from dnnjob.errors import (
-    DISK_FULL,
+    NO_ROOM,
     DnnJobError,
     ExitCode,
     NonFiniteError,
@@ -117,9 +117,9 @@ def is_submitted(paths: RunPaths) -> Submission | None:
 def explain_os_error(error: OSError, paths: RunPaths) -> str:
     """An error of the operating system in the user's words."""
     where = f"{error.filename or paths.root}: {error.strerror or error}"
-    if error.errno in DISK_FULL:
+    if error.errno in NO_ROOM:
         return (
-            f"A run needs room for its results, but the disk is full ({where}). "
+            f"A run needs room for its results, but {NO_ROOM[error.errno]} ({where}). "
             f"Make room and continue with {_resume(paths)}."
         )
     return f"A file of the run could not be read or written ({where})."

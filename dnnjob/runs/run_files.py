@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnjob.config import JobConfig, change_devices, load_job, to_toml
-from dnnjob.errors import DISK_FULL, JobError, MissingError
+from dnnjob.errors import NO_ROOM, JobError, MissingError
 from dnnjob.image import is_lost, mount_hint
 from dnnjob.runs.atomic_files import write_text
 from dnnjob.runs.events import read_events
@@ -137,7 +137,7 @@ def write_status(paths: RunPaths, status: Status) -> None:
     try:
         write_text(paths.status, text)
     except OSError as error:
-        if error.errno not in DISK_FULL or not paths.status.exists():
+        if error.errno not in NO_ROOM or not paths.status.exists():
             raise
         _overwrite(paths.status, text)
 

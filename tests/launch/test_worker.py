@@ -80,9 +80,16 @@ def test_too_little_memory_names_what_to_lower(tmp_path: Path, error: Exception)
     assert str(error) in message
 
 
-def test_a_full_disk_names_the_way_out(tmp_path: Path) -> None:
-    outcome = explain_end(OSError(errno.EDQUOT, "Disk quota exceeded"), RunPaths(tmp_path))
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EDQUOT, "the quota is used up")],
+)
+def test_want_of_room_names_its_cause_and_the_way_out(
+    tmp_path: Path, number: int, cause: str
+) -> None:
+    outcome = explain_end(OSError(number, os.strerror(number)), RunPaths(tmp_path))
 
+    assert cause in outcome.message
     assert f"dnnjob resume {tmp_path}" in outcome.message
 
 
