@@ -69,7 +69,7 @@ class SweepTalk:
             self.ended[errand.number] = code
             number, name = errand.number, self._name(errand.number)
             if errand.until is not None and state == "completed":
-                state = f"left behind after {errand.until.epoch} epochs"
+                state = f"left behind after {counted(errand.until.epoch, 'epoch')}"
             logger.info("Run %d of %d: %s: %s.", number, self.num_points, name, state)
         self.refresh()
 
