@@ -19,10 +19,7 @@ from dnnjob.slurm.slurm_words import (
     parse_time,
 )
 
-_ACCOUNTED = (
-    "JobID,State,ExitCode,Start,End,ElapsedRaw,NodeList,Partition,ReqCPUS,ReqMem,MaxRSS,"
-    "TimelimitRaw"
-)
+_ACCOUNTED = "JobID,State,ExitCode,End,NodeList,ReqMem,MaxRSS"
 
 
 @dataclass(frozen=True)
@@ -30,36 +27,24 @@ class AccountedJob:
     """One start of a job in sacct's books, or its wait for one.
 
     Attributes:
-        job_id: As in `QueuedJob`.
         state: In full; `CANCELLED` without the user who did it.
         cancelled_by: Number of that user.
         exit_code: What the batch script ended with.
         signal: What killed it, 0 for none.
-        started_at: None while it waits.
         ended_at: None while it waits or runs.
-        elapsed_s: Seconds it ran.
         nodes: Where it ran.
-        partition: In which partition.
-        cpus: CPUs asked for.
         memory_mb: Memory asked for, in MiB; a node's share, or a CPU's in old versions.
         max_rss_mb: Largest memory that a task of one of its steps was seen with, in MiB.
-        limit_min: Time limit in minutes; None without one.
     """
 
-    job_id: str
     state: str
     cancelled_by: int | None
     exit_code: int
     signal: int
-    started_at: datetime | None
     ended_at: datetime | None
-    elapsed_s: int
     nodes: str
-    partition: str
-    cpus: int
     memory_mb: float | None
     max_rss_mb: float | None
-    limit_min: int | None
 
 
 def list_accounted(job_ids: Collection[str]) -> dict[str, tuple[AccountedJob, ...]] | None:
@@ -102,32 +87,26 @@ def _group(text: str, job_ids: Collection[str]) -> dict[str, tuple[AccountedJob,
         name = cells[0]
         if "." in name:
             for job_id in latest:
-                found[job_id][-1] = _with_memory(found[job_id][-1], parse_memory_mb(cells[10]))
+                found[job_id][-1] = _with_memory(found[job_id][-1], parse_memory_mb(cells[6]))
             continue
         latest = tuple(one for one in parse_elements(name) if is_wanted(one, job_ids))
         for job_id in latest:
-            found.setdefault(job_id, []).append(_accounted(job_id, cells))
+            found.setdefault(job_id, []).append(_accounted(cells))
     return {job_id: tuple(starts) for job_id, starts in found.items()}
 
 
-def _accounted(job_id: str, cells: list[str]) -> AccountedJob:
+def _accounted(cells: list[str]) -> AccountedJob:
     state, _, user = cells[1].partition(" by ")
     code, _, signal = cells[2].partition(":")
     return AccountedJob(
-        job_id=job_id,
         state=state.rstrip("+"),
         cancelled_by=int(user) if user.isdecimal() else None,
         exit_code=parse_number(code) or 0,
         signal=parse_number(signal) or 0,
-        started_at=parse_time(cells[3]),
-        ended_at=parse_time(cells[4]),
-        elapsed_s=parse_number(cells[5]) or 0,
-        nodes="" if cells[6] == "None assigned" else cells[6],
-        partition=cells[7],
-        cpus=parse_number(cells[8]) or 0,
-        memory_mb=parse_memory_mb(cells[9]),
-        max_rss_mb=parse_memory_mb(cells[10]),
-        limit_min=parse_number(cells[11]),
+        ended_at=parse_time(cells[3]),
+        nodes="" if cells[4] == "None assigned" else cells[4],
+        memory_mb=parse_memory_mb(cells[5]),
+        max_rss_mb=parse_memory_mb(cells[6]),
     )
 
 

@@ -21,7 +21,7 @@ from dnnjob.slurm.slurm_words import (
 
 # One argument of a command holds 128 KiB.
 MOST_IDS = 8000
-_QUEUE = ("%i", "%T", "%r", "%P", "%N", "%S", "%L", "%l", "%a", "%q", "%k")
+_QUEUE = ("%i", "%T", "%r", "%P", "%N", "%S", "%L", "%a", "%q", "%k")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ class QueuedJob:
         nodes: Where it runs, as in `n[1-2]`; empty while it waits.
         starts_at: Start, or the expected one of a waiting job, where Slurm tells.
         left_s: Seconds to the end of its time limit; None without one.
-        limit_s: Its time limit in seconds; None without one.
         account: Who pays.
         qos: Its quality of service, which its partition's may overrule.
         comment: What its submitter noted.
@@ -49,7 +48,6 @@ class QueuedJob:
     nodes: str
     starts_at: datetime | None
     left_s: int | None
-    limit_s: int | None
     account: str
     qos: str
     comment: str
@@ -152,7 +150,7 @@ def query_queue(options: Iterable[str]) -> list[QueuedJob]:
 def _queued(line: str) -> QueuedJob:
     # The comment may hold anything, and therefore comes last.
     cells = line.split("|", len(_QUEUE) - 1)
-    job_id, state, reason, partition, nodes, start, left, limit, account, qos, comment = cells
+    job_id, state, reason, partition, nodes, start, left, account, qos, comment = cells
     return QueuedJob(
         job_id=job_id.strip(),
         state=state,
@@ -161,7 +159,6 @@ def _queued(line: str) -> QueuedJob:
         nodes=nodes,
         starts_at=parse_time(start),
         left_s=parse_duration(left),
-        limit_s=parse_duration(limit),
         account=account,
         qos=qos,
         comment=comment,

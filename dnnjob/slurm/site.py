@@ -22,11 +22,8 @@ class Partition:
         is_up: Whether jobs start.
         limit_min: Longest time limit in minutes; None for any.
         max_nodes: Most nodes of a job; None for any.
-        num_nodes: Nodes it has.
         qos: Its own QOS, whose limits hold for every job; empty for none.
         accounts: Accounts that may use it; empty for all.
-        preempt_mode: `OFF`, `REQUEUE`, `CANCEL`, `SUSPEND`, ...
-        grace_s: Seconds between the warning of a preemption and the end.
     """
 
     name: str
@@ -34,11 +31,8 @@ class Partition:
     is_up: bool
     limit_min: int | None
     max_nodes: int | None
-    num_nodes: int
     qos: str
     accounts: tuple[str, ...]
-    preempt_mode: str
-    grace_s: int
 
 
 @dataclass(frozen=True)
@@ -48,21 +42,17 @@ class Node:
     Attributes:
         name: Its name.
         host: The machine it is on.
-        state: As Slurm writes it, with flags: `IDLE`, `DOWN+DRAIN`, `MIXED`.
         cpus: CPUs that jobs may take.
         memory_mb: Memory that jobs may take, in MiB.
         gpus: GPUs of all types.
-        features: What `constraint` may name.
         partitions: The partitions it belongs to.
     """
 
     name: str
     host: str
-    state: str
     cpus: int
     memory_mb: int
     gpus: int
-    features: tuple[str, ...]
     partitions: tuple[str, ...]
 
 
@@ -137,11 +127,8 @@ def _partition(fields: Mapping[str, str]) -> Partition:
         is_up=fields.get("State") == "UP",
         limit_min=None if limit_s is None else limit_s // 60,
         max_nodes=parse_number(fields.get("MaxNodes", "")),
-        num_nodes=parse_number(fields.get("TotalNodes", "")) or 0,
         qos="" if qos == "N/A" else qos,
         accounts=() if accounts == "ALL" else tuple(accounts.split(",")),
-        preempt_mode=fields.get("PreemptMode", "OFF"),
-        grace_s=parse_number(fields.get("GraceTime", "")) or 0,
     )
 
 
@@ -156,10 +143,8 @@ def _node(fields: Mapping[str, str]) -> Node:
     return Node(
         name=fields["NodeName"],
         host=fields.get("NodeHostName", fields["NodeName"]),
-        state=fields.get("State", ""),
         cpus=parse_number(fields.get("CPUEfctv", fields.get("CPUTot", ""))) or 0,
         memory_mb=parse_number(fields.get("RealMemory", "")) or 0,
         gpus=gpus,
-        features=parse_names(fields.get("AvailableFeatures", "")),
         partitions=parse_names(fields.get("Partitions", "")),
     )

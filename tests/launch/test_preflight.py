@@ -182,20 +182,15 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, slurm.Partition]:
         is_up=True,
         limit_min=None,
         max_nodes=None,
-        num_nodes=2,
         qos="",
         accounts=(),
-        preempt_mode="OFF",
-        grace_s=0,
     )
     node = slurm.Node(
         name="a1",
         host="a1.example.org",
-        state="IDLE",
         cpus=4,
         memory_mb=8192,
         gpus=0,
-        features=(),
         partitions=("long",),
     )
     partitions = {"long": partition}

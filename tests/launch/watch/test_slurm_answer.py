@@ -19,7 +19,6 @@ def queued(job_id: str, state: str, reason: str = "None", **changes: object) -> 
         "nodes": "",
         "starts_at": START,
         "left_s": 90,
-        "limit_s": 3600,
         "account": "",
         "qos": "",
         "comment": "",
@@ -28,23 +27,18 @@ def queued(job_id: str, state: str, reason: str = "None", **changes: object) -> 
     return QueuedJob(job_id=job_id, state=state, reason=reason, **values)  # type: ignore[arg-type]
 
 
-def booked(job_id: str, state: str, **changes: object) -> AccountedJob:
+def booked(state: str, **changes: object) -> AccountedJob:
     values = {
         "cancelled_by": None,
         "exit_code": 0,
         "signal": 0,
-        "started_at": START,
         "ended_at": None if state in ("RUNNING", "PENDING") else START,
-        "elapsed_s": 60,
         "nodes": "n1",
-        "partition": "main",
-        "cpus": 1,
         "memory_mb": 4096.0,
         "max_rss_mb": 1024.0,
-        "limit_min": 60,
         **changes,
     }
-    return AccountedJob(job_id=job_id, state=state, **values)  # type: ignore[arg-type]
+    return AccountedJob(state=state, **values)  # type: ignore[arg-type]
 
 
 class Commands:
@@ -111,17 +105,13 @@ def test_a_running_job_has_no_planned_start_but_a_time_left(commands: Commands) 
 
 def test_a_job_queued_anew_tells_how_its_last_start_ended(commands: Commands) -> None:
     commands.queue = [queued("1", "PENDING", "BeginTime")]
-    commands.books = {
-        "1": (booked("1", "PREEMPTED"), booked("1", "NODE_FAIL"), booked("1", "PENDING"))
-    }
+    commands.books = {"1": (booked("PREEMPTED"), booked("NODE_FAIL"), booked("PENDING"))}
 
     assert commands.ask("1", begun=["1"]).jobs["1"].ended_before == "NODE_FAIL"
 
 
 def test_the_last_start_in_the_books_is_the_end(commands: Commands) -> None:
-    commands.books = {
-        "1": (booked("1", "NODE_FAIL"), booked("1", "OUT_OF_MEMORY", exit_code=0, signal=125))
-    }
+    commands.books = {"1": (booked("NODE_FAIL"), booked("OUT_OF_MEMORY", exit_code=0, signal=125))}
 
     job = commands.ask("1").jobs["1"]
 
@@ -131,7 +121,7 @@ def test_the_last_start_in_the_books_is_the_end(commands: Commands) -> None:
 
 def test_the_books_know_more_of_an_ended_job_than_the_queue(commands: Commands) -> None:
     commands.queue = [queued("1", "FAILED", "NonZeroExitCode")]
-    commands.books = {"1": (booked("1", "FAILED", exit_code=3),)}
+    commands.books = {"1": (booked("FAILED", exit_code=3),)}
 
     assert commands.ask("1").jobs["1"].exit_code == 3
 
@@ -145,7 +135,7 @@ def test_without_books_the_queue_tells_the_end_as_far_as_it_can(commands: Comman
     assert (job.state, job.is_over, job.exit_code) == ("TIMEOUT", True, None)
 
 
-@pytest.mark.parametrize("books", [{}, None, {"1": (booked("1", "RUNNING"),)}])
+@pytest.mark.parametrize("books", [{}, None, {"1": (booked("RUNNING"),)}])
 def test_a_job_that_the_queue_lost_and_the_books_did_not_close_is_unknown(
     commands: Commands, books: dict[str, tuple[AccountedJob, ...]] | None
 ) -> None:
@@ -158,8 +148,8 @@ def test_a_job_that_the_queue_lost_and_the_books_did_not_close_is_unknown(
 
 def test_who_cancelled_is_named_and_a_stranger_by_number(commands: Commands) -> None:
     commands.books = {
-        "1": (booked("1", "CANCELLED", cancelled_by=0),),
-        "2": (booked("2", "CANCELLED", cancelled_by=4_000_000_001),),
+        "1": (booked("CANCELLED", cancelled_by=0),),
+        "2": (booked("CANCELLED", cancelled_by=4_000_000_001),),
     }
 
     jobs = commands.ask("1", "2").jobs
