@@ -15,29 +15,17 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Literal
 
 from dnnjob import errors
 from dnnjob.errors import DnnJobError, ExitCode, explain_os_error
 from dnnjob.launch.own_process import die_with, leave
+from dnnjob.python_talk import Talk
 from dnnjob.runs import Progress
 from dnnjob.streams import guarded_streams
 from dnnjob.training.progress import PROGRESS
 
 _LAST_WORDS = 2000
-
-
-class Listener(Protocol):
-    """Who hears what the process says, while it says it."""
-
-    def say(self, message: str) -> None:
-        """Tells how the work goes."""
-
-    def warn(self, message: str) -> None:
-        """Warns."""
-
-    def show(self, progress: Progress, steps_per_s: float, seconds_left: float) -> None:
-        """Shows how far training has come."""
 
 
 @dataclass
@@ -53,7 +41,7 @@ class Ended:
     kind: str = ""
     """The class of the error that ended it; none where a run failed, which is logged."""
 
-    def take(self, line: str, listener: Listener | None) -> None:
+    def take(self, line: str, listener: Talk | None) -> None:
         """Takes a line of its stdout in: a record of what it says, or a folder."""
         if not line.startswith("{"):
             self.folders += [Path(line.rstrip("\n"))] if line.startswith("/") else []
@@ -85,7 +73,7 @@ class Ended:
         return error
 
 
-def do_apart(verb: str, *, command: Sequence[str], listener: Listener, **arguments: Any) -> Ended:
+def do_apart(verb: str, *, command: Sequence[str], listener: Talk, **arguments: Any) -> Ended:
     """Does a verb in a process of its own, and waits for its end.
 
     An interrupt of this process, as any other exception, stops it as Ctrl-C does, with a
@@ -121,7 +109,7 @@ def do_apart(verb: str, *, command: Sequence[str], listener: Listener, **argumen
     return ended
 
 
-def _hear(process: "subprocess.Popen[str]", ended: Ended, listener: Listener) -> None:
+def _hear(process: "subprocess.Popen[str]", ended: Ended, listener: Talk) -> None:
     """Listens until the process has ended."""
     lines = process.stdout or ()
     try:

@@ -11,7 +11,7 @@ from the folders alone needs no other memory, so that whoever takes up the point
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 from dnnjob.config import JobConfig
 from dnnjob.errors import JobError
@@ -128,23 +128,6 @@ def _losses(status: Status) -> dict[int, float]:
     return {rung.epoch: math.inf if rung.val_loss is None else rung.val_loss for rung in rungs}
 
 
-class Order(Protocol):
-    """Which point is the next."""
-
-    def pop(self, choose: Choose = choose_first) -> Errand | None:
-        """The next, as it is chosen; None where there is none, or until others have come as far."""
-
-    def put_back(self, errand: Errand) -> None:
-        """Has one wait again."""
-
-    def note(self, errand: Errand) -> None:
-        """Looks at what has become of one that was at work or never began."""
-
-    @property
-    def waiting(self) -> list[Errand]:
-        """Those of which something is still to come, and that are not at work."""
-
-
 class ListedOrder:
     """Points in the order of a list."""
 
@@ -163,21 +146,6 @@ class ListedOrder:
 
     def note(self, errand: Errand) -> None:
         """Makes no difference to the others."""
-
-
-def put_in_order(
-    errands: Sequence[Errand], jobs: Sequence[JobConfig], *, halving: int | None
-) -> Order:
-    """The order of points that are not complete: that of their list, or as halving lets them.
-
-    Args:
-        errands: All points.
-        jobs: The job of each.
-        halving: One of so many goes on; None is no halving.
-    """
-    if halving is None:
-        return ListedOrder([one for one in errands if not is_complete(RunPaths(one.run))])
-    return HalvingOrder(errands, epochs=jobs[0].train.epochs, halving=halving)
 
 
 class HalvingOrder:
@@ -239,6 +207,25 @@ class HalvingOrder:
 
     def _place(self, errand: Errand) -> int:
         return next(n for n, one in enumerate(self._errands) if one.run == errand.run)
+
+
+Order = ListedOrder | HalvingOrder
+"""Which point is the next."""
+
+
+def put_in_order(
+    errands: Sequence[Errand], jobs: Sequence[JobConfig], *, halving: int | None
+) -> Order:
+    """The order of points that are not complete: that of their list, or as halving lets them.
+
+    Args:
+        errands: All points.
+        jobs: The job of each.
+        halving: One of so many goes on; None is no halving.
+    """
+    if halving is None:
+        return ListedOrder([one for one in errands if not is_complete(RunPaths(one.run))])
+    return HalvingOrder(errands, epochs=jobs[0].train.epochs, halving=halving)
 
 
 def _ends(step: Step | None) -> bool:
