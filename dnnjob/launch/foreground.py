@@ -26,7 +26,7 @@ from dnnjob.config import (
 from dnnjob.data.scratch import clear_scratch
 from dnnjob.data.sources import peek_columns
 from dnnjob.errors import ExitCode, JobError, PeerLostError
-from dnnjob.launch.halving import Order, is_complete, put_in_order, refuse_halving_of_tasks
+from dnnjob.launch.halving import Order, put_in_order, refuse_halving_of_tasks
 from dnnjob.launch.lane_plan import (
     LanePlan,
     PointNeeds,
@@ -52,7 +52,6 @@ from dnnjob.machine import process_age_s, process_key
 from dnnjob.results.report import read_report
 from dnnjob.runs import (
     RunPaths,
-    State,
     SweepPaths,
     SweepPlan,
     create_run,
@@ -60,7 +59,7 @@ from dnnjob.runs import (
     latest_attempt,
     load_run_job,
     open_run,
-    read_settled,
+    read_state,
     read_sweep,
     write_resumption,
 )
@@ -139,7 +138,7 @@ def resume_sweep_here(sweep: SweepPaths) -> ExitCode:
     needs = needs_here(jobs)
     plan = plan_here(jobs, needs, task=task, is_resumed=True)
     if task.is_chief:
-        missing = [paths for paths in runs if not is_complete(paths)]
+        missing = [paths for paths in runs if read_state(paths) != "COMPLETED"]
         sign_runs(sweep, missing)
         for paths in missing:
             paths.cancel.unlink(missing_ok=True)
@@ -214,7 +213,7 @@ def resume_foreground(
     if task.is_chief:
         print(paths.root, flush=True)
     after = latest_attempt(paths) if after is None else after
-    if _read_state(paths) == "COMPLETED" and not paths.first_checkpoint.is_file():
+    if read_state(paths) == "COMPLETED" and not paths.first_checkpoint.is_file():
         if task.is_chief:
             # It may have been killed before it had cleared up.
             clear_complete(paths)
@@ -270,15 +269,8 @@ def _heading(point: Point) -> tuple[str, ...]:
     return (*point.values, "state", "test MSE", "run folder")
 
 
-def _read_state(paths: RunPaths) -> State | None:
-    try:
-        return read_settled(paths).state
-    except (OSError, ValueError):
-        return None
-
-
 def _outcome(point: Point, paths: RunPaths) -> tuple[str, ...]:
-    state = _read_state(paths)
+    state = read_state(paths)
     test = read_report(paths.report).metrics.test if state == "COMPLETED" else None
     values = map(str, point.values.values())
     return (
@@ -337,6 +329,6 @@ def _find(folder: Path, token: str) -> RunPaths | None:
     # The newest: a step may have run the job before.
     for name in sorted(fresh_names(folder), reverse=True):
         paths = RunPaths(folder / name)
-        if name.endswith(f"-{token}") and _read_state(paths) in _OPEN:
+        if name.endswith(f"-{token}") and read_state(paths) in _OPEN:
             return paths
     return None

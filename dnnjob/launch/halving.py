@@ -16,7 +16,15 @@ from typing import Literal
 from dnnjob.config import JobConfig
 from dnnjob.errors import JobError
 from dnnjob.launch.errand import Choose, Errand, choose_first
-from dnnjob.runs import OVER, RunPaths, Status, read_settled, read_submission, state_before
+from dnnjob.runs import (
+    OVER,
+    RunPaths,
+    Status,
+    read_settled,
+    read_state,
+    read_submission,
+    state_before,
+)
 from dnnjob.tasks import Until
 
 
@@ -96,14 +104,6 @@ def _loss(standing: Standing, epoch: int) -> float | None:
     if loss is None and standing.end_loss is not None:
         loss = min([standing.end_loss, *standing.losses.values()])
     return None if loss is None else loss if math.isfinite(loss) else math.inf
-
-
-def is_complete(paths: RunPaths) -> bool:
-    """Whether nothing is left to do of a run."""
-    try:
-        return read_settled(paths).state == "COMPLETED"
-    except (OSError, ValueError):
-        return False
 
 
 def read_standing(paths: RunPaths) -> Standing:
@@ -224,7 +224,8 @@ def put_in_order(
         halving: One of so many goes on; None is no halving.
     """
     if halving is None:
-        return ListedOrder([one for one in errands if not is_complete(RunPaths(one.run))])
+        left = [one for one in errands if read_state(RunPaths(one.run)) != "COMPLETED"]
+        return ListedOrder(left)
     return HalvingOrder(errands, epochs=jobs[0].train.epochs, halving=halving)
 
 

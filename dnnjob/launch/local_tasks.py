@@ -26,7 +26,7 @@ from dnnjob.runs import (
     State,
     latest_attempt,
     leave_event,
-    read_settled,
+    read_state,
 )
 from dnnjob.tasks import StopFlag, Task, introduced, stop_signals
 from dnnjob.text import quote_command
@@ -169,10 +169,8 @@ def _is_over(tasks: Mapping[int, subprocess.Popen[bytes]], paths: RunPaths) -> b
     first, *others = tasks.values()
     if first.poll() is not None:
         return True
-    with suppress(OSError, ValueError):
-        closed = read_settled(paths).state in (*OVER, "REQUEUED")
-        return closed and any(other.poll() for other in others)
-    return False
+    closed = read_state(paths) in (*OVER, "REQUEUED")
+    return closed and any(other.poll() for other in others)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from dnnjob.config import (
 )
 from dnnjob.errors import ExitCode, JobError
 from dnnjob.launch.dispatch import Dispatch
-from dnnjob.launch.halving import is_complete, refuse_halving_of_tasks
+from dnnjob.launch.halving import refuse_halving_of_tasks
 from dnnjob.launch.lane_plan import choose_points_per_task, points_at_once, share_out
 from dnnjob.launch.local_queue import QueuePlan, plan_queue
 from dnnjob.launch.own_process import raising_on_signals
@@ -43,6 +43,7 @@ from dnnjob.runs import (
     create_run,
     load_run_job,
     open_run,
+    read_state,
     read_submission,
     read_sweep,
     write_resumption,
@@ -161,7 +162,7 @@ def resubmit_sweep(sweep: SweepPaths) -> tuple[Submission, list[RunPaths]]:
     """
     listed, profile = read_sweep(sweep), load_profile(sweep.profile)
     runs = [open_run(sweep.run(point).root) for point in listed.points]
-    left = [paths for paths in runs if not is_complete(paths)]
+    left = [paths for paths in runs if read_state(paths) != "COMPLETED"]
     halving = listed.plan.halving if listed.plan else None
     sizes = listed.plan.points_per_task if listed.plan else (1,) * len(runs)
     ends = list(itertools.accumulate(sizes))

@@ -12,7 +12,7 @@ from typing import Any
 
 from dnnjob.errors import ExitCode
 from dnnjob.launch.errand import Errand, News
-from dnnjob.runs import Progress, RunPaths, read_settled
+from dnnjob.runs import Progress, RunPaths, read_state
 from dnnjob.text import counted
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class SweepTalk:
     def end(self, errand: Errand, code: ExitCode) -> None:
         """A point has ended, or waits for others."""
         news = self.training.pop(errand.number, None)
-        state = _state(errand)
+        state = (read_state(RunPaths(errand.run)) or "unknown").lower()
         self._waiting[errand.number] = _share(news) if state == "requeued" else 0.0
         if state != "requeued":
             self.ended[errand.number] = code
@@ -188,10 +188,3 @@ def _share(news: News | None) -> float:
     """How much of a point is done."""
     progress = news.progress if news else None
     return progress.epoch / progress.epochs if progress and progress.epochs else 0.0
-
-
-def _state(errand: Errand) -> str:
-    try:
-        return read_settled(RunPaths(errand.run)).state.lower()
-    except (OSError, ValueError):
-        return "unknown"

@@ -18,7 +18,7 @@ from dnnjob.errors import NO_ROOM, JobError, MissingError
 from dnnjob.image import is_lost, mount_hint
 from dnnjob.runs.atomic_files import write_text
 from dnnjob.runs.events import read_events
-from dnnjob.runs.records import Cancel, Maker, Resumption, Status, Submission, Sweep
+from dnnjob.runs.records import Cancel, Maker, Resumption, State, Status, Submission, Sweep
 from dnnjob.runs.run_paths import RunPaths, SweepPaths
 from dnnjob.runs.settle import settle
 
@@ -128,6 +128,14 @@ def read_settled(paths: RunPaths) -> Status:
     """
     submission = read_submission(paths)
     return settle(read_status(paths), read_events(paths, submission), submission)
+
+
+def read_state(paths: RunPaths) -> State | None:
+    """The state of a run, settled; None if it cannot be read."""
+    try:
+        return read_settled(paths).state
+    except (OSError, ValueError):
+        return None
 
 
 def write_status(paths: RunPaths, status: Status) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from dnnjob.config import list_keys, load_job, load_job_again, split_words, to_toml
 from dnnjob.errors import ExitCode, JobError
-from dnnjob.launch.halving import is_complete
 from dnnjob.launch.submit import resubmit, resubmit_sweep, say_where
 from dnnjob.launch.watch.run_selection import open_runs
 from dnnjob.launch.watch.run_views import RunView, look
@@ -24,6 +23,7 @@ from dnnjob.runs import (
     latest_attempt,
     open_run,
     read_cancel,
+    read_state,
     write_file,
     write_text,
 )
@@ -111,7 +111,7 @@ def _resume_sweep(sweep: SweepPaths, words: Sequence[str], *, here: bool) -> Exi
             _refuse_live(view, is_cancelled=read_cancel(paths) is not None)
     if here or is_followed or not sweep.profile.is_file():
         return resume_sweep_here(sweep)
-    if all(is_complete(paths) for paths in open_runs(sweep.root)):
+    if all(read_state(paths) == "COMPLETED" for paths in open_runs(sweep.root)):
         logger.info("%s is complete: nothing is left to do.", sweep.root)
         return ExitCode.DONE
     submission, runs = resubmit_sweep(sweep)
