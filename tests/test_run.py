@@ -574,7 +574,7 @@ def test_a_sweep_whose_folders_find_no_room_leaves_nothing(
     def write(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dnnjob.launch.sweep_folder.write_sweep", write)
+    monkeypatch.setattr("dnnjob.launch.sweep_folder.write_record", write)
 
     with pytest.raises(OSError, match="No space"):
         run_foreground(write_job(sweep={"seed": [1, 2, 3]}), [], root=tmp_path / "runs")

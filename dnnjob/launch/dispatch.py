@@ -18,7 +18,7 @@ from dnnjob.launch.array_task import ArrayTask
 from dnnjob.launch.local_queue import QueuePlan, open_queue
 from dnnjob.launch.sweep_folder import map_all
 from dnnjob.machine import process_key, user_name
-from dnnjob.runs import Requested, RunPaths, Submission, attempt_before, write_submission
+from dnnjob.runs import Requested, RunPaths, Submission, attempt_before, write_record
 
 
 @dataclass(frozen=True)
@@ -120,5 +120,5 @@ class Dispatch:
                 ),
                 max_requeues=profile.max_requeues,
             )
-            write_submission(paths, submission)
+            write_record(paths.submission, submission)
         return submission

@@ -31,7 +31,7 @@ from dnnjob.launch.lane_plan import (
 from dnnjob.launch.lanes import Lanes, LogWatcher
 from dnnjob.launch.turns import ListedTurns
 from dnnjob.machine import count_cores, memory_limit_bytes, visible_gpus
-from dnnjob.runs import Record, RunPaths, load_run_job, write_text
+from dnnjob.runs import Record, RunPaths, load_run_job, write_record
 from dnnjob.streams import guarded_streams
 from dnnjob.tasks import StopFlag, Task
 
@@ -158,7 +158,7 @@ def open_queue(
         for number, (paths, need) in enumerate(zip(runs, plan.needs, strict=True), start=1)
     )
     told = QueueFile(errands=errands, plan=plan.lanes, command=command, halving=halving)
-    write_text(folder / "pool.json", told.model_dump_json(indent=1) + "\n")
+    write_record(folder / "pool.json", told)
     with (folder / "pool.log").open("ab") as log:
         # No file of the terminal's stays open in it: a shell that waits for this command's output
         # would wait for the runs.

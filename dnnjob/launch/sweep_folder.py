@@ -30,8 +30,7 @@ from dnnjob.runs import (
     attempt_before,
     create_run,
     create_sweep,
-    write_submission,
-    write_sweep,
+    write_record,
 )
 from dnnjob.text import counted
 
@@ -82,7 +81,7 @@ def list_points(
         for number, (point, run) in enumerate(zip(points, runs, strict=True), start=1)
     )
     name = points[0].job.name
-    write_sweep(sweep, Sweep(sweep_id=sweep.sweep_id, name=name, points=listed, plan=plan))
+    write_record(sweep.sweep, Sweep(sweep_id=sweep.sweep_id, name=name, points=listed, plan=plan))
 
 
 def sign_runs(sweep: SweepPaths, runs: Sequence[RunPaths]) -> None:
@@ -109,7 +108,7 @@ def sign_runs(sweep: SweepPaths, runs: Sequence[RunPaths]) -> None:
             folder=os.path.relpath(sweep.submission_folder, paths.root),
             place=str(paths.root),
         )
-        write_submission(paths, submission)
+        write_record(paths.submission, submission)
 
     map_all(sign, runs)
 

@@ -40,6 +40,8 @@ from dnnjob.runs.records import (
     Sweep,
     SweepPlan,
     SweepPoint,
+    read_record,
+    write_record,
 )
 from dnnjob.runs.run_discovery import (
     SWEEP_FILE,
@@ -60,11 +62,8 @@ from dnnjob.runs.run_files import (
     read_status,
     read_submission,
     read_sweep,
-    write_cancel,
     write_resumption,
     write_status,
-    write_submission,
-    write_sweep,
 )
 from dnnjob.runs.run_paths import (
     RUN_ID,
@@ -133,6 +132,7 @@ __all__ = [
     "own_job_id",
     "read_cancel",
     "read_events",
+    "read_record",
     "read_resumption",
     "read_settled",
     "read_state",
@@ -143,13 +143,11 @@ __all__ = [
     "state_before",
     "statistics_folder",
     "tables_folder",
-    "write_cancel",
     "write_file",
     "write_json",
     "write_private",
+    "write_record",
     "write_resumption",
     "write_status",
-    "write_submission",
-    "write_sweep",
     "write_text",
 ]

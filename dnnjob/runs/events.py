@@ -5,15 +5,13 @@ events = read_events(paths, read_submission(paths))
 """
 
 import os
-from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from dnnjob.runs.atomic_files import write_text
-from dnnjob.runs.records import BatchEnd, Reason, Record, State, Submission, Time
+from dnnjob.runs.records import BatchEnd, Reason, Record, State, Submission, Time, read_record
 from dnnjob.runs.run_paths import RunPaths
 
 
@@ -55,18 +53,12 @@ def read_events(paths: RunPaths, submission: Submission | None) -> tuple[Event, 
         names = os.listdir(paths.events)  # noqa: PTH208
     except OSError:
         names = []
-    events = [_read(paths.events / name) for name in names if name.endswith(".json")]
+    # Half a file of a batch script on a full disk is no event.
+    events = [read_record(paths.events / name, Event) for name in names if name.endswith(".json")]
     before = [_read_before(paths, submission)] if submission is not None else []
     known = [event for event in (*events, *before) if event is not None]
     # The batch script has the last word on what happened within its coarse second.
     return tuple(sorted(known, key=lambda event: (event.at, event.writer == "batch")))
-
-
-def _read(path: Path) -> Event | None:
-    # Half a file of a batch script on a full disk is no event.
-    with suppress(OSError, ValueError):
-        return Event.model_validate_json(path.read_bytes())
-    return None
 
 
 def _read_before(paths: RunPaths, submission: Submission) -> Event | None:
@@ -74,15 +66,14 @@ def _read_before(paths: RunPaths, submission: Submission) -> Event | None:
     if submission.executor != "slurm":
         return None
     file = paths.root / submission.folder / f"{submission.job_id}_ended.json"
-    with suppress(OSError, ValueError):
-        end = BatchEnd.model_validate_json(file.read_bytes())
-        return Event(
-            writer="batch",
-            at=end.ended_at,
-            job_id=submission.job_id,
-            restarts=end.restarts,
-            reason=end.reason,
-            exit_code=end.exit_code,
-            requeue=end.requeue,
-        )
-    return None
+    if (end := read_record(file, BatchEnd)) is None:
+        return None
+    return Event(
+        writer="batch",
+        at=end.ended_at,
+        job_id=submission.job_id,
+        restarts=end.restarts,
+        reason=end.reason,
+        exit_code=end.exit_code,
+        requeue=end.requeue,
+    )

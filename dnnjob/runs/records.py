@@ -1,12 +1,17 @@
 """What the JSON files of run and sweep folders hold.
 
 status = Status(state="RUNNING", attempts=(attempt,))
+write_record(paths.submission, submission)
+submission = read_record(paths.submission, Submission)
 """
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from dnnjob.runs.atomic_files import write_text
 
 State = Literal["CREATED", "RUNNING", "REQUEUED", "COMPLETED", "FAILED", "CANCELLED"]
 Reason = Literal[
@@ -34,6 +39,22 @@ class Record(BaseModel):
     """A JSON record; unknown keys of later versions are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def read_record(path: Path, kind: type[AnyRecord]) -> AnyRecord | None:
+    """The record in a file; None where there is none, or it is damaged."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Replaces a file by a record."""
+    write_text(path, record.model_dump_json(indent=1) + "\n")
 
 
 class Position(Record):

@@ -18,7 +18,17 @@ from dnnjob.errors import NO_ROOM, JobError, MissingError
 from dnnjob.image import is_lost, mount_hint
 from dnnjob.runs.atomic_files import write_text
 from dnnjob.runs.events import read_events
-from dnnjob.runs.records import Cancel, Maker, Resumption, State, Status, Submission, Sweep
+from dnnjob.runs.records import (
+    Cancel,
+    Maker,
+    Resumption,
+    State,
+    Status,
+    Submission,
+    Sweep,
+    read_record,
+    write_record,
+)
 from dnnjob.runs.run_paths import RunPaths, SweepPaths
 from dnnjob.runs.settle import settle
 
@@ -159,15 +169,7 @@ def _overwrite(path: Path, text: str) -> None:
 
 def read_submission(paths: RunPaths) -> Submission | None:
     """Where a run was sent; None if it was not, or the file is damaged."""
-    try:
-        return Submission.model_validate_json(paths.submission.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def write_submission(paths: RunPaths, submission: Submission) -> None:
-    """Replaces `submission.json`."""
-    write_text(paths.submission, submission.model_dump_json(indent=1) + "\n")
+    return read_record(paths.submission, Submission)
 
 
 def read_cancel(paths: RunPaths) -> Cancel | None:
@@ -180,17 +182,9 @@ def read_cancel(paths: RunPaths) -> Cancel | None:
         return Cancel(requested_at=datetime.fromtimestamp(0, UTC))
 
 
-def write_cancel(paths: RunPaths, cancel: Cancel) -> None:
-    """Leaves the wish that the run end."""
-    write_text(paths.cancel, cancel.model_dump_json(indent=1) + "\n")
-
-
 def read_resumption(paths: RunPaths) -> Resumption:
     """What the last `resume` asked for; nothing where it left no word."""
-    try:
-        return Resumption.model_validate_json(paths.resumption.read_bytes())
-    except (OSError, ValueError):
-        return Resumption()
+    return read_record(paths.resumption, Resumption) or Resumption()
 
 
 def write_resumption(paths: RunPaths, devices: Mapping[str, Any]) -> None:
@@ -201,8 +195,7 @@ def write_resumption(paths: RunPaths, devices: Mapping[str, Any]) -> None:
         devices: Values for keys of `[devices]`.
     """
     if devices:
-        said = Resumption(devices=dict(devices))
-        write_text(paths.resumption, said.model_dump_json(indent=1) + "\n")
+        write_record(paths.resumption, Resumption(devices=dict(devices)))
     else:
         paths.resumption.unlink(missing_ok=True)
 
@@ -229,11 +222,6 @@ def read_sweep(paths: SweepPaths) -> Sweep:
             f"A sweep's folder holds a sweep.json, but {paths.root} has none that can be read. "
             "Give the folder that `dnnjob submit` printed, ROOT/<name>/sweeps/<sweep id>."
         ) from error
-
-
-def write_sweep(paths: SweepPaths, sweep: Sweep) -> None:
-    """Replaces `sweep.json`."""
-    write_text(paths.sweep, sweep.model_dump_json(indent=1) + "\n")
 
 
 def clear_leftovers(paths: RunPaths) -> None:

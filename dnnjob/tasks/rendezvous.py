@@ -16,11 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from dnnjob.errors import MissingError, PeerLostError
 from dnnjob.machine import network_key, present_gpus, visible_gpus
-from dnnjob.runs import Record, RunPaths, write_private, write_text
+from dnnjob.runs import Record, RunPaths, read_record, write_private, write_record
 from dnnjob.tasks.task import Task
 
 # Long enough for a node whose first imports come from a cold network file system.
@@ -154,7 +152,7 @@ def introduce(task: Task, *, port: int, talk_port: int = 0) -> Peer:
 
 def publish(folder: Path, me: Peer) -> None:
     """Leaves this task's address in the attempt's folder."""
-    write_text(_file_of(folder, me.rank), me.model_dump_json(indent=1) + "\n")
+    write_record(_file_of(folder, me.rank), me)
 
 
 def leave_secret(path: Path) -> bytes:
@@ -220,10 +218,9 @@ def read_peers(folder: Path) -> dict[int, Peer]:
     """The tasks that have left their address, by rank."""
     peers = {}
     for name in fresh_names(folder):
-        if name.startswith("task-") and name.endswith(".json"):
-            with suppress(OSError, ValidationError):
-                peer = Peer.model_validate_json((folder / name).read_bytes())
-                peers[peer.rank] = peer
+        is_peer = name.startswith("task-") and name.endswith(".json")
+        if is_peer and (peer := read_record(folder / name, Peer)) is not None:
+            peers[peer.rank] = peer
     return peers
 
 

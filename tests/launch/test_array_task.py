@@ -28,7 +28,7 @@ from dnnjob.runs import (
     leave_event,
     load_run_job,
     read_settled,
-    write_cancel,
+    write_record,
     write_status,
 )
 from dnnjob.tasks import StopFlag, Task
@@ -282,7 +282,7 @@ def test_a_run_that_is_to_go_on_ends_the_task(make: Make, ran: Ran) -> None:
 
 def test_a_run_that_was_cancelled_before_it_began_never_begins(make: Make, ran: Ran) -> None:
     first, second = make("CREATED"), make("CREATED")
-    write_cancel(first, Cancel())
+    write_record(first.cancel, Cancel())
 
     assert work([first, second]) is ExitCode.TERMINATED
     assert read_settled(first).state == "CANCELLED"

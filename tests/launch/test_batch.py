@@ -29,8 +29,8 @@ from dnnjob.runs import (
     read_settled,
     read_submission,
     state_before,
+    write_record,
     write_status,
-    write_submission,
 )
 from tests.waiting import wait_until
 
@@ -156,7 +156,7 @@ def send(paths: RunPaths, job_id: str) -> Submission:
     sent = Submission(
         executor="slurm", job_id=job_id, host="", user="", command="", folder="submission"
     )
-    write_submission(paths, sent)
+    write_record(paths.submission, sent)
     return sent
 
 
@@ -296,7 +296,7 @@ def test_a_run_that_fails_before_its_first_attempt_reads_so_without_slurm(
     (paths,) = make_runs(folder, "CREATED")
     # Its clock is ahead of this one.
     sent = send(paths, "7").model_copy(update={"submitted_at": datetime(2100, 1, 1, tzinfo=UTC)})
-    write_submission(paths, sent)
+    write_record(paths.submission, sent)
 
     finish("exit 1")
 

@@ -41,7 +41,7 @@ from dnnjob.runs import (
     create_run,
     latest_attempt,
     read_settled,
-    write_cancel,
+    write_record,
 )
 from dnnjob.tasks import StopFlag, Task
 from tests.conftest import WriteJob
@@ -377,7 +377,7 @@ def test_a_second_ctrl_c_ends_the_lanes_at_once(
 def test_a_point_that_was_cancelled_does_not_begin(
     work: Work, runs: list[RunPaths], heard: Heard
 ) -> None:
-    write_cancel(runs[1], Cancel())
+    write_record(runs[1].cancel, Cancel())
     work("done", "done", "done")
     assert heard.began == [1, 3]
     assert read_settled(runs[1]).state == "CANCELLED"

@@ -21,7 +21,7 @@ from dnnjob.runs import (
     read_settled,
     read_submission,
     read_sweep,
-    write_cancel,
+    write_record,
 )
 from tests.conftest import Command, WriteJob, command_line
 from tests.waiting import wait_until
@@ -241,9 +241,9 @@ def test_a_wish_to_cancel_ends_one_point_and_the_others_go_on(
     sweep = SweepPaths(submit(dnnjob, job, tmp_path, "devices.stack=1"))
     long, second, third = (sweep.run(point) for point in read_sweep(sweep).points)
 
-    write_cancel(third, Cancel())
+    write_record(third.cancel, Cancel())
     wait_for(long, "RUNNING")
-    write_cancel(long, Cancel())
+    write_record(long.cancel, Cancel())
 
     wait_for(long, "CANCELLED")
     wait_for(second, "COMPLETED")

@@ -29,9 +29,8 @@ from dnnjob.runs import (
     leave_event,
     read_settled,
     read_status,
-    write_cancel,
+    write_record,
     write_status,
-    write_submission,
 )
 from dnnjob.tasks import StopFlag, stop_signals
 from tests.conftest import WriteJob
@@ -57,7 +56,7 @@ def paths(write_job: WriteJob, tmp_path: Path) -> RunPaths:
         requested=Requested(memory_gb=4),
         max_requeues=3,
     )
-    write_submission(paths, submission)
+    write_record(paths.submission, submission)
     return paths
 
 
@@ -104,7 +103,7 @@ def test_a_cancelled_job_is_told_from_a_preempted_one(paths: RunPaths, says: Say
 
 
 def test_a_wish_to_cancel_counts_before_slurms_word(paths: RunPaths) -> None:
-    write_cancel(paths, Cancel())
+    write_record(paths.cancel, Cancel())
 
     assert explain_end(WARNED, paths, attempts=[attempt()]).state == "CANCELLED"
 

@@ -32,7 +32,7 @@ from dnnjob.runs import (
     load_run_job,
     read_settled,
     read_status,
-    write_cancel,
+    write_record,
 )
 from dnnjob.tasks import StopFlag, Task
 from tests.conftest import WriteJob, limit_stacks, make_frame, said_by
@@ -180,7 +180,7 @@ def test_a_point_that_is_cancelled_leaves_the_others_alone_and_goes_on_to_its_ow
 
     def show(*_: object) -> None:
         if not runs[1].cancel.exists():
-            write_cancel(runs[1], Cancel(user="me", host="here"))
+            write_record(runs[1].cancel, Cancel(user="me", host="here"))
 
     with monkeypatch.context() as slow:
         # Rounds of a few steps, so that the wish is seen before the end.

@@ -28,8 +28,7 @@ from dnnjob.runs import (
     SweepPaths,
     read_settled,
     read_submission,
-    write_cancel,
-    write_submission,
+    write_record,
 )
 from tests.conftest import WriteJob
 
@@ -72,7 +71,7 @@ def test_what_has_not_completed_goes_on(
     make: Make, begun: Begun, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep, runs = make("COMPLETED", "CANCELLED", "FAILED", "CREATED")
-    write_cancel(runs[1], Cancel())
+    write_record(runs[1].cancel, Cancel())
 
     code = resume_command(sweep.root, here=False)
 
@@ -124,7 +123,7 @@ def test_points_whose_sweep_was_killed_have_vanished_and_go_on(make: Make, begun
     for paths in runs[1:]:
         sent = read_submission(paths)
         assert sent is not None
-        write_submission(paths, sent.model_copy(update={"process": f"{sent.process}0"}))
+        write_record(paths.submission, sent.model_copy(update={"process": f"{sent.process}0"}))
 
     assert [(view.state, view.reason) for view in look(runs)[1:]] == [("FAILED", "vanished")] * 2
     assert wait_command(sweep.root) == ExitCode.FAILED

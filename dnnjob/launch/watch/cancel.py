@@ -30,7 +30,7 @@ from dnnjob.runs import (
     read_submission,
     read_sweep,
     state_before,
-    write_cancel,
+    write_record,
 )
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def _leave_wishes(runs: Iterable[RunPaths]) -> None:
     wish = Cancel(host=socket.gethostname(), user=user_name())
     for paths in runs:
         try:
-            write_cancel(paths, wish)
+            write_record(paths.cancel, wish)
         except OSError as error:
             raise MissingError(
                 f"A run is cancelled by a file in its folder, but {paths.cancel} cannot be written "

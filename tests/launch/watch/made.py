@@ -21,8 +21,7 @@ from dnnjob.runs import (
     Sweep,
     SweepPaths,
     SweepPoint,
-    write_submission,
-    write_sweep,
+    write_record,
     write_text,
 )
 
@@ -81,7 +80,7 @@ def make_run(root: Path, number: int = 1, told: Status | None = None) -> RunPath
 def send(paths: RunPaths, job_id: str = "7", **changes: object) -> Submission:
     """Leaves a submission in a run folder."""
     sent = submission(job_id, place=str(paths.root), **changes)
-    write_submission(paths, sent)
+    write_record(paths.submission, sent)
     (paths.root / sent.folder).mkdir(parents=True, exist_ok=True)
     return sent
 
@@ -98,5 +97,5 @@ def make_sweep(
         for number, run in enumerate(runs, start=1)
     )
     paths.submission_folder.mkdir(parents=True, exist_ok=True)
-    write_sweep(paths, Sweep(sweep_id=sweep_id, name="tiny", points=points))
+    write_record(paths.sweep, Sweep(sweep_id=sweep_id, name="tiny", points=points))
     return paths.root

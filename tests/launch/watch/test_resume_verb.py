@@ -23,7 +23,7 @@ from dnnjob.runs import (
     claim_attempt,
     load_run_job,
     read_resumption,
-    write_cancel,
+    write_record,
     write_resumption,
 )
 from dnnjob.tasks import Task
@@ -128,7 +128,7 @@ def failed(root: Path) -> RunPaths:
     paths = make_run(root, told=status("FAILED", [attempt(slurm_job_id="7", ended_at=ago(5))]))
     send(paths, "7")
     paths.profile.write_text('executor = "slurm"\ntime_limit_min = 10\n')
-    write_cancel(paths, Cancel())
+    write_record(paths.cancel, Cancel())
     return paths
 
 
