@@ -28,7 +28,7 @@ from dnnjob.cli_arguments import (
 from dnnjob.cli_watch import cancel, clean, logs, status, wait
 from dnnjob.completion import BASH_SCRIPT, complete_places, complete_profiles
 from dnnjob.errors import DnnJobError, ExitCode, JobError, explain_os_error
-from dnnjob.streams import UnfailingFile, excuse_stdout, guarded_streams
+from dnnjob.streams import UnfailingFile, excuse_stdout, guarded_streams, leave
 
 app = typer.Typer(
     name="dnnjob",
@@ -460,7 +460,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             typer.echo(f"dnnjob: {explain_os_error(error)}", err=True)
             code = ExitCode.ENVIRONMENT
         sys.stdout.flush()
-        _exit(_judge_product(code, stdout))
+        leave(_judge_product(code, stdout))
 
 
 def _run_verb(arguments: Sequence[str] | None) -> int:
@@ -482,12 +482,3 @@ def _judge_product(code: int, file: UnfailingFile) -> int:
         err=True,
     )
     return code if code or file.is_excused else ExitCode.ENVIRONMENT
-
-
-def _exit(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    logging.shutdown()
-    # Everything is on the disk; TensorFlow's shutdown takes a second and frees what the
-    # end of the process frees.
-    os._exit(code)

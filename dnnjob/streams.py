@@ -5,16 +5,18 @@ with guarded_streams() as stdout:
     sys.stdout.flush()
     if stdout.fault is not None: ...
 file = open_talk(Path("attempt-1-task-0.log"))
+leave(0)                             # ends this process at once, both flushed
 """
 
 import errno
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -118,6 +120,19 @@ def open_talk(path: Path) -> TextIO:
 def talk_to(descriptor: int) -> TextIO:
     """The same of an open file, which is closed with it."""
     return _wrap(UnfailingFile(descriptor, owns=True), "utf-8")
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process at once.
+
+    Everything is on the disk; TensorFlow's shutdown takes a second, waits for tasks that may be
+    gone, and frees what the end of the process frees.
+    """
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    logging.shutdown()
+    os._exit(code)
 
 
 def _behind_stdout() -> UnfailingFile | None:

@@ -44,7 +44,7 @@ def test_the_runs_of_a_work_are_valid(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli, "_exit", sys.exit)
+    monkeypatch.setattr(cli, "leave", sys.exit)
     concrete = tmp_path / "concrete.csv"
     rows = [f"{n % 7},{n % 11},{n % 7 + n % 11 / 3}" for n in range(200)]
     concrete.write_text("\n".join(["cement,water,strength", *rows, ""]))

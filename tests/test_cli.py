@@ -31,7 +31,7 @@ def modules_after(*arguments: object, cwd: Path) -> set[str]:
         # What os._exit passes over.
         "os._exit = sys.exit\n"
         # os._exit would end the process without the list.
-        "cli._exit = sys.exit\n"
+        "cli.leave = sys.exit\n"
         "atexit.register(lambda: print(*{name.partition('.')[0] for name in sys.modules}))\n"
         "cli.main(sys.argv[1:])"
     )
@@ -146,7 +146,7 @@ def call(
 ) -> Call:
     """The command inside this process, in a folder with a job and its table."""
     monkeypatch.chdir(write_job().parent)
-    monkeypatch.setattr(cli, "_exit", sys.exit)
+    monkeypatch.setattr(cli, "leave", sys.exit)
 
     def run(*arguments: str) -> Answer:
         with pytest.raises(SystemExit) as ended:

@@ -90,7 +90,7 @@ def call(
 ) -> Callable[[str], int]:
     """The command inside this process, in a folder with a job and tables; gives its exit code."""
     monkeypatch.chdir(write_job().parent)
-    monkeypatch.setattr(cli, "_exit", sys.exit)
+    monkeypatch.setattr(cli, "leave", sys.exit)
     Path("empty.csv").write_text("")
     Path("thin.csv").write_text("a,y\n1,2\n3,4\n")
     Path("broken.parquet").write_bytes(b"PAR1 and no more")

@@ -14,11 +14,11 @@ from typing import NoReturn
 from dnnjob.clock import Stopwatch
 from dnnjob.errors import DnnJobError
 from dnnjob.launch.local_tasks import COMMAND
-from dnnjob.launch.own_process import die_with, leave
+from dnnjob.launch.own_process import die_with
 from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_age_s
 from dnnjob.runs import RunPaths
-from dnnjob.streams import guarded_streams
+from dnnjob.streams import guarded_streams, leave
 from dnnjob.tasks import find_task
 
 

@@ -19,10 +19,10 @@ from typing import IO, Any, Literal
 
 from dnnjob import errors
 from dnnjob.errors import DnnJobError, ExitCode, explain_os_error
-from dnnjob.launch.own_process import die_with, leave
+from dnnjob.launch.own_process import die_with
 from dnnjob.python_talk import Talk
 from dnnjob.runs import Progress
-from dnnjob.streams import guarded_streams
+from dnnjob.streams import guarded_streams, leave
 from dnnjob.training.progress import PROGRESS
 
 _LAST_WORDS = 2000

@@ -20,7 +20,6 @@ from dnnjob.launch.halving import put_in_order
 from dnnjob.launch.lane_plan import make_errand, narrowed_to_memory, needs_here, plan_here
 from dnnjob.launch.lanes import Lanes, LogWatcher
 from dnnjob.launch.outcome import explain_end
-from dnnjob.launch.own_process import leave
 from dnnjob.machine import process_age_s
 from dnnjob.runs import (
     OVER,
@@ -43,7 +42,7 @@ from dnnjob.runs import (
     write_resumption,
     write_text,
 )
-from dnnjob.streams import guarded_streams
+from dnnjob.streams import guarded_streams, leave
 from dnnjob.tasks import StopFlag, Task, find_task
 from dnnjob.text import quote_command
 

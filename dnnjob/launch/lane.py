@@ -18,12 +18,12 @@ from dnnjob.clock import Stopwatch
 from dnnjob.errors import DnnJobError, ExitCode
 from dnnjob.launch.errand import Errand, News
 from dnnjob.launch.local_tasks import COMMAND, run_local_tasks, run_processes
-from dnnjob.launch.own_process import die_with, leave
+from dnnjob.launch.own_process import die_with
 from dnnjob.launch.side_by_side import Happening, SideBySide
 from dnnjob.launch.worker import run_attempt
 from dnnjob.machine import process_age_s
 from dnnjob.runs import Progress, RunPaths, Show, load_run_job
-from dnnjob.streams import guarded_streams, talk_to
+from dnnjob.streams import guarded_streams, leave, talk_to
 from dnnjob.tasks import Beside, StopFlag, Task, Until, find_task
 
 logger = logging.getLogger(__name__)

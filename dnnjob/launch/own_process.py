@@ -2,14 +2,12 @@
 
 die_with(parent)
 with logging_to(paths.log(attempt=1, rank=0), rank=0, keeps_stderr=True): ...
-leave(ExitCode.DONE)
 """
 
 import ctypes
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -122,16 +120,3 @@ def _make_trouble_handler(rank: int) -> "logging.StreamHandler[TextIO]":
     handler.addFilter(lambda record: not is_alike(record))
     handler.setFormatter(logging.Formatter(f"Task {rank}: %(message)s"))
     return handler
-
-
-def leave(code: ExitCode) -> NoReturn:
-    """Ends this process at once.
-
-    Everything is on the disk; TensorFlow's shutdown takes a second, waits for tasks that may be
-    gone, and frees what the end of the process frees.
-    """
-    with suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    logging.shutdown()
-    os._exit(code)

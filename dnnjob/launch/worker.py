@@ -23,7 +23,7 @@ from dnnjob.errors import (
     SupersededError,
 )
 from dnnjob.launch.outcome import explain_end, explain_os_error, is_submitted
-from dnnjob.launch.own_process import leave, logging_to
+from dnnjob.launch.own_process import logging_to
 from dnnjob.launch.requeue_rules import refuse_requeue
 from dnnjob.machine import peak_rss_mb, process_key
 from dnnjob.results.report import Report
@@ -50,6 +50,7 @@ from dnnjob.runs import (
     read_events,
     read_status,
 )
+from dnnjob.streams import leave
 from dnnjob.tasks import (
     Beside,
     ChiefEndedError,
