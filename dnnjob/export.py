@@ -18,7 +18,7 @@ from dnnjob.image import is_lost, lost_reason, mount_hint
 from dnnjob.imports import importing_tensorflow
 from dnnjob.outputs import refuse_overwriting
 from dnnjob.predict import open_finished
-from dnnjob.runs import write_file
+from dnnjob.runs import write_bytes
 from dnnjob.tasks import configure_process
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def export_model(run: Path, *, to: Format, out: Path) -> None:
                 )
             with _explaining(out):
                 content = paths.model.read_bytes()
-                write_file(out, lambda file: file.write(content))
+                write_bytes(out, content)
         case "saved-model":
             _refuse_present(out)
             with _explaining(out), _new_folder(out) as folder:

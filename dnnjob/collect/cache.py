@@ -21,7 +21,7 @@ import pydantic_core
 
 from dnnjob.collect.record import Line
 from dnnjob.machine import user_cache
-from dnnjob.runs import write_file
+from dnnjob.runs import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Cache:
         content = {"format": _format(), "files": self.used}
         text = json.dumps(content, separators=(",", ":"), ensure_ascii=True).encode()
         try:
-            write_file(self.path, lambda file: file.write(text))
+            write_bytes(self.path, text)
         except OSError as error:
             logger.debug("The cache %s was not written: %s", self.path, error)
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dnnjob.errors import JobError, MissingError
 from dnnjob.image import is_lost, lost_reason, mount_hint
-from dnnjob.runs import write_file
+from dnnjob.runs import write_bytes
 
 SUFFIXES = (".parquet", ".csv", ".json", ".html")
 
@@ -61,7 +61,7 @@ def publish(path: Path, content: bytes) -> None:
         MissingError: If it cannot be written.
     """
     try:
-        write_file(path, lambda file: file.write(content))
+        write_bytes(path, content)
     except OSError as error:
         raise MissingError(
             f"{path} cannot be written ({error.strerror}). Choose a place you can write."

@@ -18,7 +18,7 @@ import numpy as np
 from dnnjob.data.raw_columns import FloatArray
 from dnnjob.errors import DataError
 from dnnjob.machine import user_cache
-from dnnjob.runs import write_file
+from dnnjob.runs import write_bytes
 
 PREFIX = "builtin:"
 
@@ -98,7 +98,7 @@ def _boston_file() -> bytes:
         return kept
     content = _download_boston()
     try:
-        write_file(cached, lambda file: file.write(content))
+        write_bytes(cached, content)
     except OSError as error:
         log.warning("%s cannot be kept for the next run (%s).", cached, error.strerror)
     return content

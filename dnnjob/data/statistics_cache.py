@@ -30,7 +30,7 @@ from dnnjob.data.running_statistics import NumberTotals, TextTotals, Totals
 from dnnjob.data.split import choose_split
 from dnnjob.data.splitter import SplitFacts
 from dnnjob.data.statistics_pass import Survey
-from dnnjob.runs import write_file
+from dnnjob.runs import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class PassKeeper:
         content = io.BytesIO()
         np.savez_compressed(content, **_pack(found, key=self.key))
         try:
-            write_file(self.path, lambda file: file.write(content.getvalue()))
+            write_bytes(self.path, content.getvalue())
         except OSError as error:
             logger.warning("Statistics could not be kept in %s: %s", self.path, error.strerror)
 

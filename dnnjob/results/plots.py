@@ -9,9 +9,8 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +33,7 @@ from dnnjob.results.importance import Importance
 from dnnjob.results.intervals import Intervals
 from dnnjob.results.report import History, PlotName
 from dnnjob.results.tick_labels import label_ticks
-from dnnjob.runs import write_file
+from dnnjob.runs import write_bytes
 from dnnjob.text import counted
 
 MAX_ROWS = 20_000
@@ -144,7 +143,7 @@ def draw_plots(folder: Path, data: PlotData) -> None:
                 content = _draw_once(make_figure, data)
             else:
                 content = _to_png(make_figure(data))
-            write_file(folder / f"{name}.png", partial(_write, content))
+            write_bytes(folder / f"{name}.png", content)
 
 
 def _draw_once(make_figure: Callable[[PlotData], Figure], data: PlotData) -> bytes:
@@ -164,10 +163,6 @@ def _to_png(figure: Figure) -> bytes:
     _fit_margins(figure)
     figure.savefig(picture, format="png", pil_kwargs={"compress_level": 3})
     return picture.getvalue()
-
-
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
 
 
 def draw_regplot(data: PlotData) -> Figure:

@@ -30,7 +30,7 @@ from dnnjob.results.baselines import LinearSums, count_linear_inputs, linear_inp
 from dnnjob.results.intervals import Intervals
 from dnnjob.results.metrics import Totals, add_up, pack_totals, unpack_totals
 from dnnjob.results.report import add_bounds, make_predictions
-from dnnjob.runs import Position, RunPaths, write_file
+from dnnjob.runs import Position, RunPaths, write_bytes, write_file
 from dnnjob.tasks import TaskAttempt
 
 logger = logging.getLogger(__name__)
@@ -342,9 +342,9 @@ class PredictionPass:
         checksum = np.array(zlib.crc32(predictions.getbuffer()))
         np.savez(side, **sums.dump(), checksum=checksum)
         try:
-            write_file(_side(path), lambda file: file.write(side.getbuffer()))
+            write_bytes(_side(path), side.getbuffer())
             # Written last: its presence means that both are whole.
-            write_file(path, lambda file: file.write(predictions.getbuffer()))
+            write_bytes(path, predictions.getbuffer())
         except OSError as error:
             logger.warning("The predictions so far could not be kept: %s.", error)
             return False

@@ -15,7 +15,7 @@ from dnnjob.machine import trim_heap
 from dnnjob.results.assemble import Facts, assemble_report, make_history
 from dnnjob.results.report import Report, write_history, write_report
 from dnnjob.results.trees import Yardstick
-from dnnjob.runs import write_file, write_text
+from dnnjob.runs import write_bytes, write_text
 
 if TYPE_CHECKING:
     from dnnjob.training.export import SavedModel
@@ -88,7 +88,7 @@ def _write_events(facts: Facts) -> None:
     paths, attempt = facts.attempt.journal.paths, facts.attempt.journal.number
     with temporary_files(paths.run_id, attempt=attempt):
         content = encode_events(scalars, seconds=history.seconds, ended_at=time.time())
-    write_file(paths.tensorboard, lambda file: file.write(content))
+    write_bytes(paths.tensorboard, content)
 
 
 def _draw_plots(facts: Facts) -> None:

@@ -7,9 +7,9 @@ journal.finish("COMPLETED")
 
 from dnnjob.runs.atomic_files import (
     clear_folder,
+    write_bytes,
     write_file,
     write_json,
-    write_private,
     write_text,
 )
 from dnnjob.runs.events import Event, leave_event, read_events
@@ -143,9 +143,9 @@ __all__ = [
     "state_before",
     "statistics_folder",
     "tables_folder",
+    "write_bytes",
     "write_file",
     "write_json",
-    "write_private",
     "write_record",
     "write_resumption",
     "write_status",

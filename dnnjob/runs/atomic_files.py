@@ -1,7 +1,8 @@
 """Files that are replaced in one step: readers see the old one or the new one.
 
 write_text(paths.job, text)
-write_file(paths.model, lambda file: file.write(content))
+write_bytes(paths.model, content)
+write_file(paths.history, lambda file: pq.write_table(table, file))
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 
 def write_text(path: Path, text: str) -> None:
     """Replaces `path` by `text` in one step, as UTF-8."""
-    write_file(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -23,9 +24,9 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Replaces `path` in one step by a file that only its owner reads."""
-    write_file(path, lambda file: file.write(content), mode=0o600)
+def write_bytes(path: Path, content: bytes | memoryview, *, mode: int = 0o666) -> None:
+    """Replaces `path` by `content` in one step; `mode` is that of `write_file`."""
+    write_file(path, lambda file: file.write(content), mode=mode)
 
 
 def write_file(path: Path, fill: Callable[[BinaryIO], Any], *, mode: int = 0o666) -> None:

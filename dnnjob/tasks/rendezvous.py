@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dnnjob.errors import MissingError, PeerLostError
 from dnnjob.machine import network_key, present_gpus, visible_gpus
-from dnnjob.runs import Record, RunPaths, read_record, write_private, write_record
+from dnnjob.runs import Record, RunPaths, read_record, write_bytes, write_record
 from dnnjob.tasks.task import Task
 
 # Long enough for a node whose first imports come from a cold network file system.
@@ -158,7 +158,7 @@ def publish(folder: Path, me: Peer) -> None:
 def leave_secret(path: Path) -> bytes:
     """A new secret of an attempt, in a file that only its user's processes read."""
     secret = secrets.token_bytes(32)
-    write_private(path, secret)
+    write_bytes(path, secret, mode=0o600)
     return secret
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnjob.runs import Position, write_file
+from dnnjob.runs import Position, write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: If the disk refuses.
     """
-    write_file(path, lambda file: file.write(_encode(checkpoint)))
+    write_bytes(path, _encode(checkpoint))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -25,7 +25,7 @@ from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts, take_ro
 from dnnjob.data.schema import listed
 from dnnjob.errors import JobError
 from dnnjob.latest import Latest
-from dnnjob.runs import write_file
+from dnnjob.runs import write_bytes
 from dnnjob.training.column_models import columns_as_inputs
 from dnnjob.training.encoder import (
     build_encoder,
@@ -197,7 +197,7 @@ def save_model(path: Path, model: keras.Model, *, is_to_be_loaded: bool = False)
         beside = Path(folder) / f"model-{os.getpid()}.keras"
         model.save(beside)
         content = beside.read_bytes()
-    write_file(path, lambda file: file.write(content))
+    write_bytes(path, content)
     load_s = None
     if is_to_be_loaded and len(model.inputs) <= _MEASURED_INPUTS:
         began = time.perf_counter()

@@ -279,7 +279,7 @@ def test_storage_that_refuses_a_sign_of_life_ends_no_run(
         raise OSError(fault, os.strerror(fault))
 
     with monkeypatch.context() as storage:
-        storage.setattr("dnnjob.runs.atomic_files.write_file", refuse)
+        storage.setattr("dnnjob.runs.atomic_files.write_bytes", refuse)
         journal.show_progress(Progress(epoch=1, epochs=9, loss=0.5), 100.0, 1.0)
         journal.mark_resumed(Position(epoch=1))
     journal.show_progress(Progress(epoch=2, epochs=9, loss=0.25), 100.0, 1.0)
@@ -298,7 +298,7 @@ def test_a_full_disk_does_not_keep_a_run_from_telling_its_end(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dnnjob.runs.atomic_files.write_file", refuse)
+    monkeypatch.setattr("dnnjob.runs.atomic_files.write_bytes", refuse)
     journal.finish("FAILED", reason="error", error="the disk is full")
     assert read_status(paths).error == "the disk is full"
 

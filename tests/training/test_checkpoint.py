@@ -100,7 +100,7 @@ def test_a_checkpoint_that_cannot_be_written_warns(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dnnjob.training.checkpoint.write_file", full)
+    monkeypatch.setattr("dnnjob.training.checkpoint.write_bytes", full)
 
     with caplog.at_level(logging.WARNING):
         assert not store.write(checkpoint(1), attempt=1)
