@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 CGROUP = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
@@ -34,6 +35,7 @@ _GPU_LINE = re.compile(
     r"\s*(?:GPU \d+: )?(?P<name>.+?)\s*(?:Device\s+\d+: )?\(UUID: (?P<uuid>\S+)\)"
 )
 _PROCESSES = Path("/proc")
+_CPUS = _PROCESSES / "cpuinfo"
 # The kernel's own number of the namespace that a machine starts with.
 _FIRST_PROCESS_SPACE = "pid:[4026531836]"
 
@@ -216,10 +218,8 @@ def find_process(pid: int, process: str | None, *, host: str) -> int | None:
 
 def number_inside(pid: int) -> int | None:
     """The number by which a process knows itself: another in a container; None if it has ended."""
-    for line in _read(_PROCESSES / f"{pid}/status").splitlines():
-        if line.startswith("NSpid:"):
-            return int(line.split()[-1])
-    return None
+    line = _line(_PROCESSES / f"{pid}/status", "NSpid:")
+    return int(line.split()[-1]) if line else None
 
 
 def _number_here(pid: int, process: str) -> int | None:
@@ -246,7 +246,7 @@ def _is_in_sight(process: str) -> bool:
     return is_outside and process.startswith(f"{_boot_id()}/") and number_inside(1) == 1
 
 
-def _start_of(pid: int) -> str | None:
+def _start_of(pid: int | Literal["self"]) -> str | None:
     """When a process began, in the kernel's count; None if it has ended."""
     fields = _read(_PROCESSES / f"{pid}/stat").rpartition(")")[2].split()
     return None if len(fields) < 20 or fields[0] in "ZX" else fields[19]
@@ -271,18 +271,15 @@ def user_cache() -> Path | None:
 
 def cpu_name() -> str:
     """Model name of the processor."""
-    for line in _read(Path("/proc/cpuinfo")).splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
+    if line := _line(_CPUS, "model name"):
+        return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
 def cpu_flags() -> str:
     """Instruction sets of the processor, in order; results are bit-equal only where they agree."""
-    for line in _read(Path("/proc/cpuinfo")).splitlines():
-        if line.startswith(("flags", "Features")):
-            return " ".join(sorted(line.partition(":")[2].split()))
-    return platform.machine()
+    line = _line(_CPUS, "flags", "Features")
+    return " ".join(sorted(line.partition(":")[2].split())) if line else platform.machine()
 
 
 def lacks_instructions() -> str | None:
@@ -340,29 +337,25 @@ def trim_heap() -> None:
 
 def peak_rss_mb() -> float:
     """Largest resident memory of this process so far, in MiB."""
-    for line in _read(Path("/proc/self/status")).splitlines():
-        # Not ru_maxrss, which starts at the size of the process that started this one.
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
+    # Not ru_maxrss, which starts at the size of the process that started this one.
+    if line := _line(_PROCESSES / "self/status", "VmHWM:"):
+        return int(line.split()[1]) / 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def count_oom_kills() -> int:
     """Processes of this machine that the kernel has ended for want of memory since it started."""
-    for line in _read(Path("/proc/vmstat")).splitlines():
-        if line.startswith("oom_kill "):
-            return int(line.split()[1])
-    return 0
+    line = _line(_PROCESSES / "vmstat", "oom_kill ")
+    return int(line.split()[1]) if line else 0
 
 
 def process_age_s() -> float:
     """Seconds since this process was started, imports included; 0 where the kernel hides it."""
-    fields = _read(Path("/proc/self/stat")).rpartition(")")[2].split()
-    if len(fields) < 20:
+    if (started := _start_of("self")) is None:
         return 0.0
-    started = float(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+    started_s = float(started) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started_s)
 
 
 def _boot_id() -> str:
@@ -415,6 +408,11 @@ def _visible_ids(visible: str) -> list[str]:
     ids = [part.strip() for part in visible.split(",") if part.strip()]
     # CUDA stops at the first that is none; Slurm writes a word where a job has no GPU.
     return list(itertools.takewhile(lambda one: one not in ("-1", "NoDevFiles"), ids))
+
+
+def _line(path: Path, *starts: str) -> str:
+    """The first line of a file that begins with one of `starts`; empty where none does."""
+    return next((line for line in _read(path).splitlines() if line.startswith(starts)), "")
 
 
 def _read(path: Path) -> str:
