@@ -113,7 +113,7 @@ def check_before(
 
 
 def _refuse_missing_gpu(jobs: Sequence[JobConfig], profile: ProfileConfig) -> None:
-    needs = any(job.devices.require_gpu or job.devices.kind == "gpu" for job in jobs)
+    needs = any(job.devices.needs_gpu for job in jobs)
     # As gpus, gpus-per-task or tres-per-task; Slurm knows whether it has what they ask for.
     others = any("gpu" in f"{key}={value}" for key, value in profile.sbatch_options.items())
     asks = bool(profile.gpus_per_node or profile.gres or others)
