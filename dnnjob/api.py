@@ -21,7 +21,7 @@ from dnnjob.in_memory import hold_tables
 from dnnjob.launch.apart import do_apart
 from dnnjob.python_talk import speaking_python
 from dnnjob.run_handles import Path_, Run, Sweep, judge_sweep, raise_fault
-from dnnjob.runs import RunPaths, SweepPaths, read_sweep
+from dnnjob.runs import SWEEPS, RunPaths, SweepPaths, read_sweep
 from dnnjob.runs import open_run as find_run
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _job_file(job: Job, words: Sequence[str], root: Path) -> Iterator[_Asked]:
 
 def _find_sweep(run: Path) -> Path:
     """The folder of the sweep that a run belongs to."""
-    for folder in sorted((run.parent / "sweeps").glob("*"), reverse=True):
+    for folder in sorted((run.parent / SWEEPS).glob("*"), reverse=True):
         paths = SweepPaths(folder)
         if paths.sweep.is_file() and any(
             paths.run(point).root == run for point in read_sweep(paths).points

@@ -24,8 +24,7 @@ from dnnjob.collect.parse import (
 from dnnjob.collect.record import Line, Run
 from dnnjob.launch.watch.run_views import look
 from dnnjob.launch.watch.slurm_answer import ask_slurm
-from dnnjob.runs import OVER, RunPaths
-from dnnjob.runs.run_discovery import SWEEP_FILE, Oddity, find_runs
+from dnnjob.runs import OVER, SWEEP_FILE, Oddity, RunPaths, find_runs
 
 T = TypeVar("T")
 

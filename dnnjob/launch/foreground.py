@@ -51,6 +51,7 @@ from dnnjob.launch.worker import clear_complete, run_attempt
 from dnnjob.machine import process_age_s, process_key
 from dnnjob.results.report import read_report
 from dnnjob.runs import (
+    SWEEPS,
     RunPaths,
     SweepPaths,
     SweepPlan,
@@ -249,7 +250,7 @@ def _make_runs(
         if task.is_chief:
             list_points(create_sweep(root, points[0].job.name), points, runs, plan)
         return runs
-    with leaving_nothing(root / points[0].job.name / "sweeps") as made:
+    with leaving_nothing(root / points[0].job.name / SWEEPS) as made:
         sweep, runs = make_sweep(points, plan, root=root, made=made)
         sign_runs(sweep, runs)
         return runs

@@ -36,6 +36,7 @@ from dnnjob.launch.preflight import Preflight, check_before
 from dnnjob.launch.sweep_folder import describe_plan, leaving_nothing, make_plan, make_sweep
 from dnnjob.machine import process_key
 from dnnjob.runs import (
+    SWEEPS,
     RunPaths,
     Submission,
     SweepPaths,
@@ -244,7 +245,7 @@ class _Order:
         """Makes the folders of a sweep and sends its points; its folder, and the job's id."""
         told = self._plan_sweep()
         fitted = [Point(point.values, self.plan.fit(point.job)) for point in self.points]
-        with leaving_nothing(self.root / self.name / "sweeps") as made:
+        with leaving_nothing(self.root / self.name / SWEEPS) as made:
             sweep, runs = make_sweep(fitted, told, root=self.root, made=made)
             _write_profile(sweep, runs, self.profile)
             sender = Dispatch(
@@ -269,7 +270,7 @@ class _Order:
 
         place = self.root / self.name
         if len(self.points) > 1:
-            folder = SweepPaths(place / "sweeps" / _PLACEHOLDER).submission_folder
+            folder = SweepPaths(place / SWEEPS / _PLACEHOLDER).submission_folder
         else:
             folder = RunPaths(place / _PLACEHOLDER).submission_folder
         script = make_script(

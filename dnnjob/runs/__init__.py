@@ -43,11 +43,7 @@ from dnnjob.runs.records import (
     read_record,
     write_record,
 )
-from dnnjob.runs.run_discovery import (
-    SWEEP_FILE,
-    Oddity,
-    find_runs,
-)
+from dnnjob.runs.run_discovery import Oddity, find_runs
 from dnnjob.runs.run_files import (
     clear_leftovers,
     create_run,
@@ -67,6 +63,8 @@ from dnnjob.runs.run_files import (
 )
 from dnnjob.runs.run_paths import (
     RUN_ID,
+    SWEEP_FILE,
+    SWEEPS,
     RunPaths,
     SweepPaths,
     statistics_folder,
@@ -86,6 +84,7 @@ __all__ = [
     "OVER",
     "RUN_ID",
     "SECONDS_BETWEEN_SIGNS",
+    "SWEEPS",
     "SWEEP_FILE",
     "Attempt",
     "Cancel",

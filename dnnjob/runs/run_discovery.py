@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dnnjob.errors import JobError
-from dnnjob.runs.run_paths import RUN_ID, RunPaths
+from dnnjob.runs.run_paths import RUN_ID, SWEEP_FILE, SWEEPS, RunPaths
 
-SWEEPS = "sweeps"
-SWEEP_FILE = "sweep.json"
 # TEAM/USER/ROOT/<name>/<run id>: deeper than that nobody keeps a root.
 MAX_DEPTH = 5
 

@@ -29,7 +29,7 @@ from dnnjob.runs.records import (
     read_record,
     write_record,
 )
-from dnnjob.runs.run_paths import RunPaths, SweepPaths
+from dnnjob.runs.run_paths import SWEEPS, RunPaths, SweepPaths
 from dnnjob.runs.settle import settle
 
 
@@ -65,7 +65,7 @@ def create_sweep(root: Path, name: str) -> SweepPaths:
     Raises:
         MissingError: If it cannot be made.
     """
-    return SweepPaths(_make_folder(root.absolute() / name / "sweeps"))
+    return SweepPaths(_make_folder(root.absolute() / name / SWEEPS))
 
 
 def _make_folder(parent: Path, token: str | None = None) -> Path:

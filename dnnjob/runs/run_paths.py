@@ -10,6 +10,8 @@ from pathlib import Path
 
 from dnnjob.runs.records import SweepPoint
 
+SWEEPS = "sweeps"
+SWEEP_FILE = "sweep.json"
 RUN_ID = re.compile(r"^\d{8}-\d{6}-[0-9a-f]{6}$")
 
 
@@ -171,7 +173,7 @@ class SweepPaths:
     @property
     def sweep(self) -> Path:
         """Its points and their run folders."""
-        return self.root / "sweep.json"
+        return self.root / SWEEP_FILE
 
     @property
     def profile(self) -> Path:
