@@ -37,6 +37,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def spanned(numbers: Collection[int]) -> str:
+    """The least and the largest of numbers, as "3" or "3 to 7"."""
+    least, most = min(numbers), max(numbers)
+    return str(least) if least == most else f"{least} to {most}"
+
+
 def describe_time(span: timedelta) -> str:
     """A span of time in its largest unit that has at least two of it, as "90 s", "3 h", "5 d"."""
     seconds = max(0.0, span.total_seconds())

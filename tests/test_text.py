@@ -2,7 +2,7 @@
 
 import pytest
 
-from dnnjob.text import counted
+from dnnjob.text import counted, spanned
 
 
 @pytest.mark.parametrize(
@@ -10,3 +10,8 @@ from dnnjob.text import counted
 )
 def test_one_thing_is_told_in_the_singular(number: int, told: str) -> None:
     assert counted(number, "run") == told
+
+
+@pytest.mark.parametrize(("numbers", "told"), [([3, 3], "3"), ([5, 3, 7], "3 to 7")])
+def test_numbers_are_told_by_the_least_and_the_largest(numbers: list[int], told: str) -> None:
+    assert spanned(numbers) == told

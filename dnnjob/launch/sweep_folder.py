@@ -32,7 +32,7 @@ from dnnjob.runs import (
     create_sweep,
     write_record,
 )
-from dnnjob.text import counted
+from dnnjob.text import counted, spanned
 
 T = TypeVar("T")
 # A login node is shared.
@@ -146,9 +146,9 @@ def describe_plan(plan: SweepPlan) -> str:
     """A plan in a sentence or two."""
     each, cores = sorted(set(plan.points_per_task)), plan.cores
     tasks, runs = len(plan.points_per_task), sum(plan.points_per_task)
-    said = f"{counted(runs, 'run')} in {tasks} task(s) of {_span(each)}"
+    said = f"{counted(runs, 'run')} in {tasks} task(s) of {spanned(each)}"
     if plan.beside == 1:
-        said += f", {plan.width} at a time with {_span(cores)} core(s) each."
+        said += f", {plan.width} at a time with {spanned(cores)} core(s) each."
     else:
         said += f", {plan.width} process(es) at a time. Each trains up to {plan.beside} runs in one"
         said += " call where it has one GPU, as many as its memory allows."
@@ -156,11 +156,6 @@ def describe_plan(plan: SweepPlan) -> str:
         rungs = " and ".join(map(str, plan.rungs))
         said += f" In each task one of {plan.halving} goes on after {rungs} epochs."
     return said
-
-
-def _span(numbers: Sequence[int]) -> str:
-    least, most = min(numbers), max(numbers)
-    return str(least) if least == most else f"{least} to {most}"
 
 
 @contextmanager

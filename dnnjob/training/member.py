@@ -19,6 +19,7 @@ from dnnjob.data.windows import Window
 from dnnjob.errors import NonFiniteError
 from dnnjob.runs import Position, Progress
 from dnnjob.tasks import Until
+from dnnjob.text import spanned
 from dnnjob.training.history import EpochLog
 from dnnjob.training.network import Network
 from dnnjob.training.schedule import learning_rates
@@ -306,18 +307,13 @@ def describe_end(members: Sequence[Member], train: TrainConfig) -> str | None:
     stopped = sum(state.stop_reason == PATIENCE_ENDED for state in states)
     who = "" if len(members) == 1 else f"{stopped} of {len(members)} members "
     if stopped:
-        where = f"{who}stopped at epoch {_span(epochs)} of {most}"
-        return f"{where} (patience {train.patience}), epoch {_span(kept)} kept"
+        where = f"{who}stopped at epoch {spanned(epochs)} of {most}"
+        return f"{where} (patience {train.patience}), epoch {spanned(kept)} kept"
     if any(one.until and one.until.ends and one.state.stop_reason == HALVED for one in members):
-        return f"stopped at epoch {_span(epochs)} of {most}: better points of its search went on"
+        return f"stopped at epoch {spanned(epochs)} of {most}: better points of its search went on"
     if kept < epochs:
-        return f"epoch {_span(kept)} of {most} kept, whose validation loss is least"
+        return f"epoch {spanned(kept)} of {most} kept, whose validation loss is least"
     return None
-
-
-def _span(epochs: Sequence[int]) -> str:
-    least, most = min(epochs), max(epochs)
-    return str(least) if least == most else f"{least} to {most}"
 
 
 def _mean_last(losses: Sequence[Sequence[float]]) -> float | None:
