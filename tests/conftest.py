@@ -80,6 +80,7 @@ LEFT_BEHIND = {
     "dnnjob.training.export": "_exported",
     "dnnjob.data.windows": "_index_blocks",
     "dnnjob.results.trees": "_fitted",
+    "dnnjob.results.plots": "_boxes",
 }
 
 

@@ -29,6 +29,7 @@ from matplotlib.ticker import (
 )
 from matplotlib.transforms import Bbox
 
+from dnnjob.latest import Latest
 from dnnjob.results.importance import Importance
 from dnnjob.results.intervals import Intervals
 from dnnjob.results.report import History, PlotName
@@ -75,7 +76,7 @@ STYLE: dict[str, Any] = {
 }
 Array = npt.NDArray[Any]
 # What tells the boxes drawn last from others, and their picture.
-_latest_boxes: tuple[bytes, bytes] | None = None
+_boxes = Latest[tuple[bytes, bytes]](most=1)
 
 
 @dataclass(frozen=True)
@@ -148,14 +149,13 @@ def draw_plots(folder: Path, data: PlotData) -> None:
 
 def _draw_once(make_figure: Callable[[PlotData], Figure], data: PlotData) -> bytes:
     """The boxes of a table, which points of a sweep share that share its z-scores."""
-    global _latest_boxes
     columns, title = _take_columns(data)
     digest = hashlib.sha256(repr((title, [*columns])).encode())
     for column in columns.values():
         digest.update(np.ascontiguousarray(column).tobytes() + b"|")
-    if _latest_boxes is None or _latest_boxes[0] != digest.digest():
-        _latest_boxes = digest.digest(), _to_png(make_figure(data))
-    return _latest_boxes[1]
+    key = digest.digest()
+    found = _boxes.find(lambda boxes: boxes[0] == key)
+    return (found or _boxes.keep((key, _to_png(make_figure(data)))))[1]
 
 
 def _to_png(figure: Figure) -> bytes:

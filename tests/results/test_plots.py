@@ -37,7 +37,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
 
     for name in get_args(PlotName):
         monkeypatch.setattr(plots, f"draw_{name}", keeping(name, getattr(plots, f"draw_{name}")))
-    monkeypatch.setattr(plots, "_latest_boxes", None)
     return figures
 
 
