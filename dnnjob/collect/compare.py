@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from dnnjob.collect.collected_runs import printable_path
 from dnnjob.collect.paired import Array, PairedDifference, measure_difference
+from dnnjob.config.section import flatten
 from dnnjob.data.split import SPLITS
 from dnnjob.errors import DataError
 from dnnjob.results.report import Report, read_predictions, read_report
@@ -144,19 +145,11 @@ def _describe(report: Report) -> dict[tuple[Part, str], Any]:
     origin, strategy = report.provenance.model_dump(mode="json"), report.strategy
     # What the training rows hold follows from the table and the split: lines for every column.
     data = report.data.model_dump(mode="json", exclude={"trained"})
-    facts: dict[tuple[Part, str], Any] = {("job", key): v for key, v in _walk(report.job)}
-    facts |= {("data", key): value for key, value in _walk(data)}
+    facts: dict[tuple[Part, str], Any] = {("job", key): v for key, v in flatten(report.job)}
+    facts |= {("data", key): value for key, value in flatten(data)}
     facts |= {("versions", key): origin[key] for key in VERSIONS}
     facts |= {("machine", key): origin[key] for key in MACHINE}
-    return facts | {("machine", key): v for key, v in _walk(strategy.model_dump(mode="json"))}
-
-
-def _walk(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _walk(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    return facts | {("machine", key): v for key, v in flatten(strategy.model_dump(mode="json"))}
 
 
 def _differ(

@@ -4,7 +4,7 @@ job = JobConfig.model_validate(tomllib.loads(text))
 job.train.global_batch_size
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
@@ -19,7 +19,7 @@ from pydantic import (
 
 from dnnjob.config.data_section import DataConfig
 from dnnjob.config.search import Range, SearchConfig
-from dnnjob.config.section import Fraction, Rate, Section, Seed
+from dnnjob.config.section import Fraction, Rate, Section, Seed, flatten
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 # A product with a finite gradient must stay a float32, or an update destroys the weights.
@@ -287,7 +287,7 @@ class JobConfig(Section):
     @classmethod
     def _dotted_keys_need_no_quotes(cls, sweep: object) -> object:
         # TOML reads a dotted key without quotes as nested tables.
-        return dict(flatten(sweep)) if isinstance(sweep, Mapping) else sweep
+        return flatten_sweep(sweep) if isinstance(sweep, Mapping) else sweep
 
     @model_validator(mode="after")
     def _split_keys_go_together(self) -> Self:
@@ -372,15 +372,11 @@ class JobConfig(Section):
         return self.seed if self.data.split_seed is None else self.data.split_seed
 
 
-def flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested tables; a range of a sweep is a value."""
-    for name, value in table.items():
-        if isinstance(value, Mapping) and not _is_range(value):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+def flatten_sweep(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists and ranges of a sweep by their dotted keys."""
+    return dict(flatten(sweep, is_value=_is_listed))
 
 
-def _is_range(table: Mapping[str, Any]) -> bool:
-    # No section has keys of these names.
-    return bool({"low", "high"} & set(table))
+def _is_listed(value: Any) -> bool:
+    # No section has keys of these names, which a range has.
+    return not isinstance(value, Mapping) or bool({"low", "high"} & set(value))

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from dnnjob.config.data_section import ColumnConfig
-from dnnjob.config.job import JobConfig, flatten
+from dnnjob.config.job import JobConfig, flatten_sweep
 from dnnjob.errors import JobError
 from dnnjob.image import mount_hint
 from dnnjob.text import quote_command
@@ -117,10 +117,10 @@ def _sweep_no_more(values: dict[str, Any], key: str) -> None:
     sweep = values.get("sweep")
     if not isinstance(sweep, Mapping):
         return
-    kept = {name: listed for name, listed in flatten(sweep) if name != key}
-    if len(kept) < len(dict(flatten(sweep))):
+    swept = flatten_sweep(sweep)
+    if key in swept:
         logger.info("%s has one value for all runs: it is not swept.", key)
-        values["sweep"] = kept
+        values["sweep"] = {name: listed for name, listed in swept.items() if name != key}
 
 
 def resolve_job(values: Mapping[str, Any], *, origin: str) -> JobConfig:

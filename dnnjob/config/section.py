@@ -3,7 +3,8 @@
 class TrainConfig(Section): ...
 """
 
-from typing import Annotated
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -28,3 +29,17 @@ class Section(BaseModel):
         if kind is not bool and any(isinstance(one, bool) for one in values):
             raise ValueError("must not be a boolean")
         return value
+
+
+def flatten(
+    table: Mapping[str, Any],
+    prefix: str = "",
+    *,
+    is_value: Callable[[Any], bool] = lambda value: not isinstance(value, Mapping),
+) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested tables; `is_value` tells what of them is no table."""
+    for name, value in table.items():
+        if is_value(value):
+            yield prefix + name, value
+        else:
+            yield from flatten(value, f"{prefix}{name}.", is_value=is_value)

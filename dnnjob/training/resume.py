@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from dnnjob.alike import ALIKE
 from dnnjob.config import JobConfig, change_devices, to_toml
+from dnnjob.config.section import flatten
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.errors import DataError, JobError
 from dnnjob.machine import cpu_flags, package_version, tensorflow_version
@@ -256,7 +257,7 @@ def _fill_in(origin: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse_other_origin(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     before = _fill_in(before)
-    was, is_now = dict(_flatten(before)), dict(_flatten(json.loads(json.dumps(now))))
+    was, is_now = dict(flatten(before)), dict(flatten(json.loads(json.dumps(now))))
     if _has_more_epochs(was, is_now):
         was[_EPOCHS] = is_now[_EPOCHS]
     changed = [key for key in sorted({*was, *is_now}) if was.get(key) != is_now.get(key)]
@@ -275,16 +276,6 @@ def _has_more_epochs(was: Mapping[str, Any], is_now: Mapping[str, Any]) -> bool:
     if is_now.get("job.train.schedule", "constant") != "constant" or _EPOCHS not in was:
         return False
     return bool(is_now.get(_EPOCHS, 0) > was[_EPOCHS])
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            pairs += _flatten(value, f"{prefix}{key}.")
-        else:
-            pairs.append((prefix + key, value))
-    return pairs
 
 
 def _number(name: str, arrays: list[np.ndarray]) -> dict[str, np.ndarray]:
