@@ -135,7 +135,7 @@ class StackedStep:
 
     def compile(self, states: Sequence[NetworkState]) -> None:
         """Traces and compiles the call for so many networks; trains nothing."""
-        self(states, [self._nothing()] * len(states), ended=[False] * len(states))
+        self(states, [self.step.no_steps()] * len(states), ended=[False] * len(states))
 
     def release(self) -> None:
         """Lets go of all rows and of their order, until the step's next restart."""
@@ -144,24 +144,11 @@ class StackedStep:
 
     def describe(self, states: Sequence[NetworkState]) -> str:
         """What XLA makes of the call for so many networks, as HLO."""
-        nothing = [self._nothing()] * len(states)
-        call, given = self._enter(states, nothing, ended=[False] * len(states), steps=())
+        calls = [self.step.no_steps()] * len(states)
+        call, given = self._enter(states, calls, ended=[False] * len(states), steps=())
         call(*given)
         text: str = call.experimental_get_compiler_ir(*given)(stage="optimized_hlo")
         return text
-
-    def _nothing(self) -> Call:
-        """A call of no step."""
-        shape = self.step.plan.block_shape
-        return Call(
-            tf.zeros(shape, tf.int32),
-            seed=0,
-            rates=np.zeros(shape[0], np.float32),
-            first_step=0,
-            start=0,
-            stop=0,
-            stopping=Stopping.begin(),
-        )
 
     def _enter(
         self,

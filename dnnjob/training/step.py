@@ -323,25 +323,24 @@ class CompiledStep:
 
     def compile(self, state: NetworkState) -> None:
         """Compiles the call, traced or not; trains nothing."""
-        indices = tf.zeros(self.plan.block_shape, tf.int32)
-        rates = np.zeros(len(indices), np.float32)
         # What replicas compile apart is compiled at the first step: one with targets of NaN, which
         # makes no update.
         y, stop = (
             (self._data.y, 0) if not self._sums.compiles_apart else (self._spoil(self._data.y), 1)
         )
-        self(
-            state,
-            Call(
-                indices,
-                seed=0,
-                rates=rates,
-                first_step=0,
-                start=0,
-                stop=stop,
-                stopping=Stopping.begin(),
-                rows=(self._data.x, y),
-            ),
+        self(state, replace(self.no_steps(), stop=stop, rows=(self._data.x, y)))
+
+    def no_steps(self) -> Call:
+        """A call of no step."""
+        shape = self.plan.block_shape
+        return Call(
+            tf.zeros(shape, tf.int32),
+            seed=0,
+            rates=np.zeros(shape[0], np.float32),
+            first_step=0,
+            start=0,
+            stop=0,
+            stopping=Stopping.begin(),
         )
 
     def _spoil(self, y: Placed) -> Placed:
