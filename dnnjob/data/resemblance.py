@@ -6,7 +6,6 @@ moments = co_moments(block, "y") + co_moments(later, "y")
 moments.correlations()
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,19 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts
-from dnnjob.data.split import UNLABELLED, Labels
-
-Hashes = npt.NDArray[np.uint64]
+from dnnjob.data.split import STEP, UNLABELLED, Hashes, Labels, hash_text, mix
 
 # Different rows that are held; of more, those whose hash ends in zeros.
 _MAX_HELD = 2**17
 # A call of NumPy takes as long as a hundred numbers, of which a wide table has few in a column.
 _NUMBERS_AT_ONCE = 2**16
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-_MIXING = (
-    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
-    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
-)
 _GAP = np.uint64(0x7FF8000000000000)
 
 
@@ -35,26 +27,17 @@ def hash_rows(block: Block) -> Hashes:
 
     SplitMix64 of one column after the other, doi:10.1145/2660193.2660195.
     """
-    columns = iter(block.values())
-    total = _mix(_hash_column(next(columns)))
-    for column in columns:
-        total = _mix(total + _hash_column(column))
+    total = np.zeros(1, np.uint64)
+    for column in block.values():
+        total = mix(total + _hash_column(column) + STEP)
     return total
-
-
-def _mix(numbers: Hashes) -> Hashes:
-    mixed = (numbers + _STEP) * _STEP
-    for shift, factor in _MIXING:
-        mixed = (mixed ^ (mixed >> shift)) * factor
-    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _hash_column(column: RawColumn) -> Hashes:
     if isinstance(column, Texts):
         hashes = np.full(len(column.values) + 1, _GAP)
         for place in np.unique(column.codes[column.codes >= 0]):
-            digest = hashlib.blake2b(column.values[place].encode(), digest_size=8).digest()
-            hashes[place] = int.from_bytes(digest, "little")
+            hashes[place] = hash_text(column.values[place])
         # Missing rows have the code -1, which is the last place.
         return hashes[column.codes]
     # Zero has two signs, and a gap many bits.
@@ -130,7 +113,7 @@ def hash_wholes(column: RawColumn) -> Twins | None:
         return None
     if not np.equal(np.floor(column), column).all():
         return None
-    return Twins.of(_mix(_hash_column(column)), np.zeros(len(column), np.int8))
+    return Twins.of(mix(_hash_column(column) + STEP), np.zeros(len(column), np.int8))
 
 
 def _joined(hashes: Hashes, counts: npt.NDArray[np.int64]) -> tuple[Hashes, npt.NDArray[np.int64]]:

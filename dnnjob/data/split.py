@@ -5,6 +5,7 @@ split.train, split.test            # int64 row numbers, ascending
 uniform(rows, seed=0, stream=0)    # of each row number a number in [0, 1)
 """
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
 
 IndexArray = NDArray[np.int64]
 Labels = NDArray[np.int8]
+Hashes = NDArray[np.uint64]
 ChosenSplit = Literal["shuffle", "hash", "group", "time", "column", "files"]
 
 SPLITS = ("train", "validation", "test", "unlabelled")
 TRAIN, VALIDATION, TEST, UNLABELLED = range(4)
+# What SplitMix64 goes on by from one number to the next.
+STEP = np.uint64(0x9E3779B97F4A7C15)
 # Beyond it the permutation that scikit-learn splits by takes seconds and gigabytes.
 MAX_SHUFFLED_ROWS = 10_000_000
 
@@ -122,15 +126,24 @@ def choose_split(split: "SplitKind", num_rows: int) -> "ChosenSplit":
     return "shuffle" if num_rows <= MAX_SHUFFLED_ROWS else "hash"
 
 
-def uniform(rows: NDArray[np.uint64], *, seed: int, stream: int) -> FloatArray:
+def uniform(rows: Hashes, *, seed: int, stream: int) -> FloatArray:
     """A number in [0, 1) for each row: SplitMix64 of the row, seed and stream.
 
     Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
     doi:10.1145/2660193.2660195.
     """
     start = np.uint64((seed * 2 + stream + 1) * 0xD1342543DE82EF95 % 2**64)
-    mixed = (rows + start) * np.uint64(0x9E3779B97F4A7C15)
+    return (mix(rows + start) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def mix(numbers: Hashes) -> Hashes:
+    """The SplitMix64 of each number, no two of which have the same."""
+    mixed = numbers * STEP
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    mixed ^= mixed >> np.uint64(31)
-    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def hash_text(text: str) -> int:
+    """A number of 64 bits that tells a text from others."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -5,7 +5,6 @@ splitter = make_splitter(job.data, part_rows, facts, seed=0)
 splitter(first_row, y, keys)                        # of consecutive rows: a place in SPLITS each
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from dnnjob.data.split import (
     IndexArray,
     Labels,
     choose_split,
+    hash_text,
     split_rows,
     uniform,
 )
@@ -256,21 +256,21 @@ def hash_keys(keys: RawColumn | None, rows: NDArray[np.uint64]) -> NDArray[np.ui
     """A number of each key, the same for 7 and "7"; a row without a key is a group of its own."""
     keys = _given(keys)
     if isinstance(keys, Texts):
-        hashes = np.array([*map(_hash_text, keys.values), 0], dtype=np.uint64)[keys.codes]
+        hashes = np.array([*map(_hash_key, keys.values), 0], dtype=np.uint64)[keys.codes]
         return np.where(keys.codes < 0, rows, hashes)
     # Zero has two signs.
     numbers = np.asarray(keys, dtype=np.float64) + 0.0
     return np.where(np.isnan(numbers), rows, numbers.view(np.uint64))
 
 
-def _hash_text(text: str) -> int:
+def _hash_key(text: str) -> int:
     try:
         number = float(text)
         if math.isfinite(number) and write_number(number) == text:
             return int(np.float64(number).view(np.uint64))
     except ValueError:
         pass
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    return hash_text(text)
 
 
 def _find_cuts(data: "DataConfig", num_rows: int, blocks: Blocks) -> tuple[float, float]:
