@@ -267,7 +267,7 @@ def _exact_keys(data: ColumnData, missing: Collection[str]) -> "dict[str, pa.Arr
     from dnnjob.data.kinds import large_wholes
     from dnnjob.data.schema_merge import as_arrow
 
-    if data.column.kind != "numeric" or not isinstance(data.original, pa.ChunkedArray | pa.Array):
+    if data.column.kind != "numeric" or data.original is None:
         return {}
     texts = large_wholes(data.original, missing)
     return {} if texts is None else {data.column.name: as_arrow(texts, pa.string())}

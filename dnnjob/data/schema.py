@@ -21,6 +21,8 @@ from dnnjob.data.raw_columns import FloatArray, RawColumn, Texts
 from dnnjob.errors import DataError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from dnnjob.config.data_section import DataConfig
 
 logger = logging.getLogger(__name__)
@@ -91,7 +93,7 @@ class ColumnData:
     column: Column
     num_rows: int
     values: RawColumn | None = None
-    original: Any = None
+    original: "pa.ChunkedArray[Any] | None" = None
 
     @property
     def numbers(self) -> FloatArray:
@@ -117,22 +119,12 @@ class ColumnData:
         return replace(self, values=None)
 
     def with_original(self, values: object) -> "ColumnData":
-        """The column with what the file holds, as a pandas series or an array of pyarrow."""
+        """The column with what the file holds, as numbers or an array of pyarrow."""
         import pyarrow as pa
 
         if not isinstance(values, pa.ChunkedArray):
-            values = pa.chunked_array([carried(values)])
+            values = pa.chunked_array([pa.array(values, from_pandas=True)])
         return replace(self, original=values)
-
-
-def carried(series: Any) -> Any:
-    """A pandas series as an array of pyarrow; integers beyond 64 bits as texts."""
-    import pyarrow as pa
-
-    try:
-        return pa.Array.from_pandas(series)
-    except OverflowError:
-        return pa.Array.from_pandas(series.map(str, na_action="ignore"))
 
 
 def make_column(
