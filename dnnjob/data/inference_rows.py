@@ -7,7 +7,7 @@ for rows in read_rows("new.parquet", kinds, job.data):
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def read_rows(
         return iter([_read_whole(source, kinds, data)])
     names = files[0].names
     check_present(source, kinds, names, way_out="Add it to the table: the model needs it.")
-    opened: _Files
+    opened: _ParquetFiles | _TextFiles
     opened = _ParquetFiles(files) if files[0].kind == "parquet" else _TextFiles(files, kinds, data)
     return _Pieces(source, names, opened, kinds, data).read()
 
@@ -99,24 +99,6 @@ def _read_whole(source: str, kinds: Mapping[str, FeatureKind], data: DataConfig)
     return IncomingRows(rows, None if isinstance(y_true, Texts) else y_true, ids)
 
 
-class _Files(Protocol):
-    """Files that pieces are read from."""
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of all."""
-        ...
-
-    @property
-    def schemas(self) -> Sequence["pa.Schema"]:
-        """Columns of each, and their types."""
-        ...
-
-    def batches(self, columns: "CommonColumns") -> Iterator[tuple[int, "pa.Table"]]:
-        """First row and rows of each piece."""
-        ...
-
-
 class _ParquetFiles:
     """Of Parquet."""
 
@@ -128,7 +110,7 @@ class _ParquetFiles:
         self.schemas = list(self._rows.schemas.values())
 
     def batches(self, columns: "CommonColumns") -> Iterator[tuple[int, "pa.Table"]]:
-        """As `_Files` has it."""
+        """First row and rows of each piece."""
         return self._rows.wanting(columns).batches(size=PIECE_ROWS)
 
 
@@ -154,7 +136,7 @@ class _TextFiles:
         self.schemas = [outline.schema(self._names) for outline in self._look.outlines]
 
     def batches(self, columns: "CommonColumns") -> Iterator[tuple[int, "pa.Table"]]:
-        """As `_Files` has it."""
+        """First row and rows of each piece."""
         from dnnjob.data.csv_files import read_typed
         from dnnjob.data.parquet import cut_pieces
 
@@ -173,7 +155,7 @@ class _Pieces:
         self,
         source: str,
         names: Sequence[str],
-        files: _Files,
+        files: _ParquetFiles | _TextFiles,
         kinds: Mapping[str, FeatureKind],
         data: DataConfig,
     ) -> None:

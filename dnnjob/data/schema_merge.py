@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,9 @@ from dnnjob.data.raw_columns import RawColumn, Texts, join_texts
 from dnnjob.data.schema import Column, ColumnData, Kind, make_text_column
 from dnnjob.data.text_format import NO_FORMAT, TextFormat
 from dnnjob.errors import DataError
+
+if TYPE_CHECKING:
+    from dnnjob.data.parquet import ParquetRows
 
 
 def join_files(
@@ -134,19 +137,6 @@ def common_kind(parts: Sequence[ColumnData], *, source: str, files: Sequence[str
         f"{found}. Set data.columns.{parts[0].column.name}.kind to one of them, or name files that "
         "agree in data.source."
     )
-
-
-class FileSchemas(Protocol):
-    """What is asked of several files before their rows are read."""
-
-    @property
-    def schemas(self) -> Mapping[Path, pa.Schema]:
-        """Columns of each file."""
-        ...
-
-    def is_empty(self, path: Path, name: str) -> bool:
-        """Whether no row of a file has a value in a column."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,7 +261,7 @@ def as_arrow(raw: RawColumn, dtype: pa.DataType) -> "pa.Array[Any]":
 
 def agree_on_kinds(
     data: DataConfig,
-    rows: FileSchemas,
+    rows: "ParquetRows",
     features: Sequence[str],
     *,
     key_kind: FeatureKind | None = None,
@@ -302,7 +292,7 @@ def agree_on_kinds(
     return found
 
 
-def _agreed_kind(data: DataConfig, rows: FileSchemas, name: str) -> FeatureKind:
+def _agreed_kind(data: DataConfig, rows: "ParquetRows", name: str) -> FeatureKind:
     wanted = data.columns[name].kind if name in data.columns else None
     if wanted is not None:
         return wanted
