@@ -8,7 +8,7 @@ estimate_rows(files, heads), head_columns(heads, ReadAs.of(job.data), source="bi
 import csv
 import io
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,13 +18,13 @@ from dnnjob.config.data_section import DataConfig
 from dnnjob.data.csv_reader import TableFile, open_bytes, open_text
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs
-from dnnjob.data.order import default_window_rows, window_rows
+from dnnjob.data.order import streams
 from dnnjob.data.reading import reading_file
 from dnnjob.data.rows import feature_kind
 from dnnjob.data.schema import ColumnData
 from dnnjob.data.schema_merge import join_files
 from dnnjob.data.sources import JobFiles, text_columns
-from dnnjob.data.splitter import PartRows, expected_train_rows
+from dnnjob.data.splitter import PartRows
 from dnnjob.data.text_format import TextFormat
 
 # Files, spread over the table, rows of all their heads, and values: of a wide table fewer rows.
@@ -81,16 +81,11 @@ def plan_text(data: DataConfig, found: JobFiles) -> TextPlan | None:
     least: dict[str, FeatureKind] = {
         name: wanted.kinds.get(name, "text") for name in found.features
     }
-    if not _is_long(data, part_rows, least):
+    if not streams(data, part_rows, least):
         return None
     columns = head_columns(heads, wanted, source=data.source)
     kinds = {name: feature_kind(columns[name].column) for name in found.features}
-    return TextPlan(found, heads, part_rows) if _is_long(data, part_rows, kinds) else None
-
-
-def _is_long(data: DataConfig, part_rows: PartRows, kinds: Mapping[str, FeatureKind]) -> bool:
-    by_windows = expected_train_rows(data, part_rows) > window_rows(data, kinds)
-    return by_windows or sum(part_rows) > default_window_rows(data, kinds)
+    return TextPlan(found, heads, part_rows) if streams(data, part_rows, kinds) else None
 
 
 def read_heads(files: Sequence[TableFile]) -> tuple[Head, ...]:

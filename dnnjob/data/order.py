@@ -20,6 +20,7 @@ import numpy.typing as npt
 from dnnjob.config.data_section import DataConfig
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.encoding_fit import most_inputs
+from dnnjob.data.splitter import PartRows, expected_train_rows
 from dnnjob.errors import JobError
 
 Indices = npt.NDArray[np.int32]
@@ -85,6 +86,30 @@ def default_window_rows(data: DataConfig, kinds: Mapping[str, FeatureKind]) -> i
 def window_rows(data: DataConfig, kinds: Mapping[str, FeatureKind]) -> int:
     """Rows of a window: as the job says, or from what the features hold."""
     return data.window_rows or default_window_rows(data, kinds)
+
+
+def goes_by_windows(data: DataConfig, part_rows: PartRows, *, window_rows: int) -> bool:
+    """Whether a table of files is trained window by window: by the rows it is expected to train."""
+    return expected_train_rows(data, part_rows) > window_rows
+
+
+def streams(
+    data: DataConfig,
+    part_rows: PartRows,
+    kinds: Mapping[str, FeatureKind],
+    *,
+    share: float = 1.0,
+) -> bool:
+    """Whether a table of files is read in pieces, whatever the memory.
+
+    Args:
+        data: What the job says.
+        part_rows: Rows of the table, trained on or not.
+        kinds: What the features hold.
+        share: Of a default window; a table of more rows is.
+    """
+    by_windows = goes_by_windows(data, part_rows, window_rows=window_rows(data, kinds))
+    return by_windows or sum(part_rows) > share * default_window_rows(data, kinds)
 
 
 def refuse_short_window(data: DataConfig, num_rows: int) -> None:

@@ -3,7 +3,7 @@
 table = open_table(job, make_scratch=make_scratch, threads=2, crew=crew, kept=None)
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +17,14 @@ from dnnjob.data.encoding_fit import most_inputs
 from dnnjob.data.fingerprint import Fingerprint, fingerprint_files
 from dnnjob.data.kinds import ReadAs, arrow_kind
 from dnnjob.data.measurement import measure_table
-from dnnjob.data.order import WindowPlan, default_window_rows, refuse_short_window, window_rows
+from dnnjob.data.order import (
+    WindowPlan,
+    default_window_rows,
+    goes_by_windows,
+    refuse_short_window,
+    streams,
+    window_rows,
+)
 from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.rows import TypedTable
 from dnnjob.data.schema_merge import CommonColumns, agree_on_kinds, raw_kinds, wanted_columns
@@ -29,7 +36,7 @@ from dnnjob.data.sources import (
     peek_job,
 )
 from dnnjob.data.split import TRAIN
-from dnnjob.data.splitter import PartRows, expected_train_rows
+from dnnjob.data.splitter import PartRows
 from dnnjob.data.spool import Scratch, key_kind, look_over_job, rewrite, text_kinds
 from dnnjob.data.table import Table
 from dnnjob.data.text_format import TextFormat
@@ -64,15 +71,14 @@ def plan_pieces(data: DataConfig, found: JobFiles) -> PiecesPlan | None:
     files = ParquetRows.open(found.paths)
     part_rows = found.part_rows(files.file_rows(found.paths))
     least = _least_kinds(data, found)
-    if not streams(data, part_rows, window_rows=window_rows(data, least), kinds=least):
+    if not streams(data, part_rows, least, share=_SHARE_IN_MEMORY):
         return None
     # As the resolved job will have them, so that it is read alike when it is run again.
     agreed = agree_on_kinds(data, files, found.features)
     kinds = {name: agreed[name] for name in found.features}
-    rows = window_rows(data, kinds)
-    if not streams(data, part_rows, window_rows=rows, kinds=kinds):
+    if not streams(data, part_rows, kinds, share=_SHARE_IN_MEMORY):
         return None
-    return PiecesPlan(found, part_rows, rows)
+    return PiecesPlan(found, part_rows, window_rows(data, kinds))
 
 
 def _least_kinds(data: DataConfig, found: JobFiles) -> dict[str, FeatureKind]:
@@ -165,11 +171,9 @@ def _rewrite_text(
     look = look_over_job(data, found, crew=crew)
     part_rows = found.part_rows(look.file_rows)
     kinds = text_kinds(data, found, look)
-    rows = window_rows(data, kinds)
-    fits = sum(part_rows) <= default_window_rows(data, kinds)
-    if fits and not goes_by_windows(data, part_rows, window_rows=rows):
+    if not streams(data, part_rows, kinds):
         return None
-    block_rows = _block_rows(job, part_rows, rows)
+    block_rows = _block_rows(job, part_rows, window_rows(data, kinds))
     rewritten = rewrite(data, found, look, scratch=get_scratch(), block_rows=block_rows, crew=crew)
     typed = type_parquet(
         data,
@@ -187,30 +191,6 @@ def _block_rows(job: JobConfig, part_rows: PartRows, rows: int) -> int | None:
         return None
     batch, epochs = job.train.global_batch_size, job.train.epochs
     return WindowPlan(sum(part_rows), batch, 1, epochs, window_rows=rows).block_rows
-
-
-def goes_by_windows(data: DataConfig, part_rows: PartRows, *, window_rows: int) -> bool:
-    """Whether a table of files is trained window by window: by the rows it is expected to train."""
-    return expected_train_rows(data, part_rows) > window_rows
-
-
-def streams(
-    data: DataConfig,
-    part_rows: PartRows,
-    *,
-    window_rows: int,
-    kinds: Mapping[str, FeatureKind],
-) -> bool:
-    """Whether a table of Parquet files is read in pieces, whatever the memory.
-
-    Args:
-        data: What the job says.
-        part_rows: Rows of the table, trained on or not.
-        window_rows: Rows of a window, as the job has them.
-        kinds: What the features hold.
-    """
-    share = _SHARE_IN_MEMORY * default_window_rows(data, kinds)
-    return sum(part_rows) > share or goes_by_windows(data, part_rows, window_rows=window_rows)
 
 
 def type_parquet(

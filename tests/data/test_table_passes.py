@@ -10,6 +10,7 @@ import pytest
 
 from dnnjob.config import DataConfig, JobConfig
 from dnnjob.data import measurement
+from dnnjob.data.order import goes_by_windows, streams
 from dnnjob.data.split import (
     MAX_SHUFFLED_ROWS,
     TEST,
@@ -21,7 +22,6 @@ from dnnjob.data.split import (
 from dnnjob.data.splitter import Labels, SplitFacts, make_splitter
 from dnnjob.data.spool import Scratch
 from dnnjob.data.table import Table
-from dnnjob.data.table_loading import goes_by_windows, streams
 from dnnjob.errors import DataError, JobError, StoppedError
 from dnnjob.tasks import Crew, StopFlag
 from tests.data.opened import open_files, open_table, split_table
@@ -412,12 +412,14 @@ def test_a_table_streams_when_its_training_rows_exceed_a_window(tmp_path: Path) 
 
 
 def test_a_table_is_read_in_pieces_by_its_rows_trained_on_or_not(tmp_path: Path) -> None:
-    data, kinds = make_data(tmp_path, test_fraction=0.999), {"x": "numeric"}
+    data, kinds = make_data(tmp_path, test_fraction=0.999, window_rows=10**9), {"x": "numeric"}
     whole = 2**28 // 8 // 4
 
-    assert not streams(data, (whole, 0, 0), window_rows=10**9, kinds=kinds)
-    assert streams(data, (whole + 1, 0, 0), window_rows=10**9, kinds=kinds)
-    assert streams(data, (10_000, 0, 0), window_rows=5, kinds=kinds)
+    assert not streams(data, (whole, 0, 0), kinds, share=1 / 4)
+    assert streams(data, (whole + 1, 0, 0), kinds, share=1 / 4)
+    assert not streams(data, (4 * whole, 0, 0), kinds)
+    assert streams(data, (4 * whole + 1, 0, 0), kinds)
+    assert streams(data.model_copy(update={"window_rows": 5}), (10_000, 0, 0), kinds)
 
 
 def test_auto_hashes_beyond_ten_million_rows() -> None:
