@@ -28,7 +28,6 @@ from dnnjob.tasks import TaskAttempt
 if TYPE_CHECKING:
     from dnnjob.training.export import SavedModel
     from dnnjob.training.fit import Fitted
-    from dnnjob.training.history import MeanHistory
     from dnnjob.training.strategy import Devices
 
 
@@ -45,16 +44,6 @@ class Facts:
     evaluated: Evaluated
     trees: TreesBaseline | None = None
     saved: "SavedModel | None" = None
-
-
-def make_history(history: "MeanHistory") -> parts.History:
-    """The epochs as `history.parquet` has them."""
-    return parts.History(
-        loss=history.losses,
-        val_loss=history.validation_losses,
-        learning_rate=history.learning_rates,
-        seconds=history.seconds,
-    )
 
 
 def assemble_report(facts: Facts, *, environ: Mapping[str, str]) -> parts.Report:
@@ -94,7 +83,7 @@ def _baselines(facts: Facts) -> parts.SplitBaselines:
 def _training(facts: Facts) -> parts.Training:
     fitted = facts.fitted
     return parts.Training(
-        epochs=len(fitted.history.losses),
+        epochs=len(fitted.history.loss),
         steps=fitted.num_steps,
         final_loss=fitted.final_loss,
         best_epoch=fitted.best_epoch,

@@ -32,10 +32,11 @@ from matplotlib.transforms import Bbox
 from dnnjob.latest import Latest
 from dnnjob.results.importance import Importance
 from dnnjob.results.intervals import Intervals
-from dnnjob.results.report import History, PlotName
+from dnnjob.results.report import PlotName
 from dnnjob.results.tick_labels import label_ticks
 from dnnjob.runs import write_bytes
 from dnnjob.text import counted
+from dnnjob.training.history import History
 
 MAX_ROWS = 20_000
 MAX_COLUMNS = 120

@@ -12,7 +12,7 @@ import numpy as np
 
 from dnnjob.data.scratch import temporary_files
 from dnnjob.machine import trim_heap
-from dnnjob.results.assemble import Facts, assemble_report, make_history
+from dnnjob.results.assemble import Facts, assemble_report
 from dnnjob.results.report import Report, write_history, write_report
 from dnnjob.results.trees import Yardstick
 from dnnjob.runs import write_bytes, write_text
@@ -67,7 +67,7 @@ def publish(facts: Facts, yardstick: Yardstick) -> Report:
 
 
 def _write_tables(facts: Facts) -> None:
-    write_history(facts.attempt.journal.paths, make_history(facts.fitted.history))
+    write_history(facts.attempt.journal.paths, facts.fitted.history)
     if facts.job.output.predictions != "none":
         facts.attempt.journal.recheck()
         facts.evaluated.write_predictions(facts.attempt.journal.paths)
@@ -77,7 +77,7 @@ def _write_events(facts: Facts) -> None:
     """Leaves the history for TensorBoard."""
     from dnnjob.training.tensorboard import encode_events
 
-    history, members = make_history(facts.fitted.history), facts.fitted.members
+    history, members = facts.fitted.history, facts.fitted.members
     num_rows = members[0].log.plan.num_rows * len(members)
     scalars = {
         "loss": history.loss,
@@ -106,7 +106,7 @@ def _draw_plots(facts: Facts) -> None:
         std=np.array([*(c.std for c in columns), target.std]) if standardized else None,
         y_pred=drawn.y_pred,
         is_test=drawn.is_test,
-        history=make_history(facts.fitted.history),
+        history=facts.fitted.history,
         importance=facts.evaluated.importance,
         intervals=facts.evaluated.intervals,
         seed=facts.job.seed,

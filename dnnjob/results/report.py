@@ -9,7 +9,6 @@ report = read_report(paths.report)
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +27,7 @@ from dnnjob.results.intervals import Intervals
 from dnnjob.results.metrics import Metrics
 from dnnjob.runs import Attempt, Record, RunPaths, State, write_file, write_json
 from dnnjob.text import quote_command
+from dnnjob.training.history import History
 
 FORMAT_VERSION = 1
 PlotName = Literal["regplot", "boxplot", "loss", "residuals", "intervals", "importance"]
@@ -267,20 +267,6 @@ class Report(Record):
     throughput: Throughput
     resources: Resources
     provenance: Provenance
-
-
-@dataclass(frozen=True)
-class History:
-    """Training epoch by epoch; every array has shape `(num_epochs,)`."""
-
-    loss: Array
-    """Mean squared error, on the trained scale."""
-    val_loss: Array | None
-    """The same of the validation rows; None without any, NaN where not computed."""
-    learning_rate: Array
-    """Rate of the epoch's last step."""
-    seconds: Array
-    """Wall time of the epoch."""
 
 
 def write_report(paths: RunPaths, report: Report) -> None:

@@ -29,7 +29,7 @@ from dnnjob.runs import Position
 from dnnjob.tasks import Beside, TaskAttempt
 from dnnjob.training.checkpoint import CheckpointStore
 from dnnjob.training.evaluate import RowPredictor, make_predictor
-from dnnjob.training.history import EpochLog, MeanHistory
+from dnnjob.training.history import EpochLog, History
 from dnnjob.training.member import (
     HALVED,
     PATIENCE_ENDED,
@@ -96,7 +96,7 @@ class Fitted:
 
     members: tuple[FittedMember, ...]
     summary: str
-    history: MeanHistory
+    history: History
     pace: Pace
     inexact: str | None
     trained: Position
@@ -144,7 +144,7 @@ class Fitted:
         """
         if len(self.members) == 1:
             return self.members[0].best_epoch
-        losses = self.history.validation_losses
+        losses = self.history.val_loss
         shared = min(len(member.log.validation_losses) for member in self.members)
         return None if losses is None or not shared else int(np.argmin(losses[:shared])) + 1
 
@@ -242,7 +242,7 @@ def _summed_up(
     return Fitted(
         members=tuple(_fitted(number, member, job.train) for number, member in left.items()),
         summary=summary,
-        history=MeanHistory.of([one.state.log for one in left.values()], width=loop.width),
+        history=History.mean([one.state.log for one in left.values()], width=loop.width),
         pace=pace,
         inexact=keeper.inexact,
         trained=mean_position(members),

@@ -3,15 +3,18 @@
 log = EpochLog(plan)
 log.add(errors, start=0, seconds=0.4, rates=rates)
 log.losses                         # one float a whole epoch
+History.mean([log, other], width=2).loss
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from dnnjob.data.order import Plan
+if TYPE_CHECKING:
+    from dnnjob.data.order import Plan
 
 Floats = npt.NDArray[np.float64]
 
@@ -24,7 +27,7 @@ class EpochLog:
     and attempts does not show.
     """
 
-    plan: Plan
+    plan: "Plan"
     losses: list[float] = field(default_factory=list)
     validation_losses: list[float] = field(default_factory=list)
     learning_rates: list[float] = field(default_factory=list)
@@ -86,7 +89,7 @@ class EpochLog:
         }
 
     @classmethod
-    def from_arrays(cls, plan: Plan, arrays: Mapping[str, npt.NDArray[np.float64]]) -> "EpochLog":
+    def from_arrays(cls, plan: "Plan", arrays: Mapping[str, npt.NDArray[np.float64]]) -> "EpochLog":
         """The log that `to_arrays` described."""
         *errors, seconds = arrays["history_pending"].tolist()
         return cls(
@@ -101,30 +104,30 @@ class EpochLog:
 
 
 @dataclass(frozen=True, eq=False)
-class MeanHistory:
-    """The epochs of several networks in the mean, each over those that trained it.
+class History:
+    """Training epoch by epoch, of several networks in the mean, each over those that trained it.
 
     Attributes:
-        losses: Mean squared errors, `(num_epochs,)`.
-        validation_losses: Of the validation rows, likewise; None without any.
-        learning_rates: Of each epoch's last step.
+        loss: Mean squared error, on the trained scale, `(num_epochs,)`.
+        val_loss: The same of the validation rows; None without any, NaN where not computed.
+        learning_rate: Rate of the epoch's last step.
         seconds: Wall time, where so many networks trained at the same moment as there were lanes.
     """
 
-    losses: Floats
-    validation_losses: Floats | None
-    learning_rates: Floats
+    loss: Floats
+    val_loss: Floats | None
+    learning_rate: Floats
     seconds: Floats
 
     @classmethod
-    def of(cls, logs: Sequence[EpochLog], *, width: int) -> "MeanHistory":
+    def mean(cls, logs: Sequence[EpochLog], *, width: int) -> "History":
         """The mean of some logs, of networks `width` of which trained at the same moment."""
         most = max(logs, key=lambda log: log.num_epochs)
         validates = any(log.validation_losses for log in logs)
         return cls(
-            losses=_mean([log.losses for log in logs]),
-            validation_losses=_mean([log.validation_losses for log in logs]) if validates else None,
-            learning_rates=np.array(most.learning_rates),
+            loss=_mean([log.losses for log in logs]),
+            val_loss=_mean([log.validation_losses for log in logs]) if validates else None,
+            learning_rate=np.array(most.learning_rates),
             seconds=np.sum([_padded(log.seconds, most.num_epochs, 0.0) for log in logs], 0) / width,
         )
 

@@ -17,8 +17,9 @@ from dnnjob.results import plots
 from dnnjob.results.importance import Importance
 from dnnjob.results.intervals import Intervals
 from dnnjob.results.plots import PlotData, draw_plots
-from dnnjob.results.report import History, PlotName
+from dnnjob.results.report import PlotName
 from dnnjob.results.tick_labels import format_tick
+from dnnjob.training.history import History
 
 FILES = ["boxplot.png", "loss.png", "regplot.png", "residuals.png"]
 

@@ -13,7 +13,6 @@ from dnnjob.errors import DataError, JobError
 from dnnjob.results.report import (
     HISTORY_SCHEMA,
     PREDICTIONS_SCHEMA,
-    History,
     Report,
     Training,
     make_predictions,
@@ -24,6 +23,7 @@ from dnnjob.results.report import (
     write_report,
 )
 from dnnjob.runs import RunPaths
+from dnnjob.training.history import History
 
 KEYS = {
     "": "format_version run_id name state job metrics baselines importance members intervals "

@@ -6,7 +6,7 @@ import pytest
 from dnnjob.data.order import StepPlan
 from dnnjob.runs import Position
 from dnnjob.training.fit import Fitted, FittedMember
-from dnnjob.training.history import EpochLog, MeanHistory
+from dnnjob.training.history import EpochLog, History
 from dnnjob.training.train import Pace
 
 PLAN = StepPlan(num_rows=10, global_batch_size=4, num_replicas=1, epochs=2)
@@ -55,7 +55,7 @@ def test_the_best_epoch_of_members_is_one_that_all_have_trained() -> None:
     fitted = Fitted(
         members=tuple(members),
         summary="",
-        history=MeanHistory.of(logs, width=1),
+        history=History.mean(logs, width=1),
         pace=Pace(),
         inexact=None,
         trained=Position(epoch=5),
