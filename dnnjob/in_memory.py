@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnnjob.errors import DataError, JobError, MissingError
-from dnnjob.runs import tables_folder, write_file
+from dnnjob.runs import tables_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +36,8 @@ class Held:
         Raises:
             MissingError: If one cannot be written.
         """
+        from dnnjob.data.parquet import write_parquet
+
         for path, table in self.tables.items():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +46,7 @@ class Held:
                     with suppress(PermissionError):
                         path.touch()
                 else:
-                    write_parquet(table, path)
+                    write_parquet(path, table)
             except OSError as error:
                 raise MissingError(
                     f"A table in memory is written below the root, but {path.parent} cannot be "
@@ -112,13 +114,6 @@ def to_arrow(table: Any, *, name: str) -> "pa.Table":
         f"{name} is a path or a table, of pandas or Arrow, but got {type(table).__name__}. "
         "Give one of these."
     )
-
-
-def write_parquet(table: "pa.Table", path: Path) -> None:
-    """Writes a table in one step."""
-    import pyarrow.parquet as pq
-
-    write_file(path, lambda file: pq.write_table(table, file, compression="zstd"))
 
 
 def _digest(table: "pa.Table") -> str:

@@ -75,21 +75,13 @@ def write_tables(out: Path, tables: "Iterator[pa.Table]") -> None:
         sys.stdout.flush()
         _fill_csv(sys.stdout.buffer, tables)
         return
-    fill = _fill_parquet if out.suffix.lower() == ".parquet" else _fill_csv
+    from dnnjob.data.parquet import fill_parquet
+
+    fill = fill_parquet if out.suffix.lower() == ".parquet" else _fill_csv
     try:
         write_file(out, lambda file: fill(file, tables))
     except OSError as error:
         raise _no_room(out, error) from error
-
-
-def _fill_parquet(file: BinaryIO, tables: "Iterator[pa.Table]") -> None:
-    import pyarrow.parquet as pq
-
-    first = next(tables)
-    with pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
-        writer.write_table(first)
-        for table in tables:
-            writer.write_table(table)
 
 
 def _fill_csv(file: BinaryIO, tables: "Iterator[pa.Table]") -> None:

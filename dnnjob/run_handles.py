@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dnnjob.config import JobConfig, load_job
 from dnnjob.errors import ExitCode, JobError, NonFiniteError, PeerLostError
 from dnnjob.frames import Where, best_folder, collect_frame, to_frame
-from dnnjob.in_memory import to_arrow, write_parquet
+from dnnjob.in_memory import to_arrow
 from dnnjob.launch.apart import Ended, do_apart
 from dnnjob.launch.watch.run_views import RunView, look
 from dnnjob.python_talk import Talk, in_python, speaking_python
@@ -153,6 +153,7 @@ class Run:
         """
         import pyarrow.parquet as pq
 
+        from dnnjob.data.parquet import write_parquet
         from dnnjob.predict import open_finished
 
         with speaking_python(aloud=True) as talk, tempfile.TemporaryDirectory() as folder:
@@ -161,7 +162,7 @@ class Run:
             if isinstance(table, (str, os.PathLike)):
                 data = Path(table)
             else:
-                write_parquet(to_arrow(table, name="The table"), data)
+                write_parquet(data, to_arrow(table, name="The table"))
             ended = do_apart(
                 "predict",
                 command=["predict", str(self.path), str(data)],

@@ -4,6 +4,7 @@ rows = ParquetRows.open([Path("a.parquet"), Path("b.parquet")])
 rows = rows.wanting(CommonColumns.of(data, kinds, rows.schemas.values()))
 for first, table in rows.batches(size=65_536): ...   # in order, cut at will
 table = rows.read(range(12, 15))                      # some row groups, any thread
+write_parquet(path, table)
 """
 
 import threading
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 from dnnjob.data.partitions import add_folder_fields, add_folder_values
 from dnnjob.data.schema_merge import CommonColumns
 from dnnjob.errors import DataError
+from dnnjob.runs import write_file
 
 # Open files hold their footers in memory.
 _MAX_OPEN_FILES = 16
@@ -261,6 +263,20 @@ def open_parquet(path: Path, **options: Any) -> pq.ParquetFile:
     return pq.ParquetFile(
         path, coerce_int96_timestamp_unit="us", page_checksum_verification=True, **options
     )
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Replaces a file by a table in one step."""
+    write_file(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+
+def fill_parquet(file: BinaryIO, tables: Iterator[pa.Table]) -> None:
+    """Writes tables of one schema, at least one, one below the other."""
+    first = next(tables)
+    with pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table)
 
 
 def check_groups(path: Path, columns: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from dnnjob.data.encoding import Encoding, NumberColumn
 from dnnjob.data.folds import Folds
+from dnnjob.data.parquet import fill_parquet
 from dnnjob.data.raw_columns import FloatArray, Texts
 from dnnjob.data.split import TEST, TRAIN, VALIDATION
 from dnnjob.data.table import Piece, Table, piece_rows
@@ -374,19 +375,13 @@ def join_parts(
     """Joins predictions to the file of the run."""
 
     def read(part: Part) -> pa.Table:
-        table = pq.read_table(part) if isinstance(part, Path) else part
-        return add_bounds(table, intervals)
+        table = add_bounds(pq.read_table(part) if isinstance(part, Path) else part, intervals)
+        if not tests_alone:
+            return table
+        codes = table["split"].combine_chunks().indices
+        return table.filter(pa.compute.equal(codes, TEST))
 
-    def join(file: BinaryIO) -> None:
-        with pq.ParquetWriter(file, read(parts[0]).schema, compression="zstd") as writer:
-            for part in parts:
-                table = read(part)
-                if tests_alone:
-                    codes = table["split"].combine_chunks().indices
-                    table = table.filter(pa.compute.equal(codes, TEST))
-                writer.write_table(table)
-
-    write_file(paths.predictions, join)
+    write_file(paths.predictions, lambda file: fill_parquet(file, map(read, parts)))
 
 
 def _raw_numbers(piece: Piece, encoding: Encoding) -> Doubles:

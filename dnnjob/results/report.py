@@ -19,13 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
+from dnnjob.data.parquet import write_parquet
 from dnnjob.data.split import SPLITS
 from dnnjob.errors import DataError, JobError
 from dnnjob.results.baselines import Baselines
 from dnnjob.results.importance import Importance
 from dnnjob.results.intervals import Intervals
 from dnnjob.results.metrics import Metrics
-from dnnjob.runs import Attempt, Record, RunPaths, State, write_file, write_json
+from dnnjob.runs import Attempt, Record, RunPaths, State, write_json
 from dnnjob.text import quote_command
 from dnnjob.training.history import History
 
@@ -352,17 +353,12 @@ def add_bounds(predictions: pa.Table, intervals: Intervals | None) -> pa.Table:
 
 def read_predictions(path: Path) -> pa.Table:
     """The predictions at `path`, with `PREDICTIONS_SCHEMA`; errors as `read_history` has them."""
-    return _read_table(path, PREDICTIONS_SCHEMA)
+    return read_all_predictions(path).select(PREDICTIONS_SCHEMA.names)
 
 
 def read_all_predictions(path: Path) -> pa.Table:
     """The same with whatever stands behind: the members' spread, bounds, columns of ids."""
-    table = read_predictions(path)
-    everything = pq.read_table(path)
-    for name in everything.column_names:
-        if name not in PREDICTIONS_SCHEMA.names:
-            table = table.append_column(everything.schema.field(name), everything[name])
-    return table
+    return _read_table(path, PREDICTIONS_SCHEMA)
 
 
 def write_history(paths: RunPaths, history: History) -> None:
@@ -381,7 +377,7 @@ def write_history(paths: RunPaths, history: History) -> None:
             )
         ),
     ]
-    _write_table(paths.history, pa.Table.from_arrays(columns, schema=HISTORY_SCHEMA))
+    write_parquet(paths.history, pa.Table.from_arrays(columns, schema=HISTORY_SCHEMA))
 
 
 def read_history(path: Path) -> History:
@@ -423,15 +419,17 @@ def _make_version_error(version: int, path: Path) -> DataError:
     )
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
-    write_file(path, lambda file: pq.write_table(table, file, compression="zstd"))
-
-
 def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema, and behind them all others of the file."""
     try:
-        return pq.read_table(path).select(schema.names).cast(schema)
+        everything = pq.read_table(path)
+        table = everything.select(schema.names).cast(schema)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise DataError(
             f"{path} is not a Parquet file with the columns {', '.join(schema.names)}: {error}. "
             "Restore the file, or run the job again."
         ) from error
+    for name in everything.column_names:
+        if name not in schema.names:
+            table = table.append_column(everything.schema.field(name), everything[name])
+    return table
