@@ -208,15 +208,15 @@ def _read_text(source: str, files: Sequence[TableFile], wanted: ReadAs) -> _Look
 def _read_parquet(source: str, files: Sequence[TableFile], wanted: ReadAs) -> _LookedAt:
     from dnnjob.data.parquet import ParquetRows
 
-    paths = [file.path for file in files]
-    num_rows = ParquetRows.open(paths).num_rows
-    if num_rows * len(files[0].names) <= MAX_READ_VALUES:
+    rows = ParquetRows.open([file.path for file in files])
+    if rows.num_rows * len(files[0].names) <= MAX_READ_VALUES:
         return _LookedAt.whole(read_all(source, wanted=wanted))
     from dnnjob.data.sample import sample_columns
 
-    columns = sample_columns(paths, files[0].names, wanted, source=source)
+    columns = sample_columns(rows, files[0].names, wanted, source=source)
     looked_at = next(iter(columns.values())).num_rows
-    return _LookedAt(columns, num_rows, (f"Told from {looked_at:,} of its {num_rows:,} rows.",))
+    told = f"Told from {looked_at:,} of its {rows.num_rows:,} rows."
+    return _LookedAt(columns, rows.num_rows, (told,))
 
 
 def _shape(looked_at: _LookedAt, parts: Parts) -> TableShape:

@@ -1,6 +1,6 @@
 """A bounded part of a large table, for what must not read all of it.
 
-columns = sample_columns(paths, names, ReadAs.of(job.data), source="big/")
+columns = sample_columns(ParquetRows.open(paths), names, ReadAs.of(job.data), source="big/")
 columns["age"].column.kind
 table = sample_table(job.data, found)              # the sample's rows, and the size of the whole
 table = sample_text(job.data, plan_text(job.data, found))
@@ -68,7 +68,7 @@ def sample_table(data: DataConfig, found: JobFiles) -> SampledTable:
         DataError: If the table cannot be read, or holds what cannot be trained on.
     """
     rows = ParquetRows.open(found.paths)
-    columns = sample_columns(found.paths, found.files[0].names, ReadAs.of(data), source=data.source)
+    columns = sample_columns(rows, found.files[0].names, ReadAs.of(data), source=data.source)
     part_rows = found.part_rows(rows.file_rows(found.paths))
     return SampledTable(_make_table(data, found, columns), part_rows, is_counted=True)
 
@@ -103,12 +103,12 @@ def _make_table(
 
 
 def sample_columns(
-    paths: Sequence[Path], names: Sequence[str], wanted: ReadAs, *, source: str
+    rows: ParquetRows, names: Sequence[str], wanted: ReadAs, *, source: str
 ) -> dict[str, ColumnData]:
     """Columns of rows from all over a table: of row groups at equal distances.
 
     Args:
-        paths: Parquet files.
+        rows: The table.
         names: The columns wanted.
         wanted: How they are read.
         source: Of the table, for messages.
@@ -116,7 +116,7 @@ def sample_columns(
     Raises:
         DataError: If the files cannot be read, or disagree on a column.
     """
-    groups = ParquetRows.open(paths).groups
+    groups = rows.groups
     chosen = np.unique(np.linspace(0, len(groups) - 1, _NUM_GROUPS).round().astype(int))
     depth = max(_GROUP_ROWS, _NUM_VALUES // (len(chosen) * len(names)))
     by_file: dict[Path, list[pa.Table]] = {}

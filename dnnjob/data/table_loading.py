@@ -3,7 +3,7 @@
 table = open_table(job, make_scratch=make_scratch, threads=2, crew=crew, kept=None)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -53,11 +53,15 @@ class PiecesPlan:
 
     Attributes:
         found: The files and features.
+        files: Their row groups.
+        agreed: What all files agree that features, target and split column hold.
         part_rows: Rows of the sources of each split.
         window_rows: Rows of a window.
     """
 
     found: JobFiles
+    files: ParquetRows
+    agreed: Mapping[str, FeatureKind]
     part_rows: PartRows
     window_rows: int
 
@@ -78,7 +82,7 @@ def plan_pieces(data: DataConfig, found: JobFiles) -> PiecesPlan | None:
     kinds = {name: agreed[name] for name in found.features}
     if not streams(data, part_rows, kinds, share=_SHARE_IN_MEMORY):
         return None
-    return PiecesPlan(found, part_rows, window_rows(data, kinds))
+    return PiecesPlan(found, files, agreed, part_rows, window_rows(data, kinds))
 
 
 def _least_kinds(data: DataConfig, found: JobFiles) -> dict[str, FeatureKind]:
@@ -156,7 +160,8 @@ def _find_pieces(
     if plan is None:
         return None
     block_rows = _block_rows(job, plan.part_rows, plan.window_rows)
-    return _Pieces(type_parquet(job.data, found), block_rows)
+    typed = type_parquet(job.data, found, files=plan.files, agreed=plan.agreed)
+    return _Pieces(typed, block_rows)
 
 
 def _rewrite_text(
@@ -175,11 +180,13 @@ def _rewrite_text(
         return None
     block_rows = _block_rows(job, part_rows, window_rows(data, kinds))
     rewritten = rewrite(data, found, look, scratch=get_scratch(), block_rows=block_rows, crew=crew)
+    files = ParquetRows.open(rewritten.paths)
     typed = type_parquet(
         data,
         rewritten,
+        files=files,
+        agreed=agree_on_kinds(data, files, found.features, key_kind=key_kind(data, found, look)),
         originals=found.paths,
-        key_kind=key_kind(data, found, look),
         text_format=look.format,
     )
     return _Pieces(typed, block_rows)
@@ -197,26 +204,25 @@ def type_parquet(
     data: DataConfig,
     found: JobFiles,
     *,
+    files: ParquetRows,
+    agreed: Mapping[str, FeatureKind],
     originals: Sequence[Path] | None = None,
-    key_kind: FeatureKind | None = None,
     text_format: TextFormat | None = None,
 ) -> TypedTable:
-    """A table of Parquet files, of which the footers alone are read.
+    """A table of Parquet files, of which no row is read.
 
     Args:
         data: What the job says.
         found: Its files and features.
+        files: Their row groups.
+        agreed: What features, target and split column hold.
         originals: What these files were made from, in place of themselves for the fingerprint.
-        key_kind: What the split column held in the originals; None where these files show it.
         text_format: How the originals write numbers and dates, where they are text.
 
     Raises:
-        DataError: If a footer cannot be read, or the files differ in what a column holds.
+        DataError: If a file cannot be read.
     """
-    files = ParquetRows.open(found.paths)
-    agreed = agree_on_kinds(data, files, found.features, key_kind=key_kind)
-    if data.split_column is not None:
-        key_kind = agreed[data.split_column]
+    key_kind = None if data.split_column is None else agreed[data.split_column]
     names = wanted_columns(data, found.features)
     as_stored = {*data.id_columns, *_stored_keys(data, files, key_kind)}
     reads = {name: kind for name, kind in raw_kinds(data, agreed).items() if name not in as_stored}

@@ -12,10 +12,12 @@ from dnnjob.config import DataConfig, JobConfig
 from dnnjob.data.encoding import ColumnStatistics, FeatureKind
 from dnnjob.data.fingerprint import Fingerprint
 from dnnjob.data.measurement import measure_sample, measure_table
+from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.raw_columns import Block, FloatArray, Texts
 from dnnjob.data.rows import TypedTable, hold_columns
 from dnnjob.data.running_statistics import measure_column
 from dnnjob.data.schema import Column, ColumnData
+from dnnjob.data.schema_merge import agree_on_kinds
 from dnnjob.data.sources import hold_table, peek_job
 from dnnjob.data.split import Split
 from dnnjob.data.spool import Scratch
@@ -113,9 +115,12 @@ def open_files(
     kept: Path | None = None,
 ) -> Table:
     """A table of Parquet files that is read from them, or from a copy in small row groups."""
+    found = peek_job(job.data)
+    files = ParquetRows.open(found.paths)
+    agreed = agree_on_kinds(job.data, files, found.features)
     return measure_table(
         job,
-        type_parquet(job.data, peek_job(job.data)),
+        type_parquet(job.data, found, files=files, agreed=agreed),
         block_rows=block_rows,
         get_scratch=get_scratch,
         threads=threads,

@@ -9,6 +9,7 @@ import pytest
 from dnnjob.config import DataConfig
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.measurement import measure_sample
+from dnnjob.data.parquet import ParquetRows
 from dnnjob.data.sample import estimate_splits, sample_columns, sample_table
 from dnnjob.data.sources import peek_job
 from dnnjob.errors import DataError
@@ -29,9 +30,8 @@ def write(folder: Path, *, cuts: int = 2, **columns: object) -> DataConfig:
 def test_rows_come_from_all_over_the_table(tmp_path: Path) -> None:
     data = write(tmp_path / "t")
 
-    columns = sample_columns(
-        sorted((tmp_path / "t").iterdir()), ["x", "word"], ReadAs(), source=data.source
-    )
+    rows = ParquetRows.open(sorted((tmp_path / "t").iterdir()))
+    columns = sample_columns(rows, ["x", "word"], ReadAs(), source=data.source)
 
     x = columns["x"].numbers
     assert len(x) == columns["word"].num_rows == 32 * 500
@@ -45,7 +45,8 @@ def test_rows_come_from_all_over_the_table(tmp_path: Path) -> None:
 def test_a_giant_row_group_is_read_in_part(tmp_path: Path) -> None:
     pd.DataFrame({"x": np.arange(NUM_ROWS)}).to_parquet(tmp_path / "t.parquet")
 
-    columns = sample_columns([tmp_path / "t.parquet"], ["x"], ReadAs(), source="t")
+    rows = ParquetRows.open([tmp_path / "t.parquet"])
+    columns = sample_columns(rows, ["x"], ReadAs(), source="t")
 
     assert columns["x"].num_rows == 1024
 
@@ -53,7 +54,8 @@ def test_a_giant_row_group_is_read_in_part(tmp_path: Path) -> None:
 def test_rows_of_a_giant_row_group_come_from_all_over_it(tmp_path: Path) -> None:
     pd.DataFrame({"x": np.arange(NUM_ROWS)}).to_parquet(tmp_path / "t.parquet")
 
-    x = sample_columns([tmp_path / "t.parquet"], ["x"], ReadAs(), source="t")["x"].numbers
+    rows = ParquetRows.open([tmp_path / "t.parquet"])
+    x = sample_columns(rows, ["x"], ReadAs(), source="t")["x"].numbers
 
     assert np.histogram(x, bins=10, range=(0, NUM_ROWS))[0].min() > 50
     assert (np.diff(x) > 0).all()
@@ -65,7 +67,8 @@ def test_a_group_too_large_for_that_is_read_in_part(
     monkeypatch.setattr("dnnjob.data.sample._NUM_VALUES", 4000)
     pd.DataFrame({"x": np.arange(NUM_ROWS)}).to_parquet(tmp_path / "t.parquet")
 
-    x = sample_columns([tmp_path / "t.parquet"], ["x"], ReadAs(), source="t")["x"].numbers
+    rows = ParquetRows.open([tmp_path / "t.parquet"])
+    x = sample_columns(rows, ["x"], ReadAs(), source="t")["x"].numbers
 
     assert 3900 < x.max() < 4000
 
