@@ -43,7 +43,6 @@ class Cache:
     """Where it is kept; None keeps nothing."""
     known: dict[str, list[Any]] = field(default_factory=dict)
     used: dict[str, list[Any]] = field(default_factory=dict)
-    num_parsed: int = 0
 
     def recall(self, path: Path) -> Facts | None:
         """What is known of `path`, if the file is what it was then; None otherwise."""
@@ -74,7 +73,6 @@ class Cache:
         except OSError as error:
             return {"fault": f"{path.name} cannot be read: {error.strerror}"}
         facts = _parse(path, content, parse)
-        self.num_parsed += 1
         if time.time_ns() - max(seen.st_mtime_ns, seen.st_ctime_ns) > SETTLED_NS:
             self.used[str(path)] = [list(_key(seen)), facts]
         return facts

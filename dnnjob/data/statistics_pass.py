@@ -36,7 +36,6 @@ from dnnjob.data.split import SPLITS, Labels
 from dnnjob.data.splitter import read_keys
 from dnnjob.data.spool import Copy
 from dnnjob.data.text_format import TextFormat
-from dnnjob.errors import DataError
 
 # Statistics add up over blocks of so many rows of the table, wherever its files end; of wide tables
 # of fewer.
@@ -178,7 +177,7 @@ def survey_rows(
         check: Called between blocks; raises where the run shall stop.
 
     Raises:
-        DataError: If the table cannot be read, or has no rows.
+        DataError: If the table cannot be read.
         JobError: If there is no room for the copy.
     """
     reads = raw_kinds(data, kinds)
@@ -190,8 +189,6 @@ def survey_rows(
         y = np.asarray(block[data.target], dtype=np.float64)
         return _measure(data, block, first, splitter(first, y, table), room=room)
 
-    if not rows.num_rows:
-        raise DataError(f"A table needs rows, but {data.source} has only a header. Add rows.")
     with ThreadPoolExecutor(threads) as pool:
         for first, table in rows.batches(size=_pass_rows(len(rows.schema))):
             check()

@@ -2,6 +2,6 @@
 
 Its modules are imported one by one, since `plots` brings matplotlib and seaborn:
 
-    from dnnjob.results.metrics import measure
+    from dnnjob.results.metrics import add_up
     from dnnjob.results.report import Report, write_report
 """

@@ -1,6 +1,5 @@
 """Errors of predictions, from float64 totals that several blocks or tasks can add up.
 
-metrics = measure(y_true, y_pred, target_std=9.2)
 totals = add_up(*first_block) + add_up(*second_block)
 metrics = totals.metrics(target_std=9.2)
 """
@@ -148,24 +147,17 @@ def unpack_totals(packed: npt.NDArray[np.float64]) -> list[Totals]:
     return totals
 
 
-def measure(y_true: Array, y_pred: Array, *, target_std: float | None) -> Metrics | None:
-    """Metrics of predictions, None without rows; computed in float64, block by block.
+def add_up(y_true: Array, y_pred: Array) -> Totals:
+    """Totals of rows, in float64, block by block.
 
     Args:
         y_true: Observed targets, shape `(num_rows,)`, target units, all known.
         y_pred: Predicted targets, same shape and units.
-        target_std: Standard deviation the target was scaled by, target units, > 0; None where
-            it was not scaled.
 
     Raises:
         DataError: If the shapes differ or an observed target is not finite.
         NonFiniteError: If a prediction is not finite.
     """
-    return add_up(y_true, y_pred).metrics(target_std=target_std)
-
-
-def add_up(y_true: Array, y_pred: Array) -> Totals:
-    """Totals of rows; arguments and errors as `measure` has them."""
     if y_true.shape != y_pred.shape or y_true.ndim != 1:
         raise DataError(
             f"Metrics need one prediction a row, but got targets of shape {y_true.shape} and "

@@ -118,11 +118,6 @@ class Stack:
         return self.stacked.step
 
     @property
-    def dnn(self) -> keras.Sequential:
-        """The first network as a Keras model."""
-        return self.networks[0].seat.dnn
-
-    @property
     def summary(self) -> str:
         """Keras's summary of one network."""
         return self.networks[0].seat.summary

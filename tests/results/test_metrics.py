@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from sklearn.metrics import (
     mean_absolute_error,
@@ -14,7 +15,13 @@ from sklearn.metrics import (
 
 from dnnjob.errors import DataError, NonFiniteError
 from dnnjob.results import metrics
-from dnnjob.results.metrics import Totals, add_up, measure, pack_totals, unpack_totals
+from dnnjob.results.metrics import Metrics, Totals, add_up, pack_totals, unpack_totals
+
+Doubles = npt.NDArray[np.float64]
+
+
+def measure(y_true: Doubles, y_pred: Doubles, *, target_std: float | None) -> Metrics | None:
+    return add_up(y_true, y_pred).metrics(target_std=target_std)
 
 
 def test_four_rows_give_the_errors_computed_by_hand() -> None:

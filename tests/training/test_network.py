@@ -56,7 +56,7 @@ def train(job: JobConfig) -> tuple[Stack, list[np.ndarray], list[float]]:
     )
     crew = Crew(StopFlag())
     TrainingLoop(stack.step, job, keep=lambda: None, crew=crew).train([member])
-    return stack, stack.dnn.get_weights(), member.state.log.losses
+    return stack, stack.networks[0].get_weights(), member.state.log.losses
 
 
 def test_a_run_after_another_of_its_kind_ends_in_the_bits_of_one_alone() -> None:
