@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dnnjob.config import JobConfig, load_job, make_job, make_points, to_toml
+from dnnjob.config import JobConfig, load_job, make_job, make_points, split_words, to_toml
 from dnnjob.errors import JobError
 from dnnjob.frames import Where, best_folder, collect_frame
 from dnnjob.in_memory import hold_tables
@@ -201,8 +201,8 @@ def _job_file(job: Job, words: Sequence[str], root: Path) -> Iterator[_Asked]:
     Raises:
         JobError: If it is no valid job.
     """
+    own, rest = split_words(words)
     if isinstance(job, (str, os.PathLike)):
-        own = [word for word in words if not word.startswith("profile.")]
         loaded, path = load_job(Path(job), overrides=own), os.fspath(job)
         yield _Asked(Path(job), list(words), [path, *words], len(make_points(loaded)) > 1)
         return
@@ -213,14 +213,12 @@ def _job_file(job: Job, words: Sequence[str], root: Path) -> Iterator[_Asked]:
         )
     values = job.model_dump(exclude_none=True) if isinstance(job, JobConfig) else job
     held = hold_tables(values, root=root)
-    own = [word for word in words if not word.startswith("profile.")]
     made = make_job(copy.deepcopy(held.values), overrides=own, folder=Path.cwd(), origin="The job")
     held.write()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "job.toml"
         file.write_text(to_toml(made), encoding="utf-8")
         # The run's own job.toml repeats it.
-        rest = [word for word in words if word.startswith("profile.")]
         yield _Asked(file, rest, ["job.toml", *rest], len(make_points(made)) > 1)
 
 

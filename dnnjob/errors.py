@@ -92,6 +92,11 @@ class SupersededError(DnnJobError):
     """A later attempt has taken the run over."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def explain_os_error(error: OSError) -> str:
     """An error of the operating system in the user's words; its exit code is `ENVIRONMENT`."""
     where = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error

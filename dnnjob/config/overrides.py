@@ -195,11 +195,6 @@ def valid_keys(model: type[BaseModel] = JobConfig, prefix: str = "") -> Iterator
             yield prefix + name
 
 
-def list_job_keys() -> tuple[str, ...]:
-    """Every dotted key a job may set, and those of its columns' table."""
-    return tuple(valid_keys())
-
-
 def without_keys(message: str, *, instead: str) -> str:
     """A message without the ways out that are keys of the job file; its first sentence stays.
 
@@ -207,7 +202,7 @@ def without_keys(message: str, *, instead: str) -> str:
         message: Of an error.
         instead: The way out for whoever has no job file.
     """
-    names = "|".join(re.escape(key) for key in list_job_keys() if "." in key)
+    names = "|".join(re.escape(key) for key in valid_keys() if "." in key)
     first, *sentences = re.split(r"(?<=[.?!]) (?=[A-Z`])", message)
     kept = [one for one in sentences if not re.search(rf"(?<![\w/])(?:{names})(?![\w/])", one)]
     if len(kept) == len(sentences):

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dnnjob.config.overrides import BUILTIN
 from dnnjob.data.raw_columns import FloatArray
 from dnnjob.errors import DataError
 from dnnjob.machine import user_cache
 from dnnjob.runs import write_bytes
-
-PREFIX = "builtin:"
 
 # The file behind `keras.datasets.boston_housing`, whose loader shuffles it; here it stays in order.
 BOSTON_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/boston_housing.npz"
@@ -48,7 +47,7 @@ class Builtin:
 
 def is_builtin(source: str) -> bool:
     """Whether `source` names a built-in table instead of files."""
-    return source.startswith(PREFIX)
+    return source.startswith(BUILTIN)
 
 
 def builtin_names(source: str) -> tuple[str, ...]:
@@ -151,10 +150,10 @@ _TABLES = {
 
 
 def _find(source: str) -> _Entry:
-    name = source.removeprefix(PREFIX)
+    name = source.removeprefix(BUILTIN)
     if name not in _TABLES:
         raise DataError(
             f"There is no built-in table {name!r}. Set data.source to "
-            f"{' or '.join(PREFIX + known for known in _TABLES)}, or to a file."
+            f"{' or '.join(BUILTIN + known for known in _TABLES)}, or to a file."
         )
     return _TABLES[name]

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from dnnjob.config import without_keys
 from dnnjob.config.data_section import RESULT_COLUMNS
 from dnnjob.config.job import JobConfig
+from dnnjob.config.overrides import BUILTIN
 from dnnjob.config.schema import schema_file
 from dnnjob.data.builtin import is_builtin
 from dnnjob.data.csv_reader import TableFile
@@ -40,7 +41,7 @@ from dnnjob.data.schema import (
     problem_of_target,
     show_date,
 )
-from dnnjob.data.source_files import COMPRESSED_SUFFIXES, TABLE_SUFFIXES, peek_source
+from dnnjob.data.source_files import peek_source, table_stem
 from dnnjob.data.sources import read_all
 from dnnjob.data.text_format import TextFormat
 from dnnjob.errors import DataError, JobError
@@ -237,10 +238,7 @@ def _shape(looked_at: _LookedAt, parts: Parts) -> TableShape:
 
 def job_name(source: str) -> str:
     """A job name from a source: its last part without suffixes, hyphens for what names forbid."""
-    stem = Path(source).name.removeprefix("builtin:")
-    for suffix in (*COMPRESSED_SUFFIXES, *TABLE_SUFFIXES):
-        if stem.lower().endswith(suffix):
-            stem = stem[: -len(suffix)]
+    stem = table_stem(Path(source).name.removeprefix(BUILTIN))
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem)[:64].strip("-._") or "job"
 
 

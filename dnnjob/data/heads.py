@@ -15,7 +15,7 @@ from itertools import islice
 import numpy as np
 
 from dnnjob.config.data_section import DataConfig
-from dnnjob.data.csv_reader import TableFile, open_bytes, open_text
+from dnnjob.data.csv_reader import BLANKS, TableFile, open_bytes, open_text
 from dnnjob.data.encoding import FeatureKind
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.order import streams
@@ -116,7 +116,7 @@ def _rows_of(text: Iterator[str], file: TableFile) -> Iterator[str]:
             lines.append(line)
             yield line
 
-    delimiter = " " if file.delimiter == r"\s+" else file.delimiter
+    delimiter = " " if file.delimiter == BLANKS else file.delimiter
     # Not line by line: a quoted text may have several.
     records, num_letters = csv.reader(taken(), delimiter=delimiter), 0
     while num_letters < _NUM_LETTERS:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from dnnjob.data.partitions import add_folder_fields, add_folder_values
 from dnnjob.data.schema_merge import CommonColumns
-from dnnjob.errors import DataError
+from dnnjob.errors import DataError, first_line
 from dnnjob.runs import write_file
 
 # Open files hold their footers in memory.
@@ -344,8 +344,7 @@ def reading(path: Path, place: str, way_out: str = _REPLACE) -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
             f"A Parquet file must be readable throughout, but of {path} {place} is not: "
-            f"{told[0].rstrip('.')}. {way_out}"
+            f"{first_line(error).rstrip('.')}. {way_out}"
         ) from error

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dnnjob.errors import DataError
+from dnnjob.errors import DataError, first_line
 
 # What a broken, truncated, locked or foreign file makes its reader raise; the errors of pandas,
 # pyarrow and text decoding are ValueErrors, OSErrors and RuntimeErrors.
@@ -38,14 +38,14 @@ def reading_file(path: Path) -> Iterator[None]:
     try:
         yield
     except READ_ERRORS as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
-        if isinstance(error, UnicodeError) or "invalid UTF8" in told[0]:
+        told = first_line(error).rstrip(".")
+        if isinstance(error, UnicodeError) or "invalid UTF8" in told:
             raise DataError(
                 f"Text must be UTF-8 unless another encoding is named, but reading {path} failed: "
-                f'{told[0].rstrip(".")}. Set data.encoding to what wrote it, such as "latin-1", '
+                f'{told}. Set data.encoding to what wrote it, such as "latin-1", '
                 '"cp1252" or "utf-16", or save it as UTF-8.'
             ) from error
         raise DataError(
             f"A table is a readable CSV (UTF-8) or Parquet file, but reading {path} failed: "
-            f"{told[0].rstrip('.')}. Replace the file, or point data.source elsewhere."
+            f"{told}. Replace the file, or point data.source elsewhere."
         ) from error

@@ -28,7 +28,7 @@ from dnnjob.data.kinds import (
 from dnnjob.data.raw_columns import RawColumn, Texts, join_texts
 from dnnjob.data.schema import Column, ColumnData, Kind, make_text_column
 from dnnjob.data.text_format import NO_FORMAT, TextFormat
-from dnnjob.errors import DataError
+from dnnjob.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from dnnjob.data.parquet import ParquetRows
@@ -351,9 +351,8 @@ def refusing_values(name: str, source: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, UnicodeDecodeError) as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
         raise DataError(
             f"The values of a column must be of one kind and texts in UTF-8, but {name!r} in "
-            f"{source} cannot be read: {told[0].rstrip('.')}. Repair the rows, or leave the column "
-            "out of data.features."
+            f"{source} cannot be read: {first_line(error).rstrip('.')}. Repair the rows, or leave "
+            "the column out of data.features."
         ) from error

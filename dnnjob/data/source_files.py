@@ -319,7 +319,7 @@ def _refuse_twice(files: list[Path]) -> list[Path]:
     by_content: dict[tuple[int, str], Path] = {}
     sizes: dict[int, list[Path]] = {}
     for path in _sorted(files):
-        first = by_stem.setdefault(path.parent / _stem(path.name), path)
+        first = by_stem.setdefault(path.parent / table_stem(path.name), path)
         _refuse_pair(first, path, "are one table by their names")
         sizes.setdefault(path.stat().st_size, []).append(path)
     for size, alike in sizes.items():
@@ -349,7 +349,7 @@ def _refuse_pair(first: Path, second: Path, why: str) -> None:
         )
 
 
-def _stem(name: str) -> str:
+def table_stem(name: str) -> str:
     """A name without the endings of tables."""
     for suffix in (*COMPRESSED_SUFFIXES, *TABLE_SUFFIXES):
         if name.lower().endswith(suffix):

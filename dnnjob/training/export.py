@@ -23,7 +23,7 @@ from dnnjob.config import ModelConfig
 from dnnjob.data.encoding import MISSING, Encoding, FeatureKind
 from dnnjob.data.raw_columns import Block, FloatArray, RawColumn, Texts, take_rows
 from dnnjob.data.schema import listed
-from dnnjob.errors import JobError
+from dnnjob.errors import JobError, first_line
 from dnnjob.latest import Latest
 from dnnjob.runs import write_bytes
 from dnnjob.training.column_models import columns_as_inputs
@@ -258,9 +258,8 @@ def load_keras(path: Path) -> keras.Model:
         with columns_as_inputs():
             return keras.models.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        told = str(error).strip().splitlines() or [type(error).__name__]
         raise JobError(
-            f"Predicting needs the run's model, but {path} cannot be loaded: {told[0]}. "
+            f"Predicting needs the run's model, but {path} cannot be loaded: {first_line(error)}. "
             "Run the job again; the run's job.toml repeats it."
         ) from error
 
