@@ -52,7 +52,7 @@ def test_a_disk_that_fills_up_is_told_with_the_way_out(tmp_path: Path) -> None:
     copy = Copy(make_plan(tmp_path))
 
     table = pa.concat_tables([make_table()] * 200)
-    with pytest.raises(JobError, match=rf"{tmp_path} is full\. Set data\.scratch to a folder"):
+    with pytest.raises(JobError, match=rf"{tmp_path}: the disk is full\. Set data\.scratch"):
         copy.write(table)
 
 
