@@ -124,13 +124,6 @@ def run_undisturbed(folder: Path, *, epochs: int, tasks: int) -> Undisturbed:
     )
 
 
-def count_epochs(folder: Path, *, seconds: float, tasks: int) -> int:
-    """Epochs of the job that train for half as long again as so many seconds, by a short trial."""
-    trial = run_undisturbed(folder, epochs=800, tasks=tasks)
-    per_epoch = trial.train_s / trial.epochs
-    return math.ceil(1.5 * seconds / per_epoch / 0.75)
-
-
 def kill_series(
     folder: Path,
     *,
@@ -146,13 +139,13 @@ def kill_series(
 
     Args:
         folder: For everything.
-        epochs: Of the job.
+        epochs: Of the job; more where it trains for less than `least_s`.
         tasks: Of the job.
         kills: Least number of kills of each phase.
         seed: Of the moments.
         ranks: Tasks to draw those to kill from; "all" is the command with all.
         runs: Runs among which the kills are shared out; a few more may be needed.
-        least_s: Least seconds that the undisturbed run must train.
+        least_s: Least seconds that the undisturbed run trains.
 
     Raises:
         AssertionError: If a run ends in other bits, too much was repeated, or a run that lost a
@@ -160,8 +153,10 @@ def kill_series(
     """
     rng = random.Random(seed)
     expected = run_undisturbed(folder, epochs=epochs, tasks=tasks)
+    while expected.train_s < least_s:
+        epochs = math.ceil(1.5 * epochs * least_s / expected.train_s)
+        expected = run_undisturbed(folder, epochs=epochs, tasks=tasks)
     print(f"undisturbed: {expected.epochs} epochs in {expected.train_s:.1f} s", flush=True)
-    assert expected.train_s >= least_s
     assert expected.stop_reason == "patience"
     assert 0.7 * epochs < expected.epochs < 0.9 * epochs
     done: list[Kill] = []

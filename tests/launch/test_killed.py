@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.killing import ALL, HANDFUL, count_epochs, kill_series
+from tests.launch.killing import ALL, HANDFUL, kill_series
 
 
 @pytest.mark.long
@@ -18,9 +18,7 @@ def test_a_run_killed_in_every_phase_ends_in_the_same_bits(tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_a_run_of_a_minute_killed_25_times_ends_in_the_same_bits(tmp_path: Path) -> None:
-    epochs = count_epochs(tmp_path, seconds=60, tasks=1)
-
-    kills = kill_series(tmp_path, epochs=epochs, tasks=1, kills=ALL, seed=0, runs=3, least_s=60)
+    kills = kill_series(tmp_path, epochs=800, tasks=1, kills=ALL, seed=0, runs=3, least_s=60)
 
     assert len(kills) >= 25
 
@@ -30,11 +28,9 @@ def test_a_run_of_a_minute_killed_25_times_ends_in_the_same_bits(tmp_path: Path)
 def test_a_run_of_two_tasks_of_which_one_or_both_are_killed_ends_in_the_same_bits(
     tmp_path: Path,
 ) -> None:
-    epochs = count_epochs(tmp_path, seconds=60, tasks=2)
-
     kills = kill_series(
         tmp_path,
-        epochs=epochs,
+        epochs=800,
         tasks=2,
         kills=ALL,
         seed=0,
