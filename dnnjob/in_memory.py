@@ -36,8 +36,6 @@ class Held:
         Raises:
             MissingError: If one cannot be written.
         """
-        from dnnjob.data.parquet import write_parquet
-
         for path, table in self.tables.items():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +44,9 @@ class Held:
                     with suppress(PermissionError):
                         path.touch()
                 else:
+                    # Who names files need not wait for pyarrow.
+                    from dnnjob.data.parquet import write_parquet
+
                     write_parquet(path, table)
             except OSError as error:
                 raise MissingError(

@@ -37,6 +37,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def shown(value: object) -> str:
+    """A value as people read it, "-" where there is none."""
+    return "-" if value is None else str(value)
+
+
 def spanned(numbers: Collection[int]) -> str:
     """The least and the largest of numbers, as "3" or "3 to 7"."""
     least, most = min(numbers), max(numbers)

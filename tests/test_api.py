@@ -68,6 +68,17 @@ def test_importing_dnnjob_imports_nothing_heavy() -> None:
     assert not {"pandas", "numpy", "pyarrow", "pydantic", "tensorflow"} & set(done.stdout.split())
 
 
+def test_a_job_that_names_files_waits_for_no_arrow(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys; from dnnjob.in_memory import hold_tables; "
+        "values = {'name': 't', 'data': {'source': 't.csv'}}; "
+        "hold_tables(values, root=pathlib.Path(sys.argv[1])).write(); print(*sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not {"numpy", "pyarrow"} & set(done.stdout.split())
+
+
 def test_names_are_functions_though_modules_are_called_so_too() -> None:
     from dnnjob.collect.collected_runs import read_runs
     from dnnjob.run import run_job

@@ -291,7 +291,7 @@ class JobConfig(Section):
 
     @model_validator(mode="after")
     def _split_keys_go_together(self) -> Self:
-        # A sweep's points are checked each on its own: the base job is none of them.
+        # A sweep's points are checked each on its own: the base job is one for search.start alone.
         if not _SPLIT_KEYS & set(self.sweep):
             self.data.refuse_odd_split()
         return self

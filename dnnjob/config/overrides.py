@@ -141,7 +141,7 @@ def resolve_job(values: Mapping[str, Any], *, origin: str) -> JobConfig:
 
 
 def to_toml(record: BaseModel) -> str:
-    """The record as TOML, every default filled in; what has no value is left out."""
+    """The record as TOML, defaults filled in; what has no value is left out."""
     values = record.model_dump(mode="json", exclude_none=True)
     return tomli_w.dumps({key: value for key, value in values.items() if value != {}})
 

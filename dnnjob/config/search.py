@@ -4,7 +4,6 @@ settings = draw_settings(job.sweep, num_points=60, seed=job.seed)
 settings[0]["train.learning_rate"]
 """
 
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -16,8 +15,6 @@ from dnnjob.errors import JobError
 
 if TYPE_CHECKING:
     import numpy as np
-
-logger = logging.getLogger(__name__)
 
 # scipy's Sobol sequence has directions for so many dimensions, and so many points of 30 bits.
 _MAX_KEYS, _MAX_DRAWN_LOG2 = 21_201, 20
@@ -31,7 +28,7 @@ class SearchConfig(Section):
     """Points drawn, by a scrambled Sobol sequence that the job's seed keys: a larger search begins
     with the points of a smaller one. Default: no search, but the product of the lists."""
     start: bool = Field(default=False, exclude_if=lambda is_asked: not is_asked)
-    """Whether the first point is the job as it stands, for comparison; the others are drawn."""
+    """Whether the first point is the job as it stands, beside those of the sweep."""
     halving: Annotated[int, Field(ge=2, le=10)] | None = None
     """Successive halving, with 3: the third of the points whose validation loss is least goes on
     after a ninth of the epochs, and a third of these after a third; the others end there. Points of
@@ -127,12 +124,6 @@ def draw_settings(sweep: Swept, *, num_points: int, seed: int) -> list[dict[str,
         )
     num_settings = math.prod(_num_values(values) for values in sweep.values())
     if num_settings <= num_points:
-        if num_settings < num_points:
-            logger.info(
-                "The search asks for %d points, but there are %d: all of them are run.",
-                num_points,
-                num_settings,
-            )
         num_points = int(num_settings)
     settings: dict[str, dict[str, Any]] = {}
     for shares in _sobol(len(sweep), at_least=num_points, seed=seed):

@@ -4,6 +4,7 @@ for point in make_points(job): print(point.values, point.job.train.learning_rate
 """
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from dnnjob.config.job import JobConfig
 from dnnjob.config.overrides import get_key, resolve_job, set_key
 from dnnjob.config.search import Range, draw_settings
 from dnnjob.errors import JobError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,13 @@ def make_points(job: JobConfig) -> tuple[Point, ...]:
                 "those. Leave it out."
             )
     points = tuple(_points(job))
+    asked = job.search.points
+    if asked is not None and len(points) < asked:
+        logger.info(
+            "The search asks for %d points, but there are %d: all of them are run.",
+            asked,
+            len(points),
+        )
     if job.search.halving is not None:
         for point in points:
             _refuse_halving(point, job.search.halving, of_many=len(points) > 1)
@@ -52,16 +62,22 @@ def make_points(job: JobConfig) -> tuple[Point, ...]:
 
 
 def _points(job: JobConfig) -> Iterator[Point]:
-    settings = _settings(job)
+    points = (_make_point(job, setting) for setting in _settings(job))
     if not job.search.start:
-        yield from (_make_point(job, setting) for setting in settings)
+        yield from points
         return
-    held = job.model_dump(mode="json")
-    start = {key: get_key(held, key) for key in job.sweep}
-    yield Point(start, _make_point(job, {}).job)
-    drawn = (setting for setting in settings if setting != start)
-    others = None if job.search.points is None else job.search.points - 1
-    yield from (_make_point(job, setting) for setting in itertools.islice(drawn, others))
+    start = _make_start(job)
+    yield start
+    others = (point for point in points if point.job != start.job)
+    most = None if job.search.points is None else job.search.points - 1
+    yield from itertools.islice(others, most)
+
+
+def _make_start(job: JobConfig) -> Point:
+    held = job.model_dump(mode="json", exclude={"sweep", "search"}, exclude_none=True)
+    values = {key: get_key(held, key) for key in job.sweep}
+    origin = "The job as it stands, which search.start makes the first point,"
+    return Point(values, resolve_job(held, origin=origin))
 
 
 def _settings(job: JobConfig) -> Iterable[dict[str, Any]]:

@@ -272,9 +272,10 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 def fill_parquet(file: BinaryIO, tables: Iterator[pa.Table]) -> None:
     """Writes tables of one schema, at least one, one below the other."""
-    first = next(tables)
-    with pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
-        writer.write_table(first)
+    table = next(tables)
+    with pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
+        # No more than the one written and the one to come are held.
         for table in tables:
             writer.write_table(table)
 

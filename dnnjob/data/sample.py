@@ -2,7 +2,7 @@
 
 columns = sample_columns(ParquetRows.open(paths), names, ReadAs.of(job.data), source="big/")
 columns["age"].column.kind
-table = sample_table(job.data, found)              # the sample's rows, and the size of the whole
+table = sample_table(job.data, found, rows)        # the sample's rows, and the size of the whole
 table = sample_text(job.data, plan_text(job.data, found))
 """
 
@@ -61,13 +61,17 @@ class SampledTable:
         return sum(self.part_rows)
 
 
-def sample_table(data: DataConfig, found: JobFiles) -> SampledTable:
+def sample_table(data: DataConfig, found: JobFiles, rows: ParquetRows) -> SampledTable:
     """Some rows of a job's table of Parquet files.
+
+    Args:
+        data: What the job says.
+        found: Its files.
+        rows: The same, opened.
 
     Raises:
         DataError: If the table cannot be read, or holds what cannot be trained on.
     """
-    rows = ParquetRows.open(found.paths)
     columns = sample_columns(rows, found.files[0].names, ReadAs.of(data), source=data.source)
     part_rows = found.part_rows(rows.file_rows(found.paths))
     return SampledTable(_make_table(data, found, columns), part_rows, is_counted=True)

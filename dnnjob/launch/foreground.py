@@ -65,7 +65,7 @@ from dnnjob.runs import (
     write_resumption,
 )
 from dnnjob.tasks import WAIT_S, StopFlag, Task, find_task, fresh_names, looks
-from dnnjob.text import align
+from dnnjob.text import align, shown
 
 logger = logging.getLogger(__name__)
 _OPEN = ("CREATED", "RUNNING")
@@ -263,7 +263,7 @@ def _make_run(point: Point, *, root: Path, task: Task) -> RunPaths:
 
 
 def _setting(point: Point) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in point.values.items())
+    return ", ".join(f"{key} = {shown(value)}" for key, value in point.values.items())
 
 
 def _heading(point: Point) -> tuple[str, ...]:
@@ -273,7 +273,7 @@ def _heading(point: Point) -> tuple[str, ...]:
 def _outcome(point: Point, paths: RunPaths) -> tuple[str, ...]:
     state = read_state(paths)
     test = read_report(paths.report).metrics.test if state == "COMPLETED" else None
-    values = map(str, point.values.values())
+    values = map(shown, point.values.values())
     return (
         *values,
         state or "unknown",

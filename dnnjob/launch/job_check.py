@@ -22,7 +22,7 @@ from dnnjob.launch.point_tables import AnyTable, PointTables, measure_rows
 from dnnjob.machine import memory_limit_bytes, memory_share_bytes
 from dnnjob.results.intervals import describe_too_few, least_rows
 from dnnjob.runs import Record
-from dnnjob.text import align, counted
+from dnnjob.text import align, counted, shown
 
 if TYPE_CHECKING:
     from dnnjob.data.table import Table
@@ -62,7 +62,8 @@ class PointCheck(Record):
     """A run that the job would make."""
 
     values: dict[str, Any]
-    """What sets it apart from the other points of the sweep; empty without a sweep."""
+    """What sets it apart from the other points of the sweep, None where it leaves a key out; empty
+    without a sweep."""
     source: str
     num_rows: int
     num_train_rows: int
@@ -361,7 +362,7 @@ def _point_rows(points: Sequence[PointCheck]) -> Iterator[tuple[str, ...]]:
     yield (*points[0].values, "train rows", "parameters", "steps", "memory")
     for point in points:
         yield (
-            *map(str, point.values.values()),
+            *map(shown, point.values.values()),
             f"{point.num_train_rows:,}",
             f"{point.num_trainable_params:,}",
             f"{point.steps:,}",

@@ -104,4 +104,6 @@ def _read(data: DataConfig, plan: Plan | None) -> AnyTable:
     from dnnjob.data.heads import TextPlan
     from dnnjob.data.sample import sample_table, sample_text
 
-    return sample_text(data, plan) if isinstance(plan, TextPlan) else sample_table(data, plan.found)
+    if isinstance(plan, TextPlan):
+        return sample_text(data, plan)
+    return sample_table(data, plan.found, plan.files)

@@ -148,7 +148,7 @@ class SweepPoint(Record):
     number: int
     """Its place, from 1."""
     values: dict[str, Any]
-    """What sets it apart from the others."""
+    """What sets it apart from the others, None where it leaves a key out."""
     run: str
     """Its run folder, relative to the root."""
 

@@ -60,7 +60,7 @@ def collect(root: Path) -> tuple[dict[str, float], str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_ten_thousand_runs_are_parsed_once_and_take_little_memory(
+def test_ten_thousand_runs_are_remembered_and_take_little_memory(
     root: Path, record_property: Callable[[str, object], None]
 ) -> None:
     make_root(root, num_runs=10_000, broken_fraction=0.01)

@@ -1,6 +1,7 @@
 """The points that a search draws."""
 
 import itertools
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ LEAST = 'name = "least"\nseed = 3\n[data]\nsource = "t.csv"\ntarget = "y"\n'
 RATES = "train.learning_rate = { low = 1e-4, high = 1e-1, log = true }"
 
 
-def load(folder: Path, sweep: str, *overrides: str, search: str = "points = 16") -> JobConfig:
-    (folder / "job.toml").write_text(f"{LEAST}\n[sweep]\n{sweep}\n[search]\n{search}\n")
+def load(
+    folder: Path, sweep: str, *overrides: str, search: str = "points = 16", data: str = ""
+) -> JobConfig:
+    (folder / "job.toml").write_text(f"{LEAST}{data}\n[sweep]\n{sweep}\n[search]\n{search}\n")
     return load_job(folder / "job.toml", overrides=overrides)
 
 
@@ -61,10 +64,56 @@ def test_a_search_from_the_start_has_the_job_itself_first(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("search", ["points = 16", ""])
-def test_a_start_that_is_drawn_too_stands_once(tmp_path: Path, search: str) -> None:
-    sweep = "model.hidden_units = [[8], [200, 1000], [9]]"
-    points = values_of(load(tmp_path, sweep, search=f"{search}\nstart = true"))
-    assert [point["model.hidden_units"] for point in points] == [[200, 1000], [8], [9]]
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        "model.hidden_units = [[8], [200, 1000], [9]]",
+        # A list in the resolved job.
+        'data.date_format = ["%d.%m.%Y", "%m/%d/%Y", "%Y"]',
+    ],
+)
+def test_a_start_that_is_drawn_too_stands_once(tmp_path: Path, search: str, sweep: str) -> None:
+    data = 'date_format = "%m/%d/%Y"'
+    points = make_points(load(tmp_path, sweep, search=f"{search}\nstart = true", data=data))
+
+    assert points[0].job == make_points(load(tmp_path, "", search="", data=data))[0].job
+    assert len({point.job.model_dump_json() for point in points}) == len(points) == 3
+
+
+def test_a_start_goes_through_the_rungs_as_the_others_do(tmp_path: Path) -> None:
+    start = ["data.validation_fraction=0.2", "search.start=true", "search.halving=3"]
+    points = make_points(load(tmp_path, RATES, *start))
+    assert len(points) == 16
+
+    with pytest.raises(JobError, match=r"halving = 3 .* there is one"):
+        make_points(load(tmp_path, RATES, *start, "search.points=1"))
+
+
+def test_a_start_that_is_no_job_without_the_swept_keys_is_refused(tmp_path: Path) -> None:
+    job = load(tmp_path, "data.validation_fraction = [0.1, 0.2]", "train.patience=3", search="")
+    assert len(make_points(job)) == 2
+
+    started = load(
+        tmp_path,
+        "data.validation_fraction = [0.1, 0.2]",
+        "train.patience=3",
+        search="start = true",
+    )
+    with pytest.raises(JobError, match=r"(?s)which search\.start makes the first.*patience = 3"):
+        make_points(started)
+
+
+@pytest.mark.parametrize(("points", "told"), [(4, ""), (5, "asks for 5 points, but there are 4")])
+def test_a_search_of_more_points_than_there_are_says_so(
+    tmp_path: Path, points: int, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    search = f"points = {points}\nstart = true"
+    with caplog.at_level(logging.INFO):
+        made = make_points(load(tmp_path, "model.hidden_units = [[8], [9], [10]]", search=search))
+
+    assert len(made) == 4
+    assert told in caplog.text
+    assert bool(told) == bool(caplog.text)
 
 
 def test_the_seed_draws_other_points_and_the_same_seed_the_same(tmp_path: Path) -> None:

@@ -10,11 +10,16 @@ from dnnjob.config import DataConfig
 from dnnjob.data.kinds import ReadAs
 from dnnjob.data.measurement import measure_sample
 from dnnjob.data.parquet import ParquetRows
-from dnnjob.data.sample import estimate_splits, sample_columns, sample_table
+from dnnjob.data.sample import SampledTable, estimate_splits, sample_columns, sample_table
 from dnnjob.data.sources import peek_job
 from dnnjob.errors import DataError
 
 NUM_ROWS = 50_000
+
+
+def sample(data: DataConfig) -> SampledTable:
+    found = peek_job(data)
+    return sample_table(data, found, ParquetRows.open(found.paths))
 
 
 def write(folder: Path, *, cuts: int = 2, **columns: object) -> DataConfig:
@@ -83,7 +88,7 @@ def test_a_group_too_large_for_that_is_read_in_part(
 def test_what_further_rows_may_cure_is_a_warning(tmp_path: Path, y: float, told: str) -> None:
     data = write(tmp_path / "t", y=y)
 
-    sampled = sample_table(data, peek_job(data))
+    sampled = sample(data)
 
     assert told in measure_sample(sampled.table).warnings[0]
     assert estimate_splits(data, sampled, seed=0) == [35_000, 0, 15_000, 0]
@@ -92,20 +97,20 @@ def test_what_further_rows_may_cure_is_a_warning(tmp_path: Path, y: float, told:
 def test_weights_of_zero_may_be_followed_by_others(tmp_path: Path) -> None:
     data = write(tmp_path / "t", weight=0.0).model_copy(update={"weight_column": "weight"})
 
-    assert measure_sample(sample_table(data, peek_job(data)).table).warnings == ()
+    assert measure_sample(sample(data).table).warnings == ()
 
 
 def test_what_no_further_row_can_cure_is_refused(tmp_path: Path) -> None:
     data = write(tmp_path / "t", y=np.inf)
 
     with pytest.raises(DataError, match=r"'y' .* it is infinite in 16000 of 16000 rows"):
-        measure_sample(sample_table(data, peek_job(data)).table)
+        measure_sample(sample(data).table)
 
 
 def test_shuffled_rows_are_counted_as_they_are_split(tmp_path: Path) -> None:
     data = write(tmp_path / "t").model_copy(update={"validation_fraction": 0.25})
 
-    counts = estimate_splits(data, sample_table(data, peek_job(data)), seed=0)
+    counts = estimate_splits(data, sample(data), seed=0)
 
     assert counts == [26_250, 8_750, 15_000, 0]
 
@@ -120,9 +125,7 @@ def test_gaps_in_the_target_and_words_of_a_column_are_counted_by_the_sample(
     )
     by_column = data.model_copy(update={"split": "column", "split_column": "part"})
 
-    shuffled, said = (
-        estimate_splits(one, sample_table(one, peek_job(one)), seed=0) for one in (data, by_column)
-    )
+    shuffled, said = (estimate_splits(one, sample(one), seed=0) for one in (data, by_column))
 
     assert shuffled == pytest.approx([31_500, 0, 13_500, 5_000], abs=100)
     assert said == pytest.approx([32_500, 0, 12_500, 5_000], rel=0.05)
@@ -135,4 +138,4 @@ def test_files_that_disagree_are_refused(tmp_path: Path) -> None:
     )
 
     with pytest.raises(DataError, match=r"'x' is numeric in .*0\.parquet, text in .*z\.parquet"):
-        sample_table(data, peek_job(data))
+        sample(data)
