@@ -299,7 +299,7 @@ def test_a_second_interrupt_ends_at_once_tasks_that_do_not_listen(
 def test_a_task_that_falls_silent_ends_the_run_and_is_named(
     job: Path, tmp_path: Path, rank: int
 ) -> None:
-    limit = "devices.hang_timeout_s=5"
+    limit = "devices.hang_timeout_s=15"
     command = Command("run", job, "devices.tasks=2", limit, "--root", tmp_path)
 
     ended = command.end_by(signal.SIGSTOP, rank=rank)
