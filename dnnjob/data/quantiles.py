@@ -68,10 +68,7 @@ class QuantileSketch:
         """The sketch of both streams."""
         num_levels = max(len(self.levels), len(other.levels))
         mine, theirs = self._padded(num_levels), other._padded(num_levels)
-        levels = [
-            np.sort(np.concatenate(pair), kind="stable")
-            for pair in zip(mine.levels, theirs.levels, strict=True)
-        ]
+        levels = [_merged(*pair) for pair in zip(mine.levels, theirs.levels, strict=True)]
         room = max(self.room, other.room)
         turns = [sum(pair) for pair in zip(mine.turns, theirs.turns, strict=True)]
         level = 0
@@ -85,9 +82,7 @@ class QuantileSketch:
                 if level + 1 == len(levels):
                     levels.append(np.empty(0))
                     turns.append(0)
-                levels[level + 1] = np.sort(
-                    np.concatenate([levels[level + 1], moved]), kind="stable"
-                )
+                levels[level + 1] = _merged(levels[level + 1], moved)
             level += 1
         return QuantileSketch(tuple(levels), tuple(turns), room)
 
@@ -134,3 +129,10 @@ class QuantileSketch:
         missing = num_levels - len(self.levels)
         levels = self.levels + (np.empty(0),) * missing
         return QuantileSketch(levels, self.turns + (0,) * missing, self.room)
+
+
+def _merged(one: FloatArray, other: FloatArray) -> FloatArray:
+    """The numbers of both, each ascending, in order."""
+    if not len(one) or not len(other):
+        return one if len(one) else other
+    return np.sort(np.concatenate([one, other]), kind="stable")

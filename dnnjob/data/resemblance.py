@@ -8,6 +8,7 @@ moments.correlations()
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from dnnjob.data.split import STEP, UNLABELLED, Hashes, Labels, hash_text, mix
 _MAX_HELD = 2**17
 # A call of NumPy takes as long as a hundred numbers, of which a wide table has few in a column.
 _NUMBERS_AT_ONCE = 2**16
+# What stays in a core's cache while one column is mixed in after the other.
+_ROWS_AT_ONCE = 2**13
 _GAP = np.uint64(0x7FF8000000000000)
 
 
@@ -27,22 +30,33 @@ def hash_rows(block: Block) -> Hashes:
 
     SplitMix64 of one column after the other, doi:10.1145/2660193.2660195.
     """
-    total = np.zeros(1, np.uint64)
-    for column in block.values():
-        total = mix(total + _hash_column(column) + STEP)
+    # Texts have theirs already where the numbers of a part of the rows get theirs.
+    columns: list[npt.NDArray[Any]] = [
+        _hash_texts(column) if isinstance(column, Texts) else np.asarray(column, np.float64)
+        for column in block.values()
+    ]
+    total = np.zeros(len(columns[0]), np.uint64)
+    for first in range(0, len(total), _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        for column in columns:
+            some = column[rows]
+            hashes = _hash_numbers(some) if some.dtype == np.float64 else some
+            total[rows] = mix(total[rows] + hashes + STEP)
     return total
 
 
-def _hash_column(column: RawColumn) -> Hashes:
-    if isinstance(column, Texts):
-        hashes = np.full(len(column.values) + 1, _GAP)
-        for place in np.unique(column.codes[column.codes >= 0]):
-            hashes[place] = hash_text(column.values[place])
-        # Missing rows have the code -1, which is the last place.
-        return hashes[column.codes]
+def _hash_texts(texts: Texts) -> Hashes:
+    hashes = np.full(len(texts.values) + 1, _GAP)
+    for place in np.unique(texts.codes[texts.codes >= 0]):
+        hashes[place] = hash_text(texts.values[place])
+    # Missing rows have the code -1, which is the last place.
+    return hashes[texts.codes]
+
+
+def _hash_numbers(numbers: FloatArray) -> Hashes:
     # Zero has two signs, and a gap many bits.
-    numbers = np.asarray(column, np.float64) + 0.0
-    return np.where(np.isnan(numbers), _GAP, numbers.view(np.uint64))
+    values = np.asarray(numbers, np.float64) + 0.0
+    return np.where(np.isnan(values), _GAP, values.view(np.uint64))
 
 
 @dataclass(frozen=True)
@@ -78,11 +92,11 @@ class Twins:
     level: int = 0
 
     @classmethod
-    def of(cls, hashes: Hashes, labels: Labels) -> "Twins":
-        """Of some rows; those without a target do not count."""
-        labelled = labels != UNLABELLED
-        counts = np.eye(3, dtype=np.int64)[labels[labelled]]
-        return _thinned(*_joined(hashes[labelled], counts), level=0)
+    def of(cls, hashes: Hashes, labels: Labels, *, level: int = 0) -> "Twins":
+        """Of some rows; those without a target do not count, nor those that `level` leaves out."""
+        held = (labels != UNLABELLED) & _ends_in_zeros(hashes, level)
+        counts = np.eye(3, dtype=np.int64)[labels[held]]
+        return _thinned(*_joined(hashes[held], counts), level=level)
 
     def __add__(self, other: "Twins") -> "Twins":
         """Those of both."""
@@ -113,21 +127,32 @@ def hash_wholes(column: RawColumn) -> Twins | None:
         return None
     if not np.equal(np.floor(column), column).all():
         return None
-    return Twins.of(mix(_hash_column(column) + STEP), np.zeros(len(column), np.int8))
+    return Twins.of(mix(_hash_numbers(column) + STEP), np.zeros(len(column), np.int8))
 
 
 def _joined(hashes: Hashes, counts: npt.NDArray[np.int64]) -> tuple[Hashes, npt.NDArray[np.int64]]:
     """Each hash once."""
+    # Two ascending parts are merged, which a stable sort does in one go.
     order = np.argsort(hashes, kind="stable")
-    different, starts = np.unique(hashes[order], return_index=True)
-    if not len(different):
-        return different, counts
-    return different, np.add.reduceat(counts[order], starts, axis=0)
+    ordered, counts = hashes[order], counts.take(order, axis=0)
+    is_first = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
+    starts = np.flatnonzero(is_first)
+    if len(starts) < len(ordered):
+        counts = np.add.reduceat(counts, starts, axis=0)
+    return ordered[starts], counts
+
+
+def _ends_in_zeros(hashes: Hashes, level: int) -> npt.NDArray[np.bool_]:
+    ends: Hashes = hashes & np.uint64((1 << level) - 1)
+    return np.equal(ends, 0)
 
 
 def _thinned(hashes: Hashes, counts: npt.NDArray[np.int64], *, level: int) -> Twins:
     while True:
-        kept = (hashes & np.uint64((1 << level) - 1)) == 0
+        kept = _ends_in_zeros(hashes, level)
+        if kept.all() and len(hashes) <= _MAX_HELD:
+            return Twins(hashes, counts, level)
         if kept.sum() <= _MAX_HELD:
             return Twins(hashes[kept], counts[kept], level)
         level += 1

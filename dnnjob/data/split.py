@@ -140,8 +140,10 @@ def mix(numbers: Hashes) -> Hashes:
     """The SplitMix64 of each number, no two of which have the same."""
     mixed = numbers * STEP
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return mixed ^ (mixed >> np.uint64(31))
+        mixed ^= mixed >> np.uint64(shift)
+        mixed *= np.uint64(factor)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
 
 
 def hash_text(text: str) -> int:

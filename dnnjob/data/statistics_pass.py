@@ -187,7 +187,9 @@ def survey_rows(
     def measure(first: int, table: pa.Table) -> _Measured:
         block = raw_block(table, reads, data, source=data.source)
         y = np.asarray(block[data.target], dtype=np.float64)
-        return _measure(data, block, first, splitter(first, y, table), room=room)
+        # What the sums leave out by now need not be looked at.
+        level = sums.twins.level
+        return _measure(data, block, first, splitter(first, y, table), room=room, level=level)
 
     with ThreadPoolExecutor(threads) as pool:
         for first, table in rows.batches(size=_pass_rows(len(rows.schema))):
@@ -281,7 +283,9 @@ def key_block(table: pa.Table, data: DataConfig, kind: FeatureKind | None) -> Ra
     )
 
 
-def _measure(data: DataConfig, block: Block, first: int, labels: Labels, *, room: int) -> _Measured:
+def _measure(
+    data: DataConfig, block: Block, first: int, labels: Labels, *, room: int, level: int
+) -> _Measured:
     y = np.asarray(block[data.target], dtype=np.float64)
     totals = {}
     for place in np.unique(labels):
@@ -306,7 +310,7 @@ def _measure(data: DataConfig, block: Block, first: int, labels: Labels, *, room
         labels,
         differing,
         co_moments(compared, data.target),
-        Twins.of(hash_rows(compared), labels),
+        Twins.of(hash_rows(compared), labels, level=level),
         {name: hash_wholes(column) for name, column in block.items() if ID_NAME.search(name)},
     )
 

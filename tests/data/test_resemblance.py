@@ -55,11 +55,16 @@ def test_of_many_rows_a_sample_is_held_in_which_twins_stay_together(
     labels = np.repeat([TRAIN, TEST], 8000).astype(np.int8)
     hashes = hash_rows({"x": values})
 
-    twins = Twins()
+    twins, thinned = Twins(), Twins()
     for first in range(0, 16_000, 1000):
-        twins += Twins.of(hashes[first : first + 1000], labels[first : first + 1000])
+        some = hashes[first : first + 1000], labels[first : first + 1000]
+        twins += Twins.of(*some)
+        thinned += Twins.of(*some, level=thinned.level)
 
     found = twins.count()
+    assert thinned.count() == found
+    assert np.array_equal(thinned.hashes, twins.hashes)
+    assert np.array_equal(thinned.counts, twins.counts)
     assert found.one_of in (16, 32)
     assert len(twins.hashes) <= 500
     assert found.shared == found.held_out
