@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one worker runs in one go: a module, all on the clusters, all series; the last first."""
+    """What one worker runs in one go: a module, all that look at one run, all on the clusters."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
     # Whoever begins with the longest is not left waiting for it.
@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # The other recipe's image is built beside the first one's.
 _FIRST = ("tests/container/test_definition.py", "tests/container/test_container.py")
-_GROUPS = {name: place for place, name in enumerate((*_FIRST, "series", "clusters"))}
+_GROUPS = {name: place for place, name in enumerate((*_FIRST, "series", "clusters", "finished"))}
 
 
 def _group(item: pytest.Item) -> str:
@@ -57,6 +57,8 @@ def _group(item: pytest.Item) -> str:
         return "series"
     if item.get_closest_marker("slurm"):
         return "clusters"
+    if "finished" in getattr(item, "fixturenames", ()):
+        return "finished"
     return str(item.path.relative_to(CHECKOUT))
 
 

@@ -204,6 +204,7 @@ assert "dnnjob" not in sys.modules
 """
 
 
+@pytest.mark.long
 def test_the_model_takes_the_files_own_columns_in_plain_keras(
     houses: Houses, tmp_path: Path
 ) -> None:

@@ -58,7 +58,12 @@ def run_with(streams: str, calls: list[list[str]], folder: Path) -> tuple[list[o
 
 @pytest.mark.parametrize(
     ("streams", "code"),
-    [(">&-", 4), ("2>&-", 0), (">/dev/full", 4), ("2>/dev/full | true", 0)],
+    [
+        pytest.param(">&-", 4, marks=pytest.mark.long),
+        pytest.param("2>&-", 0, marks=pytest.mark.long),
+        (">/dev/full", 4),
+        pytest.param("2>/dev/full | true", 0, marks=pytest.mark.long),
+    ],
 )
 def test_verbs_tell_that_their_product_is_lost_and_mind_nothing_else(
     finished: FinishedRun, streams: str, code: int
@@ -88,7 +93,7 @@ def test_verbs_tell_that_their_product_is_lost_and_mind_nothing_else(
     ],
 )
 def test_a_run_ends_as_it_would_have(write_job: WriteJob, streams: str) -> None:
-    folder = write_job(train={"epochs": 2}).parent
+    folder = write_job(train={"epochs": 2}, output={"trees": False}).parent
     codes, _ = run_with(streams, [["run", "job.toml"]], folder)
     assert codes == [0]
     (status,) = folder.glob("runs/tiny/*/status.json")

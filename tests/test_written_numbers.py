@@ -31,7 +31,8 @@ def write_prices(path: Path) -> None:
 def test_predict_reads_numbers_as_the_run_did(tmp_path: Path) -> None:
     write_prices(tmp_path / "t.csv")
     (tmp_path / "t.toml").write_text(draft_job(tmp_path / "t.csv"))
-    quick = ("train.epochs=2", "model.hidden_units=[8]", "output.plots=false")
+    quick = ("train.epochs=2", "model.hidden_units=[8]", "model.members=2")
+    quick += ("output.plots=false", "output.trees=false")
     paths = run_here(tmp_path / "t.toml", *quick, root=tmp_path / "runs")
     data = tomllib.loads(paths.job.read_text())["data"]
     assert (data["decimal"], data["thousands"], data["date_format"]) == (",", ".", ["%d.%m.%Y"])

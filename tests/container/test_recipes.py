@@ -56,10 +56,11 @@ def test_what_git_does_not_know_makes_the_commit_dirty(tmp_path: Path) -> None:
     ("profile", "command"),
     [
         ("apptainer", "apptainer exec --nv --bind /scratch /scratch/images/dnnjob.sif "),
-        (
+        pytest.param(
             "pyxis",
             "--container-image=/scratch/images/dnnjob.sqsh --container-mounts=/scratch:/scratch "
             "--no-container-mount-home --no-container-entrypoint ",
+            marks=pytest.mark.long,
         ),
     ],
 )

@@ -269,6 +269,7 @@ def test_ids_with_zeros_before_them_stay_as_they_are_written(tmp_path: Path) -> 
     assert open_table(data).ids["id"].to_pylist()[:2] == ["007", "12"]
 
 
+@pytest.mark.long
 def test_time_to_read_grows_as_the_columns_do(tmp_path: Path) -> None:
     def seconds(num_columns: int) -> float:
         columns = {f"c{number}": ["101", "202", "303"] for number in range(num_columns)}

@@ -115,7 +115,9 @@ def test_a_tick_says_all_of_its_value(ticks: list[float], labels: list[str]) -> 
     assert [format_tick(value, np.array(ticks)) for value in ticks] == labels
 
 
-@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e6, 1e12])
+@pytest.mark.parametrize(
+    "scale", [1e-9, *(pytest.param(one, marks=pytest.mark.long) for one in (1.0, 1e6)), 1e12]
+)
 def test_no_power_of_ten_floats_in_a_corner(
     tmp_path: Path, drawn: dict[str, Figure], scale: float
 ) -> None:

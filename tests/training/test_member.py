@@ -95,6 +95,7 @@ def poison(members: Sequence[Member]) -> None:
         member.network.set_weights([np.full_like(one, np.nan) for one in weights])
 
 
+@pytest.mark.long
 def test_a_member_that_diverges_touches_no_bit_of_the_others() -> None:
     expected = train(*make_members(1))
     step, members = make_members(1)
@@ -107,6 +108,7 @@ def test_a_member_that_diverges_touches_no_bit_of_the_others() -> None:
     assert_equal([found[0], found[2]], [expected[0], expected[2]])
 
 
+@pytest.mark.long
 def test_a_run_ends_where_less_than_half_of_its_members_remain() -> None:
     step, members = make_members(1)
     poison(members[1:])
@@ -115,6 +117,7 @@ def test_a_run_ends_where_less_than_half_of_its_members_remain() -> None:
         train(step, members)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [1, 2])
 def test_members_get_on_alike_where_a_round_has_no_time_for_all(
     monkeypatch: pytest.MonkeyPatch, width: int

@@ -59,6 +59,7 @@ def train(job: JobConfig) -> tuple[Stack, list[np.ndarray], list[float]]:
     return stack, stack.networks[0].get_weights(), member.state.log.losses
 
 
+@pytest.mark.long
 def test_a_run_after_another_of_its_kind_ends_in_the_bits_of_one_alone() -> None:
     other = make_job(seed=7, learning_rate=0.02, schedule="cosine")
     alone, expected, losses = train(other)
@@ -82,6 +83,7 @@ def test_runs_of_one_kind_compile_once() -> None:
     assert first.step._call.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.long
 def test_a_run_takes_the_networks_of_one_before_it_that_began_alike() -> None:
     other = make_job(dropout_rate=0.6, learning_rate=0.02, patience=2)
     _, expected, losses = train(other)

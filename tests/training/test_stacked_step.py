@@ -149,13 +149,8 @@ def assert_equal(found: Any, expected: Any) -> None:
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "patient",
-        *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS if kind != "patient"),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_network_of_a_stack_trains_as_it_does_alone(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

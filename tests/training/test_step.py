@@ -87,9 +87,12 @@ def fit_with_keras(
 @pytest.mark.parametrize(
     ("name", "xla"),
     [
-        *((name, "on") for name in OPTIMIZERS),
+        *(
+            pytest.param(name, "on", marks=() if name in ("sgd", "adam") else pytest.mark.long)
+            for name in OPTIMIZERS
+        ),
         ("sgd", "off"),
-        ("adam", "off"),
+        pytest.param("adam", "off", marks=pytest.mark.long),
         *(
             pytest.param(name, "off", marks=pytest.mark.slow)
             for name in OPTIMIZERS
@@ -126,8 +129,10 @@ def test_l2_trains_as_keras_regularizers_do_and_stays_out_of_the_loss(make_train
     ("settings", "loss"),
     [
         ({"loss": "mae"}, keras.losses.MeanAbsoluteError()),
-        ({"loss": "huber"}, keras.losses.Huber(1.0)),
-        ({"loss": "huber", "huber_delta": 0.25}, keras.losses.Huber(0.25)),
+        pytest.param({"loss": "huber"}, keras.losses.Huber(1.0), marks=pytest.mark.long),
+        pytest.param(
+            {"loss": "huber", "huber_delta": 0.25}, keras.losses.Huber(0.25), marks=pytest.mark.long
+        ),
     ],
 )
 def test_robust_losses_train_as_they_do_in_keras_and_histories_show_squared_errors(
@@ -175,7 +180,9 @@ def test_embeddings_train_as_they_do_in_keras(make_training: Any, xla: str, batc
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["mse", "mae", "huber"])
+@pytest.mark.parametrize(
+    "loss", ["mse", *(pytest.param(loss, marks=pytest.mark.long) for loss in ("mae", "huber"))]
+)
 def test_a_weight_counts_as_that_many_rows(make_training: Any, loss: str) -> None:
     random = np.random.default_rng(2)
     x, y = random.normal(size=(30, 5)), random.normal(size=30)
@@ -221,7 +228,7 @@ def test_a_linear_job_reaches_the_least_squares_solution(make_training: Any) -> 
     np.testing.assert_allclose([*kernel.ravel(), *bias], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("xla", ["on", "off"])
+@pytest.mark.parametrize("xla", ["on", pytest.param("off", marks=pytest.mark.long)])
 def test_how_steps_are_cut_into_calls_never_changes_a_bit(make_training: Any, xla: str) -> None:
     sections = {
         "model": {"dropout_rate": 0.3},
@@ -428,6 +435,7 @@ def test_patience_stops_and_gives_back_the_best_weights(make_training: Any, xla:
     )
 
 
+@pytest.mark.long
 def test_an_epoch_that_is_hardly_better_does_not_count(make_training: Any) -> None:
     settings = {"epochs": 200, "patience": 3, "min_delta": 0.02, "learning_rate": 0.02}
     training = make_training(num_rows=50, num_validation_rows=40, train=settings)
@@ -443,7 +451,7 @@ def test_an_epoch_that_is_hardly_better_does_not_count(make_training: Any) -> No
     assert best < int(np.argmin(losses))
 
 
-@pytest.mark.parametrize("xla", ["on", "off"])
+@pytest.mark.parametrize("xla", ["on", pytest.param("off", marks=pytest.mark.long)])
 def test_a_gradient_that_is_not_finite_skips_the_update_and_ends_the_call(
     make_training: Any, xla: str
 ) -> None:
@@ -465,6 +473,7 @@ def test_a_gradient_that_is_not_finite_skips_the_update_and_ends_the_call(
         np.testing.assert_array_equal(then, now)
 
 
+@pytest.mark.long
 def test_bfloat16_trains_near_float32_with_float32_weights(make_training: Any) -> None:
     losses = {}
     for precision in ("float32", "bfloat16"):
