@@ -48,7 +48,7 @@ _LEAST_ROWS = 8192
 _SAMPLE_ROWS = 20_000
 # What a cut or foreign file makes its reader raise.
 _DAMAGE = (*(OSError, ValueError, KeyError, EOFError), zipfile.BadZipFile, pa.ArrowException)
-_SAMPLED = ("raw", "y", "y_pred", "y_unseen", "y_std", "labels", "inputs")
+_SAMPLED = ("raw", "y", "y_pred", "y_unseen", "labels", "inputs")
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -95,9 +95,8 @@ class PredictionSums:
         num_trains: Training rows among them.
         sample: Of each piece, of some of its rows: raw numbers, targets, predictions (`y_pred`),
             predictions by networks that they did not train (`y_unseen`: for training rows by the
-            member that left them out, NaN where there is none), the standard deviation of all
-            members' predictions (`y_std`, 0 of a single one), splits, and the network's inputs of
-            the test rows among them.
+            member that left them out, NaN where there is none), splits, and the network's inputs
+            of the test rows among them.
         num_written: Pieces of the sample that stand in files.
     """
 
@@ -180,7 +179,7 @@ class PredictionPass:
                 y_pred = each.mean(axis=0)
                 tables.append(_predictions_of(piece, y_pred, each))
             with watch.time("evaluate"):
-                self._add(sums, piece, x, each)
+                self._add(sums, piece, x, each, y_pred)
             is_due = time.monotonic() - written_at >= self.parts.every_s
             is_full = sums.num_rows - began >= _MAX_PART_ROWS
             if is_due or is_full or sums.num_rows == self.table.num_rows or self._is_to_stop():
@@ -249,18 +248,21 @@ class PredictionPass:
             for column in self.encoding.columns
         )
 
-    def _add(self, sums: PredictionSums, piece: Piece, x: Floats, each: Doubles) -> None:
-        y_pred, y_unseen, y_std = each.mean(axis=0), self._unseen(sums, piece, each), each.std(0)
+    def _add(
+        self, sums: PredictionSums, piece: Piece, x: Floats, each: Doubles, y_pred: Doubles
+    ) -> None:
         for place in range(3):
             rows = piece.labels == place
             if rows.any():
                 sums.errors[place] += add_up(piece.y[rows], y_pred[rows])
-        trains = piece.labels == TRAIN
-        left_out = self._unseen_folds(sums, piece) >= 0
+        trains, folds = piece.labels == TRAIN, self._unseen_folds(sums, piece)
+        left_out = folds >= 0
+        y_unseen = np.where(trains, np.nan, y_pred)
+        y_unseen[left_out] = each[folds[left_out], np.flatnonzero(left_out)]
         if self._folds_validate and left_out.any():
             sums.errors[VALIDATION] += add_up(piece.y[left_out], y_unseen[left_out])
-        self._add_members(sums, piece, each)
-        rows = (piece.labels == TRAIN) | (piece.labels == TEST)
+        self._add_members(sums, piece, each, folds)
+        rows = trains | (piece.labels == TEST)
         sums.linear = sums.linear.added(
             self._linear_inputs(piece, x, rows),
             piece.y[rows] - self.table.train_mean(self.table.data.target),
@@ -277,24 +279,24 @@ class PredictionPass:
             piece.y[drawn],
             y_pred[drawn],
             y_unseen[drawn],
-            y_std[drawn],
             piece.labels[drawn],
             x[drawn & is_test],
         )
         for kept, values in zip(sums.sample.values(), sample, strict=True):
             kept.append(values)
 
-    def _add_members(self, sums: PredictionSums, piece: Piece, each: Doubles) -> None:
+    def _add_members(
+        self, sums: PredictionSums, piece: Piece, each: Doubles, folds: npt.NDArray[np.int32]
+    ) -> None:
         """Adds up the errors of each network of several."""
         if len(each) == 1:
             return
         sums.members = sums.members or [Totals()] * (2 * len(each))
-        unseen = self._unseen_folds(sums, piece)
         for place, split in enumerate((VALIDATION, TEST)):
             for number, y_pred in enumerate(each):
                 rows = piece.labels == split
                 if split == VALIDATION and self._folds_validate:
-                    rows = unseen == number
+                    rows = folds == number
                 if rows.any():
                     sums.members[2 * number + place] += add_up(piece.y[rows], y_pred[rows])
 
@@ -308,13 +310,6 @@ class PredictionPass:
         if self.folds is not None:
             folds[trains] = self.folds[sums.num_trains :][: int(trains.sum())]
         return folds
-
-    def _unseen(self, sums: PredictionSums, piece: Piece, each: Doubles) -> Doubles:
-        """Predictions of the next piece by networks that its rows did not train, or NaN."""
-        folds = self._unseen_folds(sums, piece)
-        left_out = each[folds, np.arange(len(folds))]
-        seen = np.where(piece.labels == TRAIN, np.nan, each.mean(axis=0))
-        return np.where(folds >= 0, left_out, seen)
 
     def _linear_inputs(self, piece: Piece, x: Floats, rows: npt.NDArray[np.bool_]) -> Doubles:
         if not self._is_plain:
