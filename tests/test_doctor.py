@@ -41,14 +41,11 @@ def test_a_fit_machine_is_told_in_json(dnnjob: Command, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("script", "told"),
     [
-        pytest.param(
-            "raise ImportError('libcuda.so: not found')",
-            "libcuda.so: not found",
-            marks=pytest.mark.long,
-        ),
+        ("raise ImportError('libcuda.so: not found')", "libcuda.so: not found"),
         ("import os; os.abort()", "SIGABRT"),
     ],
 )

@@ -132,8 +132,14 @@ def test_the_linear_baseline_is_least_squares(base: RunPaths, folder: Path) -> N
 
 @pytest.mark.parametrize(
     "overrides",
-    [["data.memory_budget_gb=1.0", "data.source=many"], ["data.source=large.parquet"]],
-    ids=["resident, many files", "copied"],
+    [
+        pytest.param(
+            ["data.memory_budget_gb=1.0", "data.source=many"],
+            id="resident, many files",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(["data.source=large.parquet"], id="copied"),
+    ],
 )
 def test_neither_memory_nor_files_change_a_bit(
     base: RunPaths, folder: Path, overrides: list[str]

@@ -293,7 +293,10 @@ def test_loss_falls_on_a_log_scale_and_marks_the_best_epoch(
     ]
 
 
-@pytest.mark.parametrize("losses", [[1.0], [0.0, 0.0], [1.0, 0.9, 0.8]])
+@pytest.mark.parametrize(
+    "losses",
+    [[0.0, 0.0], *(pytest.param(few, marks=pytest.mark.long) for few in ([1.0], [1.0, 0.9, 0.8]))],
+)
 def test_loss_that_hardly_falls_stays_linear(
     tmp_path: Path, drawn: dict[str, Figure], losses: list[float]
 ) -> None:
@@ -336,7 +339,10 @@ ODD: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize(
+    "case",
+    [*list(ODD)[:3], *(pytest.param(case, marks=pytest.mark.long) for case in list(ODD)[3:])],
+)
 def test_odd_tables_are_drawn_too(tmp_path: Path, case: str) -> None:
     draw_plots(tmp_path, _make_data(**ODD[case]))
 

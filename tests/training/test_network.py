@@ -99,6 +99,7 @@ def test_a_run_takes_the_networks_of_one_before_it_that_began_alike() -> None:
     assert train(make_job(seed=2))[0].networks[0] is not first.networks[0]
 
 
+@pytest.mark.long
 def test_large_networks_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "_MOST_KEPT_BYTES", 100)
     first, expected, _ = train(make_job())

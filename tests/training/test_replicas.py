@@ -117,7 +117,8 @@ def test_patience_gives_every_replica_the_best_weights(
         np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("num_replicas", [pytest.param(1, marks=pytest.mark.long), 2])
+@pytest.mark.long
+@pytest.mark.parametrize("num_replicas", [1, 2])
 def test_compiling_trains_nothing(
     make_training: Any, monkeypatch: pytest.MonkeyPatch, num_replicas: int
 ) -> None:

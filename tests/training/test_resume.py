@@ -126,6 +126,7 @@ def test_more_epochs_end_in_the_bits_of_as_many_from_the_start(
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.long
 def test_a_training_that_had_ended_is_not_trained_again(
     make_training: Any, paths: RunPaths
 ) -> None:

@@ -114,6 +114,7 @@ def test_every_optimizer_trains_as_it_does_in_keras(
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_l2_trains_as_keras_regularizers_do_and_stays_out_of_the_loss(make_training: Any) -> None:
     training = make_training(model={"l2": 0.01}, train={"epochs": 2})
     history = fit_with_keras(training, keras.optimizers.SGD(0.01), l2=0.01)
