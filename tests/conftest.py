@@ -37,7 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What one worker runs in one go: a module, all that look at one run, all on the clusters."""
+    """What one worker runs in one go: a module, all series, all on the clusters, all that look at
+    the finished run; what takes longest first."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
     # Whoever begins with the longest is not left waiting for it.

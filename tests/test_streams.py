@@ -93,7 +93,7 @@ def test_verbs_tell_that_their_product_is_lost_and_mind_nothing_else(
     ],
 )
 def test_a_run_ends_as_it_would_have(write_job: WriteJob, streams: str) -> None:
-    folder = write_job(train={"epochs": 2}, output={"trees": False}).parent
+    folder = write_job(train={"epochs": 2}).parent
     codes, _ = run_with(streams, [["run", "job.toml"]], folder)
     assert codes == [0]
     (status,) = folder.glob("runs/tiny/*/status.json")

@@ -23,6 +23,21 @@ def test_rows_have_one_hash_where_all_values_are_equal() -> None:
     assert len(set(found.tolist())) == 5
 
 
+def test_many_rows_have_the_hashes_of_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    numbers = np.where(np.arange(10) % 4 == 0, np.nan, random.standard_normal(10))
+    words = [None if number % 3 == 0 else f"word {number % 2}" for number in range(10)]
+    alone = [
+        hash_rows({"x": numbers[row : row + 1], "word": Texts.of(words[row : row + 1])})[0]
+        for row in range(10)
+    ]
+    monkeypatch.setattr(module, "_ROWS_AT_ONCE", 3)
+
+    found = hash_rows({"x": numbers, "word": Texts.of(words)})
+
+    assert found.tolist() == alone
+
+
 def test_the_same_values_in_other_columns_are_another_row() -> None:
     one, two = np.array([1.0]), np.array([2.0])
 

@@ -296,6 +296,23 @@ def test_what_stands_beside_predictions_counts_whole_or_not_at_all(
     assert same(found, whole)
 
 
+@pytest.mark.usefixtures("small_pieces")
+def test_arrays_of_an_earlier_version_beside_predictions_do_not_matter(
+    attempts: Attempts, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, _ = attempts.predict(every_s=0.0)
+    path = attempts.paths.predicted("k", 64).with_suffix(".npz")
+    with np.load(path) as stored:
+        arrays = dict(stored)
+    np.savez(path, **arrays, y_std=np.zeros(64))
+
+    found, again = attempts.predict()
+
+    assert again.resumed_from == Position(epoch=3, predicted=NUM_ROWS)
+    assert "damaged" not in caplog.text
+    assert same(found, whole)
+
+
 def test_a_disk_that_refuses_does_not_end_the_run(
     attempts: Attempts, caplog: pytest.LogCaptureFixture
 ) -> None:

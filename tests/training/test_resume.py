@@ -325,8 +325,9 @@ def test_a_checkpoint_whose_attempt_cannot_be_looked_up_warns(
 
 @pytest.mark.long
 def test_another_task_restores_what_the_chief_names(make_training: Any, paths: RunPaths) -> None:
-    write_one(make_training, paths)
-    training = make_training(**SECTIONS)
+    first, training = make_training(**SECTIONS), make_training(**SECTIONS)
+    with pytest.raises(Interrupted):
+        train(first, make_keeper(first, paths), interrupted_after=1)
 
     class Follower(Crew):
         is_chief = False

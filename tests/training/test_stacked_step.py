@@ -149,8 +149,10 @@ def assert_equal(found: Any, expected: Any) -> None:
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    ["sgd", *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS if kind != "sgd")],
+)
 def test_each_network_of_a_stack_trains_as_it_does_alone(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
