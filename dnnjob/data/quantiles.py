@@ -50,7 +50,7 @@ class QuantileSketch:
         step = 1 << level
         whole = len(values) // step * step
         # The middle of each run of a sorted block stands for the run.
-        sample = np.sort(values[:whole])[step // 2 :: step]
+        sample = np.sort(values[:whole])[step // 2 :: step].copy()
         levels = [np.empty(0)] * level + [sample]
         if whole < len(values):
             # As they came, or the rest would be the largest.
@@ -76,8 +76,8 @@ class QuantileSketch:
             full = levels[level]
             if len(full) > 2 * room:
                 even = len(full) // 2 * 2
-                moved = full[turns[level] % 2 : even : 2]
-                levels[level] = full[even:]
+                moved = full[turns[level] % 2 : even : 2].copy()
+                levels[level] = full[even:].copy()
                 turns[level] += 1
                 if level + 1 == len(levels):
                     levels.append(np.empty(0))

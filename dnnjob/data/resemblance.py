@@ -6,9 +6,8 @@ moments = co_moments(block, "y") + co_moments(later, "y")
 moments.correlations()
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,27 +29,24 @@ def hash_rows(block: Block) -> Hashes:
 
     SplitMix64 of one column after the other, doi:10.1145/2660193.2660195.
     """
-    # Texts have theirs already where the numbers of a part of the rows get theirs.
-    columns: list[npt.NDArray[Any]] = [
-        _hash_texts(column) if isinstance(column, Texts) else np.asarray(column, np.float64)
-        for column in block.values()
-    ]
-    total = np.zeros(len(columns[0]), np.uint64)
+    columns = [_hashes_of(column) for column in block.values()]
+    total = np.zeros(len(next(iter(block.values()))), np.uint64)
     for first in range(0, len(total), _ROWS_AT_ONCE):
         rows = slice(first, first + _ROWS_AT_ONCE)
-        for column in columns:
-            some = column[rows]
-            hashes = _hash_numbers(some) if some.dtype == np.float64 else some
-            total[rows] = mix(total[rows] + hashes + STEP)
+        for hashes_of in columns:
+            total[rows] = mix(total[rows] + hashes_of(rows) + STEP)
     return total
 
 
-def _hash_texts(texts: Texts) -> Hashes:
-    hashes = np.full(len(texts.values) + 1, _GAP)
-    for place in np.unique(texts.codes[texts.codes >= 0]):
-        hashes[place] = hash_text(texts.values[place])
+def _hashes_of(column: RawColumn) -> Callable[[slice], Hashes]:
+    """What tells a number of each of some rows of a column."""
+    if not isinstance(column, Texts):
+        return lambda rows: _hash_numbers(column[rows])
+    codes, hashes = column.codes, np.full(len(column.values) + 1, _GAP)
+    for place in np.unique(codes[codes >= 0]):
+        hashes[place] = hash_text(column.values[place])
     # Missing rows have the code -1, which is the last place.
-    return hashes[texts.codes]
+    return lambda rows: hashes[codes[rows]]
 
 
 def _hash_numbers(numbers: FloatArray) -> Hashes:
