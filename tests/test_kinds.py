@@ -234,6 +234,7 @@ def test_validate_counts_what_the_run_counted(houses: Houses) -> None:
     assert (roles["key"], roles["weight"], roles["price"]) == ("id", "weight", "target")
 
 
+@pytest.mark.long
 def test_runs_of_each_fold_join_out_of_fold(write_job: WriteJob, root: Path) -> None:
     job_file = write_job(data={"folds": 2, "split_seed": 0}, train={"epochs": 2})
     runs = [run_here(job_file, f"data.fold={fold}", root=root) for fold in (0, 1)]

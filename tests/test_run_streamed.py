@@ -130,16 +130,11 @@ def test_the_linear_baseline_is_least_squares(base: RunPaths, folder: Path) -> N
     assert report["baselines"]["test"]["mean"]["mse"] == pytest.approx(mean, rel=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "overrides",
-    [
-        pytest.param(
-            ["data.memory_budget_gb=1.0", "data.source=many"],
-            id="resident, many files",
-            marks=pytest.mark.long,
-        ),
-        pytest.param(["data.source=large.parquet"], id="copied"),
-    ],
+    [["data.memory_budget_gb=1.0", "data.source=many"], ["data.source=large.parquet"]],
+    ids=["resident, many files", "copied"],
 )
 def test_neither_memory_nor_files_change_a_bit(
     base: RunPaths, folder: Path, overrides: list[str]

@@ -56,6 +56,7 @@ def test_the_saved_model_takes_raw_columns_and_gives_target_units(
     np.testing.assert_allclose(loaded.predict(columns, verbose=0)[:, 0], expected, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_the_next_model_of_a_shape_is_that_of_its_own_weights_and_dropout(tmp_path: Path) -> None:
     encoding, x = make_encoding("train"), dict(zip(FEATURES, raw_rows(20).T, strict=True))
     built: list[keras.Model] = []

@@ -340,7 +340,8 @@ def test_a_chunk_grows_with_the_threads_that_share_it(
     assert chunk_rows(devices, threads=threads) == rows
 
 
-@pytest.mark.parametrize("batch", [16, pytest.param(2000, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("batch", [16, 2000])
 def test_one_compilation_serves_every_range_of_steps(make_training: Any, batch: int) -> None:
     training = make_training(
         num_rows=3000,
@@ -393,7 +394,9 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     assert np.mean(mask.numpy() == other.numpy()) < 0.7
 
 
-@pytest.mark.parametrize("xla", ["on", pytest.param("off", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "xla", [pytest.param("on", marks=pytest.mark.long), pytest.param("off", marks=pytest.mark.slow)]
+)
 def test_validation_loss_is_the_mean_squared_error_after_each_epoch(
     make_training: Any, xla: str
 ) -> None:
