@@ -49,7 +49,7 @@ class QuantileSketch:
             level += 1
         step = 1 << level
         whole = len(values) // step * step
-        # The middle of each run of a sorted block stands for the run.
+        # The middle of each run of a sorted block stands for the run; a view would hold the block.
         sample = np.sort(values[:whole])[step // 2 :: step].copy()
         levels = [np.empty(0)] * level + [sample]
         if whole < len(values):

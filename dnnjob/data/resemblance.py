@@ -147,10 +147,10 @@ def _ends_in_zeros(hashes: Hashes, level: int) -> npt.NDArray[np.bool_]:
 def _thinned(hashes: Hashes, counts: npt.NDArray[np.int64], *, level: int) -> Twins:
     while True:
         kept = _ends_in_zeros(hashes, level)
-        if kept.all() and len(hashes) <= _MAX_HELD:
-            return Twins(hashes, counts, level)
         if kept.sum() <= _MAX_HELD:
-            return Twins(hashes[kept], counts[kept], level)
+            # Most often all are kept, and need no copy.
+            places = slice(None) if kept.all() else kept
+            return Twins(hashes[places], counts[places], level)
         level += 1
 
 

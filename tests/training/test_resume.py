@@ -144,7 +144,10 @@ def test_a_training_that_had_ended_is_not_trained_again(
 
 
 def write_one(make_training: Any, paths: RunPaths, identity: Identity = IDENTITY) -> None:
-    make_keeper(make_training(**SECTIONS), paths, identity).write()
+    """The checkpoint of a training that noted one step; none was computed."""
+    keeper = make_keeper(make_training(**SECTIONS), paths, identity)
+    keeper.members[0].state.log.add(np.ones(1), np.ones(1), None, seconds=0.1)
+    keeper.write()
 
 
 def test_the_checkpoint_of_another_job_or_table_is_refused_with_the_difference(
@@ -180,7 +183,7 @@ def test_a_checkpoint_from_before_a_key_existed_counts_as_its_default(
     keeper = make_keeper(training, paths, now)
 
     assert keeper.restore()
-    assert keeper.inexact is None
+    assert keeper.members[0].state.log.num_steps == 1
 
 
 @pytest.mark.parametrize(
